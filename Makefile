@@ -1,0 +1,44 @@
+# Needs python3 (3.11 to 3.13), git and make. Everything else goes into .venv, from requirements.lock, with hashes.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# The environment is as old as the lock it was made from: another lock, another stamp.
+STAMP := $(VENV)/.synced-$(shell cksum < requirements.lock | cut -d' ' -f1)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo flow test test-slow check lock clean
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 14
+
+setup: $(STAMP)  ## make the environment in .venv
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, want 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	@echo "environment: $(VENV) (a few GB, once)"
+	@test -x $(VENV)/bin/uv || { $(PYTHON) -m venv $(VENV) && $(RUN) -m pip install --quiet --disable-pip-version-check uv; }
+	@$(VENV)/bin/uv pip sync --python $(RUN) --require-hashes requirements.lock
+	@rm -f $(VENV)/.synced-* && touch $@
+
+demo: setup  ## run the whole pipeline on params.yaml and print the result
+	@dvc repro
+	@$(RUN) -m components.report reports/robustness.json
+
+flow: setup  ## the same as a Prefect flow
+	@$(RUN) -m pipelines.harden
+
+test: setup  ## the tests (CPU, no network, minutes)
+	@$(RUN) -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## the slower tests alone
+	@$(RUN) -m pytest -m "slow and not gpu"
+
+check: setup  ## lint and types
+	@ruff check . && ruff format --check . && pyright
+
+lock: setup  ## resolve pyproject.toml anew into requirements.lock (names, versions and hashes only)
+	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+
+clean:  ## remove resume state, records and caches; data, models and results stay
+	@rm -rf .temper .pytest_cache .ruff_cache && find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

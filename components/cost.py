@@ -1,0 +1,35 @@
+"""What a result cost: passes of single images through the networks, counted where they happen."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class PassCounter:
+    """Counts images that pass forward through any of `models`, and images whose logits are differentiated.
+
+    Passes are a function of the inputs alone, unlike seconds, so they may stand in declared outputs.
+    """
+
+    def __init__(self, *models: nn.Module) -> None:
+        self.forward, self.backward = 0, 0
+        self._handles = [model.register_forward_hook(self._count) for model in models]
+
+    def _count(self, module: nn.Module, args: Any, logits: Tensor) -> None:
+        self.forward += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+    def take(self) -> dict[str, int]:
+        """The counts since the last call, which start again at zero."""
+        counts = {"forward": self.forward, "backward": self.backward}
+        self.forward = self.backward = 0
+        return counts
+
+    def close(self) -> None:
+        """Removes the hooks from the models."""
+        for handle in self._handles:
+            handle.remove()

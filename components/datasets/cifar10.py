@@ -1,0 +1,25 @@
+"""CIFAR-10: 50,000 + 10,000 colour images, 32x32, of ten classes."""
+
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+from torchvision.datasets import CIFAR10
+
+from components.datasets.cifar_batches import read_batches
+from components.params import STRICT
+from components.splits import Source
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cifar10:
+    """CIFAR-10, [50000, 3, 32, 32] and [10000, 3, 32, 32], ten classes.
+
+    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+    """
+
+    def load(self, root: Path) -> Source:
+        """Both splits, from `root/cifar-10-batches-py`, else from `root/cifar-10-python.tar.gz`, else fetched.
+
+        Errors: wrong checksum; files that are neither there nor can be downloaded.
+        """
+        return read_batches(CIFAR10, root, "labels")

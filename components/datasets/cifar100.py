@@ -1,0 +1,22 @@
+"""CIFAR-100: 50,000 + 10,000 colour images, 32x32, of a hundred classes."""
+
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+from torchvision.datasets import CIFAR100
+
+from components.datasets.cifar_batches import read_batches
+from components.params import STRICT
+from components.splits import Source
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cifar100:
+    """CIFAR-100 with its 100 fine classes, [50000, 3, 32, 32] and [10000, 3, 32, 32]; source as CIFAR-10."""
+
+    def load(self, root: Path) -> Source:
+        """Both splits, from `root/cifar-100-python`, else from `root/cifar-100-python.tar.gz`, else fetched.
+
+        Errors: wrong checksum; files that are neither there nor can be downloaded.
+        """
+        return read_batches(CIFAR100, root, "fine_labels")

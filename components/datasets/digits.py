@@ -1,0 +1,43 @@
+"""The embedded default: 1,797 scans of handwritten digits, 8x8 grey, shipped inside scikit-learn."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from components.errors import InputError
+from components.params import STRICT
+from components.splits import LabelledImages, Source
+
+# Of the 17 grey levels as uint8, then the labels as little-endian int64.
+SHA256 = "65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Digits:
+    """The 1,797 digits, [1797, 1, 8, 8], classes 0 to 9, without an official test split.
+
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
+    """
+
+    def load(self, root: Path) -> Source:
+        """All images; grey levels 0..16 become round(level * 255 / 16). Errors: no scikit-learn, wrong checksum."""
+        levels, labels = _arrays()
+        if hashlib.sha256(levels.tobytes() + labels.astype("<i8").tobytes()).hexdigest() != SHA256:
+            raise InputError("digits: checksum of scikit-learn's load_digits() differs, want the 1,797 images of UCI")
+        # In integers, so that no rounding mode matters.
+        images = (levels.astype(np.int64) * 255 + 8) // 16
+        train = LabelledImages(torch.from_numpy(images.astype(np.uint8)).unsqueeze(1), torch.from_numpy(labels))
+        return Source(train=train, test=None, classes=tuple("0123456789"))
+
+
+def _arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels 0..16, uint8 [1797, 8, 8], and labels, int64 [1797]."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("digits: needs scikit-learn, which is not installed (pip install 'temper[data]')") from None
+    images, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
+    return images.reshape(-1, 8, 8).astype(np.uint8), labels.astype(np.int64)

@@ -1,0 +1,58 @@
+"""Fashion-MNIST: 60,000 + 10,000 grey images of clothing, 28x28, from the publisher's four idx files."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torchvision.datasets import FashionMNIST
+
+from components.datasets.downloads import fetch, read_verified
+from components.params import STRICT
+from components.splits import LabelledImages, Source
+
+# An idx file opens with two zero bytes, the type (8: unsigned byte), the number of dimensions, then each of them.
+IDX_PREFIX = 4
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FashionMnist:
+    """Fashion-MNIST, [60000, 1, 28, 28] and [10000, 1, 28, 28], ten classes.
+
+    Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747.
+    """
+
+    def load(self, root: Path) -> Source:
+        """Both splits, from `root/FashionMNIST/raw/*.gz`, from `root/fashion-mnist/*.gz`, or fetched into the former.
+
+        Errors: wrong checksum; a file that is neither there nor can be downloaded.
+        """
+        arrays = {name: _parse(_bytes(root, name, md5)) for name, md5 in FashionMNIST.resources}
+        return Source(
+            train=_labelled(arrays, "train"), test=_labelled(arrays, "t10k"), classes=tuple(FashionMNIST.classes)
+        )
+
+
+def _bytes(root: Path, name: str, md5: str) -> bytes:
+    """The uncompressed idx file; only the compressed form has a published checksum, so only that is read."""
+    path = root / "FashionMNIST" / "raw" / name
+    flat = root / "fashion-mnist" / name
+    if flat.exists() and not path.exists():
+        path = flat
+    elif not path.exists():
+        fetch(FashionMNIST.mirrors[0] + name, path, md5, f"the four idx .gz files into {path.parent}")
+    return gzip.decompress(read_verified(path, md5))
+
+
+def _parse(data: bytes) -> Tensor:
+    """The array of an idx file, uint8."""
+    num_dimensions = data[IDX_PREFIX - 1]
+    shape = np.frombuffer(data, ">u4", num_dimensions, IDX_PREFIX).tolist()
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=IDX_PREFIX + 4 * num_dimensions).reshape(shape).copy())
+
+
+def _labelled(arrays: dict[str, Tensor], part: str) -> LabelledImages:
+    images, labels = arrays[f"{part}-images-idx3-ubyte.gz"], arrays[f"{part}-labels-idx1-ubyte.gz"]
+    return LabelledImages(images.unsqueeze(1), labels.long())

@@ -1,0 +1,142 @@
+"""A user's own images: one folder per class, any size and mode, decoded to uint8 of one size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from components.errors import InputError
+from components.params import STRICT
+from components.splits import LabelledImages, Source, require_counts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What may be parsed at all: PIL knows formats (EPS, PDF) that start other programs.
+FORMATS = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+BACKGROUND = "white"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImageFolder:
+    """Images under `folder/train/CLASS/` and, if there is one, `folder/test/CLASS/`; classes in order of their names.
+
+    Fields:
+        folder: absolute, or relative to where the command runs.
+        image_size: height and width of the result, in pixels.
+        color: three channels or one.
+        resize: `crop` cuts the middle square of the image's shorter side, `stretch` changes the aspect ratio.
+    """
+
+    folder: str
+    image_size: int
+    color: Literal["rgb", "gray"]
+    resize: Literal["crop", "stretch"]
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"got image_size {self.image_size}, want at least 1 pixel")
+
+    def load(self, root: Path) -> Source:
+        """Every image, decoded; `root` plays no part.
+
+        Errors, with the file or the class: missing folder, no images, a class with too few, classes that differ between
+        train and test, a file that is no image or is truncated.
+        """
+        folder = Path(self.folder).expanduser()
+        _require_pillow()
+        train = _listing(folder / "train", minimum=2)
+        classes = tuple(train)
+        if len(classes) < 2:
+            raise InputError(f"{folder / 'train'}: {len(classes)} class folder(s), want at least 2")
+        test = _listing(folder / "test", minimum=1) if (folder / "test").exists() else None
+        if test is not None:
+            _require_same_classes(classes, tuple(test), folder)
+        return Source(train=self._decode(train), test=None if test is None else self._decode(test), classes=classes)
+
+    def _decode(self, listing: dict[str, list[Path]]) -> LabelledImages:
+        paths = [(path, label) for label, files in enumerate(listing.values()) for path in files]
+        images = np.stack([self._image(path) for path, _ in paths])
+        return LabelledImages(torch.from_numpy(images), torch.tensor([label for _, label in paths]))
+
+    def _image(self, path: Path) -> np.ndarray:
+        """One image, uint8 [C, image_size, image_size]."""
+        from PIL import Image, ImageOps
+
+        size = (self.image_size, self.image_size)
+        try:
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                # The camera's note on which side is up is part of the picture.
+                plain = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if self.color == "rgb" else "L")
+        except Exception as error:  # a broken file may raise anything inside a decoder
+            raise InputError(f"{path}: not readable as an image: {' '.join(str(error).split())}") from None
+        if self.resize == "crop":
+            sized = ImageOps.fit(plain, size, Image.Resampling.BILINEAR)
+        else:
+            sized = plain.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(sized).reshape(self.image_size, self.image_size, -1).transpose(2, 0, 1)
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """The image with 8 bits a channel and no transparency (composed over white), in a mode PIL converts by itself."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("32-bit grey levels, want 8 or 16 bits")
+        # PIL would clip 16 bits at 255.
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point grey levels, want 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, BACKGROUND), layer)
+    return image
+
+
+def _listing(folder: Path, minimum: int) -> dict[str, list[Path]]:
+    """The image files of each class folder, both in order of their names; hidden ones are left out."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, want one folder per class in it")
+    classes = [path for path in _visible(folder) if path.is_dir()]
+    listing = {path.name: _visible(path) for path in classes}
+    for path in [path for files in listing.values() for path in files]:
+        # A file that is silently left out would be a wrong data set.
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"{path}: no known image type (allowed: {' '.join(FORMATS)})")
+    require_counts([len(files) for files in listing.values()], list(listing), minimum, str(folder))
+    return listing
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _require_same_classes(train: Sequence[str], test: Sequence[str], folder: Path) -> None:
+    differing = sorted(set(train) ^ set(test))
+    if differing:
+        where = "train" if differing[0] in train else "test"
+        found = f"{len(train)} classes in train, {len(test)} in test"
+        raise InputError(f"{folder}: {found}, want the same; {differing[0]!r} is only in {where}")
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise InputError("image_folder: needs pillow, which is not installed (pip install 'temper[data]')") from None

@@ -1,0 +1,97 @@
+"""Which images survive which attack: per-image outcomes, from which every rate, interval and comparison is derived."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.ascent import eval_mode
+from components.attacks.pgd import Pgd
+from components.contracts import Attack
+from components.cost import PassCounter
+from components.loader import to_pixels
+from components.params import Ratio
+from components.threat import Threat
+
+
+class Outcome(NamedTuple):
+    """What one attack did to one model on the whole set.
+
+    `predicted` int64 [N] is the class given to each attacked image, `right` uint8 [N] whether it is the label, `images_adv`
+    float32 [N, C, H, W] on the set's device. `passes` counts single images forward and backward.
+    """
+
+    images_adv: Tensor
+    predicted: Tensor
+    right: Tensor
+    passes: dict[str, int]
+
+
+class TestSet(NamedTuple):
+    """uint8 images [N, C, H, W] and labels [N] on one device, and how many go through a model at a time."""
+
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float images in [0, 1] and labels, in order."""
+        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+            yield to_pixels(images), labels
+
+
+def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: Threat, seed: int) -> Outcome:
+    """The outcome of `attack` on every image, in float32; `None` is no attack, which gives clean accuracy.
+
+    All images are attacked, also those misclassified clean, so that an attack that *helps* shows. Random starts come from
+    `seed` alone: every model meets the same ones.
+    """
+    rng = torch.Generator(test.images.device).manual_seed(seed)
+    counter = PassCounter(model)
+    batches_adv, predicted = [], []
+    for images, labels in test.batches():
+        images_adv = images if attack is None else attack(model, images, labels, threat, rng)
+        predicted.append(predict(model, images_adv))
+        batches_adv.append(images_adv)
+    counter.close()
+    classes = torch.cat(predicted)
+    return Outcome(torch.cat(batches_adv), classes, (classes == test.labels).to(torch.uint8), counter.take())
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """The class with the largest logit for each image, int64 [N], in evaluation mode."""
+    with eval_mode(model):
+        return model(images).argmax(1)
+
+
+def transfer(targets: Mapping[str, nn.Module], images_adv: Tensor, test: TestSet) -> dict[str, Tensor]:
+    """For each target, uint8 [N]: whether it classifies right what was crafted on another model."""
+    return {
+        name: torch.cat([predict(model, part) for part in images_adv.split(test.batch_size)])
+        .eq(test.labels)
+        .to(torch.uint8)
+        for name, model in targets.items()
+    }
+
+
+def epsilon_curve(
+    model: nn.Module, test: TestSet, attack: Pgd, threat: Threat, epsilons: tuple[Ratio, ...], seed: int
+) -> Iterator[Outcome]:
+    """The outcome of `attack` at each radius; its step keeps the proportion to the radius that it has at `threat.epsilon`."""
+    for epsilon in epsilons:
+        if epsilon == 0:
+            yield run_attack(model, test, None, threat, seed)
+            continue
+        step_size = Ratio(Fraction(attack.step_size) * epsilon / threat.epsilon)
+        yield run_attack(model, test, replace(attack, step_size=step_size), threat.at(epsilon), seed)
+
+
+def worst_case(outcomes: list[Tensor]) -> Tensor:
+    """uint8 [N]: 1 where an image is classified right under every one of the outcomes. Never an average."""
+    return torch.stack(outcomes).amin(0)

@@ -1,0 +1,8 @@
+"""Training objectives: `METHODS[name](**fields).loss(model, images, labels, threat, rng)` -> a loss with named parts."""
+
+from components.contracts import Method
+from components.methods.pgd_at import PgdAt
+from components.methods.standard import Standard
+from components.methods.trades import Trades
+
+METHODS: dict[str, type[Method]] = {"standard": Standard, "pgd_at": PgdAt, "trades": Trades}

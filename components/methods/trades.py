@@ -1,0 +1,59 @@
+"""TRADES: clean accuracy plus smoothness around each image (Zhang et al., arXiv 1901.08573, eq. 5)."""
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.ascent import Start, ascend, eval_mode, start_point
+from components.contracts import Loss, accuracy
+from components.losses import cross_entropy, kl_divergence
+from components.params import STRICT, Fractional, Real
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Trades:
+    """CE(f(x), y) + beta · KL(p(x) ‖ p(x̃)), both averaged over the batch; x̃ climbs that same divergence."""
+
+    beta: Real
+    steps: int
+    step_size: Fractional
+    start: Start
+    label_smoothing: Real
+
+    def __post_init__(self) -> None:
+        # At x itself the divergence is at its minimum, so its gradient is zero and the attack would never leave.
+        if self.start == "zero":
+            raise ValueError(
+                "got start 'zero', want 'gaussian' or 'uniform': the divergence has no gradient at the image"
+            )
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss:
+        images_adv = self._attack(model, images, threat, rng)
+        logits, logits_adv = model(images), model(images_adv)
+        clean = cross_entropy(logits, labels, self.label_smoothing).mean()
+        # Gradient flows through both sides, as in the paper's code.
+        smoothness = kl_divergence(logits.softmax(1), logits_adv, "batch_mean")
+        parts = {"loss_clean": clean, "loss_smoothness": smoothness}
+        return Loss(
+            clean + self.beta * smoothness,
+            {name: part.detach() for name, part in parts.items()}
+            | {
+                "train_accuracy": accuracy(logits, labels),
+                "train_adversarial_accuracy": accuracy(logits_adv, labels),
+            },
+        )
+
+    def _attack(self, model: nn.Module, images: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
+        with eval_mode(model), torch.no_grad():
+            target = model(images).softmax(1)
+        start = start_point(self.start, images, threat, rng)
+        return ascend(
+            model,
+            images,
+            start,
+            lambda logits: kl_divergence(target, logits, "none"),
+            threat,
+            float(self.step_size),
+            self.steps,
+        )

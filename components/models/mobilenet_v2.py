@@ -1,0 +1,44 @@
+"""MobileNet-v2 for small images (Sandler et al., arXiv 1801.04381): the stem and the first two stages keep the size."""
+
+from functools import partial
+
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.ops import Conv2dNormActivation
+
+from components.batch_norm import BatchNorm
+from components.models.classifier import ImageShape, Width, chain, classifier, pooled_head, scaled
+from components.normalization import Normalization
+from components.params import STRICT
+
+# Expansion, channels, blocks, stride: table 2 of the paper, with stride 1 instead of 2 for the second.
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MobileNetV2:
+    """MobileNet-v2 in the CIFAR form: three halvings instead of five, torchvision's blocks, no dropout.
+
+    2,236,682 parameters at width 1, three channels and ten classes, as torchvision's. The form common in CIFAR code has
+    2,296,922: it adds a 1x1 convolution with batch norm as a shortcut where a stride-1 block changes its channels
+    (59,152) and a 1x1 expansion in the first block (1,088); neither is in the paper. `width` scales the
+    last 1,280 channels too.
+    """
+
+    width: Width
+    batch_norm: BatchNorm
+
+    def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
+        """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""
+        norm, channels, last = self.batch_norm.layer, scaled(32, self.width), scaled(1280, self.width)
+        layers: list[nn.Module] = [_convolution(image_shape[0], channels, kernel_size=3, norm_layer=norm)]
+        for expansion, base, num_blocks, stride in STAGES:
+            block = partial(InvertedResidual, expand_ratio=expansion, norm_layer=norm)
+            layers.append(chain(block, channels, [(scaled(base, self.width), num_blocks, stride)]))
+            channels = scaled(base, self.width)
+        layers.append(_convolution(channels, last, kernel_size=1, norm_layer=norm))
+        return classifier(normalization, image_shape, nn.Sequential(*layers), pooled_head(last, num_classes))
+
+
+_convolution = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)

@@ -1,0 +1,56 @@
+"""A small convolutional network for small images: four 3x3 convolutions, then a linear layer on the flattened map."""
+
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torchvision.models.resnet import conv3x3
+
+from components.batch_norm import BatchNorm
+from components.models.classifier import ImageShape, Width, classifier, scaled
+from components.normalization import Normalization
+from components.params import STRICT
+
+# From this side on the second convolution halves the map as well: four times less work where pixels are plenty.
+LARGE_SIDE = 16
+# The linear layer sees a map of at most 8 x 8; larger maps are averaged down to it.
+MAP_SIDE = 8
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SmallCnn:
+    """Convolutions of 32, 32, 64, 64 channels with batch norm and ReLU, the third of stride 2, then one linear layer.
+
+    Images of 16 pixels and more are halved in the second convolution too. 75,434 parameters for 8x8 digits at width 1.
+    The linear layer reads the flattened map: a mean over the map cost 6 to 9 points of accuracy under PGD-50 on digits
+    (epsilon 0.2, two seeds).
+    """
+
+    width: Width
+    batch_norm: BatchNorm
+
+    def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
+        """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""
+        channels, *sides = image_shape
+        narrow, wide = scaled(32, self.width), scaled(64, self.width)
+        stride = 2 if min(sides) >= LARGE_SIDE else 1
+        layers = [
+            *self._layer(channels, narrow, 1),
+            *self._layer(narrow, narrow, stride),
+            *self._layer(narrow, wide, 2),
+            *self._layer(wide, wide, 1),
+        ]
+        maps = [_ceil_div(side, 2 * stride) for side in sides]
+        kernels = [_ceil_div(side, MAP_SIDE) for side in maps]
+        num_features = wide
+        for side, kernel in zip(maps, kernels, strict=True):
+            num_features *= _ceil_div(side, kernel)
+        pool = nn.AvgPool2d((kernels[0], kernels[1]), ceil_mode=True)
+        head = nn.Sequential(pool, nn.Flatten(), nn.Linear(num_features, num_classes))
+        return classifier(normalization, image_shape, nn.Sequential(*layers), head)
+
+    def _layer(self, channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+        convolution = conv3x3(channels_in, channels_out, stride)
+        return [convolution, self.batch_norm.layer(channels_out), nn.ReLU(inplace=True)]
+
+
+def _ceil_div(side: int, factor: int) -> int:
+    return -(-side // factor)

@@ -1,0 +1,103 @@
+"""The kernel of one fixed image set, measured at chosen epochs of a training run."""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.errors import InputError
+from components.ntk.kernels import MIN_DIRECTIONS, Directions, trace_kernel
+from components.ntk.metrics import kernel_metrics
+from components.params import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ProbeSchedule:
+    """When and how exactly to measure: section `ntk` of params.yaml. No epochs: never."""
+
+    epochs: tuple[int, ...]  # 0: before training.
+    size: int  # Images.
+    directions: Directions  # Random-sign combinations of the logits, or "exact".
+
+    def __post_init__(self) -> None:
+        if any(epoch < 0 for epoch in self.epochs):
+            raise ValueError(f"got epochs {list(self.epochs)}, want 0 (before training) or more")
+        if self.size < 2:
+            raise ValueError(f"got size {self.size}, want at least 2 images")
+        if self.directions != "exact" and self.directions < MIN_DIRECTIONS:
+            raise ValueError(f'got directions {self.directions}, want "exact" or at least {MIN_DIRECTIONS}')
+
+
+class KernelProbe:
+    """Measures the kernel on `images`, float [size, C, H, W] in [0, 1], the same at every epoch.
+
+    Args:
+        schedule: epochs, size and directions.
+        images, labels: the split to draw from, uint8 or float in [0, 1] [N, C, H, W] and int64 [N].
+        num_classes: of the labels.
+        seed: of the drawn images and of the random signs.
+
+    Errors: fewer images than the schedule's size.
+    """
+
+    def __init__(self, schedule: ProbeSchedule, images: Tensor, labels: Tensor, num_classes: int, seed: int) -> None:
+        chosen = stratified_indices(labels, schedule.size, seed)
+        images = images[chosen]
+        self.images = images if images.is_floating_point() else images.float() / 255
+        self.labels = labels[chosen].cpu()
+        self.schedule, self.num_classes, self.seed = schedule, num_classes, seed
+        self._kernels: dict[str, Tensor] = {}
+
+    def due(self, epoch: int) -> bool:
+        """Whether the schedule asks for this epoch (0: before training)."""
+        return epoch in self.schedule.epochs
+
+    def measure(self, model: nn.Module, epoch: int, images_adv: Tensor | None) -> dict[str, float]:
+        """`ntk_clean_*` and, with `images_adv` (the model's attacked `images`), `ntk_adversarial_*`.
+
+        The distances are to the previous measurement and to the first one; see `kernel_metrics` for the names.
+        Errors: a kernel that is not finite (the message names `epoch`), or a model that `trace_kernel` refuses.
+        """
+        row = self._measure_one(model, epoch, "clean", self.images)
+        if images_adv is not None:
+            assert images_adv.shape == self.images.shape, "images_adv are not the probe's images"
+            row |= self._measure_one(model, epoch, "adversarial", images_adv)
+        return row
+
+    def _measure_one(self, model: nn.Module, epoch: int, kind: str, images: Tensor) -> dict[str, float]:
+        device = next(model.parameters()).device
+        kernel = trace_kernel(model, images.to(device), self.schedule.directions, self.seed)
+        if not bool(kernel.isfinite().all()):
+            raise InputError(f"ntk: the {kind} kernel of epoch {epoch} is not finite (the training diverged)")
+        first, previous = self._kernels.get(f"{kind}.first"), self._kernels.get(f"{kind}.previous")
+        values = kernel_metrics(kernel, self.labels, self.num_classes, previous, first)
+        self._kernels |= {f"{kind}.first": kernel if first is None else first, f"{kind}.previous": kernel}
+        return {f"ntk_{kind}_{name}": value for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The kernels that later distances need, float64 [size, size] each."""
+        return {name: kernel.clone() for name, kernel in self._kernels.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the kernels of a `state_dict`. Errors: kernels of another probe size."""
+        shape = (self.schedule.size, self.schedule.size)
+        for name, kernel in state.items():
+            if kernel.shape != shape:
+                raise InputError(f"ntk: kernel {name} of the saved state is {list(kernel.shape)}, want {list(shape)}")
+        self._kernels = {name: kernel.clone() for name, kernel in state.items()}
+
+
+def stratified_indices(labels: Tensor, size: int, seed: int) -> Tensor:
+    """`size` indices, ascending: each class equally often (to within one), as far as it has images. labels: int64 [N].
+
+    Errors: fewer than `size` labels.
+    """
+    if size > len(labels):
+        raise InputError(f"ntk.size: got {size}, but there are only {len(labels)} images to draw from")
+    labels = labels.cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    counts = torch.bincount(labels)
+    place_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return by_class[torch.argsort(place_in_class, stable=True)[:size]].sort().values

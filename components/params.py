@@ -1,0 +1,123 @@
+"""The only reader of params.yaml: strict and typed, exact fractions, one line for a mistake.
+
+A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field has a
+default: `params.yaml` is the one place that holds numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+
+from components.errors import InputError, choose
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class Ratio(Fraction):
+    """An exact fraction that prints as it is written in params.yaml, `8/255`, so that a member's repr stays readable."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _ratio(value: object) -> Ratio:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):
+        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number")
+    try:
+        # A float goes through its shortest text: 0.2 means 1/5, not the nearest binary fraction.
+        return Ratio(value if isinstance(value, Fraction) else str(value).replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number") from None
+
+
+def _real(value: object) -> object:
+    # YAML 1.1 reads 1e-4 as text; 1/3 is welcome too.
+    return float(_ratio(value)) if isinstance(value, str) else value
+
+
+Fractional = Annotated[Ratio, BeforeValidator(_ratio), PlainSerializer(str)]
+"""A field written as an exact fraction: epsilon, step sizes."""
+Real = Annotated[float, BeforeValidator(_real)]
+"""A float field that also reads `1e-4`, which YAML takes for text."""
+
+
+class Params:
+    """The content of params.yaml, read once; sections are typed when a stage asks for them."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "params.yaml") -> None:
+        self.values, self.path = values, path
+
+    @classmethod
+    def read(cls, path: Path | str = "params.yaml") -> "Params":
+        """The file's content. Errors: missing file, broken YAML, anything but a mapping."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file (run from the project's root)") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
+        return cls(values, str(path))
+
+    def require_known(self, known: set[str]) -> None:
+        """Refuses top-level keys outside `known`, which a stage alone would never look at."""
+        unknown = sorted(set(self.values) - known)
+        if unknown:
+            raise InputError(f"{self.path}: unknown key {unknown[0]!r} (allowed: {', '.join(sorted(known))})")
+
+    def get(self, key: str) -> Any:
+        """The raw value under a top-level key."""
+        if key not in self.values:
+            raise InputError(f"{self.path}: missing key {key!r}")
+        return self.values[key]
+
+    def typed(self, kind: type[T], key: str) -> T:
+        """The section `key` as `kind`: a frozen dataclass, or any type pydantic knows."""
+        return typed(kind, self.get(key), f"{self.path}: {key}")
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` checked against `kind`. Errors name the key, what was given and what is allowed, in one line."""
+    try:
+        # Through JSON, since only there does strict mode take a mapping for a dataclass and a list for a tuple.
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(_one_line(error, kind, where)) from None
+
+
+def member(table: Mapping[str, Any], spec: Any, where: str) -> Any:
+    """The family member a section names: `{name: pgd, steps: 10, …}` becomes `table["pgd"](steps=10, …)`.
+
+    Errors: no name, an unknown name (lists the valid ones), unknown or missing fields, wrong types.
+    """
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {spec!r}")
+    kind = choose(table, spec["name"], f"{where}.name")
+    return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where)
+
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _one_line(error: ValidationError, kind: Any, where: str) -> str:
+    # A misspelt key is also a missing one: name the misspelling.
+    first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
+    key = ".".join([where, *(str(part) for part in first["loc"])])
+    more = f" (and {len(rest)} more)" if rest else ""
+    if first["type"] in _UNKNOWN:
+        fields = getattr(kind, "__dataclass_fields__", None) if len(first["loc"]) == 1 else None
+        allowed = f" (allowed: {', '.join(sorted(fields))})" if fields else ""
+        return f"{key}: unknown key{allowed}{more}"
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{key}: missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if message.startswith("got ") else f", got {first['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{given}{more}"

@@ -1,0 +1,96 @@
+"""Stage distill_student: a student of the clean and the robust teacher, both checked before they teach."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from components.distillation import DISTILLATIONS
+from components.errors import InputError
+from components.evaluation import TestSet, run_attack
+from components.journal import Journal
+from components.model_file import load_model
+from components.params import STRICT, Params, Real, typed
+from components.splits import Splits, read_splits
+from components.stages import run
+from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.storage import sha256
+
+STAGE = "distill_student"
+CLEAN, ROBUST = Path("models/clean_teacher.safetensors"), Path("models/robust_teacher.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Required:
+    """The least a teacher must reach on the validation split before it may teach."""
+
+    clean_accuracy: Real
+    robust_accuracy: Real
+
+
+class StudentSettings(NamedTuple):
+    """The settings of training, and what is required of the teachers."""
+
+    training: Settings
+    required: Required
+
+
+def read(params: Params) -> StudentSettings:
+    """The stage's settings, all checked."""
+    settings = read_settings(params, STAGE, DISTILLATIONS, own_keys=("required",))
+    return StudentSettings(settings, typed(Required, settings.raw.get("required"), f"{params.path}: {STAGE}.required"))
+
+
+def main(params: Params, journal: Journal) -> None:
+    """Writes models/student.safetensors, its last epoch, curves and metrics."""
+    settings, required = read(params)
+    device = settings.compute.prepare()
+    splits = read_splits(DATA)
+    clean_teacher, robust_teacher = (_teacher(path, splits, device) for path in (CLEAN, ROBUST))
+    require_teachers(clean_teacher, robust_teacher, splits, settings, required, journal)
+    method = settings.method.taught_by(clean_teacher, robust_teacher)
+    upstream = {"clean_teacher": sha256(CLEAN), "robust_teacher": sha256(ROBUST)}
+    model = new_model(settings, splits, device)
+    train(Training("student", STAGE, settings, method, upstream), model, splits, device, journal)
+
+
+def _teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
+    model, card = load_model(path, device)
+    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
+        raise InputError(
+            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
+            f"but {DATA} has {len(splits.classes)} of {splits.image_shape}"
+        )
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def require_teachers(
+    clean_teacher: nn.Module,
+    robust_teacher: nn.Module,
+    splits: Splits,
+    settings: Settings,
+    required: Required,
+    journal: Journal,
+) -> None:
+    """Measures both teachers on the validation split and refuses one that falls short of what is required."""
+    held_out = splits.validation
+    device = next(clean_teacher.parameters()).device
+    test = TestSet(held_out.images.to(device), held_out.labels.to(device), settings.recipe.batch_size)
+    for path, model, attack, least in (
+        (CLEAN, clean_teacher, None, required.clean_accuracy),
+        (ROBUST, robust_teacher, settings.validation_attack, required.robust_accuracy),
+    ):
+        kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
+        right = run_attack(model, test, attack, settings.threat, settings.seed).right.float().mean().item()
+        journal.note(f"{path.stem}: {kind} {right:.1%} on {len(held_out)} validation images (required {least:.1%})")
+        if right < least:
+            raise InputError(
+                f"{path}: {kind} is {right:.1%} on the validation split, want at least {least:.1%} "
+                f"(params.yaml: {STAGE}.required), so it must not teach"
+            )
+
+
+if __name__ == "__main__":
+    run(STAGE, main)

@@ -1,0 +1,47 @@
+"""Stage fetch_data: the raw images of one data set, verified, in data/raw.safetensors."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+
+from components.datasets import DATASETS, Dataset
+from components.journal import Journal
+from components.params import STRICT, Params, member
+from components.splits import digest, require_source, write_source
+from components.stages import run
+from components.storage import sha256
+
+RAW = Path("data/raw.safetensors")
+DOWNLOADS = ".temper/downloads"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Section:
+    """`dataset`: a name of the table, with that member's fields."""
+
+    dataset: dict[str, Any]
+
+
+def read(params: Params) -> tuple[str, Dataset]:
+    """The name of the data set and the member, checked."""
+    section = params.typed(Section, "fetch_data")
+    return section.dataset.get("name", ""), member(DATASETS, section.dataset, f"{params.path}: fetch_data.dataset")
+
+
+def main(params: Params, journal: Journal) -> None:
+    """Writes data/raw.safetensors; files come from the folder TEMPER_DATA, else are kept in .temper/downloads."""
+    name, dataset = read(params)
+    source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
+    write_source(RAW, name, source)
+    parts = {"train": source.train} | ({"test": source.test} if source.test else {})
+    sizes = {part: len(images) for part, images in parts.items()}
+    shape = tuple(source.train.images.shape[1:])
+    journal.note(f"{name}: {sizes} images of shape {shape}, {len(source.classes)} classes")
+    journal.dataset(name, digest(parts), RAW, shape, source.classes, sizes)
+    journal.produced({"raw": sha256(RAW)})
+
+
+if __name__ == "__main__":
+    run("fetch_data", main)

@@ -1,0 +1,71 @@
+"""Stage normalize_data: three disjoint splits and the statistics of train, in data/normalized.safetensors."""
+
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from components.journal import Journal
+from components.normalization import Method, fit_normalization
+from components.params import STRICT, Fractional, Params
+from components.splits import Duplicates, Splits, digest, divide, read_source, summary, write_splits
+from components.stages import run
+from components.storage import sha256, write_json
+
+RAW = Path("data/raw.safetensors")
+NORMALIZED = Path("data/normalized.safetensors")
+METRICS = Path("metrics/data.json")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Section:
+    """How the images are divided (see `splits.divide`) and which statistics the models' first layer applies."""
+
+    validation: Fractional
+    test: Fractional
+    duplicates: Duplicates
+    method: Method
+    train_limit: int | None
+    test_limit: int | None
+
+    def __post_init__(self) -> None:
+        if not (self.validation > 0 and self.test > 0 and self.validation + self.test < 1):
+            shares = f"validation {self.validation} and test {self.test}"
+            raise ValueError(f"got {shares}, want two shares above 0 with a sum below 1")
+        for limit in (self.train_limit, self.test_limit):
+            if limit is not None and limit < 1:
+                raise ValueError(f"got a limit of {limit} images, want at least 1, or null")
+
+
+def read(params: Params) -> Section:
+    """The stage's section, checked."""
+    return params.typed(Section, "normalize_data")
+
+
+def main(params: Params, journal: Journal) -> None:
+    """Writes data/normalized.safetensors (pixels stay uint8) and metrics/data.json."""
+    section = read(params)
+    name, source = read_source(RAW)
+    parts, dropped = divide(
+        source,
+        validation=section.validation,
+        test=section.test,
+        duplicates=section.duplicates,
+        train_limit=section.train_limit,
+        test_limit=section.test_limit,
+        seed=params.typed(int, "seed"),
+    )
+    normalization = fit_normalization(parts["train"].images, section.method)
+    splits = Splits(dataset=name, classes=source.classes, normalization=normalization, **parts)
+    write_splits(NORMALIZED, splits)
+    write_json(METRICS, summary(splits, dropped))
+    sizes = {part: len(images) for part, images in splits.parts.items()}
+    journal.note(f"{name}: {sizes}, {sum(dropped.values())} duplicates across splits dropped")
+    journal.metrics({f"num_{part}": size for part, size in sizes.items()} | {"num_dropped": sum(dropped.values())})
+    journal.dataset(name, digest(parts), NORMALIZED, splits.image_shape, splits.classes, sizes)
+    journal.upstream({"raw": sha256(RAW)})
+    journal.produced({"normalized": sha256(NORMALIZED)})
+    journal.artifact(METRICS)
+
+
+if __name__ == "__main__":
+    run("normalize_data", main)

@@ -1,0 +1,116 @@
+"""Stage report: the evaluation and the curves become robustness.json, one page, DVC metrics and plots, and a table."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from components.errors import InputError
+from components.journal import Journal
+from components.loader import to_pixels
+from components.params import STRICT, Params
+from components.report.document import Document, best_models, build, headline
+from components.report.html import page
+from components.report.tables import text_table
+from components.stages import WORK, run
+from components.storage import read_csv, read_json, read_tensors, replacing, sha256, write_csv, write_json, write_text
+
+DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
+STUDENT = "models/student.safetensors"
+TRAINED = ("clean_teacher", "robust_teacher", "student")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Section:
+    """The section `report` of params.yaml."""
+
+    gallery_images: int
+
+    def __post_init__(self) -> None:
+        if self.gallery_images < 0:
+            raise ValueError(f"got gallery_images {self.gallery_images}, want at least 0")
+
+
+def read(params: Params) -> Section:
+    """The stage's section, checked."""
+    return params.typed(Section, "report")
+
+
+def main(params: Params, journal: Journal) -> None:
+    """Writes every file of the report, prints the table, journals the headline numbers and registers the student."""
+    section = read(params)
+    curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
+    document = _document(curves)
+    tensors, metadata = read_tensors("evaluation/gallery.safetensors")
+    html = page(document, curves, tensors, metadata, section.gallery_images)
+    write_json(DOCUMENT, document)
+    write_json("metrics/report.json", headline(document))
+    write_csv("plots/epsilon.csv", epsilon_rows(document))
+    write_csv("plots/transfer.csv", transfer_rows(document))
+    write_text(PAGE, html)
+    journal.headline(headline(document))
+    for path in (DOCUMENT, PAGE):
+        journal.artifact(path, "report", on_pipeline=True)
+    register_student(document, tensors["images"], journal)
+    write_json("reports/costs.json", {path.stem: read_json(path) for path in sorted((WORK / "costs").glob("*.json"))})
+    print(f"\n{text_table(document)}\n\nReport: {PAGE}")
+
+
+def register_student(document: Document, images: Tensor, journal: Journal) -> None:
+    """Hands the student to the tracker's registry, with its headline numbers and the hashes it comes from."""
+    example = WORK / "student_example.npy"
+    with replacing(example) as partial, partial.open("wb") as file:
+        np.save(file, to_pixels(images[:2]).contiguous().numpy())
+    student = document["models"]["student"]
+    own = {k.removeprefix("student."): v for k, v in headline(document).items() if k.startswith("student.")}
+    hashes = {"sha256": student["sha256"], **{f"upstream.{k}": v for k, v in student["upstream"].items()}}
+    shape = tuple(images.shape[1:])
+    journal.model(
+        STUDENT,
+        "temper-student",
+        shape,
+        len(document["classes"]),
+        example,
+        {"epsilon": document["threat"]["epsilon"], **own, **hashes},
+    )
+    journal.upstream({"student": sha256(STUDENT)} | student["upstream"])
+
+
+def _document(curves: dict[str, list[dict[str, str]]]) -> Document:
+    outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
+    files = {name: f"curves/{name}.csv" for name in curves}
+    training = {
+        name: {"file": file, "sha256": sha256(file), "epochs": len(curves[name])} for name, file in files.items()
+    }
+    try:
+        return build(read_json("evaluation/evaluation.json"), outcomes, training, read_json("metrics/data.json"))
+    except KeyError as error:
+        raise InputError(f"evaluation/evaluation.json: missing key {error}") from None
+
+
+def epsilon_rows(document: Document) -> list[dict[str, Any]]:
+    """The ε curves as rows for `dvc plots`: model, epsilon as a number, accuracy and its interval."""
+    return [
+        {
+            "model": name,
+            "epsilon": float(Fraction(point["epsilon"])),
+            **{key: point[key] for key in ("value", "low", "high")},
+        }
+        for name in best_models(document)
+        for point in document["models"][name]["curve"]
+    ]
+
+
+def transfer_rows(document: Document) -> list[dict[str, Any]]:
+    """The transfer matrix as rows for `dvc plots`: source, target, accuracy and its interval."""
+    return [
+        {"source": source, "target": target, **{key: found[key] for key in ("value", "low", "high")}}
+        for source, row in document["transfer"]["accuracy"].items()
+        for target, found in row.items()
+    ]
+
+
+if __name__ == "__main__":
+    run("report", main)

@@ -1,0 +1,48 @@
+"""Stage train_robust_teacher: a model trained against attacks, from scratch or from the clean teacher's weights."""
+
+from typing import NamedTuple
+
+from components.journal import Journal
+from components.methods import METHODS
+from components.model_file import load_model, require_same_architecture
+from components.params import Params, typed
+from components.splits import read_splits
+from components.stages import run
+from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.storage import sha256
+
+STAGE = "train_robust_teacher"
+CLEAN_TEACHER = "models/clean_teacher.safetensors"
+
+
+class RobustSettings(NamedTuple):
+    """The settings of training, and whether it starts from the clean teacher."""
+
+    training: Settings
+    warm_start: bool
+
+
+def read(params: Params) -> RobustSettings:
+    """The stage's settings, all checked."""
+    settings = read_settings(params, STAGE, METHODS, own_keys=("warm_start",))
+    warm_start = typed(bool, settings.raw.get("warm_start"), f"{params.path}: {STAGE}.warm_start")
+    return RobustSettings(settings, warm_start)
+
+
+def main(params: Params, journal: Journal) -> None:
+    """Writes models/robust_teacher.safetensors, its last epoch, curves and metrics."""
+    settings, warm_start = read(params)
+    device = settings.compute.prepare()
+    splits = read_splits(DATA)
+    model, upstream = new_model(settings, splits, device), {}
+    if warm_start:
+        clean_teacher, card = load_model(CLEAN_TEACHER, device)
+        require_same_architecture(card, settings.architecture, f"{params.path}: {STAGE}.warm_start")
+        model.load_state_dict(clean_teacher.state_dict())
+        upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
+    training = Training("robust_teacher", STAGE, settings, settings.method, upstream)
+    train(training, model, splits, device, journal)
+
+
+if __name__ == "__main__":
+    run(STAGE, main)

@@ -1,0 +1,192 @@
+"""`fit`, the one training loop: it owns modes, optimizer, precision and checkpoints, and yields a record per epoch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.averaging import MovingAverage
+from components.checkpoint import TrainingState
+from components.contracts import EpochAware, Loss, Measure, Method
+from components.cost import PassCounter
+from components.errors import InputError
+from components.loader import Augmentation, Loader
+from components.params import STRICT, Real
+from components.schedule import Schedule
+from components.threat import Threat
+
+Record = dict[str, float]
+"""One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
+
+# A loss that is not finite is looked for this often, so that a GPU is not stopped at every step.
+CHECK_EVERY = 50
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
+
+    `average` is the decay of the moving average of weights, or null for none; `gradient_clip` the largest gradient norm,
+    or null. The best epoch is the last one with the highest `select_by` on the validation split.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: Real
+    momentum: Real
+    nesterov: bool
+    weight_decay: Real
+    gradient_clip: Real | None
+    average: Real | None
+    augmentation: Augmentation
+    precision: Literal["float32", "bfloat16"]
+    select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise ValueError("want epochs of at least 1, a batch_size of at least 2 and a positive learning_rate")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"got average {self.average}, want a decay between 0 and 1, or null")
+
+
+class Plan(NamedTuple):
+    """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order."""
+
+    recipe: Recipe
+    schedule: Schedule
+    threat: Threat
+    seed: int
+
+
+class _Step(NamedTuple):
+    """What is kept of a step until the epoch ends: still tensors, so that nothing waits for the device."""
+
+    learning_rate: float
+    loss: Loss
+    gradient_norm: Tensor | None
+
+
+def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
+    """The state before the first step. `model` is already on its device; the generator is on the same one."""
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    return TrainingState(
+        model=model,
+        optimizer=optimizer,
+        rng=torch.Generator(next(model.parameters()).device).manual_seed(seed),
+        method=method,
+        measure=measure,
+        average=None if recipe.average is None else MovingAverage(model, recipe.average),
+    )
+
+
+def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Iterator[Record]:
+    """Trains `state.model` and yields the record of each epoch that ran now (earlier ones are in `state.history`).
+
+    A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit for
+    bit as if it had never stopped. Errors: a loss that is not finite, with what led to it; a checkpoint that does not fit.
+    """
+    state.load(folder)
+    counter = PassCounter(state.model, *_teachers(state.method))
+    try:
+        for epoch in range(len(state.history), plan.recipe.epochs + 1):
+            began = time.monotonic()
+            # Record 0 is the model before training: the reference of every curve.
+            record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
+            for name, passes in counter.take().items():
+                state.passes[name] += passes
+            record |= state.measure(state.published, epoch)
+            counter.take()  # measuring is not training
+            state.seconds += time.monotonic() - began
+            _keep(state, record, plan.recipe, folder)
+            yield record
+    finally:
+        counter.close()
+
+
+def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
+    state.model.train()
+    if isinstance(state.method, EpochAware):
+        state.method.begin_epoch(epoch)
+    recipe = plan.recipe
+    steps: list[_Step] = []
+    # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
+    for index, batch in enumerate(loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)):
+        rate = recipe.learning_rate * plan.schedule.factor(epoch + index / loader.num_batches, recipe.epochs)
+        with autocast(batch.images.device, recipe.precision):
+            loss = state.method.loss(state.model, batch.images, batch.labels, plan.threat, state.rng)
+        norm = _update(state, loss.total, rate, recipe.gradient_clip)
+        steps.append(_Step(rate, Loss(loss.total.detach(), loss.parts), norm))
+        if len(steps) % CHECK_EVERY == 0 or len(steps) == loader.num_batches:
+            _require_finite(steps, epoch)
+    return _summary(steps)
+
+
+def _update(state: TrainingState, loss: Tensor, rate: float, gradient_clip: float | None) -> Tensor | None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = None
+    if gradient_clip is not None:
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), gradient_clip)
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update(state.model)
+    return norm
+
+
+def _require_finite(steps: list[_Step], epoch: int) -> None:
+    """Stops at the first loss that is not finite among the steps not looked at yet, and says what led to it."""
+    losses = torch.stack([step.loss.total for step in steps])
+    finite = losses.isfinite()
+    if bool(finite.all()):
+        return
+    bad = int((~finite).nonzero()[0])
+    before = ", ".join(
+        f"{float(step.loss.total):.4g}"
+        + (f" (gradient norm {float(step.gradient_norm):.3g})" if step.gradient_norm is not None else "")
+        for step in steps[max(0, bad - 5) : bad]
+    )
+    parts = ", ".join(f"{name} {float(value):.4g}" for name, value in steps[bad].loss.parts.items())
+    raise InputError(
+        f"training: loss became {float(losses[bad])} in epoch {epoch + 1}, step {bad + 1}, at learning rate "
+        f"{steps[bad].learning_rate:.4g}; {parts}; losses before: {before or 'none in this epoch'}. "
+        "Lower learning_rate, set gradient_clip, or use precision float32"
+    )
+
+
+def _summary(steps: list[_Step]) -> Record:
+    """Means over the epoch's steps; one transfer from the device for all of them."""
+    names = ["train_loss", *steps[0].loss.parts]
+    values = torch.stack([torch.stack([s.loss.total, *(s.loss.parts[n] for n in names[1:])]).double() for s in steps])
+    return {"learning_rate": steps[-1].learning_rate} | dict(zip(names, values.mean(0).tolist(), strict=True))
+
+
+def _keep(state: TrainingState, record: Record, recipe: Recipe, folder: Path) -> None:
+    state.history.append(record)
+    score = record[recipe.select_by]
+    # Ties go to the later epoch: with few validation images they are common, and it has seen more.
+    if score >= state.best_score:
+        state.best_epoch, state.best_score = int(record["epoch"]), score
+    state.save(folder)
+
+
+def _teachers(method: Method) -> list[nn.Module]:
+    return [value for value in vars(method).values() if isinstance(value, nn.Module)]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Mixed precision for a block: matrix products and convolutions in bfloat16, weights and losses in float32."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -1,0 +1,60 @@
+"""Tiny models and images that every test can afford."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.params import Ratio
+from components.threat import Threat
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests run on one thread, so that timing noise and thread counts never decide one."""
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(deterministic)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture
+def images(rng: torch.Generator) -> Tensor:
+    """Twelve 8x8 images, with some pixels at both ends of the range."""
+    drawn = torch.rand(12, 1, 8, 8, generator=rng) * 1.4 - 0.2
+    return drawn.clamp(0, 1)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.arange(12) % 3
+
+
+class TinyNet(nn.Module):
+    """A convolution with batch norm and a linear head: small, and with everything that can go wrong in it."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(4))
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).flatten(1))
+
+
+@pytest.fixture
+def tiny() -> TinyNet:
+    torch.manual_seed(3)
+    return TinyNet()
+
+
+@pytest.fixture
+def linf() -> Threat:
+    return Threat(norm="linf", epsilon=Ratio(8, 255))
