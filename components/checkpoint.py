@@ -56,7 +56,7 @@ class TrainingState:
         tensors, numbers = read_tensors(path)
         try:
             self._restore(tensors, numbers)
-        except (KeyError, RuntimeError, TypeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: does not fit this run, remove it to start anew: {error}") from None
         return True
 
@@ -79,7 +79,8 @@ class TrainingState:
 
     def _numbers(self) -> dict[str, Any]:
         return {
-            "history": self.history,
+            # As pairs: metadata is written with sorted keys, but the order of a record is that of the curve's columns.
+            "history": [list(record.items()) for record in self.history],
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
             "passes": self.passes,
@@ -110,7 +111,9 @@ class TrainingState:
         torch.set_rng_state(groups["rng"]["global"])
         if "cuda" in groups["rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(groups["rng"]["cuda"])
-        for name in ("history", "best_epoch", "best_score", "passes", "seconds"):
+        self.history = [dict(pairs) for pairs in numbers["history"]]
+        self.passes |= numbers["passes"]
+        for name in ("best_epoch", "best_score", "seconds"):
             setattr(self, name, numbers[name])
 
 

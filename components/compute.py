@@ -26,7 +26,7 @@ class Compute:
             raise ValueError(f"got threads {self.threads}, want at least 1")
 
     def prepare(self) -> torch.device:
-        """The device, after setting threads and determinism for this process. Error: a GPU asked for where there is none."""
+        """The device, after setting this process's threads and determinism. Error: a GPU asked for, but none there."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
         torch.set_num_threads(self.threads)
@@ -34,7 +34,8 @@ class Compute:
         if self.deterministic:
             # cuBLAS reads this when it is first used, which is after this line.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # The same switch as torch.use_deterministic_algorithms, without that one's import of the compiler (seconds).
+            # The same switch as torch.use_deterministic_algorithms, without that one's import of the compiler
+            # (seconds).
             torch.set_deterministic_debug_mode("error")
             torch.backends.cudnn.benchmark = False
         else:

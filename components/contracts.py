@@ -1,4 +1,4 @@
-"""What loops ask of family members: an attack's images, a method's loss with named parts, the state of what remembers."""
+"""What loops ask of family members: an attack's images, a method's loss with its parts, the state of what remembers."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ class Measure(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something whose next answer depends on its past: the checkpoint holds its `state_dict`, so that resume is exact."""
+    """Something whose next answer depends on its past: checkpoints hold its `state_dict`, so that resume is exact."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 

@@ -20,8 +20,8 @@ from components.threat import Threat
 class Outcome(NamedTuple):
     """What one attack did to one model on the whole set.
 
-    `predicted` int64 [N] is the class given to each attacked image, `right` uint8 [N] whether it is the label, `images_adv`
-    float32 [N, C, H, W] on the set's device. `passes` counts single images forward and backward.
+    `predicted` int64 [N] is the class given to each attacked image, `right` uint8 [N] whether it is the label,
+    `images_adv` float32 [N, C, H, W] on the set's device. `passes` counts single images forward and backward.
     """
 
     images_adv: Tensor
@@ -48,8 +48,8 @@ class TestSet(NamedTuple):
 def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: Threat, seed: int) -> Outcome:
     """The outcome of `attack` on every image, in float32; `None` is no attack, which gives clean accuracy.
 
-    All images are attacked, also those misclassified clean, so that an attack that *helps* shows. Random starts come from
-    `seed` alone: every model meets the same ones.
+    All images are attacked, also those misclassified clean, so that an attack that *helps* shows. Random starts come
+    from `seed` alone: every model meets the same ones.
     """
     rng = torch.Generator(test.images.device).manual_seed(seed)
     counter = PassCounter(model)
@@ -83,15 +83,10 @@ def transfer(targets: Mapping[str, nn.Module], images_adv: Tensor, test: TestSet
 def epsilon_curve(
     model: nn.Module, test: TestSet, attack: Pgd, threat: Threat, epsilons: tuple[Ratio, ...], seed: int
 ) -> Iterator[Outcome]:
-    """The outcome of `attack` at each radius; its step keeps the proportion to the radius that it has at `threat.epsilon`."""
+    """The outcome of `attack` at each radius; its step keeps its proportion to the radius at `threat.epsilon`."""
     for epsilon in epsilons:
         if epsilon == 0:
             yield run_attack(model, test, None, threat, seed)
             continue
         step_size = Ratio(Fraction(attack.step_size) * epsilon / threat.epsilon)
         yield run_attack(model, test, replace(attack, step_size=step_size), threat.at(epsilon), seed)
-
-
-def worst_case(outcomes: list[Tensor]) -> Tensor:
-    """uint8 [N]: 1 where an image is classified right under every one of the outcomes. Never an average."""
-    return torch.stack(outcomes).amin(0)

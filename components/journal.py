@@ -163,7 +163,7 @@ class Journal:
         self.end(_status(error))
 
     def _append(self, event: str, **content: Any) -> None:
-        line = json.dumps({"time": time.time_ns() // 1_000_000, "event": event, **content}, default=str)
+        line = json.dumps({"time": time.time_ns() // 1_000, "event": event, **content}, default=str)
         data = f"{self._gap}{line}\n".encode()
         try:
             # One write on an O_APPEND descriptor: lines of threads never mix, a crash tears at most the last one.

@@ -55,7 +55,7 @@ class Loader:
 
 
 def augment(images: Tensor, augmentation: Augmentation, rng: torch.Generator) -> Tensor:
-    """Each image of [N, C, H, W] shifted by up to `crop` pixels (zeros move in) and flipped with probability one half."""
+    """Each image of [N, C, H, W] shifted by up to `crop` pixels (zeros move in), flipped with chance one half."""
     num, _, height, width = images.shape
     device = images.device
     if augmentation.crop:

@@ -12,7 +12,8 @@ Reduction = Literal["batch_mean", "class_mean", "none"]
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of each image, [N], from logits [N, K] and labels [N].
 
-    With smoothing s the target is 1 - s on the label plus s/K on every class (Szegedy et al., arXiv 1512.00567, section 7).
+    With smoothing s the target is 1 - s on the label plus s/K on every class (Szegedy et al., arXiv 1512.00567,
+    section 7).
     """
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
@@ -30,9 +31,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def kl_divergence(target: Tensor, logits: Tensor, reduction: Reduction) -> Tensor:
     """KL(target ‖ softmax(logits)) in nats, with `target` probabilities [N, K] and `logits` [N, K].
 
-    `batch_mean`: summed over classes, averaged over images, the mathematical divergence. `class_mean`: averaged over images
-    *and* classes, K times smaller: what much published distillation code does (facts on B-MTARD and RSLAD), so its learning
-    rates belong to it. `none`: one value per image, [N].
+    `batch_mean`: summed over classes, averaged over images, the mathematical divergence. `class_mean`: averaged over
+    images *and* classes, K times smaller: what much published distillation code does (facts on B-MTARD and RSLAD), so
+    its learning rates belong to it. `none`: one value per image, [N].
     """
     per_image = (torch.xlogy(target, target) - target * F.log_softmax(logits, dim=1)).sum(1)
     if reduction == "none":

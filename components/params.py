@@ -1,14 +1,15 @@
 """The only reader of params.yaml: strict and typed, exact fractions, one line for a mistake.
 
-A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field has a
-default: `params.yaml` is the one place that holds numbers.
+A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field
+has a default: `params.yaml` is the one place that holds numbers.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
@@ -17,11 +18,13 @@ from components.errors import InputError, choose
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+# Seeds are multiplied by a million and more, and must still fit 64 bits.
+MAX_SEED = 2**32 - 1
 
 
 class Ratio(Fraction):
-    """An exact fraction that prints as it is written in params.yaml, `8/255`, so that a member's repr stays readable."""
+    """An exact fraction that prints as params.yaml writes it, `8/255`, so that a member's repr stays readable."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -32,8 +35,10 @@ def _ratio(value: object) -> Ratio:
         raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number")
     try:
         # A float goes through its shortest text: 0.2 means 1/5, not the nearest binary fraction.
-        return Ratio(value if isinstance(value, Fraction) else str(value).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
+        ratio = Ratio(value if isinstance(value, Fraction) else str(value).replace(" ", ""))
+        float(ratio)
+        return ratio
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number") from None
 
 
@@ -61,10 +66,13 @@ class Params:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file (run from the project's root)") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
+        _require_text_keys(values, str(path))
         return cls(values, str(path))
 
     def require_known(self, known: set[str]) -> None:
@@ -73,15 +81,26 @@ class Params:
         if unknown:
             raise InputError(f"{self.path}: unknown key {unknown[0]!r} (allowed: {', '.join(sorted(known))})")
 
-    def get(self, key: str) -> Any:
-        """The raw value under a top-level key."""
-        if key not in self.values:
-            raise InputError(f"{self.path}: missing key {key!r}")
-        return self.values[key]
+    def get(self, *keys: str) -> Any:
+        """The raw value under a top-level key, or under the keys of sections one inside the other."""
+        value: Any = self.values
+        for depth, key in enumerate(keys, start=1):
+            if not isinstance(value, Mapping) or key not in value:
+                raise InputError(f"{self.path}: missing key {'.'.join(keys[:depth])!r}")
+            value = value[key]
+        return value
 
-    def typed(self, kind: type[T], key: str) -> T:
-        """The section `key` as `kind`: a frozen dataclass, or any type pydantic knows."""
-        return typed(kind, self.get(key), f"{self.path}: {key}")
+    def typed(self, kind: type[T], *keys: str) -> T:
+        """The value under `keys` as `kind`: a frozen dataclass, or any type pydantic knows."""
+        return typed(kind, self.get(*keys), f"{self.path}: {'.'.join(keys)}")
+
+    @property
+    def seed(self) -> int:
+        """The top-level key `seed`."""
+        seed = self.typed(int, "seed")
+        if not 0 <= seed <= MAX_SEED:
+            raise InputError(f"{self.path}: seed: got {seed}, want 0 to {MAX_SEED}")
+        return seed
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
@@ -113,11 +132,27 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
     key = ".".join([where, *(str(part) for part in first["loc"])])
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] in _UNKNOWN:
-        fields = getattr(kind, "__dataclass_fields__", None) if len(first["loc"]) == 1 else None
-        allowed = f" (allowed: {', '.join(sorted(fields))})" if fields else ""
+        known = _fields_at(kind, first["loc"][:-1])
+        allowed = f" (allowed: {', '.join(known)})" if known else ""
         return f"{key}: unknown key{allowed}{more}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: missing{more}"
     message = first["msg"].removeprefix("Value error, ")
     given = "" if message.startswith("got ") else f", got {first['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{given}{more}"
+
+
+def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The fields of the dataclass that is `path` inside `kind`; none where there is no dataclass."""
+    for part in path:
+        kind = get_type_hints(kind).get(str(part)) if is_dataclass(kind) else None
+    return sorted(field.name for field in fields(kind)) if is_dataclass(kind) else []
+
+
+def _require_text_keys(values: Any, where: str) -> None:
+    # YAML reads `50:` as a number and `on:` as true, which no section can have meant.
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise InputError(f"{where}: key {key!r} is read as {type(key).__name__}, put it in quotes")
+            _require_text_keys(value, f"{where}.{key}" if ": " in where else f"{where}: {key}")

@@ -1,4 +1,4 @@
-"""What a result came from: code, parameters, data and models by hash, versions, and, outside declared outputs, the host."""
+"""What a result came from: code, parameters, data and models by hash, and versions."""
 
 import hashlib
 import json
@@ -13,8 +13,10 @@ PACKAGES = ("numpy", "safetensors", "torch", "torchvision")
 
 
 def code_hash() -> str:
-    """SHA-256 over the source of every module of this package that is loaded now, so over what this process executes."""
-    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "components"}
+    """SHA-256 over the source of every module of this package that is loaded, so over what this process executes."""
+    # The module that `python -m` runs is called __main__; its own name is in its spec.
+    names = {name: getattr(getattr(module, "__spec__", None), "name", name) for name, module in sys.modules.items()}
+    own = {names[name]: module for name, module in sys.modules.items() if names[name].split(".")[0] == "components"}
     files = {name: getattr(module, "__file__", None) for name, module in own.items()}
     whole = hashlib.sha256()
     for name, file in sorted(files.items()):

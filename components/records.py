@@ -151,7 +151,7 @@ def end_abandoned(journal: Path) -> None:
             return
         reader.new()
         if reader.status == "RUNNING":
-            line = json.dumps({"time": os.stat(file).st_mtime_ns // 1_000_000, "event": "end", "status": "KILLED"})
+            line = json.dumps({"time": os.stat(file).st_mtime_ns // 1_000, "event": "end", "status": "KILLED"})
             os.write(file, f"{gap(file)}{line}\n".encode())
     finally:
         os.close(file)

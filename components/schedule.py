@@ -52,7 +52,7 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OneCycle:
-    """A cosine from `start` up to 1 at the share `peak` of training, then down to 0 (Smith & Topin, arXiv 1708.07120)."""
+    """A cosine from `start` up to 1 at the share `peak` of training, then to 0 (Smith & Topin, arXiv 1708.07120)."""
 
     start: Real
     peak: Real
@@ -69,7 +69,7 @@ class OneCycle:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Cyclic:
-    """A straight line from 0 to 1 at the share `peak` of training and back (Wong et al., arXiv 2001.03994, section 5)."""
+    """A line from 0 to 1 at the share `peak` of training and back (Wong et al., arXiv 2001.03994, section 5)."""
 
     peak: Real
 

@@ -106,10 +106,16 @@ def require_source(source: Source, where: str) -> Source:
     if source.test is not None:
         require_arrays(source.test, num_classes, f"{where} test")
         require_counts(source.test.counts(num_classes), source.classes, 1, f"{where} test")
-        shapes = [list(split.images.shape[1:]) for split in (source.train, source.test)]
-        if shapes[0] != shapes[1]:
-            raise InputError(f"{where}: train images are {shapes[0]}, test images {shapes[1]}, want one shape")
+        require_one_shape({"train": source.train, "test": source.test}, where)
     return source
+
+
+def require_one_shape(splits: Mapping[str, LabelledImages], where: str) -> None:
+    """Refuses splits whose images differ in channels, height or width."""
+    (first, shape), *others = ((name, list(split.images.shape[1:])) for name, split in splits.items())
+    for name, other in others:
+        if other != shape:
+            raise InputError(f"{where}: {first} images are {shape}, {name} images {other}, want one shape")
 
 
 def stratified_split(labels: Tensor, fraction: Fraction, seed: int) -> tuple[Tensor, Tensor]:
@@ -266,6 +272,9 @@ def read_splits(path: Path | str) -> Splits:
     parts = {name: _labelled(tensors, name, path) for name in ("train", "validation", "test")}
     for name, split in parts.items():
         require_arrays(split, len(classes), f"{path} {name}")
+        if not len(split):
+            raise InputError(f"{path} {name}: no images at all")
+    require_one_shape(parts, str(path))
     return Splits(dataset=dataset, classes=classes, normalization=normalization, **parts)
 
 

@@ -23,7 +23,7 @@ METADATA_KEY = "temper"
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place only when the block succeeds, so no reader sees half a file."""
+    """A temporary path that takes the place of `path` only when the block succeeds, so no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -68,12 +68,16 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
-    """The rows of a CSV file as text."""
+    """The rows of a CSV file as text. Errors: missing file, no header, a line with too few or too many columns."""
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames, list(reader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    if not header or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{path}: truncated, or no CSV table")
+    return rows
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
@@ -92,7 +96,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, json.JSONDecodeError, IsADirectoryError) as error:
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path}: truncated, or no safetensors file: {error}") from None
 
 

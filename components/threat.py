@@ -23,6 +23,8 @@ class Threat:
     def __post_init__(self) -> None:
         if self.epsilon < 0:
             raise ValueError(f"got epsilon {self.epsilon}, want a radius of at least 0")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise ValueError(f"got epsilon {self.epsilon}, want a share of the pixel range [0, 1], such as 8/255")
 
     @property
     def radius(self) -> float:
@@ -36,8 +38,8 @@ class Threat:
     def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
         """The points of the ball around `images` and of [0, 1] for `images_adv`, both [N, C, H, W].
 
-        L∞: the nearest point. L2: scaled back to the sphere, then clipped to [0, 1], which never leaves the ball because
-        `images` is inside [0, 1] itself.
+        L∞: the nearest point. L2: scaled back to the sphere, then clipped to [0, 1], which never leaves the ball
+        because `images` is inside [0, 1] itself.
         """
         if self.norm == "linf":
             return torch.clamp(images_adv, images - self.radius, images + self.radius).clamp_(0, 1)

@@ -76,14 +76,14 @@ class Mlflow:
     def pipeline(self, box: Outbox, event: Event) -> str:
         """The id of the pipeline's run, the parent of its stages."""
         name = box.path.parent.name
-        return self.run(name, event["time"], {"temper.pipeline": name, "temper.stage": "pipeline"})
+        return self.run(name, _milliseconds(event), {"temper.pipeline": name, "temper.stage": "pipeline"})
 
     def measure(self, run: str, events: list[Event]) -> None:
         """Logs metrics, in batches."""
         from mlflow.entities import Metric
 
         points = ((event, key, value) for event in events for key, value in event["metrics"].items())
-        found = [Metric(_key(key), value, event["time"], event["step"] or 0) for event, key, value in points]
+        found = [Metric(_key(key), value, _milliseconds(event), event["step"] or 0) for event, key, value in points]
         for some in _chunks(found, METRICS_PER_BATCH):
             self.client.log_batch(run, metrics=some)
 
@@ -110,7 +110,7 @@ def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     # Found by what a journal is, so that a forwarder that dies between making a run and noting it makes no second one.
     tags = {"temper.pipeline": box.path.parent.name, "temper.stage": event["stage"], "temper.journal": box.path.stem}
     parent = mlflow.pipeline(box, event)
-    box.state.run = mlflow.run(box.path.stem.replace(".", " "), event["time"], tags)
+    box.state.run = mlflow.run(box.path.stem.replace(".", " "), _milliseconds(event), tags)
     flow = {"prefect.flow_run": event["flow_run"]} if event["flow_run"] else {}
     source = {"mlflow.source.name": f"components.stages.{event['stage']}", "mlflow.source.type": "JOB"}
     mlflow.tag(box.state.run, {"mlflow.parentRunId": parent, **source, **flow})
@@ -220,9 +220,9 @@ def _save_model(path: Path, folder: Path, event: Event, run: str, model_id: str)
 def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     if box.notes:
         mlflow.client.log_text(box.state.run, "\n".join(box.notes) + "\n", "log.txt")
-    mlflow.client.set_terminated(box.state.run, event["status"], event["time"])
+    mlflow.client.set_terminated(box.state.run, event["status"], _milliseconds(event))
     if (status := pipeline_status(box.path.parent)) != "RUNNING":
-        mlflow.client.set_terminated(mlflow.pipeline(box, event), status, event["time"])
+        mlflow.client.set_terminated(mlflow.pipeline(box, event), status, _milliseconds(event))
 
 
 SEND: dict[str, Callable[[Mlflow, Outbox, Event], None]] = {
@@ -266,6 +266,11 @@ def _sorted_out(error: Exception) -> Exception:
     if isinstance(error, MlflowException):
         later = error.error_code not in REFUSED  # pyright: ignore[reportAttributeAccessIssue]
     return Unreachable(f"MLflow: {first_line(error)}") if later else Refused(first_line(error))
+
+
+def _milliseconds(event: Event) -> int:
+    """When an event happened, in MLflow's unit; journals count microseconds, so that stages keep their order."""
+    return event["time"] // 1000
 
 
 def _key(name: str) -> str:

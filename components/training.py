@@ -31,8 +31,8 @@ CHECK_EVERY = 50
 class Recipe:
     """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
 
-    `average` is the decay of the moving average of weights, or null for none; `gradient_clip` the largest gradient norm,
-    or null. The best epoch is the last one with the highest `select_by` on the validation split.
+    `average` is the decay of the moving average of weights, or null for none; `gradient_clip` the largest gradient
+    norm, or null. The best epoch is the last one with the highest `select_by` on the validation split.
     """
 
     epochs: int
@@ -48,8 +48,14 @@ class Recipe:
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise ValueError("want epochs of at least 1, a batch_size of at least 2 and a positive learning_rate")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("weight_decay", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"got {name} {getattr(self, name)}, want more than 0")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise ValueError(f"got momentum {self.momentum}, want 0 to below 1, and above 0 with nesterov")
         if self.average is not None and not 0 < self.average < 1:
             raise ValueError(f"got average {self.average}, want a decay between 0 and 1, or null")
 
@@ -94,8 +100,9 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
 def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Iterator[Record]:
     """Trains `state.model` and yields the record of each epoch that ran now (earlier ones are in `state.history`).
 
-    A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit for
-    bit as if it had never stopped. Errors: a loss that is not finite, with what led to it; a checkpoint that does not fit.
+    A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit
+    for bit as if it had never stopped. Errors: a loss that is not finite, with what led to it; a checkpoint that does
+    not fit.
     """
     state.load(folder)
     counter = PassCounter(state.model, *_teachers(state.method))

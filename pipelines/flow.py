@@ -49,7 +49,7 @@ def harden(
 
     Args:
         preset: name of a file in presets/ that replaces params.yaml; none keeps the present parameters.
-        set: single parameters on top, `key=value` each, such as `distill_student.epochs=10`.
+        set: single parameters on top, `key=value` each, such as `distill_student.recipe.epochs=10`.
         targets: stages to run, with everything upstream of them; none means all.
         force: run the stages even where nothing changed.
         retries: how often a failed stage is tried again; it resumes from its last checkpoint.
@@ -60,7 +60,7 @@ def harden(
     try:
         parameters.change(root, preset, set or [])
         stages = graph.select(graph.read_graph(root), targets or [])
-        gpu = gpu_in_use(parameters.value_of(root, "device"))
+        gpu = gpu_in_use((parameters.value_of(root, "compute") or {}).get("device"))
     except InputError as error:
         return Failed(name="Refused", message=str(error))
     pipeline = pipeline_id()
@@ -81,11 +81,11 @@ def pipeline_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def result_table(root: Path) -> str | None:
-    """The result table as Markdown, or None where there are no results or they cannot be rendered."""
+def results(root: Path, *options: str) -> str | None:
+    """The result table and where the report is, or None where there are no results or they cannot be rendered."""
     if not (root / RESULT).exists():
         return None
-    answer = _component(root, environment(), "components.report", str(RESULT), "--markdown")
+    answer = _component(root, environment(), "components.report", str(RESULT), *options)
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
@@ -123,7 +123,7 @@ def _publish(run: Run, stages: Mapping[str, Stage], states: Mapping[str, State[A
     create_table_artifact(table=rows, key="stages", description="How each stage ended, and its last attempt's time")
     if not all(state.is_completed() for state in states.values()):
         return
-    table = result_table(run.root)
+    table = results(run.root, "--markdown")
     if table:
         create_markdown_artifact(table, key="results", description=f"Pipeline run {run.environment['TEMPER_PIPELINE']}")
     if (run.root / REPORT).exists():

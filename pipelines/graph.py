@@ -12,7 +12,7 @@ from networkx import dfs_postorder_nodes
 from pipelines.errors import InputError
 from pipelines.parameters import replace_text
 
-DEVICE = "device"
+COMPUTE = "compute"
 LOCK = "dvc.lock"
 _ENTRY = re.compile(r"^(?=  \S)", re.MULTILINE)
 _OTHER_SECTION = re.compile(r"^\S", re.MULTILINE)
@@ -28,7 +28,7 @@ class Stage:
     stale: bool
     """Changed itself, or downstream of a stage that is."""
     uses_device: bool
-    """Reads the parameter `device`, so it computes on the GPU where there is one."""
+    """Reads the section `compute`, so it computes on the GPU where there is one."""
 
 
 def read_graph(root: Path) -> dict[str, Stage]:
@@ -49,7 +49,7 @@ def read_graph(root: Path) -> dict[str, Stage]:
                 name=node.addressing,
                 dependencies=tuple(upstream),
                 stale=node.addressing in changed or any(stages[name].stale for name in upstream),
-                uses_device=any(DEVICE in getattr(dependency, "params", ()) for dependency in node.deps),
+                uses_device=any(COMPUTE in getattr(dependency, "params", ()) for dependency in node.deps),
             )
     return stages
 

@@ -1,6 +1,6 @@
 """The command line of the flow: runs what is stale in dvc.yaml, then prints the result table.
 
-    python -m pipelines.harden --preset cifar10_fast --set distill_student.epochs=10
+    python -m pipelines.harden --preset cifar10_fast --set distill_student.recipe.epochs=10
 
 Without PREFECT_API_URL Prefect starts a temporary server for the run.
 """
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     # Prefect reads its settings when it is imported.
-    from pipelines.flow import REPORT, harden, result_table
+    from pipelines.flow import harden, results
 
     try:
         state = harden(
@@ -66,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
         return 1
-    print(f"\n{result_table(Path.cwd()) or ''}\n")
-    if Path(REPORT).exists():
-        print(f"report: {REPORT}")
+    print(f"\n{results(Path.cwd()) or 'no results yet'}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Changes params.yaml: a whole preset, single keys, both checked before a stage starts.
 
-python -m pipelines.parameters --preset cifar10_fast --set distill_student.epochs=10
+python -m pipelines.parameters --preset cifar10_fast --set distill_student.recipe.epochs=10
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from pipelines.errors import InputError
@@ -59,7 +60,9 @@ def check(root: Path) -> None:
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if answer.returncode:
         lines = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
-        raise InputError(lines[-1] if lines else f"{PARAMS}: the check ended with code {answer.returncode}")
+        raise InputError(
+            lines[-1].removeprefix("error: ") if lines else f"{PARAMS}: the check ended with code {answer.returncode}"
+        )
 
 
 def edited(text: str, assignments: Sequence[str]) -> str:
@@ -99,8 +102,16 @@ def _load(text: str) -> tuple[YAML, Any]:
         raise InputError(f"{PARAMS}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
+class _ExplicitNull(RoundTripRepresenter):
+    """Writes `null` where ruamel would write nothing."""
+
+
+_ExplicitNull.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
 def _yaml() -> YAML:
     yaml = YAML()
+    yaml.Representer = _ExplicitNull
     yaml.preserve_quotes = True
     yaml.width = 10**6  # a long line of the user's stays one line
     return yaml

@@ -112,7 +112,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def gpu_in_use(device: object) -> bool:
-    """Whether stages compute on a GPU: the parameter `device` allows it and the machine has a driver."""
+    """Whether stages compute on a GPU: the parameter `compute.device` allows it and the machine has a driver."""
     return device != "cpu" and shutil.which("nvidia-smi") is not None
 
 
@@ -137,7 +137,7 @@ def _failed(stage: str, lines: Sequence[str], returncode: int) -> State[Any]:
         return Failed(message=f"{stage}: {reason}")
     said = next((line for line in reversed(lines[:last]) if not line.startswith("> ")), "no output")
     if int(code[1]) == MISTAKE_CODE:
-        return Failed(name=MISTAKE, message=f"{stage}: {said.removeprefix('error: ')}")
+        return Failed(name=MISTAKE, message=f"{stage}: {said.removeprefix(f'{stage}: ').removeprefix('error: ')}")
     return Failed(message=f"{stage}: {said} (exit code {code[1]})")
 
 

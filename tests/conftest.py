@@ -20,6 +20,14 @@ def one_thread() -> Iterator[None]:
     torch.set_deterministic_debug_mode(deterministic)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tracking_off() -> Iterator[None]:
+    """No stage starts a forwarder, unless a test asks for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPER_TRACKING", "off")
+        yield
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(7)

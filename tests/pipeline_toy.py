@@ -21,7 +21,7 @@ stages:
   left:
     cmd: python work.py left fetch
     deps: [work.py, fetch.txt]
-    params: [left, device]
+    params: [left, compute]
     outs: [left.txt]
   right:
     cmd: python work.py right fetch
@@ -36,14 +36,16 @@ stages:
 """
 PARAMS = """\
 # every number of the toy
-device: cpu   # or cuda
+compute:
+  device: cpu   # or cuda
 fetch: {value: 1, does: works}
 left:
   value: 8/255     # a fraction
   does: works
+  limit: null
   steps:
     - {name: first, size: 1e-3}   # a list, indented
-right: {value: 3, does: works}
+right: {value: 3, does: works, limit: null}
 join: {value: 4, does: works}
 """
 WORK = """\
@@ -75,8 +77,8 @@ CHECK = """\
 import sys
 import yaml
 
-if yaml.safe_load(open("params.yaml"))["device"] == "toaster":
-    sys.exit("params.yaml: device: got 'toaster', want cpu or cuda")
+if yaml.safe_load(open("params.yaml"))["compute"]["device"] == "toaster":
+    sys.exit("error: params.yaml: compute.device: got 'toaster', want cpu or cuda")
 """
 
 

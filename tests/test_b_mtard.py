@@ -1,6 +1,7 @@
 """B-MTARD against ten steps by hand, and the invariants of its two balances."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from components.distillation.balance import Pair, balance_entropy, balance_loss
 from components.params import Ratio
 
 ATTACK = Pgd(steps=2, step_size=Ratio(4, 255), start="gaussian", loss="cross_entropy", restarts=1)
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "attack": ATTACK,
     "reduction": "batch_mean",
     "temperature_step": 1e-3,
@@ -26,10 +27,10 @@ FIELDS = {
 
 def linear(scale: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    head = nn.Linear(64, 3).double()
     with torch.no_grad():
-        model[1].weight.mul_(scale)
-    return model.eval().requires_grad_(False)
+        head.weight.mul_(scale)
+    return nn.Sequential(nn.Flatten(), head).eval().requires_grad_(False)
 
 
 def softmax(logits: list[float], temperature: float) -> list[float]:
@@ -49,7 +50,7 @@ def mean_kl(targets: list[list[float]], logits: list[list[float]], divide_by: in
 def test_ten_steps_by_hand(reduction, images, labels, linf):
     """Facts §4.1, step by step in plain Python floats: temperatures, weights, relative losses and the total."""
     clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
-    method = BMtard(**FIELDS | {"reduction": reduction}).taught_by(clean_teacher, robust_teacher)
+    method = BMtard(**{**FIELDS, "reduction": reduction}).taught_by(clean_teacher, robust_teacher)
     torch.manual_seed(9)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
     images = images.double()
@@ -95,18 +96,20 @@ def test_gradient_is_that_of_the_weighted_sum_alone(images, labels, linf):
     """The balances are constants to the optimizer, and no gradient reaches a teacher."""
     clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
     method = BMtard(**FIELDS).taught_by(clean_teacher, robust_teacher)
-    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    head = nn.Linear(64, 3).double()
+    student = nn.Sequential(nn.Flatten(), head)
     images = images.double()
     images_adv = ATTACK(student, images, labels, linf, torch.Generator().manual_seed(0))
     loss = method.loss(student, images, labels, linf, torch.Generator().manual_seed(0))
     loss.total.backward()
     weights = {side: float(loss.parts[f"weight_{side}"]) for side in Pair._fields}
-    expected = torch.zeros_like(student[1].weight)
+    expected = torch.zeros_like(head.weight)
     for side, inputs, teacher in (("robust", images_adv, robust_teacher), ("clean", images, clean_teacher)):
         # d KL(q ‖ softmax(z)) / dz = softmax(z) - q
         delta = (student(inputs).softmax(1) - teacher(inputs).softmax(1)) / len(images)
         expected += weights[side] * delta.T @ inputs.flatten(1)
-    assert torch.allclose(student[1].weight.grad, expected.detach(), atol=1e-6)
+    assert head.weight.grad is not None
+    assert torch.allclose(head.weight.grad, expected.detach(), atol=1e-6)
     assert all(parameter.grad is None for model in (clean_teacher, robust_teacher) for parameter in model.parameters())
 
 
@@ -136,13 +139,15 @@ def test_state_round_trip_continues_exactly(images, labels, linf):
             fresh = BMtard(**FIELDS).taught_by(*teachers)
             fresh.load_state_dict(stopped.state_dict())
             stopped = fresh
-        losses = [m.loss(student, images, labels, linf, torch.Generator().manual_seed(step)) for m in (straight, stopped)]
+        losses = [
+            m.loss(student, images, labels, linf, torch.Generator().manual_seed(step)) for m in (straight, stopped)
+        ]
         assert torch.equal(losses[0].total, losses[1].total)
     assert straight.state_dict() == stopped.state_dict()
 
 
 def test_fields_are_checked():
     with pytest.raises(ValueError, match="batch_mean"):
-        BMtard(**FIELDS | {"reduction": "none"})
+        BMtard(**{**FIELDS, "reduction": "none"})
     with pytest.raises(ValueError, match="0 < min <= max"):
-        BMtard(**FIELDS | {"temperature_min": 11.0})
+        BMtard(**{**FIELDS, "temperature_min": 11.0})

@@ -42,7 +42,7 @@ def test_stages_write_data_and_metrics_and_the_same_bytes_again(tmp_path, monkey
     assert splits.normalization.scale == pytest.approx([pixels.std(unbiased=False).item()], rel=1e-12)
     assert journal.dataset.call_args.args[1] == record["digest"]
     assert journal.note.call_count == 2
-    assert journal.upstream.call_args.args[0] == {"data/raw.safetensors": sums[0]}
+    assert journal.upstream.call_args.args[0] == {"raw": sums[0]}
     run_stages({"name": "digits"})
     assert [sha256(path) for path in outputs] == sums
 

@@ -77,7 +77,7 @@ def test_lock_is_put_in_order_and_nothing_is_lost(toy: Path) -> None:
         ("left.value=4/255", "8/255     # a fraction", "4/255     # a fraction"),
         ("left.steps.0.size=1e-4", "size: 1e-3}   # a list", "size: 1e-4}   # a list"),
         ("fetch.value=[1, 2]", "{value: 1, does", "{value: [1, 2], does"),
-        ("device=cuda", "device: cpu   # or", "device: cuda  # or"),
+        ("compute.device=cuda", "device: cpu   # or", "device: cuda  # or"),
         ("fetch.does=yes", "1, does: works", "1, does: yes"),
     ],
 )
@@ -88,11 +88,14 @@ def test_edit_changes_one_place_and_keeps_the_rest(assignment: str, before: str,
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("left.valu=1", "--set left.valu: no key 'valu' in left (allowed: value, does, steps)"),
+        ("left.valu=1", "--set left.valu: no key 'valu' in left (allowed: value, does, limit, steps)"),
         ("left.steps.1.size=1", "--set left.steps.1.size: no key '1' in left.steps (allowed: 0)"),
-        ("device.x=1", "--set device.x: no key 'x' in device (allowed: none, it is a single value)"),
-        ("device", "--set device: want key=value, such as seed=1"),
-        ("device=[1", "--set device=[1: the value is not readable as YAML"),
+        (
+            "compute.device.x=1",
+            "--set compute.device.x: no key 'x' in compute.device (allowed: none, it is a single value)",
+        ),
+        ("compute", "--set compute: want key=value, such as seed=1"),
+        ("compute=[1", "--set compute=[1: the value is not readable as YAML"),
     ],
 )
 def test_edit_refuses_in_one_line(assignment: str, message: str) -> None:
@@ -190,7 +193,7 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
         (
             Outcome(
                 returncode=255,
-                lines=("> run me", "error: params.yaml: seed", "ERROR: failed to run: run me, exited with 2"),
+                lines=("> run me", "a: error: params.yaml: seed", "ERROR: failed to run: run me, exited with 2"),
                 ended_by="itself",
             ),
             "Refused",

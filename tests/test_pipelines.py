@@ -137,7 +137,7 @@ def test_command_line_prints_stages_and_fails_in_one_line(toy: Path, server: Non
     )
     assert bad.returncode == 1
     assert bad.stderr.splitlines()[-1].startswith(
-        "error: --set devise: no key 'devise' in the top level (allowed: device"
+        "error: --set devise: no key 'devise' in the top level (allowed: compute"
     )
     assert "Traceback" not in bad.stderr
 
@@ -146,7 +146,7 @@ def test_command_line_prints_stages_and_fails_in_one_line(toy: Path, server: Non
     ("given", "message"),
     [
         ({"preset": "nope"}, "--preset: unknown 'nope' (allowed: toy)"),
-        ({"set": ["device=toaster"]}, "params.yaml: device: got 'toaster', want cpu or cuda"),
+        ({"set": ["compute.device=toaster"]}, "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
         ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: fetch, left, right, join)"),
     ],
     ids=str,

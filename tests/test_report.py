@@ -43,8 +43,14 @@ class Recorder:
     def headline(self, metrics: dict[str, float]) -> None:
         self.numbers |= metrics
 
-    def artifact(self, path: str, folder: str, on_pipeline: bool) -> None:
+    def artifact(self, path: str, folder: str, on_pipeline: bool = False) -> None:
+        self.files.append(str(path))
+
+    def model(self, path: str, name: str, *rest: object) -> None:
         self.files.append(path)
+
+    def upstream(self, hashes: dict[str, str]) -> None:
+        self.hashes = hashes
 
 
 def run_stage(root: Path, monkeypatch: pytest.MonkeyPatch, gallery_images: int = 3) -> Recorder:
@@ -162,7 +168,9 @@ def test_the_stage_writes_the_same_bytes_twice(
     assert str(folder).encode() not in b"".join(first.values())
     assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.html")
     assert journal.numbers == headline(read_json("reports/robustness.json")) == read_json("metrics/report.json")
-    assert journal.files == ["reports/robustness.json", "reports/robustness.html"]
+    assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.html"]
+    assert journal.files[-1] == "models/student.safetensors"
+    assert {Path(file).suffix for file in journal.files[2:-1]} == {".svg"}
 
 
 def test_a_sparse_evaluation_is_reported_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from components.threat import Threat
 class Cw:
     """`steps` steps of `step_size` from the image on the margin loss, which stops counting above `confidence`.
 
-    The objective is that of Carlini & Wagner (arXiv 1608.04644, section V) with signed steps and projection in place of a
-    penalty; with the L∞ ball, 30 steps and confidence 50 it is the CW∞ of the MTARD line of work.
+    The objective is that of Carlini & Wagner (arXiv 1608.04644, section V) with signed steps and projection in place
+    of a penalty; with the L∞ ball, 30 steps and confidence 50 it is the CW∞ of the MTARD line of work.
     """
 
     steps: int

@@ -17,7 +17,7 @@ LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Pgd:
-    """`steps` steps of `step_size` from `start`, repeated `restarts` times; the most harmful restart of each image is kept."""
+    """`steps` steps of `step_size` from `start`, `restarts` times; of each image the most harmful is kept."""
 
     steps: int
     step_size: Fractional

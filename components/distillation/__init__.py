@@ -1,4 +1,4 @@
-"""Adversarial distillation: `DISTILLATIONS[name](**fields).taught_by(clean_teacher, robust_teacher)` -> a training method."""
+"""Adversarial distillation: `DISTILLATIONS[name](**fields).taught_by(clean_teacher, robust_teacher)` -> a method."""
 
 from typing import Protocol
 

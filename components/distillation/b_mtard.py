@@ -47,7 +47,8 @@ class BMtard:
 class BMtardMethod:
     """The objective w_r · KL(q_r(x̃) ‖ p(x̃)) + w_c · KL(q_c(x) ‖ p(x)) and the state of its two balances.
 
-    x̃ is the student's own attack; q_r and q_c are the teachers' probabilities at their temperatures, the student has none.
+    x̃ is the student's own attack; q_r and q_c are the teachers' probabilities at their temperatures, the student has
+    none.
     """
 
     def __init__(self, fields: BMtard, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:

@@ -29,8 +29,9 @@ def balance_entropy(temperatures: Pair, entropies: Pair, step_size: float, low: 
 def balance_loss(weights: Pair, relative_losses: Pair, step_size: float) -> Pair:
     """The next weights, which move towards each side's share of the relative loss: the slower learner gets more.
 
-    w ← w − η (w − l̂ / (l̂ + l̂_other)) with l̂ = L / L at the first step. (`Normalization Loss Balance`; the published code
-    divides by the mean first, which cancels.) The sum of the weights is kept, so they stay a convex combination.
+    w ← w − η (w − l̂ / (l̂ + l̂_other)) with l̂ = L / L at the first step. (`Normalization Loss Balance`; the
+    published code divides by the mean first, which cancels.) The sum of the weights is kept, so they stay a convex
+    combination.
     """
     total = relative_losses.robust + relative_losses.clean
     return Pair(*(w - step_size * (w - loss / total) for w, loss in zip(weights, relative_losses, strict=True)))

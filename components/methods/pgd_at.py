@@ -13,7 +13,7 @@ from components.threat import Threat
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PgdAt:
-    """The mean cross-entropy of images attacked by `attack`, crafted in evaluation mode, trained on in training mode."""
+    """The mean cross-entropy of attacked images: crafted in evaluation mode, trained on in training mode."""
 
     attack: Pgd
     label_smoothing: Real

@@ -75,7 +75,9 @@ def epsilon_curves(document: Document) -> Figure | None:
     limit = position(document["threat"]["epsilon"])
     if limit <= x.high:
         plot.segment((limit, 0.0), (limit, 1.0), "limit")
-        plot.text(limit, 1.0, "threat model", "note end" if x.share(limit) > 0.3 else "note", (-5.0, 12.0))
+        # Right of the line, where accuracies have fallen already, unless the drawing ends there.
+        style, shift = ("note", (5.0, 12.0)) if x.share(limit) < 0.7 else ("note end", (-5.0, 12.0))
+        plot.text(limit, 1.0, "threat model", style, shift)
     for name in names:
         _epsilon_curve(plot, document, name, position)
     return Figure(

@@ -1,6 +1,8 @@
 """The page: one file with its styles, drawings and images inside, the same bytes for the same document."""
 
+import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from components.report.svg import mark
 from components.report.tables import bounds, epsilon_text, norm_text, percent, title
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+FIGURE_STYLE = Path(__file__).with_name("figures.css")
 
 
 def page(
@@ -46,7 +49,25 @@ def page(
     environment.filters["norm"] = norm_text
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     shown = gallery(tensors, metadata, document, gallery_images)
-    return template.render(**_context(document, curves), gallery=shown) + "\n"
+    style = FIGURE_STYLE.read_text(encoding="utf-8")
+    return template.render(**_context(document, curves), gallery=shown, figure_style=style) + "\n"
+
+
+def figure_files(document: Document, curves: figures.Curves) -> dict[str, str]:
+    """Every drawing as an SVG file of its own, with its style inside: file name to text."""
+    context, style = _context(document, curves), FIGURE_STYLE.read_text(encoding="utf-8")
+    groups = ("overview", "training", "balance", "ntk", "per_class")
+    return {
+        f"{group}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower())}.svg": _standalone(figure, style)
+        for group in groups
+        for figure in context[group]
+    }
+
+
+def _standalone(figure: figures.Figure, style: str) -> str:
+    inside = f"<title>{escape(figure.title)}</title><style>{style} svg {{ background: var(--card); }}</style>"
+    opening, rest = figure.svg.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg" font-family="sans-serif">{inside}{rest}'
 
 
 def count(number: float) -> str:

@@ -1,4 +1,4 @@
-"""The boxes of dvc.yaml, one file each: read parameters, call the core, write files. Here is what every box does alike."""
+"""The boxes of dvc.yaml, one file each: read parameters, call the core, write files. Here: what all boxes do alike."""
 
 import errno
 import resource
@@ -36,7 +36,8 @@ USER_ERROR = 2
 
 def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     """Runs a stage as a process: a user's mistake becomes one line and exit status 2, a kill is recorded as one."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminate)
     began = time.monotonic()
     try:
         params = Params.read()

@@ -12,7 +12,7 @@ from components.errors import InputError
 from components.evaluation import TestSet, run_attack
 from components.journal import Journal
 from components.model_file import load_model
-from components.params import STRICT, Params, Real, typed
+from components.params import STRICT, Params, Real
 from components.splits import Splits, read_splits
 from components.stages import run
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
@@ -29,6 +29,11 @@ class Required:
     clean_accuracy: Real
     robust_accuracy: Real
 
+    def __post_init__(self) -> None:
+        for share in (self.clean_accuracy, self.robust_accuracy):
+            if not 0 <= share <= 1:
+                raise ValueError(f"got {share}, want shares from 0 to 1")
+
 
 class StudentSettings(NamedTuple):
     """The settings of training, and what is required of the teachers."""
@@ -40,7 +45,7 @@ class StudentSettings(NamedTuple):
 def read(params: Params) -> StudentSettings:
     """The stage's settings, all checked."""
     settings = read_settings(params, STAGE, DISTILLATIONS, own_keys=("required",))
-    return StudentSettings(settings, typed(Required, settings.raw.get("required"), f"{params.path}: {STAGE}.required"))
+    return StudentSettings(settings, params.typed(Required, STAGE, "required"))
 
 
 def main(params: Params, journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""Stage evaluate_attacks: what every attack does to every image, for both teachers and the student, on the test split."""
+"""Stage evaluate_attacks: what every attack does to every test image, for both teachers and the student."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +24,16 @@ from components.threat import Threat
 
 STAGE = "evaluate_attacks"
 DATA = Path("data/normalized.safetensors")
+# The sections that dvc.yaml declares: others may change without a new evaluation, so none of them is written to it.
+READ = ("seed", "compute", "threat", STAGE)
 ROLES = ("clean_teacher", "robust_teacher", "student")
+# What tables call their other columns.
+RESERVED = ("clean", "worst_case", "w_robust")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Section:
-    """The keys of the section: named attacks, and which of them draw the ε curve, transfer, and judge the last epoch."""
+    """The keys of the section: named attacks, and which of them draw the ε curve, transfer, judge the last epoch."""
 
     batch_size: int
     attacks: dict[str, dict[str, Any]]
@@ -40,10 +44,14 @@ class Section:
     gallery_images: int
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.gallery_images < 1:
-            raise ValueError("want a batch_size and gallery_images of at least 1")
-        if "clean" in self.attacks or any("/" in name for name in self.attacks):
-            raise ValueError("an attack may not be called 'clean' nor have a '/' in its name")
+        for name in ("batch_size", "gallery_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, want at least 1")
+        for name in self.attacks:
+            if name in RESERVED or "/" in name:
+                raise ValueError(f"got an attack called {name!r}, want no '/' in it and none of {', '.join(RESERVED)}")
+        if not self.curve_epsilons or min(self.curve_epsilons) < 0:
+            raise ValueError(f"got curve_epsilons {list(self.curve_epsilons)}, want at least one, all of at least 0")
 
 
 class Settings(NamedTuple):
@@ -70,7 +78,9 @@ def read(params: Params) -> Settings:
     for name in section.last_epoch_attacks:
         choose(attacks, name, f"{where}.last_epoch_attacks")
     threat, compute = params.typed(Threat, "threat"), params.typed(Compute, "compute")
-    return Settings(section, attacks, curve, threat, compute, params.typed(int, "seed"))
+    if threat.epsilon == 0 and any(section.curve_epsilons):
+        raise InputError(f"{where}.curve_epsilons: want only 0 where threat.epsilon is 0 (its step scales with ε)")
+    return Settings(section, attacks, curve, threat, compute, params.seed)
 
 
 class Candidate(NamedTuple):
@@ -114,7 +124,7 @@ def main(params: Params, journal: Journal) -> None:
 
 
 def load_candidates(splits: Splits, device: torch.device) -> dict[str, Candidate]:
-    """Best and last epoch of every role, named `student`, `student_last`, … Errors: made for other images or classes."""
+    """Best and last epoch of every role, named `student`, `student_last`, … Error: made for other images."""
     candidates = {}
     for role in ROLES:
         for checkpoint, suffix, mark in (("best", "", ""), ("last", ".last", "_last")):
@@ -149,7 +159,7 @@ def attack_model(
 
 
 def write_gallery(splits: Splits, crafted: dict[str, Outcome], settings: Settings) -> None:
-    """Writes the first test images of each class in turn, with every best model's adversarial version and its answers."""
+    """Writes the first test images of each class in turn, with every model's adversarial version and its answers."""
     labels = splits.test.labels
     # The rank of each image within its class, then the class: one of each class first, then the next of each.
     rank = torch.stack([(labels[:i] == labels[i]).sum() for i in range(len(labels))])
@@ -204,7 +214,7 @@ def describe(
         "training_cost": {role: read_json(f"metrics/{role}.json")["passes"] for role in ROLES},
         "precision": "float32",
         "seed": settings.seed,
-        "params": params.values,
+        "params": {key: params.get(key) for key in READ},
         "provenance": {"data.sha256": sha256(DATA), "code.sha256": code_hash(), "device": device.type, **versions()},
     }
 

@@ -52,7 +52,7 @@ def main(params: Params, journal: Journal) -> None:
         duplicates=section.duplicates,
         train_limit=section.train_limit,
         test_limit=section.test_limit,
-        seed=params.typed(int, "seed"),
+        seed=params.seed,
     )
     normalization = fit_normalization(parts["train"].images, section.method)
     splits = Splits(dataset=name, classes=source.classes, normalization=normalization, **parts)

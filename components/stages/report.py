@@ -12,7 +12,7 @@ from components.journal import Journal
 from components.loader import to_pixels
 from components.params import STRICT, Params
 from components.report.document import Document, best_models, build, headline
-from components.report.html import page
+from components.report.html import figure_files, page
 from components.report.tables import text_table
 from components.stages import WORK, run
 from components.storage import read_csv, read_json, read_tensors, replacing, sha256, write_csv, write_json, write_text
@@ -42,7 +42,8 @@ def main(params: Params, journal: Journal) -> None:
     """Writes every file of the report, prints the table, journals the headline numbers and registers the student."""
     section = read(params)
     curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
-    document = _document(curves)
+    # All of it, for whoever reads the page: dvc.yaml declares every section for this stage.
+    document = _document(curves) | {"params": params.values}
     tensors, metadata = read_tensors("evaluation/gallery.safetensors")
     html = page(document, curves, tensors, metadata, section.gallery_images)
     write_json(DOCUMENT, document)
@@ -53,6 +54,9 @@ def main(params: Params, journal: Journal) -> None:
     journal.headline(headline(document))
     for path in (DOCUMENT, PAGE):
         journal.artifact(path, "report", on_pipeline=True)
+    for name, svg in figure_files(document, curves).items():
+        write_text(WORK / "figures" / name, svg)
+        journal.artifact(WORK / "figures" / name, "figures")
     register_student(document, tensors["images"], journal)
     write_json("reports/costs.json", {path.stem: read_json(path) for path in sorted((WORK / "costs").glob("*.json"))})
     print(f"\n{text_table(document)}\n\nReport: {PAGE}")
@@ -75,7 +79,7 @@ def register_student(document: Document, images: Tensor, journal: Journal) -> No
         example,
         {"epsilon": document["threat"]["epsilon"], **own, **hashes},
     )
-    journal.upstream({"student": sha256(STUDENT)} | student["upstream"])
+    journal.upstream({"student": student["sha256"]} | student["upstream"])
 
 
 def _document(curves: dict[str, list[dict[str, str]]]) -> Document:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from components.journal import Journal
 from components.methods import METHODS
 from components.model_file import load_model, require_same_architecture
-from components.params import Params, typed
+from components.params import Params
 from components.splits import read_splits
 from components.stages import run
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
@@ -25,8 +25,7 @@ class RobustSettings(NamedTuple):
 def read(params: Params) -> RobustSettings:
     """The stage's settings, all checked."""
     settings = read_settings(params, STAGE, METHODS, own_keys=("warm_start",))
-    warm_start = typed(bool, settings.raw.get("warm_start"), f"{params.path}: {STAGE}.warm_start")
-    return RobustSettings(settings, warm_start)
+    return RobustSettings(settings, params.typed(bool, STAGE, "warm_start"))
 
 
 def main(params: Params, journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""What the three training boxes share: a section of params.yaml and the data become a model file, curves and metrics."""
+"""What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
 import shutil
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_ke
     section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
     return Settings(
         raw=raw,
-        seed=params.typed(int, "seed"),
+        seed=params.seed,
         compute=params.typed(Compute, "compute"),
         threat=params.typed(Threat, "threat"),
         ntk=params.typed(ProbeSchedule, "ntk"),
@@ -159,6 +159,8 @@ def publish(training: Training, splits: Splits, state: TrainingState, folder: Pa
     journal.artifact(Path(f"curves/{name}.csv"))
     journal.upstream({"normalized": sha256(DATA)} | training.upstream)
     journal.produced({name: sha256(f"models/{name}.safetensors")})
+    # The checkpoint first: without the best weights beside it, a run that is killed here could not be repeated.
+    (folder / "checkpoint.safetensors").unlink()
     shutil.rmtree(folder)
     journal.note(f"{name}: best epoch {best} of {last}, {training.settings.recipe.select_by} {state.best_score:.1%}")
 

@@ -1,0 +1,154 @@
+"""Runs a preset's stages for several seeds, without DVC, Prefect or MLflow; accuracies, costs and times as JSON.
+
+    python benchmarks/run_preset.py --preset digits --seeds 0 1 2
+    python benchmarks/run_preset.py --preset cifar10_fast --seeds 0 --data FOLDER --stop-after 540
+
+FOLDER holds the downloaded files in torchvision's layout. Every seed has a folder of its own under --work; run again,
+it skips finished stages and continues a stopped one from its checkpoint, so a long run may be cut into calls
+(`--stop-after` ends the running stage after so many seconds in all; exit status 3 says that there is more to do).
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = (
+    "fetch_data",
+    "normalize_data",
+    "train_clean_teacher",
+    "train_robust_teacher",
+    "distill_student",
+    "evaluate_attacks",
+    "report",
+)
+MORE_TO_DO = 3
+
+
+def main() -> int:
+    args = parse()
+    deadline = time.monotonic() + args.stop_after if args.stop_after else math.inf
+    for seed in args.seeds:
+        folder = prepare(args.work.resolve() / f"{args.preset}-{seed}", args.preset, seed)
+        for stage in args.stages:
+            if not run_stage(folder, stage, args.data, deadline):
+                print(f"stopped in {stage} of seed {seed}: run again to continue")
+                return MORE_TO_DO
+    write_result(args)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", required=True, help="a file of presets/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data", type=Path, help="folder with downloaded data sets")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--work", type=Path, default=ROOT / ".temper" / "benchmarks")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/PRESET-DEVICE.json")
+    return parser.parse_args()
+
+
+def prepare(folder: Path, preset: str, seed: int) -> Path:
+    """The seed's own folder, with the preset's parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(re.sub(r"(?m)^seed: .*", f"seed: {seed}", text), encoding="utf-8")
+    return folder
+
+
+def run_stage(folder: Path, stage: str, data: Path | None, deadline: float) -> bool:
+    """Runs a stage unless it has finished here before; whether it is finished now. Errors: its own exit status."""
+    done = folder / f"{stage}.seconds.json"
+    if done.exists():
+        return True
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TEMPER_TRACKING": "off"}
+    environment |= {"TEMPER_DATA": str(data.resolve())} if data else {}
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", f"components.stages.{stage}"], cwd=folder, env=environment)
+    try:
+        status = process.wait(None if deadline == math.inf else max(1.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        return False
+    if status:
+        raise SystemExit(status)
+    done.write_text(json.dumps(round(time.monotonic() - began, 2)))
+    return True
+
+
+def write_result(args: argparse.Namespace) -> None:
+    runs = {seed: one_run(args.work / f"{args.preset}-{seed}") for seed in args.seeds}
+    first = next(iter(runs.values()))
+    provenance = first.pop("provenance")
+    for run in runs.values():
+        run.pop("provenance", None)
+    result = {
+        "preset": args.preset,
+        "device": device_name(),
+        "provenance": provenance,
+        "seeds": {str(seed): run for seed, run in runs.items()},
+        "over_seeds": over_seeds([run["accuracies"] for run in runs.values()]),
+    }
+    kind = "gpu" if provenance.get("device") == "cuda" else "cpu"
+    out = args.out or ROOT / "benchmarks" / "results" / f"{args.preset}-{kind}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for name, row in result["over_seeds"].items():
+        print(f"{name:32} {row['mean']:7.2%} ± {row['spread']:.2%} (standard deviation over {row['num_seeds']} seeds)")
+    print(f"written: {out}")
+
+
+def one_run(folder: Path) -> dict:
+    """Accuracies with n and interval, passes and seconds of one seed's folder."""
+    evaluation = json.loads((folder / "evaluation/evaluation.json").read_text(encoding="utf-8"))
+    seconds = {path.name.split(".")[0]: json.loads(path.read_text()) for path in sorted(folder.glob("*.seconds.json"))}
+    sys.path.insert(0, str(ROOT))
+    from components.statistics import rate
+    from components.storage import read_tensors
+
+    outcomes, _ = read_tensors(folder / "evaluation/outcomes.safetensors")
+    accuracies = {}
+    for name, outcome in outcomes.items():
+        if name != "labels" and "/curve/" not in name and "transfer/" not in name:
+            found = rate(outcome)
+            accuracies[name] = {key: getattr(found, key) for key in ("value", "low", "high", "count", "n")}
+    return {
+        "accuracies": accuracies,
+        "passes": {"training": evaluation["training_cost"], "evaluation": evaluation["cost"]},
+        "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
+        "provenance": evaluation["provenance"],
+    }
+
+
+def over_seeds(runs: list[dict]) -> dict:
+    """Mean and standard deviation over the seeds of every accuracy."""
+    rows = {}
+    for name in runs[0]:
+        values = [run[name]["value"] for run in runs]
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+        rows[name] = {"mean": mean, "spread": spread, "num_seeds": len(values)}
+    return rows
+
+
+def device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.machine()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
