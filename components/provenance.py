@@ -32,8 +32,8 @@ def fingerprint(**inputs: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that compute numbers, name to version."""
-    found = {"python": platform.python_version()}
+    """Python (without its patch level) and the packages that compute numbers, name to version."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in PACKAGES:
         try:
             found[package] = version(package)
