@@ -2,8 +2,8 @@
 
     python benchmarks/embedded_run.py --rounds 3
 
-Each round clones the committed tree into a new folder and runs there, with the tracker on (a new sqlite file) and off in
-turn, with this environment. The limit is two minutes on two cores. Nothing else may run on the machine.
+Each round clones the committed tree into a new folder and runs there, with the tracker on (a new sqlite file) and off
+in turn, with this environment. The limit is two minutes on two cores. Nothing else may run on the machine.
 """
 
 import argparse
