@@ -21,15 +21,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = (
-    "fetch_data",
-    "normalize_data",
-    "train_clean_teacher",
-    "train_robust_teacher",
-    "distill_student",
-    "evaluate_attacks",
-    "report",
-)
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from components.stages import STAGES  # noqa: E402
+from components.statistics import rate  # noqa: E402
+from components.storage import read_tensors  # noqa: E402
+
 MORE_TO_DO = 3
 
 
@@ -113,10 +112,6 @@ def one_run(folder: Path) -> dict:
     """Accuracies with n and interval, passes and seconds of one seed's folder."""
     evaluation = json.loads((folder / "evaluation/evaluation.json").read_text(encoding="utf-8"))
     seconds = {path.name.split(".")[0]: json.loads(path.read_text()) for path in sorted(folder.glob("*.seconds.json"))}
-    sys.path.insert(0, str(ROOT))
-    from components.statistics import rate
-    from components.storage import read_tensors
-
     outcomes, _ = read_tensors(folder / "evaluation/outcomes.safetensors")
     accuracies = {}
     for name, outcome in outcomes.items():
@@ -143,8 +138,6 @@ def over_seeds(runs: list[dict]) -> dict:
 
 
 def device_name() -> str:
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU {platform.machine()}, {os.cpu_count()} cores"
