@@ -104,7 +104,8 @@ def write_result(args: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for name, row in result["over_seeds"].items():
-        print(f"{name:32} {row['mean']:7.2%} ± {row['spread']:.2%} (standard deviation over {row['num_seeds']} seeds)")
+        spread = "one seed" if row["spread"] is None else f"± {row['spread']:.2%} over {row['num_seeds']} seeds"
+        print(f"{name:32} {row['mean']:7.2%} {spread}")
     print(f"written: {out}")
 
 
@@ -127,12 +128,12 @@ def one_run(folder: Path) -> dict:
 
 
 def over_seeds(runs: list[dict]) -> dict:
-    """Mean and standard deviation over the seeds of every accuracy."""
+    """Mean and standard deviation over the seeds of every accuracy; one seed has no spread."""
     rows = {}
     for name in runs[0]:
         values = [run[name]["value"] for run in runs]
         mean = sum(values) / len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
         rows[name] = {"mean": mean, "spread": spread, "num_seeds": len(values)}
     return rows
 
