@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from components.noise import Rng, normal
 from components.threat import Threat
 
 Objective = Callable[[Tensor], Tensor]
@@ -30,13 +31,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def start_point(start: Start, images: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
+def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tensor:
     """Where an attack begins, [N, C, H, W], inside the threat model."""
     if start == "uniform":
         return threat.random_start(images, rng)
     if start == "gaussian":
-        noise = torch.randn(images.shape, generator=rng, device=images.device)
-        return threat.project(images + GAUSSIAN_START * noise, images)
+        return threat.project(images + GAUSSIAN_START * normal(rng, images), images)
     return images.clone()
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from components.noise import Rng
 from components.threat import Threat
 
 
@@ -18,9 +19,7 @@ class Loss(NamedTuple):
 class Attack(Protocol):
     """Images [N, C, H, W] in [0, 1] and labels [N] -> the same shape, inside the ball of `threat` and [0, 1]."""
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor: ...
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor: ...
 
 
 class Method(Protocol):

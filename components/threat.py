@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from components.errors import InputError
+from components.noise import Rng, normal, uniform
 from components.params import STRICT, Fractional
 
 # float32 rounding of `image ± epsilon`; a tenth of a thousandth of a grey level.
@@ -47,13 +48,12 @@ class Threat:
         scale = (self.radius / self.size(offset).clamp_min(1e-12)).clamp_max(1)
         return (images + offset * _per_image(scale)).clamp_(0, 1)
 
-    def random_start(self, images: Tensor, rng: torch.Generator) -> Tensor:
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         """Points drawn uniformly from the ball around `images` (then clipped to [0, 1]), [N, C, H, W]."""
         if self.norm == "linf":
-            noise = torch.rand(images.shape, generator=rng, device=images.device) * 2 - 1
-            return (images + self.radius * noise).clamp_(0, 1)
-        direction = torch.randn(images.shape, generator=rng, device=images.device)
-        length = torch.rand(len(images), generator=rng, device=images.device) ** (1 / images[0].numel())
+            return (images + self.radius * (uniform(rng, images) * 2 - 1)).clamp_(0, 1)
+        direction = normal(rng, images)
+        length = uniform(rng, images, ()) ** (1 / images[0].numel())
         scale = self.radius * length / self.size(direction).clamp_min(1e-12)
         return (images + direction * _per_image(scale)).clamp_(0, 1)
 

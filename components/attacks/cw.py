@@ -1,11 +1,11 @@
 """The Carlini-Wagner margin attack under a norm bound, as the adversarial distillation literature runs it."""
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.ascent import ascend
 from components.losses import margin
+from components.noise import Rng
 from components.params import STRICT, Fractional, Real
 from components.threat import Threat
 
@@ -26,9 +26,7 @@ class Cw:
         if self.steps < 1 or self.step_size <= 0 or self.confidence < 0:
             raise ValueError(f"got {self}, want steps of at least 1, a positive step_size, a confidence of at least 0")
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         def objective(logits: Tensor) -> Tensor:
             return margin(logits, labels).clamp_max(self.confidence)
 

@@ -2,12 +2,12 @@
 
 from functools import partial
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.ascent import ascend
 from components.losses import cross_entropy
+from components.noise import Rng
 from components.params import STRICT
 from components.threat import Threat
 
@@ -16,7 +16,5 @@ from components.threat import Threat
 class Fgsm:
     """One step of length epsilon along the gradient of the cross-entropy, from the image itself."""
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         return ascend(model, images, images, partial(cross_entropy, labels=labels), threat, threat.radius, steps=1)

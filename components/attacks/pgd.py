@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from components.ascent import Start, ascend, eval_mode, start_point
 from components.losses import cross_entropy, margin
+from components.noise import Rng
 from components.params import STRICT, Fractional
 from components.threat import Threat
 
@@ -29,9 +30,7 @@ class Pgd:
         if self.steps < 1 or self.restarts < 1 or self.step_size <= 0:
             raise ValueError(f"got {self}, want steps and restarts of at least 1 and a positive step_size")
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         objective = partial(LOSSES[self.loss], labels=labels)
         best, best_margin = images, None
         for _ in range(self.restarts):

@@ -1,0 +1,88 @@
+"""Random numbers for attacks: one stream per batch while training, one stream per *image* while evaluating.
+
+An image's stream depends on the seed and the image's number alone. So an evaluation gives the same adversarial images
+whatever the batch size, the order, the number of processes, the kind of device, and whether it was killed in between.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# The increment and the two multipliers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64-bit numbers.
+_INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+_BITS = 24  # of a float32's mantissa: every value is exact, on every device
+
+
+class Noise:
+    """Streams of random numbers, one for each image."""
+
+    def __init__(self, seed: int, images: Tensor, position: int = 0) -> None:
+        """Streams for the images with these numbers (int64 [N], their places in the test set)."""
+        self.seed, self.images, self.position = seed, images, position
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """The next numbers of each stream, float32 [N, *shape] in [0, 1)."""
+        return self._bits(math.prod(shape)).to(torch.float32).div_(2**_BITS).view(-1, *shape)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """The next standard normal numbers of each stream, float32 [N, *shape] (Box and Muller, 1958)."""
+        count = math.prod(shape)
+        radius = (self._bits(count).to(torch.float32) + 0.5).div_(2**_BITS).log_().mul_(-2).sqrt_()
+        angle = self._bits(count).to(torch.float32).mul_(2 * math.pi / 2**_BITS)
+        return radius.mul_(angle.cos_()).view(-1, *shape)
+
+    def of(self, chosen: Tensor) -> "Noise":
+        """The streams of some of the images (indices or a mask), where they stand now; each side then goes on alone."""
+        return Noise(self.seed, self.images[chosen], self.position)
+
+    def _bits(self, count: int) -> Tensor:
+        places = torch.arange(self.position + 1, self.position + count + 1, device=self.images.device)
+        self.position += count
+        keys = _mix(_mix(self.images + 1) + self.seed * _INCREMENT % 2**62)
+        return _shifted(_mix(keys[:, None] + places * _INCREMENT), 64 - _BITS)
+
+
+Rng = torch.Generator | Noise
+"""What an attack draws from."""
+
+
+def uniform(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Numbers in [0, 1) for each of `images`: [N, *shape], by default one for each pixel."""
+    shape = images.shape[1:] if shape is None else shape
+    if isinstance(rng, Noise):
+        return rng.uniform(shape)
+    return torch.rand((len(images), *shape), generator=rng, device=images.device)
+
+
+def normal(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Standard normal numbers for each of `images`: [N, *shape], by default one for each pixel."""
+    shape = images.shape[1:] if shape is None else shape
+    if isinstance(rng, Noise):
+        return rng.normal(shape)
+    return torch.randn((len(images), *shape), generator=rng, device=images.device)
+
+
+def subset(rng: Rng, chosen: Tensor) -> Rng:
+    """What to draw from once only the `chosen` images (indices or a mask) are left."""
+    return rng.of(chosen) if isinstance(rng, Noise) else rng
+
+
+def shared(rng: Rng) -> torch.Generator:
+    """A generator on the CPU for choices that all images share, such as the windows of a query-based attack."""
+    if isinstance(rng, Noise):
+        return torch.Generator().manual_seed(rng.seed)
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+
+
+def _mix(values: Tensor) -> Tensor:
+    """The finalizer of SplitMix64: neighbouring numbers -> unrelated ones. Products wrap around, as they should."""
+    values = (values ^ _shifted(values, 30)) * _FIRST
+    values = (values ^ _shifted(values, 27)) * _SECOND
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: Tensor, places: int) -> Tensor:
+    """To the right, zeros coming in: torch's own shift of signed numbers copies the sign."""
+    return (values >> places) & ((1 << (64 - places)) - 1)
