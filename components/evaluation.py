@@ -13,8 +13,10 @@ from components.attacks.pgd import Pgd
 from components.contracts import Attack
 from components.cost import PassCounter
 from components.loader import to_pixels
+from components.noise import Noise
 from components.params import Ratio
 from components.threat import Threat
+from components.victim import Victim, exact
 
 
 class Outcome(NamedTuple):
@@ -31,7 +33,9 @@ class Outcome(NamedTuple):
 
 
 class TestSet(NamedTuple):
-    """uint8 images [N, C, H, W] and labels [N] on one device, and how many go through a model at a time."""
+    """Images [N, C, H, W] (uint8, or float in [0, 1]) and labels [N] on one device, and how many go through a model at
+    a time.
+    """
 
     images: Tensor
     labels: Tensor
@@ -39,23 +43,24 @@ class TestSet(NamedTuple):
 
     __test__ = False  # not a test, whatever pytest makes of the name
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float images in [0, 1] and labels, in order."""
-        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
-            yield to_pixels(images), labels
+    def batches(self, chosen: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Float images in [0, 1], labels and places in the set, of all images or of the `chosen` places, in order."""
+        places = torch.arange(len(self.labels), device=self.labels.device) if chosen is None else chosen
+        for part in places.split(self.batch_size):
+            images = self.images[part]
+            yield to_pixels(images) if images.dtype == torch.uint8 else images, self.labels[part], part
 
 
 def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: Threat, seed: int) -> Outcome:
     """The outcome of `attack` on every image, in float32; `None` is no attack, which gives clean accuracy.
 
     All images are attacked, also those misclassified clean, so that an attack that *helps* shows. Random starts come
-    from `seed` alone: every model meets the same ones.
+    from `seed` and an image's place alone: every model meets the same ones, in batches of any size.
     """
-    rng = torch.Generator(test.images.device).manual_seed(seed)
-    counter = PassCounter(model)
+    counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
     batches_adv, predicted = [], []
-    for images, labels in test.batches():
-        images_adv = images if attack is None else attack(model, images, labels, threat, rng)
+    for images, labels, places in test.batches():
+        images_adv = images if attack is None else attack(model, images, labels, threat, Noise(seed, places))
         predicted.append(predict(model, images_adv))
         batches_adv.append(images_adv)
     counter.close()
@@ -65,9 +70,9 @@ def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: T
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """The class with the largest logit for each image, int64 [N], in evaluation mode."""
+    """The class with the largest logit of the exact model for each image, int64 [N], in evaluation mode."""
     with eval_mode(model):
-        return model(images).argmax(1)
+        return exact(model)(images).argmax(1)
 
 
 def transfer(targets: Mapping[str, nn.Module], images_adv: Tensor, test: TestSet) -> dict[str, Tensor]:

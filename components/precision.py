@@ -1,0 +1,101 @@
+"""Fast search networks: batch norm folded, bfloat16, compiled. Used only where they prove as good as float32."""
+
+import copy
+import shutil
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from components.contracts import Attack
+from components.errors import InputError
+from components.evaluation import TestSet, predict, run_attack
+from components.params import STRICT
+from components.threat import Threat
+from components.victim import Victim
+
+# A fast search may miss this share of the images that the float32 search fools, and disagree on as many clean ones.
+TOLERATED = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Search:
+    """How attacks compute while they search; what they find counts only once float32 confirms it.
+
+    `compiled` needs a C++ compiler on a CPU and pays where an attack runs for minutes.
+    """
+
+    precision: Literal["float32", "bfloat16"]
+    compiled: bool
+
+    def victim(self, model: nn.Module) -> Victim:
+        """The model with its search network; `model` itself stays as it is. Error: nothing to compile with."""
+        if self.compiled and not torch.cuda.is_available() and shutil.which("c++") is None:
+            raise InputError(
+                "params.yaml: search.compiled: got true, but no C++ compiler is installed (set it to false)"
+            )
+        if self.precision == "float32" and not self.compiled:
+            return Victim(model)
+        search: nn.Module = Lean(model, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
+        if self.compiled:
+            search.compile(dynamic=True)
+        return Victim(model, search)
+
+
+class Lean(nn.Module):
+    """A copy of a trained model for evaluation mode alone: batch norm folded, weights in `dtype`, channels last."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        lean = fold_batch_norm(model).requires_grad_(False)
+        for module in lean.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+        self.network = lean.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Autocast lets normalisation work in float32: bfloat16 pixels would lose half a grey level.
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(images).float()
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy of `model` with each batch norm that follows a convolution multiplied into it; for evaluation mode.
+
+    Modules that are registered one after the other are taken to be called so; where the logits then differ, the copy
+    is returned without any folding.
+    """
+    plain = copy.deepcopy(model).eval()
+    folded = copy.deepcopy(plain)
+    for parent in folded.modules():
+        children = list(parent.named_children())
+        for (place, convolution), (after, norm) in pairwise(children):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+                setattr(parent, place, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, after, nn.Identity())
+    return folded
+
+
+def parity(victim: Victim, held_out: TestSet, attack: Attack, threat: Threat, seed: int) -> dict[str, Any]:
+    """How well the search network stands for the exact one on `held_out` images (not the test split).
+
+    `agree`: clean images on which both give the same class. `only_exact` and `only_search`: attacked images that one
+    network's gradients fool (in float32) and the other's do not. `passed`: the search disagrees on, and loses, at most
+    2 % of the n images.
+    """
+    n = len(held_out.labels)
+    same = sum(
+        int((predict(victim.search, images) == predict(victim.exact, images)).sum())
+        for images, _, _ in held_out.batches()
+    )
+    fallen = [
+        run_attack(searcher, held_out, attack, threat, seed).right == 0 for searcher in (Victim(victim.exact), victim)
+    ]
+    only_exact, only_search = int((fallen[0] & ~fallen[1]).sum()), int((fallen[1] & ~fallen[0]).sum())
+    passed = n - same <= TOLERATED * n and only_exact - only_search <= TOLERATED * n
+    return {"n": n, "agree": same, "only_exact": only_exact, "only_search": only_search, "passed": passed}
