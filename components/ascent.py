@@ -1,22 +1,31 @@
 """Projected gradient ascent on the input: the one loop behind FGSM, PGD, CW and the attacks inside training."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from fractions import Fraction
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from components.losses import TINY
 from components.noise import Rng, normal
 from components.threat import Threat
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [N, K] -> the value to raise for each image, [N]."""
 
+StepRule = Callable[[Tensor], Tensor]
+"""The gradient at an iterate -> the direction to step along, [N, C, H, W]; it may remember earlier gradients."""
+
 Start = Literal["zero", "uniform", "gaussian"]
 
 # The start of TRADES and its descendants: x + 0.001 · N(0, I) (Zhang et al., arXiv 1901.08573, algorithm 1).
 GAUSSIAN_START = 1e-3
+
+# The step of the basic iterative method.
+GREY_LEVEL = 1 / 255
 
 
 @contextmanager
@@ -42,22 +51,72 @@ def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tenso
 
 def input_gradient(model: nn.Module, images: Tensor, objective: Objective) -> Tensor:
     """The gradient of the summed objective with respect to `images` alone: no weight gradient is computed or stored."""
+    return look(model, images, objective).gradient
+
+
+class View(NamedTuple):
+    """What a pass there and back shows: the gradient [N, C, H, W], the objective's values [N] and the logits [N, K]."""
+
+    gradient: Tensor
+    values: Tensor
+    logits: Tensor
+
+
+def look(model: nn.Module, images: Tensor, objective: Objective) -> View:
+    """The input gradient at `images` and what was computed on the way, all detached."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        return torch.autograd.grad(objective(model(leaf)).sum(), leaf)[0]
+        logits = model(leaf)
+        values = objective(logits)
+        return View(torch.autograd.grad(values.sum(), leaf)[0], values.detach(), logits.detach())
+
+
+def grey_level_steps(epsilon: Fraction) -> int:
+    """How many steps of one grey level reach the edge of the ball and go on a little: min(ε + 4, 1.25 ε) for ε in grey
+    levels, rounded down, at least 1 (Kurakin et al., arXiv 1607.02533, section 2.2)."""
+    levels = epsilon * 255
+    return max(1, math.floor(min(levels + 4, levels * 5 / 4)))
+
+
+def plain(gradient: Tensor) -> Tensor:
+    """The step rule that follows the gradient itself."""
+    return gradient
+
+
+class Momentum:
+    """The step rule of MI-FGSM: g ← decay · g + ∇/‖∇‖₁, each image for itself (Dong et al., arXiv 1710.06081, eq. 6).
+
+    One object serves one ascent, whose gradients it accumulates.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.direction = decay, None
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        unit = gradient / gradient.abs().sum((1, 2, 3), keepdim=True).clamp_min(TINY)
+        self.direction = unit if self.direction is None else self.decay * self.direction + unit
+        return self.direction
 
 
 def ascend(
-    model: nn.Module, images: Tensor, start: Tensor, objective: Objective, threat: Threat, step_size: float, steps: int
+    model: nn.Module,
+    images: Tensor,
+    start: Tensor,
+    objective: Objective,
+    threat: Threat,
+    step_size: float,
+    steps: int,
+    rule: StepRule = plain,
 ) -> Tensor:
     """The last of `steps` iterates x ← Π(x + step), [N, C, H, W], from `start` (Madry et al., arXiv 1706.06083, eq. 2).
 
-    The model runs in evaluation mode, so no batch statistic moves and no image depends on its neighbours. The result is
-    detached and asserted to be inside the threat model.
+    Each step is the steepest of its length along the direction that `rule` makes of the gradient. The model runs in
+    evaluation mode, so no batch statistic moves and no image depends on its neighbours. The result is detached and
+    asserted to be inside the threat model.
     """
     images_adv = start
     with eval_mode(model):
         for _ in range(steps):
-            gradient = input_gradient(model, images_adv, objective)
-            images_adv = threat.project(images_adv + threat.steepest_step(gradient, step_size), images)
+            direction = rule(input_gradient(model, images_adv, objective))
+            images_adv = threat.project(images_adv + threat.steepest_step(direction, step_size), images)
     return threat.verify(images_adv.detach(), images)

@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.errors import InputError
+
+# Keeps equal logits from dividing by zero.
+TINY = 1e-12
+
 Reduction = Literal["batch_mean", "class_mean", "none"]
 
 
@@ -26,6 +31,35 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
     return wrong - right
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The difference of logits ratio, [N]: the margin over the distance from the largest to the third largest logit.
+
+    Unlike cross-entropy it changes neither when the logits are shifted nor when they are scaled, so a model cannot hide
+    its gradient behind large logits (Croce & Hein, arXiv 2003.01690, section 4). Errors: fewer than 3 classes.
+    """
+    top = _largest(logits, 3, "dlr", "margin")
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """(z_target - z_label) / (z₁ - (z₃ + z₄) / 2), [N], where z₁ ≥ z₂ ≥ … are the sorted logits.
+
+    The two in the denominator keep it from being constant where the target ranks third (the same section). Errors:
+    fewer than 4 classes.
+    """
+    top = _largest(logits, 4, "targeted_dlr", "dlr or margin")
+    ahead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
+    return ahead.squeeze(1) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
+
+
+def _largest(logits: Tensor, count: int, loss: str, remedy: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise InputError(
+            f"loss {loss}: the model has {logits.shape[1]} classes, want at least {count} (use {remedy} instead)"
+        )
+    return logits.topk(count, dim=1).values
 
 
 def kl_divergence(target: Tensor, logits: Tensor, reduction: Reduction) -> Tensor:

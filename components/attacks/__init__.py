@@ -1,8 +1,28 @@
 """Attacks: `ATTACKS[name](**fields)(model, images, labels, threat, rng)` -> adversarial images of the same shape."""
 
+from components.attacks.apgd import Apgd
+from components.attacks.bim import Bim
 from components.attacks.cw import Cw
+from components.attacks.eot import Eot
 from components.attacks.fgsm import Fgsm
+from components.attacks.iter_ll import IterLl
+from components.attacks.mi_fgsm import MiFgsm
 from components.attacks.pgd import Pgd
+from components.attacks.r_fgsm import RFgsm
+from components.attacks.step_ll import StepLl
+from components.attacks.step_rnd import StepRnd
 from components.contracts import Attack
 
-ATTACKS: dict[str, type[Attack]] = {"cw": Cw, "fgsm": Fgsm, "pgd": Pgd}
+ATTACKS: dict[str, type[Attack]] = {
+    "apgd": Apgd,
+    "bim": Bim,
+    "cw": Cw,
+    "eot": Eot,
+    "fgsm": Fgsm,
+    "iter_ll": IterLl,
+    "mi_fgsm": MiFgsm,
+    "pgd": Pgd,
+    "r_fgsm": RFgsm,
+    "step_ll": StepLl,
+    "step_rnd": StepRnd,
+}

@@ -1,20 +1,30 @@
 """The fast gradient sign method (Goodfellow et al., arXiv 1412.6572, section 4)."""
 
-from functools import partial
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.ascent import ascend
-from components.losses import cross_entropy
 from components.noise import Rng
+from components.objectives import goal
 from components.params import STRICT
 from components.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Fgsm:
-    """One step of length epsilon along the gradient of the cross-entropy, from the image itself."""
+    """One step of length epsilon along the gradient of the cross-entropy, from the image itself.
+
+    With the aim `predicted` it leaves the model's own class instead of the label, so that no label leaks (Kurakin et
+    al., arXiv 1611.01236, section 4.2).
+    """
+
+    aim: Literal["true", "predicted"] = "true"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        return ascend(model, images, images, partial(cross_entropy, labels=labels), threat, threat.radius, steps=1)
+        # The one pass is through the clean image, so its logits are there already.
+        def objective(logits: Tensor) -> Tensor:
+            return goal("cross_entropy", self.aim, labels, logits.detach, rng)(logits)
+
+        return ascend(model, images, images, objective, threat, threat.radius, steps=1)

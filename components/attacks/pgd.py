@@ -1,47 +1,63 @@
 """Projected gradient descent, as attackers call the ascent (Madry et al., arXiv 1706.06083, section 2.1)."""
 
-from functools import partial
-from typing import Literal
-
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import Start, ascend, eval_mode, start_point
-from components.losses import cross_entropy, margin
-from components.noise import Rng
+from components.ascent import Objective, Start, ascend, eval_mode, start_point
+from components.losses import margin
+from components.noise import Rng, subset
+from components.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
 from components.params import STRICT, Fractional
 from components.threat import Threat
-
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+from components.victim import confirm
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Pgd:
-    """`steps` steps of `step_size` from `start`, `restarts` times; of each image the most harmful is kept."""
+    """`steps` steps of `step_size` from `start` up a loss with an aim, up to `restarts` times.
+
+    A restart attacks only the images not fooled yet. Of each image the point that fools the model is returned, else
+    the one of largest margin among the ends of its restarts.
+    """
 
     steps: int
     step_size: Fractional
     start: Start
-    loss: Literal["cross_entropy", "margin"]
+    loss: LossName
     restarts: int
+    aim: Aim = "true"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.step_size <= 0:
             raise ValueError(f"got {self}, want steps and restarts of at least 1 and a positive step_size")
+        require_sense(self.loss, self.aim, leaves_image=self.start != "zero")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        objective = partial(LOSSES[self.loss], labels=labels)
-        best, best_margin = images, None
+        objective = goal(self.loss, self.aim, labels, clean_logits(model, images), rng)
+        if self.restarts == 1:
+            return self._climb(model, images, objective, threat, rng)
+        return self._climb_again(model, images, labels, objective, threat, rng)
+
+    def _climb(self, model: nn.Module, images: Tensor, objective: Objective, threat: Threat, rng: Rng) -> Tensor:
+        start = start_point(self.start, images, threat, rng)
+        return ascend(model, images, start, objective, threat, float(self.step_size), self.steps)
+
+    def _climb_again(
+        self, model: nn.Module, images: Tensor, labels: Tensor, objective: Goal, threat: Threat, rng: Rng
+    ) -> Tensor:
+        best, best_margin = images.clone(), torch.full_like(labels, -torch.inf, dtype=torch.float32)
+        left = torch.arange(len(images), device=images.device)
         for _ in range(self.restarts):
-            start = start_point(self.start, images, threat, rng)
-            images_adv = ascend(model, images, start, objective, threat, float(self.step_size), self.steps)
-            if self.restarts == 1:
-                return images_adv
-            # Compared by margin, whatever the loss: its sign is what decides whether the image is fooled.
+            if not len(left):
+                break
+            images_adv = self._climb(model, images[left], objective[left], threat, rng)
             with eval_mode(model), torch.no_grad():
-                reached = margin(model(images_adv), labels)
-            better = reached > best_margin if best_margin is not None else torch.ones_like(labels, dtype=torch.bool)
-            best = torch.where(better.view(-1, 1, 1, 1), images_adv, best)
-            best_margin = torch.where(better, reached, best_margin) if best_margin is not None else reached
+                logits = model(images_adv)
+                fooled = confirm(model, images_adv, labels[left], logits.argmax(1) != labels[left])
+            # Compared by margin, whatever the loss: its sign is what decides whether the image is fooled.
+            reached = margin(logits.float(), labels[left])
+            better = fooled | (reached > best_margin[left])
+            best[left[better]], best_margin[left[better]] = images_adv[better], reached[better]
+            rng, left = subset(rng, ~fooled), left[~fooled]
         return best

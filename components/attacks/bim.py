@@ -1,0 +1,26 @@
+"""The basic iterative method (Kurakin et al., arXiv 1607.02533, section 2.2)."""
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.ascent import GREY_LEVEL, ascend, grey_level_steps
+from components.noise import Rng
+from components.objectives import clean_logits, goal
+from components.params import STRICT
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Bim:
+    """From the image itself, steps of one grey level up the cross-entropy; their number follows from epsilon.
+
+    In L2 a step is one grey level long, and the same rule then takes a little more steps than the radius is long.
+    """
+
+    aim: Literal["true", "predicted"] = "true"
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        objective = goal("cross_entropy", self.aim, labels, clean_logits(model, images), rng)
+        return ascend(model, images, images, objective, threat, GREY_LEVEL, grey_level_steps(threat.epsilon))

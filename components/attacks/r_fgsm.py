@@ -1,0 +1,29 @@
+"""FGSM after a random step, which leaves the bend of the loss right at the image (Tramèr et al., arXiv 1705.07204)."""
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.ascent import ascend
+from components.noise import Rng, normal
+from components.objectives import clean_logits, goal
+from components.params import STRICT
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RFgsm:
+    """x' = x + α · sign N(0, I) with α = epsilon / 2, then one step of length epsilon - α from x' (their eq. 4).
+
+    In L2 the first step follows the Gaussian direction itself, with length α. The aim `least_likely` makes it their
+    R+Step-LL; that class and the `predicted` one are those of the image, not of x'.
+    """
+
+    aim: Literal["true", "predicted", "least_likely"] = "true"
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        half = threat.radius / 2
+        start = threat.project(images + threat.steepest_step(normal(rng, images), half), images)
+        objective = goal("cross_entropy", self.aim, labels, clean_logits(model, images), rng)
+        return ascend(model, images, start, objective, threat, threat.radius - half, steps=1)
