@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from components.datasets import DATASETS, digits, downloads
+from components.datasets import DATASETS, digits
 from components.errors import InputError
 from components.params import member
 from components.splits import Source, require_source
@@ -42,7 +42,7 @@ def offline(monkeypatch):
         asked.append(url)
         raise URLError("no network here")
 
-    monkeypatch.setattr(downloads, "download_url", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
     return asked
 
 
@@ -190,7 +190,7 @@ def test_a_download_is_kept_and_used_again(tmp_path, monkeypatch):
         asked.append(url)
         (folder / filename).write_bytes(packed)
 
-    monkeypatch.setattr(downloads, "download_url", serve)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", serve)
     for _ in range(2):
         check_cifar(load("cifar10", tmp_path / "downloads"), batches)
     assert asked == [CIFAR10.url]

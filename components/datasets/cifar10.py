@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
-from torchvision.datasets import CIFAR10
 
 from components.datasets.cifar_batches import read_batches
 from components.params import STRICT
@@ -22,4 +21,7 @@ class Cifar10:
 
         Errors: wrong checksum; files that are neither there nor can be downloaded.
         """
+        # torchvision takes seconds to import, which only those who use it should pay.
+        from torchvision.datasets import CIFAR10
+
         return read_batches(CIFAR10, root, "labels")

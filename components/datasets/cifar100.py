@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
-from torchvision.datasets import CIFAR100
 
 from components.datasets.cifar_batches import read_batches
 from components.params import STRICT
@@ -19,4 +18,7 @@ class Cifar100:
 
         Errors: wrong checksum; files that are neither there nor can be downloaded.
         """
+        # torchvision takes seconds to import, which only those who use it should pay.
+        from torchvision.datasets import CIFAR100
+
         return read_batches(CIFAR100, root, "fine_labels")

@@ -4,18 +4,20 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10
 
 from components.datasets.downloads import fetch, read_verified, verified
 from components.errors import InputError
 from components.splits import LabelledImages, Source
 
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
-def read_batches(published: type[CIFAR10], root: Path, labels_key: str) -> Source:
+
+def read_batches(published: "type[CIFAR10]", root: Path, labels_key: str) -> Source:
     """The source from the batches that torchvision's class lists with their checksums."""
     train, test, meta = dict(published.train_list), dict(published.test_list), published.meta
     # Only bytes with the published checksum reach the parser.
@@ -27,7 +29,7 @@ def read_batches(published: type[CIFAR10], root: Path, labels_key: str) -> Sourc
     )
 
 
-def _files(published: type[CIFAR10], root: Path, checksums: dict[str, str]) -> dict[str, bytes]:
+def _files(published: "type[CIFAR10]", root: Path, checksums: dict[str, str]) -> dict[str, bytes]:
     """The verified bytes of each file, from the unpacked folder or from inside the archive."""
     folder, archive = root / published.base_folder, root / published.filename
     if folder.is_dir():

@@ -4,8 +4,6 @@ import hashlib
 from http.client import HTTPException
 from pathlib import Path
 
-from torchvision.datasets.utils import download_url
-
 from components.errors import InputError
 from components.storage import replacing
 
@@ -35,6 +33,9 @@ def fetch(url: str, path: Path, md5: str, instead: str) -> None:
         md5: the published checksum.
         instead: what the user can put where, for the message.
     """
+    # torchvision takes seconds to import, which only those who use it should pay.
+    from torchvision.datasets.utils import download_url
+
     try:
         with replacing(path) as partial:
             download_url(url, partial.parent, partial.name, md5)

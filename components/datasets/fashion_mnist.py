@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from components.datasets.downloads import fetch, read_verified
 from components.params import STRICT
@@ -29,20 +28,25 @@ class FashionMnist:
 
         Errors: wrong checksum; a file that is neither there nor can be downloaded.
         """
-        arrays = {name: _parse(_bytes(root, name, md5)) for name, md5 in FashionMNIST.resources}
+        # torchvision takes seconds to import, which only those who use it should pay.
+        from torchvision.datasets import FashionMNIST
+
+        arrays = {
+            name: _parse(_bytes(root, name, md5, FashionMNIST.mirrors[0])) for name, md5 in FashionMNIST.resources
+        }
         return Source(
             train=_labelled(arrays, "train"), test=_labelled(arrays, "t10k"), classes=tuple(FashionMNIST.classes)
         )
 
 
-def _bytes(root: Path, name: str, md5: str) -> bytes:
+def _bytes(root: Path, name: str, md5: str, mirror: str) -> bytes:
     """The uncompressed idx file; only the compressed form has a published checksum, so only that is read."""
     path = root / "FashionMNIST" / "raw" / name
     flat = root / "fashion-mnist" / name
     if flat.exists() and not path.exists():
         path = flat
     elif not path.exists():
-        fetch(FashionMNIST.mirrors[0] + name, path, md5, f"the four idx .gz files into {path.parent}")
+        fetch(mirror + name, path, md5, f"the four idx .gz files into {path.parent}")
     return gzip.decompress(read_verified(path, md5))
 
 

@@ -26,6 +26,11 @@ def scaled(channels: int, width: float) -> int:
     return max(8, 8 * round(channels * width / 8))
 
 
+def convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution of `size` x `size` that keeps the map's size over `stride`; no bias, since batch norm has one."""
+    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+
+
 def chain(make_block: MakeBlock, channels: int, stages: Iterable[tuple[int, int, int]]) -> nn.Sequential:
     """Blocks in sequence that take `channels`.
 

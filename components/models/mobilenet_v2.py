@@ -4,8 +4,6 @@ from functools import partial
 
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.ops import Conv2dNormActivation
 
 from components.batch_norm import BatchNorm
 from components.models.classifier import ImageShape, Width, chain, classifier, pooled_head, scaled
@@ -31,14 +29,16 @@ class MobileNetV2:
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""
+        # torchvision takes seconds to import, which only those who use it should pay.
+        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.ops import Conv2dNormActivation
+
+        layer = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
         norm, channels, last = self.batch_norm.layer, scaled(32, self.width), scaled(1280, self.width)
-        layers: list[nn.Module] = [_convolution(image_shape[0], channels, kernel_size=3, norm_layer=norm)]
+        layers: list[nn.Module] = [layer(image_shape[0], channels, kernel_size=3, norm_layer=norm)]
         for expansion, base, num_blocks, stride in STAGES:
             block = partial(InvertedResidual, expand_ratio=expansion, norm_layer=norm)
             layers.append(chain(block, channels, [(scaled(base, self.width), num_blocks, stride)]))
             channels = scaled(base, self.width)
-        layers.append(_convolution(channels, last, kernel_size=1, norm_layer=norm))
+        layers.append(layer(channels, last, kernel_size=1, norm_layer=norm))
         return classifier(normalization, image_shape, nn.Sequential(*layers), pooled_head(last, num_classes))
-
-
-_convolution = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)

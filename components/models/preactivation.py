@@ -4,10 +4,9 @@ from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import conv1x1, conv3x3
 
 from components.batch_norm import BatchNorm
-from components.models.classifier import chain
+from components.models.classifier import chain, convolution
 
 
 class PreactivationBlock(nn.Module):
@@ -19,11 +18,11 @@ class PreactivationBlock(nn.Module):
     def __init__(self, batch_norm: BatchNorm, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.norm1 = batch_norm.layer(channels_in)
-        self.conv1 = conv3x3(channels_in, channels_out, stride)
+        self.conv1 = convolution(channels_in, channels_out, 3, stride)
         self.norm2 = batch_norm.layer(channels_out)
-        self.conv2 = conv3x3(channels_out, channels_out)
+        self.conv2 = convolution(channels_out, channels_out, 3)
         same = stride == 1 and channels_in == channels_out
-        self.shortcut = None if same else conv1x1(channels_in, channels_out, stride)
+        self.shortcut = None if same else convolution(channels_in, channels_out, 1, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         active = F.relu(self.norm1(features))
@@ -37,4 +36,4 @@ def preactivation_features(
     """A 3x3 stem, the blocks, and the batch norm and ReLU that the last block still owes."""
     blocks = chain(partial(PreactivationBlock, batch_norm), stem_channels, stages)
     last = [batch_norm.layer(stages[-1][0]), nn.ReLU(inplace=True)]
-    return nn.Sequential(conv3x3(channels, stem_channels), blocks, *last)
+    return nn.Sequential(convolution(channels, stem_channels, 3), blocks, *last)

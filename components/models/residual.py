@@ -5,17 +5,16 @@ from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
 from components.batch_norm import BatchNorm
-from components.models.classifier import chain
+from components.models.classifier import chain, convolution
 
 MakeShortcut = Callable[[BatchNorm, int, int, int], nn.Module]
 
 
 def projection(batch_norm: BatchNorm, channels_in: int, channels_out: int, stride: int) -> nn.Module:
     """Option B of the paper: a 1x1 convolution with batch norm."""
-    return nn.Sequential(conv1x1(channels_in, channels_out, stride), batch_norm.layer(channels_out))
+    return nn.Sequential(convolution(channels_in, channels_out, 1, stride), batch_norm.layer(channels_out))
 
 
 def padding(_: BatchNorm, channels_in: int, channels_out: int, stride: int) -> nn.Module:
@@ -38,13 +37,16 @@ def residual_features(
     batch_norm: BatchNorm, channels: int, stages: list[tuple[int, int, int]], shortcut: MakeShortcut
 ) -> nn.Module:
     stem_channels = stages[0][0]
-    stem = [conv3x3(channels, stem_channels), batch_norm.layer(stem_channels), nn.ReLU(inplace=True)]
+    stem = [convolution(channels, stem_channels, 3), batch_norm.layer(stem_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*stem, chain(partial(_block, batch_norm, shortcut), stem_channels, stages))
 
 
 def _block(
     batch_norm: BatchNorm, shortcut: MakeShortcut, channels_in: int, channels_out: int, stride: int
 ) -> nn.Module:
+    # torchvision takes seconds to import, which only those who use it should pay.
+    from torchvision.models.resnet import BasicBlock
+
     same = stride == 1 and channels_in == channels_out
     downsample = None if same else shortcut(batch_norm, channels_in, channels_out, stride)
     return BasicBlock(channels_in, channels_out, stride, downsample, norm_layer=batch_norm.layer)

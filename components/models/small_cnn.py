@@ -2,10 +2,9 @@
 
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torchvision.models.resnet import conv3x3
 
 from components.batch_norm import BatchNorm
-from components.models.classifier import ImageShape, Width, classifier, scaled
+from components.models.classifier import ImageShape, Width, classifier, convolution, scaled
 from components.normalization import Normalization
 from components.params import STRICT
 
@@ -48,8 +47,11 @@ class SmallCnn:
         return classifier(normalization, image_shape, nn.Sequential(*layers), head)
 
     def _layer(self, channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
-        convolution = conv3x3(channels_in, channels_out, stride)
-        return [convolution, self.batch_norm.layer(channels_out), nn.ReLU(inplace=True)]
+        return [
+            convolution(channels_in, channels_out, 3, stride),
+            self.batch_norm.layer(channels_out),
+            nn.ReLU(inplace=True),
+        ]
 
 
 def _ceil_div(side: int, factor: int) -> int:
