@@ -1,0 +1,99 @@
+"""The Square attack: random search by queries alone, no gradient (Andriushchenko et al., arXiv 1912.00049)."""
+
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.ascent import eval_mode
+from components.attacks.squares import L2Squares, LinfSquares, Move
+from components.losses import cross_entropy, margin
+from components.noise import Rng, shared
+from components.params import STRICT, Real
+from components.threat import Threat
+from components.victim import confirm
+
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+
+# After each of these queries the squares' share of the image halves (section 3.3, for a budget of 10,000 queries).
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Square:
+    """`queries` random squares on each image, each kept if it raises the loss; `restarts` times from new starts.
+
+    L∞ (algorithms 1 and 2): squares of +epsilon or -epsilon in each channel, from vertical stripes of both. L2
+    (algorithm 3): squares that take over the norm of other squares, from a grid of them. The first cover `p_init` of
+    the image; they shrink as in the standard attack (5,000 queries, p_init 0.8, margin, 1 restart), which is on the
+    schedule for 10,000 queries whatever `queries` says. So more queries continue the same search, and never lose an
+    image. A square may lie anywhere, the last row and column included.
+
+    All images try the same squares; the signs at the start are each image's own. A square from which an image can learn
+    nothing is not evaluated: one that changes no pixel, and one already tried since the image last changed. With a
+    deterministic model that changes no result, and on small images it saves most passes. An image is done once it is
+    confirmed fooled; of the others the point with the greatest loss is returned.
+    """
+
+    queries: int
+    p_init: Real
+    restarts: int
+    loss: Literal["cross_entropy", "margin"]
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.restarts < 1 or not 0 < self.p_init <= 1:
+            raise ValueError(f"got {self}, want queries and restarts of at least 1 and p_init in (0, 1]")
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        squares = (LinfSquares if threat.norm == "linf" else L2Squares)(images.shape[1:], threat.radius)
+        draw, images_adv = shared(rng), images.clone()
+        with eval_mode(model), torch.no_grad():
+            standing = ~confirm(model, images, labels, model(images).argmax(1) != labels)
+            best = torch.full(labels.shape, -torch.inf, device=images.device)
+            for _ in range(self.restarts):
+                # Drawn for all images, so that no stream depends on who still stands.
+                start = squares.start(images, rng, draw)
+                left = standing.nonzero().squeeze(1)
+                if not len(left):
+                    break
+                points, value, fooled = self._search(model, images[left], labels[left], start[left], squares, draw)
+                better = fooled | (value > best[left])
+                images_adv[left[better]] = points[better]
+                best[left] = best[left].maximum(value)
+                standing[left[fooled]] = False
+        return threat.verify(images_adv, images)
+
+    def _search(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        points: Tensor,
+        squares: LinfSquares | L2Squares,
+        draw: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The last point of each image's climb, its loss, [N], and whether it is confirmed to fool the model, [N]."""
+        value, fooled = self._ask(model, points, labels)
+        changed, tried = torch.zeros_like(labels), dict[Move, int]()
+        for query in range(self.queries):
+            halvings = sum(query > bound for bound in HALVINGS)
+            move = squares.draw(self.p_init / 2**halvings, draw)
+            # Queries count from 1 here: 0 is the start. Tried at q and changed at q is a square that was accepted.
+            fresh = ~fooled & (changed >= tried.get(move, -1))
+            tried[move] = query + 1
+            chosen, candidates = squares.propose(points, images, move, fresh)
+            if not len(chosen):
+                if fooled.all():
+                    break
+                continue
+            reached, hit = self._ask(model, candidates, labels[chosen])
+            taken = (hit | (reached > value[chosen])).nonzero().squeeze(1)
+            places = chosen[taken]
+            points[places], value[places], fooled[places] = candidates[taken], reached[taken], hit[taken]
+            changed[places] = query + 1
+        return points, value, fooled
+
+    def _ask(self, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(points)
+        return LOSSES[self.loss](logits, labels), confirm(model, points, labels, logits.argmax(1) != labels)
