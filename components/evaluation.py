@@ -1,20 +1,16 @@
 """Which images survive which attack: per-image outcomes, from which every rate, interval and comparison is derived."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from fractions import Fraction
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from components.ascent import eval_mode
-from components.attacks.pgd import Pgd
 from components.contracts import Attack
 from components.cost import PassCounter
 from components.loader import to_pixels
 from components.noise import Noise
-from components.params import Ratio
 from components.threat import Threat
 from components.victim import Victim, exact
 
@@ -73,25 +69,3 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     """The class with the largest logit of the exact model for each image, int64 [N], in evaluation mode."""
     with eval_mode(model):
         return exact(model)(images).argmax(1)
-
-
-def transfer(targets: Mapping[str, nn.Module], images_adv: Tensor, test: TestSet) -> dict[str, Tensor]:
-    """For each target, uint8 [N]: whether it classifies right what was crafted on another model."""
-    return {
-        name: torch.cat([predict(model, part) for part in images_adv.split(test.batch_size)])
-        .eq(test.labels)
-        .to(torch.uint8)
-        for name, model in targets.items()
-    }
-
-
-def epsilon_curve(
-    model: nn.Module, test: TestSet, attack: Pgd, threat: Threat, epsilons: tuple[Ratio, ...], seed: int
-) -> Iterator[Outcome]:
-    """The outcome of `attack` at each radius; its step keeps its proportion to the radius at `threat.epsilon`."""
-    for epsilon in epsilons:
-        if epsilon == 0:
-            yield run_attack(model, test, None, threat, seed)
-            continue
-        step_size = Ratio(Fraction(attack.step_size) * epsilon / threat.epsilon)
-        yield run_attack(model, test, replace(attack, step_size=step_size), threat.at(epsilon), seed)
