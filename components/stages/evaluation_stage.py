@@ -22,6 +22,8 @@ from components.storage import write_json, write_tensors
 from components.victim import Victim
 
 SCHEMA = "temper/evaluation/2"
+# Images on which two forms of a network are compared while it is built.
+SOME = 8
 
 
 class Candidate(NamedTuple):
@@ -107,8 +109,9 @@ def _victims(
 ) -> tuple[dict[str, Victim], dict[str, Any]]:
     """Each model with the search network that the settings ask for, or, where that fails the check, with none."""
     search, victims, checks = settings.section.search, {}, {}
+    some = next(data.test.batches())[0][:SOME]
     for name, candidate in candidates.items():
-        victim = search.victim(candidate.model)
+        victim = search.victim(candidate.model, some)
         if victim.search is not victim.exact:
             checks[name] = _parity(victim, data, settings)
             if not checks[name]["passed"]:
