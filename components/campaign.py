@@ -196,5 +196,6 @@ def outcome_tensors(found: Mapping[str, Findings]) -> dict[str, Tensor]:
         tensors |= {f"{model}/{task}": outcome for task, outcome in findings.outcomes.items()}
         tensors[f"{model}/worst_case"] = findings.worst_case
         for task, answers in findings.transfer.items():
-            tensors |= {f"transfer/{task}/{model}/{target}": right for target, right in answers.items()}
+            # A file holds each tensor's own bytes: the model's answers to its own attack are copied.
+            tensors |= {f"transfer/{task}/{model}/{target}": right.clone() for target, right in answers.items()}
     return tensors

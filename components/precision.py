@@ -37,9 +37,7 @@ class Search:
         `model` itself stays as it is. Error: nothing to compile with.
         """
         if self.compiled and not torch.cuda.is_available() and shutil.which("c++") is None:
-            raise InputError(
-                "params.yaml: search.compiled: got true, but no C++ compiler is installed (set it to false)"
-            )
+            raise InputError("search.compiled: got true, but there is no C++ compiler here (set it to false)")
         if self.precision == "float32" and not self.compiled:
             return Victim(model)
         search: nn.Module = Lean(model, images, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
