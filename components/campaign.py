@@ -167,7 +167,7 @@ def cascade(attacks: Mapping[str, Attack], threats: Sequence[Threat], clean: str
 def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversarials) -> dict[str, Any]:
     """What the exact model makes of the adversarial images read back from disk, in batches of another size.
 
-    `rescored` of `n` are misclassified; `undecided`: those whose two largest logits differ by float rounding alone;
+    `fooled` of `n` are misclassified; `undecided`: those whose two largest logits differ by float rounding alone;
     `largest`: the largest perturbation found; `dtype`: how the images were kept.
     """
     fooled, undecided, largest = 0, 0, 0.0
@@ -182,7 +182,7 @@ def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversa
         largest = max(largest, float(threat.size(images_adv - images).max()))
     return {
         "n": len(test.labels),
-        "rescored": fooled,
+        "fooled": fooled,
         "undecided": undecided,
         "largest": largest,
         "dtype": adversarials.dtype,
