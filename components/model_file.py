@@ -49,13 +49,18 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: no model card in the file (want a file that a training stage wrote)")
     card = typed(ModelCard, metadata, f"{path}: model card")
+    return assemble(card, tensors, path).to(device), card
+
+
+def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -> nn.Module:
+    """The model that a card describes, with these weights, in evaluation mode. Error: weights that do not fit."""
     architecture = member(MODELS, card.architecture, f"{path}: architecture")
     # Without memory and without random numbers for weights that are replaced at once.
     with torch.device("meta"):
         model = architecture.build(len(card.classes), card.image_shape, card.normalization)
     _require_fit(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval(), card
+    return model.eval()
 
 
 def require_same_architecture(card: ModelCard, architecture: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -36,10 +37,8 @@ USER_ERROR = 2
 
 def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     """Runs a stage as a process: a user's mistake becomes one line and exit status 2, a kill is recorded as one."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _terminate)
     began = time.monotonic()
-    try:
+    with as_process(stage):
         params = Params.read()
         params.require_known({*STAGES, *SHARED})
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
@@ -50,10 +49,19 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
+
+
+@contextmanager
+def as_process(name: str) -> Iterator[None]:
+    """Ends the process as others expect it: SIGTERM and SIGINT as exits, a user's mistake in one line with status 2."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminate)
+    try:
+        yield
     except (InputError, OSError, torch.OutOfMemoryError) as error:
         if not _is_users(error):
             raise
-        print(f"{stage}: error: {_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR) from None
 
 
