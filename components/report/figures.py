@@ -1,15 +1,15 @@
-"""The report's figures, from the document and the training curves: title, one line on how to read it, SVG."""
+"""Figures of what was measured, from the document: title, one line on how to read it, SVG."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from components.report.document import Document, best_models
-from components.report.svg import BOTTOM, TOP, Axis, Plot, describe, number_axis, percent_axis, whole_axis
-from components.report.tables import epsilon_text, norm_text, title
-
-Rows = Sequence[Mapping[str, str]]
-Curves = Mapping[str, Rows]
+from components.report.document import best_models
+from components.report.kurakin import ONE_STEP, kind
+from components.report.rates import Document
+from components.report.svg import BOTTOM, TOP, Axis, Plot, colour, describe, number_axis, percent_axis, whole_axis
+from components.report.tables import cascade_title, epsilon_text, norm_text, title
 
 DASHED = "dashed"
 
@@ -33,24 +33,26 @@ class Series:
     style: str = ""
 
 
-def plane(document: Document) -> Figure:
-    """Clean accuracy across, worst-case accuracy up, a cross of intervals per selected model."""
+def plane(document: Document) -> Figure | None:
+    """Clean accuracy across, worst-case accuracy up, a cross of intervals per selected model; None without attacks."""
     found = [(name, document["models"][name]) for name in best_models(document)]
-    shown = [(name, model["clean"], model["worst_case"]) for name, model in found if model["worst_case"]]
-    clean = [rate[bound] for _, rate, _ in shown for bound in ("low", "high")]
+    shown = [(i, name, m["clean"], m["worst_case"]) for i, (name, m) in enumerate(found) if m["worst_case"]]
+    if not shown:
+        return None
+    clean = [rate[bound] for _, _, rate, _ in shown for bound in ("low", "high")]
     plot = Plot(percent_axis("clean accuracy, %", [*clean, 1.0]), percent_axis("robust"), width=460, height=330)
-    for index, (name, right, robust) in enumerate(shown):
+    for index, name, right, robust in shown:
         x, y = right["value"], robust["value"]
-        plot.segment((right["low"], y), (right["high"], y), f"whisker c{index}")
-        plot.segment((x, robust["low"]), (x, robust["high"]), f"whisker c{index}")
+        plot.segment((right["low"], y), (right["high"], y), f"whisker {colour(index)}")
+        plot.segment((x, robust["low"]), (x, robust["high"]), f"whisker {colour(index)}")
         plot.mark(x, y, index, f"{describe(f'{title(name)}, clean', right)}; {describe('worst case', robust)}")
-    _name_points(plot, [(title(name), right["value"], robust["value"]) for name, right, robust in shown])
+    _name_points(plot, [(title(name), right["value"], robust["value"]) for _, name, right, robust in shown])
     plot.text(plot.x.high, 1.0, "better ↗", "note end", (0.0, 14.0))
     return Figure(
         "Accuracy against robustness",
-        "Across: share of clean images classified right. Up: share still right in the worst case over the attacks. "
+        "Across: share of clean images classified right. Up: share still right in the worst case. "
         "Up and right is better; the arms are 95 % intervals.",
-        plot.render("Clean accuracy against worst-case accuracy of " + ", ".join(title(name) for name, *_ in shown)),
+        plot.render("Clean accuracy against worst-case accuracy of " + ", ".join(title(name) for _, name, *_ in shown)),
     )
 
 
@@ -70,16 +72,17 @@ def epsilon_curves(document: Document) -> Figure | None:
     names = [name for name in best_models(document) if document["models"][name]["curve"]]
     if not names:
         return None
-    x, position = _epsilon_axis(document)
+    x, position = _epsilon_axis(document, document["curve"]["epsilons"])
     plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
-    limit = position(document["threat"]["epsilon"])
-    if limit <= x.high:
-        plot.segment((limit, 0.0), (limit, 1.0), "limit")
-        # Right of the line, where accuracies have fallen already, unless the drawing ends there.
-        style, shift = ("note", (5.0, 12.0)) if x.share(limit) < 0.7 else ("note end", (-5.0, 12.0))
-        plot.text(limit, 1.0, "threat model", style, shift)
+    _limit(plot, position(document["threat"]["epsilon"]))
     for name in names:
-        _epsilon_curve(plot, document, name, position)
+        index, curve = best_models(document).index(name), document["models"][name]["curve"]
+        at = [position(point["epsilon"]) for point in curve]
+        low, value, high = (list(zip(at, (p[key] for p in curve), strict=True)) for key in ("low", "value", "high"))
+        plot.band(low, high, colour(index))
+        plot.line(value, colour(index))
+        for (x_at, y), point in zip(value, curve, strict=True):
+            plot.mark(x_at, y, index, describe(f"{title(name)}, ε = {epsilon_text(point['epsilon'])}", point))
     return Figure(
         "Accuracy as the attack grows",
         f"Across: the size of the change the attack may make ({norm_text(document['threat']['norm'])} ε). Up: accuracy "
@@ -88,98 +91,109 @@ def epsilon_curves(document: Document) -> Figure | None:
     )
 
 
-def _epsilon_axis(document: Document) -> tuple[Axis, Callable[[str], float]]:
+def _epsilon_axis(document: Document, measured: Sequence[str]) -> tuple[Axis, Callable[[str], float]]:
     """The axis over the measured epsilons, and where one lies on it: in grey levels for L∞, in its own unit else."""
     unit = 255 if document["threat"]["norm"] == "linf" else 1
 
     def position(epsilon: str) -> float:
         return float(Fraction(epsilon) * unit)
 
-    epsilons = [position(epsilon) for epsilon in document["curve"]["epsilons"]]
+    epsilons = [position(epsilon) for epsilon in measured]
     return whole_axis("ε, in grey levels of 255", epsilons) if unit == 255 else number_axis("ε", epsilons), position
 
 
-def _epsilon_curve(plot: Plot, document: Document, name: str, position: Callable[[str], float]) -> None:
-    index, curve = best_models(document).index(name), document["models"][name]["curve"]
-    at = [position(point["epsilon"]) for point in curve]
-    low, value, high = (list(zip(at, (p[key] for p in curve), strict=True)) for key in ("low", "value", "high"))
-    plot.band(low, high, f"c{index}")
-    plot.line(value, f"c{index}")
-    for (x, y), point in zip(value, curve, strict=True):
-        plot.mark(x, y, index, describe(f"{title(name)}, ε = {epsilon_text(point['epsilon'])}", point))
+def _limit(plot: Plot, epsilon: float) -> None:
+    """A dashed line at the threat model's ε, where it is on the drawing."""
+    if plot.x.low <= epsilon <= plot.x.high:
+        plot.segment((epsilon, 0.0), (epsilon, 1.0), "limit")
+        # Right of the line, where accuracies have fallen already, unless the drawing ends there.
+        style, shift = ("note", (5.0, 12.0)) if plot.x.share(epsilon) < 0.7 else ("note end", (-5.0, 12.0))
+        plot.text(epsilon, 1.0, "threat model", style, shift)
 
 
-def training(curves: Curves) -> list[Figure]:
-    """Validation accuracy clean and under attack, training loss and learning rate of every model, by epoch."""
-    accuracy = [*_by_model(curves, "clean_accuracy", DASHED), *_by_model(curves, "robust_accuracy")]
-    robust = "Validation accuracy", "In %, on held-out training images. Solid: under attack. Dashed: clean."
-    loss = "Training loss", "Mean over the epoch. Each method has its own loss: compare shapes, not heights."
-    rate = "Learning rate", "The step size of the optimizer in each epoch."
-    charts = [
-        _chart(*robust, accuracy, percent_axis("accuracy")),
-        _chart(*loss, _by_model(curves, "train_loss")),
-        _chart(*rate, [*_by_model(curves, "lr"), *_by_model(curves, "learning_rate")]),
-    ]
-    return [chart for chart in charts if chart]
+def staircase(document: Document) -> Figure | None:
+    """What still stands after each attack of the cascade, a falling line per selected model; None without cascade."""
+    names = [name for name in best_models(document) if document["models"][name]["cascade"]]
+    if not names:
+        return None
+    places = ["clean", *document["cascade"]["attacks"]]
+    ticks = tuple((float(place), _cut(title(attack), 12)) for place, attack in enumerate(places))
+    plot = Plot(Axis("", -0.5, len(places) - 0.5, ticks), percent_axis("accuracy"), width=460, height=330)
+    for name in names:
+        index, model = best_models(document).index(name), document["models"][name]
+        steps = [(0, model["clean"]), *((places.index(step["attack"]), step) for step in model["cascade"])]
+        edges = {
+            key: [(at + side, step[key]) for at, step in steps for side in (-0.5, 0.5)]
+            for key in ("low", "value", "high")
+        }
+        plot.band(edges["low"], edges["high"], colour(index))
+        plot.line(edges["value"], colour(index))
+        for at, step in steps:
+            plot.mark(float(at), step["value"], index, describe(f"{title(name)} after {title(places[at])}", step))
+    return Figure(
+        f"What still stands in the cascade: {cascade_title(document)}",
+        "From left to right, each attack runs only on the images still standing; a step is the accuracy after it. "
+        "Bands are 95 % intervals. A last step that falls far means that the attacks before it were too weak.",
+        plot.render("Accuracy after each attack of the cascade of " + ", ".join(map(title, names))),
+    )
 
 
-_BALANCE = {
-    "temperature": ("Temperatures", "How much each teacher's answers are softened: higher is softer."),
-    "entropy": ("Entropies", "How undecided each teacher's softened answers are; balancing brings the two together."),
-    "weight": ("Weights", "How much each teacher counts in the student's loss."),
-    "relative_loss": (
-        "Relative losses",
-        "What is left of each loss since the start: the teacher that lags gets more weight.",
-    ),
-}
-
-
-def balance(curves: Curves) -> list[Figure]:
-    """How the distillation balanced its two teachers, by epoch; empty where no model was distilled that way."""
+def one_step(document: Document) -> list[Figure]:
+    """Per selected model, accuracy under every attack of the grid over its epsilons: one-step dashed, others solid."""
+    described = document["grid"]
     charts = []
-    for part, (heading, caption) in _BALANCE.items():
-        series = [
-            Series(f"{teacher} teacher", index, points)
-            for rows in curves.values()
-            for index, teacher in enumerate(("clean", "robust"))
-            if (points := _points(rows, f"{part}_{teacher}"))
-        ]
-        charts.append(_chart(heading, caption, series, size=(300, 220)))
-    return [chart for chart in charts if chart]
+    for name in best_models(document):
+        if not (grid := document["models"][name]["grid"]):
+            continue
+        x, position = _epsilon_axis(document, described["epsilons"])
+        plot = Plot(x, percent_axis("accuracy"))
+        for index, attack in enumerate(described["attacks"]):
+            single = kind(described["attacks"][attack]) in ONE_STEP
+            points = grid.get(attack, [])
+            plot.line(
+                [(position(p["epsilon"]), p["value"]) for p in points], f"{colour(index)} {DASHED if single else ''}"
+            )
+            for point in points:
+                words = describe(f"{title(attack)}, ε = {epsilon_text(point['epsilon'])}", point)
+                plot.mark(
+                    position(point["epsilon"]), point["value"], index, words, "small hollow" if single else "small"
+                )
+        heading = title(name)[:1].upper() + title(name)[1:]
+        charts.append(Figure(heading, "", plot.render(f"One-step and iterative attacks on the {title(name)}")))
+    return charts
 
 
-_NTK = {
-    "effective_rank": (
-        "Effective rank",
-        "How many directions the kernel spreads over: low means that few features rule.",
-    ),
-    "participation_ratio": ("Participation ratio", "The same question, asked so that the large directions count more."),
-    "top10_mass": (
-        "Mass of the top ten",
-        "Share of the ten largest eigenvalues (of all squares): high means few features rule.",
-    ),
-    "alignment": (
-        "Alignment with the labels",
-        "How well the kernel's idea of similar images fits the classes: 1 is perfect.",
-    ),
-    "distance_previous": (
-        "Change since the last probe",
-        "How far the kernel turned since the probe before: 0 is not at all.",
-    ),
-    "distance_first": (
-        "Change since the start",
-        "How far the kernel has turned since the first probe: 0 is not at all.",
-    ),
-}
-
-
-def ntk(curves: Curves) -> list[Figure]:
-    """Properties of the tangent kernel on clean and adversarial inputs, by epoch; empty where nothing was probed."""
+def capacities(document: Document) -> list[Figure]:
+    """Per architecture with several sizes: clean (dashed) and worst-case accuracy against the number of parameters."""
     charts = []
-    for part, (heading, caption) in _NTK.items():
-        series = [*_by_model(curves, f"ntk_clean_{part}", DASHED), *_by_model(curves, f"ntk_adversarial_{part}")]
-        charts.append(_chart(heading, caption, series))
-    return [chart for chart in charts if chart]
+    for family in document["capacity"]:
+        models = family["models"]
+        at = [math.log10(model["num_parameters"]) for model in models]
+        ticks = {place: _magnitude(model["num_parameters"]) for place, model in zip(at, models, strict=True)}
+        margin = 0.08 * (at[-1] - at[0])
+        x = Axis("parameters (logarithmic)", at[0] - margin, at[-1] + margin, tuple(ticks.items()))
+        plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
+        for key, index, style, hollow in (("clean", 0, DASHED, "hollow"), ("worst_case", 1, "", "")):
+            shown = [(place, m["model"], m[key]) for place, m in zip(at, models, strict=True) if m[key]]
+            # Models of one size stand side by side: no line leads from one to the next.
+            if len(ticks) == len(models):
+                plot.line([(place, rate["value"]) for place, _, rate in shown], f"{colour(index)} {style}")
+            for place, model, rate in shown:
+                plot.segment((place, rate["low"]), (place, rate["high"]), f"whisker {colour(index)}")
+                plot.mark(place, rate["value"], index, describe(f"{title(model)}, {title(key)}", rate), hollow)
+            if key == "worst_case":
+                _name_points(plot, [(title(model), place, rate["value"]) for place, model, rate in shown])
+        drawing = plot.render(f"Accuracy against capacity, {family['architecture']}")
+        charts.append(Figure(family["architecture"], "Arms are 95 % intervals.", drawing))
+    return charts
+
+
+def _magnitude(count: int) -> str:
+    """A count to three digits: `23456` -> `23.5k`."""
+    for unit, text in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{text}"
+    return str(count)
 
 
 def per_class(document: Document) -> list[Figure]:
@@ -197,43 +211,11 @@ def _class_chart(document: Document, name: str, index: int) -> Figure:
         for key, style, shift in (("clean", "hollow", 0.16), ("worst_case", "", -0.16)):
             if found := row[key]:
                 at = shift - place
-                plot.segment((found["low"], at), (found["high"], at), f"whisker c{index}")
+                plot.segment((found["low"], at), (found["high"], at), f"whisker {colour(index)}")
                 plot.mark(found["value"], at, index, describe(f"{row['class']}, {title(key)}", found), style)
-    return Figure(
-        title(name).capitalize(), "", plot.render(f"Clean and worst-case accuracy per class of the {title(name)}")
-    )
+    heading = title(name)[:1].upper() + title(name)[1:]
+    return Figure(heading, "", plot.render(f"Clean and worst-case accuracy per class of the {title(name)}"))
 
 
 def _cut(text: str, limit: int = 16) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _chart(
-    heading: str, caption: str, series: Sequence[Series], y: Axis | None = None, size: tuple[int, int] = (372, 250)
-) -> Figure | None:
-    """Lines by epoch; None where there is nothing to draw."""
-    drawn = [one for one in series if one.points]
-    if not drawn:
-        return None
-    values = [value for one in drawn for _, value in one.points]
-    epochs = [epoch for one in drawn for epoch, _ in one.points]
-    plot = Plot(whole_axis("epoch", epochs), y or number_axis("", values, zero=min(values) >= 0), *size)
-    few = max(len(one.points) for one in drawn) <= 15
-    for one in drawn:
-        plot.line(one.points, f"c{one.palette} {one.style}")
-        for x, value in one.points if few else one.points[-1:]:
-            style = "small hollow" if one.style else "small"
-            plot.mark(x, value, one.palette, f"{one.name}, epoch {x:g}: {value:.4g}", style)
-    return Figure(heading, caption, plot.render(f"{heading} by epoch"))
-
-
-def _by_model(curves: Curves, column: str, style: str = "") -> list[Series]:
-    name = f"{title(column)}"
-    return [
-        Series(f"{title(model)}, {name}", i, _points(rows, column), style)
-        for i, (model, rows) in enumerate(curves.items())
-    ]
-
-
-def _points(rows: Rows, column: str) -> list[tuple[float, float]]:
-    return [(float(row["epoch"]), float(row[column])) for row in rows if row.get(column)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.report.document import Document
+from components.report.rates import Document
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
@@ -23,7 +23,10 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: D
         metadata: indices and labels [K], the attack, and per model the answers to the clean and adversarial images.
         document: the robustness document, for the class names.
         limit: how many images to show at most.
+    Without a tensor `images` there are no samples.
     """
+    if "images" not in tensors:
+        return {"samples": []}
     images = tensors["images"][:limit].float() / 255
     models = [name for name in metadata["adversarial"] if f"adversarial/{name}" in tensors]
     changes = {name: tensors[f"adversarial/{name}"][:limit].float() - images for name in models}

@@ -9,19 +9,40 @@ from typing import Any
 from torch import Tensor
 
 from components.errors import InputError
-from components.report import figures, tables
-from components.report.document import Document, best_models, conditions, subject
-from components.report.gallery import gallery
+from components.report import figures, tables, training_figures
+from components.report.document import best_models, conditions, failed, status, subject
+from components.report.gallery import data_uri, gallery
+from components.report.rates import Document
 from components.report.svg import mark
-from components.report.tables import bounds, epsilon_text, norm_text, percent, title
+from components.report.tables import title
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-FIGURE_STYLE = Path(__file__).with_name("figures.css")
+FOLDER = Path(__file__).parent
+TEMPLATE, PAGE_STYLE, FIGURE_STYLE = "report.html.j2", FOLDER / "page.css", FOLDER / "figures.css"
+
+# Every section in its order: where its markup is, its name there and on the page, its heading.
+SECTIONS = (
+    ("evidence", "verdict", "What the verdict rests on"),
+    ("evidence", "attacks", "Accuracy under every attack"),
+    ("evidence", "tradeoff", "The trade-off, and growing attacks"),
+    ("evidence", "transfer", "Attacks made for another model"),
+    ("evidence", "classes", "Class by class"),
+    ("scale", "leak", "Does the attack tell the model the answer?"),
+    ("scale", "steps", "One-step against iterative attacks"),
+    ("scale", "capacity", "Does a larger model stand up better?"),
+    ("images", "hardest", "The hardest images"),
+    ("images", "gallery", "What the attacks look like"),
+    ("record", "checkpoints", "Best against last checkpoint"),
+    ("record", "training", "How the models were trained"),
+    ("record", "balance", "How the student balanced its teachers"),
+    ("record", "kernel", "How the models' inner geometry moved"),
+    ("record", "costs", "What it cost"),
+    ("record", "provenance", "Where the numbers come from"),
+)
 
 
 def page(
     document: Document,
-    curves: figures.Curves,
+    curves: training_figures.Curves,
     tensors: Mapping[str, Tensor],
     metadata: dict[str, Any],
     gallery_images: int,
@@ -30,37 +51,51 @@ def page(
 
     Args:
         document: the robustness document.
-        curves: per trained model the rows of its curves file.
-        tensors, metadata: the content of evaluation/gallery.safetensors.
+        curves: per trained model the rows of its curves file; may be empty.
+        tensors, metadata: the content of evaluation/gallery.safetensors. Images beyond the gallery's are shown where
+            they are among the hardest.
         gallery_images: how many images the gallery shows.
     """
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
         raise InputError("report: needs jinja2, which is not installed (pip install 'temper[report]')") from None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
-        "percent": percent,
-        "bounds": bounds,
-        "title": title,
-        "epsilon": epsilon_text,
+        "bounds": tables.bounds,
         "count": count,
+        "epsilon": tables.epsilon_text,
+        "measured": tables.measured_text,
+        "norm": tables.norm_text,
+        "passes": passes,
+        "percent": tables.percent,
+        "points": tables.points,
+        "rule": tables.rule_title,
+        "title": title,
     }
-    environment.filters["norm"] = norm_text
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    shown = gallery(tensors, metadata, document, gallery_images)
-    style = FIGURE_STYLE.read_text(encoding="utf-8")
-    return template.render(**_context(document, curves), gallery=shown, figure_style=style) + "\n"
+    context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
+    context["thumbnails"] = thumbnails(document, tensors, metadata)
+    context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
+    # In a style element, characters keep their meaning: nothing is escaped.
+    styles = {"figure_style": FIGURE_STYLE.read_text("utf-8"), "page_style": PAGE_STYLE.read_text("utf-8")}
+    return environment.get_template(TEMPLATE).render(**context, **styles) + "\n"
 
 
-def figure_files(document: Document, curves: figures.Curves) -> dict[str, str]:
+def figure_files(document: Document, curves: training_figures.Curves) -> dict[str, str]:
     """Every drawing as an SVG file of its own, with its style inside: file name to text."""
-    context, style = _context(document, curves), FIGURE_STYLE.read_text(encoding="utf-8")
-    groups = ("overview", "training", "balance", "ntk", "per_class")
+    style = FIGURE_STYLE.read_text(encoding="utf-8")
     return {
-        f"{group}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower())}.svg": _standalone(figure, style)
-        for group in groups
-        for figure in context[group]
+        f"{group.replace('_', '-')}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower()).strip('-')}.svg": _standalone(
+            figure, style
+        )
+        for group, drawn in _figures(document, curves).items()
+        for figure in drawn
     }
 
 
@@ -75,26 +110,68 @@ def count(number: float) -> str:
     return f"{round(number):,}".replace(",", "\u202f")
 
 
-def _context(document: Document, curves: figures.Curves) -> dict[str, Any]:
+def passes(number: float) -> str:
+    """Passes per image: three digits below 100, a whole count above."""
+    return f"{number:.3g}" if number < 100 else count(number)
+
+
+def thumbnails(document: Document, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> dict[int, str]:
+    """The hardest images of which the gallery's file has the pixels: place in the test split to `data:` address."""
+    hard = {image["index"] for image in document["hardest"]["images"]} if document["hardest"] else set()
+    places = {index: place for place, index in enumerate(metadata.get("indices", ())) if index in hard}
+    return {index: data_uri(tensors["images"][place].float() / 255) for index, place in places.items()}
+
+
+def _context(document: Document, curves: training_figures.Curves) -> dict[str, Any]:
     best = best_models(document)
-    overview = [figures.plane(document), figures.epsilon_curves(document)]
     return {
         "document": document,
         "best": best,
         "subject": subject(document),
-        "columns": tables.columns(document),
+        "status": {name: status(document, name) for name in best},
+        "failed": {name: failed(document, name) for name in best},
+        "worst_of": {name: tables.worst_of(document, name) for name in best},
+        "cascade_title": tables.cascade_title(document),
+        "columns": {column: tables.column_title(document, column) for column in tables.columns(document)},
         "rows": {name: conditions(document["models"][name]) for name in best},
-        "marks": [mark(index) for index in range(len(best))],
-        "overview": [figure for figure in overview if figure],
-        "training": figures.training(curves),
-        "balance": figures.balance(curves),
-        "ntk": figures.ntk(curves),
-        "per_class": figures.per_class(document),
+        "marks": [mark(index) for index in range(max(len(best), len(document["grid"]["attacks"]), 2))],
+        "figures": _figures(document, curves),
         "weakest": _weakest(document),
-        "costs": _costs(document),
+        "cost_table": _costs(document),
         "facts": _facts(document),
         "params": _flat(document["params"], ""),
     }
+
+
+def _figures(document: Document, curves: training_figures.Curves) -> dict[str, list[figures.Figure]]:
+    """Every drawing of the page, by the section that it is for; what there is nothing to draw of is left out."""
+    single = {"plane": figures.plane, "growth": figures.epsilon_curves, "staircase": figures.staircase}
+    found = {name: [figure] if (figure := draw(document)) else [] for name, draw in single.items()}
+    return {
+        **found,
+        "per_class": figures.per_class(document),
+        "steps": figures.one_step(document),
+        "capacity": figures.capacities(document),
+        "training": training_figures.training(curves),
+        "balance": training_figures.balance(curves),
+        "kernel": training_figures.ntk(curves),
+    }
+
+
+def _has(section: str, context: dict[str, Any]) -> bool:
+    """Whether there is anything to say in a section."""
+    document, shown, drawn = context["document"], context["shown"], context["figures"]
+    present = {
+        "verdict": document["verdict"],
+        "tradeoff": drawn["plane"] or drawn["growth"],
+        "transfer": document["transfer"]["accuracy"],
+        "leak": any(model["label_leak"] for model in document["models"].values()),
+        "hardest": document["hardest"],
+        "gallery": shown["samples"] and shown["samples"][0]["models"],
+        "checkpoints": document["best_versus_last"],
+        **{name: drawn[name] for name in ("steps", "capacity", "training", "balance", "kernel")},
+    }
+    return bool(present.get(section, True))
 
 
 def _weakest(document: Document) -> Document | None:
@@ -103,14 +180,28 @@ def _weakest(document: Document) -> Document | None:
     return min(rows, key=lambda row: row["worst_case"]["value"], default=None)
 
 
-def _costs(document: Document) -> list[Document]:
-    """Per selected model: parameters, passes of the training, and passes per test image of each attack."""
-    n, rows = document["num_images"], []
+def _costs(document: Document) -> Document:
+    """Per selected model: parameters, passes of the training, and passes per test image of each attack and in all."""
+    n, rows, columns = document["num_images"], [], {}
     for name in best_models(document):
         model = document["models"][name]
-        attacks = {attack: {kind: total / n for kind, total in cost.items()} for attack, cost in model["cost"].items()}
-        rows.append({"name": name, "model": model, "training": model["training_cost"], "attacks": attacks})
-    return rows
+        passes: dict[str, dict[str, float]] = {}
+        for task, cost in {**model["cost"], "in all": _total(model["cost"])}.items():
+            # A curve is one thing, whatever the number of its epsilons; a cascade's attacks differ.
+            head, _, rest = task.partition("/")
+            attack, _, epsilon = rest.partition("@")
+            at = f" at ε = {epsilon}" if epsilon else ""
+            column = f"cascade: {title(attack)}{at}" if head == "cascade" else title(head)
+            sums = passes.setdefault(column, {"forward": 0.0, "backward": 0.0})
+            passes[column] = {kind: total + cost[kind] / n for kind, total in sums.items()}
+        rows.append({"name": name, "model": model, "training": model["training_cost"], "passes": passes})
+        columns |= dict.fromkeys(passes)
+    ordered = [*(column for column in columns if column != "in all"), "in all"]
+    return {"columns": ordered if len(ordered) > 1 else [], "rows": rows}
+
+
+def _total(cost: dict[str, dict[str, int]]) -> dict[str, int]:
+    return {kind: sum(one[kind] for one in cost.values()) for kind in ("forward", "backward")}
 
 
 def _facts(document: Document) -> dict[str, str]:
@@ -119,8 +210,10 @@ def _facts(document: Document) -> dict[str, str]:
         f"{title(name)} file": f"{model['file']} ({model['sha256']})" for name, model in document["models"].items()
     }
     curves = {f"{title(name)} curves": f"{one['file']} ({one['sha256']})" for name, one in document["training"].items()}
-    fixed = {key: str(document[key]) for key in ("schema", "dataset", "seed", "precision")}
-    return {**fixed, **models, **curves, **_flat(document["data"], "data"), **_flat(document["provenance"], "")}
+    fixed = {key: str(document[key]) for key in ("schema", "dataset", "seed")}
+    parts = {key: _flat(document[key], key) for key in ("precision", "adversarial", "data")}
+    flat = {key: text for part in parts.values() for key, text in part.items()}
+    return {**fixed, **models, **curves, **flat, **_flat(document["provenance"], "")}
 
 
 def _flat(value: Any, name: str) -> dict[str, str]:

@@ -78,11 +78,21 @@ MARKS = {
 }
 
 
+PALETTE = 8
+
+
+def colour(index: int) -> str:
+    """The class of the colour of series number `index`; after eight, they come again."""
+    return f"c{index % PALETTE}"
+
+
 def mark(shape: int, x: float = 0.0, y: float = 0.0, class_: str = "", title: str = "") -> str:
     """The mark of series number `shape` (square, triangle, circle, diamond), so that no figure needs colour alone."""
     text = tag("title", escape(title)) if title else ""
     path = MARKS[shape % len(MARKS)]
-    return tag("path", text, class_=f"mark c{shape} {class_}".strip(), d=path, transform=f"translate({x:.1f} {y:.1f})")
+    return tag(
+        "path", text, class_=f"mark {colour(shape)} {class_}".strip(), d=path, transform=f"translate({x:.1f} {y:.1f})"
+    )
 
 
 class Plot:

@@ -11,11 +11,13 @@ from components.errors import InputError
 from components.journal import Journal
 from components.loader import to_pixels
 from components.params import STRICT, Params
-from components.report.document import Document, best_models, build, headline
+from components.report.document import best_models, build, headline, reasons, status, subject
 from components.report.html import figure_files, page
+from components.report.rates import Document
 from components.report.tables import text_table
 from components.stages import WORK, run
 from components.storage import read_csv, read_json, read_tensors, replacing, sha256, write_csv, write_json, write_text
+from components.verdict import judge
 
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
 STUDENT = "models/student.safetensors"
@@ -39,7 +41,7 @@ def read(params: Params) -> Section:
 
 
 def main(params: Params, journal: Journal) -> None:
-    """Writes every file of the report, prints the table, journals the headline numbers and registers the student."""
+    """Writes every file of the report, prints the table, journals verdict and headline and registers the student."""
     section = read(params)
     curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
     # All of it, for whoever reads the page: dvc.yaml declares every section for this stage.
@@ -52,6 +54,7 @@ def main(params: Params, journal: Journal) -> None:
     write_csv("plots/transfer.csv", transfer_rows(document))
     write_text(PAGE, html)
     journal.headline(headline(document))
+    journal.tags(verdict_tags(document))
     for path in (DOCUMENT, PAGE):
         journal.artifact(path, "report", on_pipeline=True)
     for name, svg in figure_files(document, curves).items():
@@ -62,23 +65,24 @@ def main(params: Params, journal: Journal) -> None:
     print(f"\n{text_table(document)}\n\nReport: {PAGE}")
 
 
+def verdict_tags(document: Document) -> dict[str, str]:
+    """The verdict on the report's subject, the rules that object to it, and the verdict on every selected model."""
+    me = subject(document)
+    each = {f"verdict.{name}": status(document, name) for name in best_models(document)}
+    return {"verdict": status(document, me), "verdict.reasons": ", ".join(reasons(document, me)) or "none", **each}
+
+
 def register_student(document: Document, images: Tensor, journal: Journal) -> None:
-    """Hands the student to the tracker's registry, with its headline numbers and the hashes it comes from."""
+    """Hands the student to the tracker's registry, with headline numbers, verdict and the hashes it comes from."""
     example = WORK / "student_example.npy"
     with replacing(example) as partial, partial.open("wb") as file:
         np.save(file, to_pixels(images[:2]).contiguous().numpy())
     student = document["models"]["student"]
     own = {k.removeprefix("student."): v for k, v in headline(document).items() if k.startswith("student.")}
+    verdict = {"verdict": status(document, "student"), "verdict.reasons": verdict_tags(document)["verdict.reasons"]}
     hashes = {"sha256": student["sha256"], **{f"upstream.{k}": v for k, v in student["upstream"].items()}}
-    shape = tuple(images.shape[1:])
-    journal.model(
-        STUDENT,
-        "temper-student",
-        shape,
-        len(document["classes"]),
-        example,
-        {"epsilon": document["threat"]["epsilon"], **own, **hashes},
-    )
+    tags = {"epsilon": document["threat"]["epsilon"], **own, **verdict, **hashes}
+    journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document["classes"]), example, tags)
     journal.upstream({"student": student["sha256"]} | student["upstream"])
 
 
@@ -88,8 +92,9 @@ def _document(curves: dict[str, list[dict[str, str]]]) -> Document:
     training = {
         name: {"file": file, "sha256": sha256(file), "epochs": len(curves[name])} for name, file in files.items()
     }
+    evaluation, data = read_json("evaluation/evaluation.json"), read_json("metrics/data.json")
     try:
-        return build(read_json("evaluation/evaluation.json"), outcomes, training, read_json("metrics/data.json"))
+        return build(evaluation, outcomes, training, data, lambda evidence: judge(evidence).as_dict())
     except KeyError as error:
         raise InputError(f"evaluation/evaluation.json: missing key {error}") from None
 
@@ -108,10 +113,11 @@ def epsilon_rows(document: Document) -> list[dict[str, Any]]:
 
 
 def transfer_rows(document: Document) -> list[dict[str, Any]]:
-    """The transfer matrix as rows for `dvc plots`: source, target, accuracy and its interval."""
+    """The transfer matrices as rows for `dvc plots`: attack, source, target, accuracy and its interval."""
     return [
-        {"source": source, "target": target, **{key: found[key] for key in ("value", "low", "high")}}
-        for source, row in document["transfer"]["accuracy"].items()
+        {"attack": attack, "source": source, "target": target, **{key: found[key] for key in ("value", "low", "high")}}
+        for attack, matrix in document["transfer"]["accuracy"].items()
+        for source, row in matrix.items()
         for target, found in row.items()
     ]
 
