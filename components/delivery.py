@@ -5,7 +5,6 @@ on where it was; what it refuses is reported and passed; when it cannot be reach
 noted for the stage to say. One forwarder at a time serves a pipeline run's folder.
 """
 
-import argparse
 import fcntl
 import os
 import shutil
@@ -234,21 +233,21 @@ def status(root: Path) -> None:
         print(path.parent.name, path.stem, reader.status, share, state.problem, sep="  ")
 
 
-def command_line(arguments: list[str] | None, place: str, connect: Callable[[str], Tracker]) -> int:
-    """`follow FOLDER`, `send` or `status`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m components.tracking", description="Forwards records to MLflow.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("follow", help="forward a pipeline run's records while they are written").add_argument("folder")
-    for name, text in (("send", "send what has not been sent"), ("status", "say what has not been sent")):
-        commands.add_parser(name, help=text).add_argument("--root", default=".temper")
-    given = parser.parse_args(arguments)
-    if given.command == "follow":
-        follow(Path(given.folder), place, connect)
-    elif given.command == "status":
-        status(Path(given.root))
-    else:
-        return 1 if send(Path(given.root), place, connect) else 0
-    return 0
+def add_commands(commands: Any, place: str, connect: Callable[[str], Tracker]) -> None:
+    """Adds `follow FOLDER`, `send` and `status` to a command line; `run` is what each does, to an exit code."""
+
+    def done(_nothing: None) -> int:
+        return 0
+
+    parser = commands.add_parser("follow", help="forward a pipeline run's records while they are written")
+    parser.add_argument("folder", type=Path)
+    parser.set_defaults(run=lambda given: done(follow(given.folder, place, connect)))
+    parser = commands.add_parser("send", help="send what has not been sent")
+    parser.add_argument("--root", type=Path, default=".temper")
+    parser.set_defaults(run=lambda given: 1 if send(given.root, place, connect) else 0)
+    parser = commands.add_parser("status", help="say what has not been sent")
+    parser.add_argument("--root", type=Path, default=".temper")
+    parser.set_defaults(run=lambda given: done(status(given.root)))
 
 
 def folders(root: Path) -> list[Path]:

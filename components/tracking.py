@@ -1,8 +1,10 @@
-"""Forwards journals to MLflow, in a process of its own. The only file that imports MLflow.
+"""Forwards journals to MLflow, in a process of its own, and reads back. With serving.py, all that imports MLflow.
 
     python -m components.tracking follow FOLDER    what a stage starts: forwards a pipeline run's journals as they grow
     python -m components.tracking send             sends what has not been sent
     python -m components.tracking status           says what has not been sent
+    python -m components.tracking fetch REF FOLDER fetches the evaluation of a run or of a registered model
+    python -m components.tracking promote REF      gives a registered model an alias, if rules allow it
 
 Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
 `temper`. A pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what
@@ -10,8 +12,8 @@ it read. Runs are named explicitly in each call: nothing uses MLflow's active ru
 pipeline run, since importing MLflow and opening its database cost about five seconds of CPU.
 """
 
+import argparse
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -23,8 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import delivery
+from components import delivery, registry
 from components.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
+from components.errors import InputError
 from components.records import pipeline_status, stage_of
 
 # Set unless the user has: MLflow's own defaults keep trying for many minutes.
@@ -32,21 +35,19 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # MLflow's limits are 1000 metrics and 100 parameters or tags a batch; long values are hard to read in its tables.
 METRICS_PER_BATCH, ENTRIES_PER_BATCH, MAX_PARAM, MAX_TAG = 500, 100, 250, 5000
 # The record itself is wrong: sending it again would not help.
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
-MODEL_PACKAGES = ("numpy", "pydantic", "pyyaml", "safetensors", "torch", "torchvision")
 
 
 class Mlflow:
     """A connection: the client, the experiment, and the runs found or made in it."""
 
     def __init__(self, uri: str) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(uri)
+        self.client = open_client(uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "temper")
         found = self.client.get_experiment_by_name(name)
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
@@ -179,13 +180,18 @@ def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
+    # Only here, since it needs torch.
+    from components import serving
+
     client, run, name, tags = mlflow.client, box.state.run, event["name"], event["tags"]
     # A forwarder that died before it noted the version has registered it all the same.
     if client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
         return
     logged = client.create_logged_model(mlflow.experiment, name, run, tags, model_type="classifier")
+    weights, example = (box.path.parent / kept for kept in event["kept"])
+    form = {key: event[key] for key in ("image_shape", "num_classes")}
     with tempfile.TemporaryDirectory() as folder:
-        _save_model(Path(folder, "model"), box.path.parent, event, run, logged.model_id)
+        serving.save(Path(folder, "model"), weights, example, run=run, model_id=logged.model_id, **form)
         client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
     client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
     client.finalize_logged_model(logged.model_id, "READY")
@@ -193,28 +199,6 @@ def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
         client.create_registered_model(name)
     version = client.create_model_version(name, f"models:/{logged.model_id}", run, tags, model_id=logged.model_id)
     mlflow.tag(run, {"registered": f"{name} version {version.version}"})
-
-
-def _save_model(path: Path, folder: Path, event: Event, run: str, model_id: str) -> None:
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.pyfunc import save_model  # pyright: ignore[reportPrivateImportUsage]
-    from mlflow.types import Schema, TensorSpec
-
-    shapes = (-1, *event["image_shape"]), (-1, event["num_classes"])
-    images, logits = (Schema([TensorSpec(np.dtype("float32"), shape)]) for shape in shapes)
-    weights, example = (folder / kept for kept in event["kept"])
-    # A loader in place of a Python object: nothing is pickled.
-    save_model(
-        path,
-        loader_module="components.serving",
-        data_path=str(weights),
-        code_paths=[str(Path(__file__).parent)],
-        mlflow_model=Model(run_id=run, model_id=model_id),
-        signature=ModelSignature(images, logits),
-        input_example=np.load(example, allow_pickle=False),
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in MODEL_PACKAGES],
-    )
 
 
 def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:
@@ -247,15 +231,24 @@ def place() -> str:
 
 def connect(uri: str) -> Mlflow:
     """A connection. Errors: Unreachable, within seconds."""
+    try:
+        return Mlflow(uri)
+    except Exception as error:
+        raise (
+            error if isinstance(error, Unreachable) else Unreachable(f"MLflow at {uri}: {first_line(error)}")
+        ) from error
+
+
+def open_client(uri: str) -> Any:
+    """MLflow's client. Errors: Unreachable, within seconds."""
     if importlib.util.find_spec("mlflow") is None:
         raise Unreachable("MLflow is not installed")
     require_reachable(uri)
     for key, value in BOUNDS.items():
         os.environ.setdefault(key, value)
-    try:
-        return Mlflow(uri)
-    except Exception as error:
-        raise Unreachable(f"MLflow at {uri}: {first_line(error)}") from error
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
 
 
 def _sorted_out(error: Exception) -> Exception:
@@ -290,13 +283,21 @@ def _tensor(dtype: str, *shape: int) -> str:
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    return delivery.command_line(arguments, place(), connect)
+    """The command line; returns the exit code, 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m components.tracking", description="Records in MLflow.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    delivery.add_commands(commands, place(), connect)
+    registry.add_commands(commands, place(), open_client)
+    given = parser.parse_args(arguments)
+    try:
+        return given.run(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

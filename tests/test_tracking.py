@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paired_evaluations import outcomes, record_evaluation, write_evaluation
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
@@ -248,6 +249,8 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     write_student()
+    evaluation = write_evaluation(project / "evaluation", outcomes(40))
+    record_evaluation(evaluation, DIGEST)
     run_pipeline()
     assert tracking.main(["send"]) == 0
     client = mlflow.MlflowClient(server)
@@ -257,6 +260,9 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     _check_headline(client, runs["pipeline"], runs["report"])
     _check_model(client, server, runs["distill_student"])
     assert list((project / "served").rglob("report.html"))
+    assert tracking.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    for file in evaluation.iterdir():
+        assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
     assert not (project / "mlflow.db").exists()
 
 
