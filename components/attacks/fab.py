@@ -1,16 +1,19 @@
 """FAB-T, the targeted fast adaptive boundary attack (Croce & Hein, arXiv 1907.02044)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import eval_mode
+from components.ascent import View, eval_mode, look
 from components.noise import Rng
 from components.params import STRICT, Ratio, Real
 from components.threat import Threat
 from components.victim import confirm
+
+Norm = Literal["linf", "l2"]
 
 # Newton's method stops by itself after some three to eight rounds; this bounds it.
 ROUNDS = 50
@@ -20,11 +23,11 @@ ROUNDS = 50
 class Fab:
     """Steps to the decision boundary between the label and each of the `targets` likeliest other classes in turn.
 
-    One step (algorithm 1 and eq. 7): the boundary is taken for the hyperplane that the logits' gradient gives; the
+    One step (algorithm 1): the boundary is taken for the hyperplane that the logits' gradient gives; the
     point and the image are both projected onto it inside [0, 1] and overshot by `eta`; the next point lies between the
     two, at most `alpha_max` of the way to the image's. A misclassified point first goes back to `beta` of its distance.
-    Unlike the paper, that step uses the hyperplane at the misclassified point itself, which lies nearer to the boundary
-    than the one gone back: one forward and one backward pass a step instead of two and one.
+    Unlike the paper, the step after that keeps the hyperplane found at the misclassified point, which is nearer to the
+    boundary than the point gone back to: one forward and one backward pass a step instead of two and one.
 
     The paper asks for the smallest perturbation. Here only the ball counts, so an image is done with the first
     misclassified point inside it; an image without one is returned as it is. Classes are ranked once, by the clean
@@ -51,69 +54,62 @@ class Fab:
         with eval_mode(model), torch.no_grad():
             logits = model(images)
             standing = ~confirm(model, images, labels, logits.argmax(1) != labels)
-            ranked = logits.argsort(dim=1, descending=True, stable=True)
-            for rank in range(1, min(self.targets, logits.shape[1] - 1) + 1):
+            wrong = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+            half = threat.at(Ratio(threat.epsilon / 2))
+            # The label itself comes last.
+            for rank in range(min(self.targets, logits.shape[1] - 1)):
                 for restart in range(self.restarts):
                     # Drawn for all images, so that no stream depends on who still stands.
-                    half = threat.at(Ratio(threat.epsilon / 2))
                     start = half.random_start(images, rng) if restart else images
                     left = standing.nonzero().squeeze(1)
-                    if len(left):
-                        args = (images[left], labels[left], ranked[left, rank], start[left])
-                        points, fooled = self._search(model, *args, threat)
-                        images_adv[left[fooled]] = points
-                        standing[left[fooled]] = False
+                    if not len(left):
+                        break
+                    goal = (images[left], labels[left], wrong[left, rank])
+                    points, places = self._search(model, *goal, start[left], threat)
+                    images_adv[left[places]], standing[left[places]] = points, False
         return threat.verify(images_adv, images)
 
     def _search(
         self, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor, point: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
-        """Confirmed adversarial points in the ball, [M, C, H, W], and the positions of their images, [M]."""
+        """Confirmed adversarial points in the ball, [M, C, H, W], and the places of their images in the batch, [M]."""
         places = torch.arange(len(images), device=images.device)
         points, fooled = [images[:0]], [places[:0]]
         for step in range(self.steps + 1):
-            last = step == self.steps
-            logits, gap, normal = _linearized(model, point, labels, targets, with_normal=not last)
-            wrong = logits.argmax(1) != labels
+            view = look(model, point, partial(_gap, labels=labels, targets=targets))
+            wrong = view.logits.argmax(1) != labels
             hit = confirm(model, point, labels, wrong & (threat.size(point - images) <= threat.radius))
-            if hit.any():
+            standing = (~hit).nonzero().squeeze(1)
+            if len(standing) < len(hit):
                 points.append(point[hit])
                 fooled.append(places[hit])
-                stay = ~hit
-                places, images, labels, targets = places[stay], images[stay], labels[stay], targets[stay]
-                point, gap, normal, wrong = point[stay], gap[stay], normal[stay], wrong[stay]
-            if last or not len(places):
+                places, images, labels, targets = (each[standing] for each in (places, images, labels, targets))
+                point, wrong, view = point[standing], wrong[standing], View(*(part[standing] for part in view))
+            if step == self.steps or not len(places):
                 break
-            offset = (normal * point).flatten(1).sum(1) - gap
-            point = torch.where(wrong.view(-1, 1, 1, 1), torch.lerp(images, point, self.beta), point)
-            point = self._step(point, images, normal, offset, threat.norm)
+            point = self._step(point, images, view, wrong, threat.norm)
         return torch.cat(points), torch.cat(fooled)
 
-    def _step(
-        self, point: Tensor, images: Tensor, normal: Tensor, offset: Tensor, norm: Literal["linf", "l2"]
-    ) -> Tensor:
+    def _step(self, point: Tensor, images: Tensor, view: View, wrong: Tensor, norm: Norm) -> Tensor:
+        normal, shape = view.gradient.flatten(1), point.shape
+        offset = (normal * point.flatten(1)).sum(1) - view.values
+        point = torch.where(wrong.view(-1, 1, 1, 1), torch.lerp(images, point, self.beta), point)
         both = torch.cat([point, images]).flatten(1)
-        moves = onto_hyperplane(both, normal.flatten(1).repeat(2, 1), offset.repeat(2), norm)
+        moves = onto_hyperplane(both, normal.repeat(2, 1), offset.repeat(2), norm)
         lengths = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
         near, far = lengths.clamp_min(1e-8).chunk(2)
         share = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
         from_point, from_image = torch.add(both, moves, alpha=self.eta).chunk(2)
-        return torch.lerp(from_point, from_image, share).clamp_(0, 1).view_as(point)
+        return torch.lerp(from_point, from_image, share).clamp_(0, 1).view(shape)
 
 
-def _linearized(
-    model: nn.Module, point: Tensor, labels: Tensor, targets: Tensor, with_normal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [N, K], the target's logit less the label's, [N], and that gap's gradient, [N, C, H, W] (or the point)."""
-    with torch.set_grad_enabled(with_normal):
-        leaf = point.detach().requires_grad_(with_normal)
-        logits = model(leaf)
-        gap = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
-        normal = torch.autograd.grad(gap.sum(), leaf)[0] if with_normal else point
-    return logits.detach(), gap.detach(), normal
+def _gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The target's logit less the label's, [N], in float32 also where a fast search answers in less."""
+    logits = logits.float()
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
 
 
-def onto_hyperplane(points: Tensor, normals: Tensor, offsets: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
+def onto_hyperplane(points: Tensor, normals: Tensor, offsets: Tensor, norm: Norm) -> Tensor:
     """The shortest move of each point to {z in [0, 1]^D : normal · z = offset}; all are [N, D], offsets are [N].
 
     A box that misses the hyperplane gives the move to its corner nearest to it. The move is min(level · speed, room) in

@@ -16,7 +16,7 @@ from components.victim import confirm
 
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
-# After each of these queries the squares' share of the image halves (section 3.3, for a budget of 10,000 queries).
+# After each of these queries the squares' share of the image halves: the paper's schedule for 10,000 queries.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -50,7 +50,7 @@ class Square:
         draw, images_adv = shared(rng), images.clone()
         with eval_mode(model), torch.no_grad():
             standing = ~confirm(model, images, labels, model(images).argmax(1) != labels)
-            best = torch.full(labels.shape, -torch.inf, device=images.device)
+            best = images.new_full(labels.shape, -torch.inf)
             for _ in range(self.restarts):
                 # Drawn for all images, so that no stream depends on who still stands.
                 start = squares.start(images, rng, draw)
@@ -95,5 +95,6 @@ class Square:
         return points, value, fooled
 
     def _ask(self, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(points)
+        # A fast search may answer in low precision, in which a margin would lose its last digits.
+        logits = model(points).to(points.dtype)
         return LOSSES[self.loss](logits, labels), confirm(model, points, labels, logits.argmax(1) != labels)

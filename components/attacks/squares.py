@@ -24,7 +24,7 @@ class Move(NamedTuple):
 
 
 class LinfSquares:
-    """Section 3.4, algorithm 2: every pixel is at +radius or -radius, clipped to [0, 1]."""
+    """Algorithm 2: every pixel is at +radius or -radius, clipped to [0, 1]."""
 
     def __init__(self, shape: Sequence[int], radius: float) -> None:
         self.shape, self.radius = shape, radius
@@ -53,7 +53,7 @@ class LinfSquares:
 
 
 class L2Squares:
-    """Section 3.4, algorithm 3: every perturbation has norm `radius` before it is clipped to [0, 1]."""
+    """Algorithm 3: every perturbation has norm `radius` before it is clipped to [0, 1]."""
 
     def __init__(self, shape: Sequence[int], radius: float) -> None:
         self.shape, self.radius = shape, radius
@@ -105,7 +105,7 @@ class L2Squares:
 
 
 def pyramids(side: int) -> Tensor:
-    """Two pyramids, positive above and negative below, of norm 1 together, [side, side] (eq. 2 and its appendix).
+    """Two pyramids, positive above and negative below, of norm 1 together, [side, side] (section 3.4).
 
     A pyramid's value falls with the distance r (in king's moves) from its centre, as the sum of 1/(k + 1)² from k = r
     to the longer half side.
