@@ -98,6 +98,25 @@ def test_step_sizes_by_hand():
     assert state.rises.tolist() == [0] * 4 and state.checked_values.tolist() == [2.0] * 4
 
 
+def test_rises_are_counted_from_the_second_look_on():
+    """Logits (0, mean of the image): the loss of class 0 grows with the brightness."""
+
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            bright = images.mean((1, 2, 3))
+            return torch.stack([torch.zeros_like(bright), bright], 1)
+
+    state = climb(2, THREATS[0])
+    seen = []
+    for brightness in (0.5, 0.6, 0.55, 0.7):
+        state.point = torch.full_like(state.point, brightness)
+        state.look(Brightness())
+        state.remember()
+        seen.append(int(state.rises[0]))
+    assert seen == [0, 1, 1, 2] and torch.allclose(state.best, torch.full_like(state.best, 0.7))
+    assert torch.allclose(state.best_margins, torch.full((2,), 0.7)) and state.wrong.all()
+
+
 def test_momentum_by_hand():
     """x + 0.75 (Π(x + step) - x) + 0.25 (x - x₋₁), on one image in a wide ball."""
     threat = Threat(norm="linf", epsilon=Ratio(1, 4))
