@@ -9,7 +9,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from components.evaluation import TestSet
-from components.storage import replacing
+from components.storage import beginning
 
 Dtype = Literal["float32", "uint8"]
 
@@ -24,14 +24,16 @@ class Adversarials:
     def __init__(self, path: Path | str, test: TestSet, dtype: Dtype) -> None:
         self.path, self.dtype, self.test = Path(path), dtype, test
         if not self.path.exists():
-            with replacing(self.path) as partial, partial.open("wb") as file:
-                shape = tuple(test.images.shape)
-                np.lib.format.write_array_header_1_0(
-                    file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-                )
-                for images, _, _ in test.batches():
-                    file.write(self._stored(images, images).tobytes())
+            self._begin()
         self._rows = open_memmap(self.path, mode="r+")
+
+    def _begin(self) -> None:
+        """The file with the images themselves in it, unless another process began it in the meantime."""
+        header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": tuple(self.test.images.shape)}
+        with beginning(self.path) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for images, _, _ in self.test.batches():
+                file.write(self._stored(images, images).tobytes())
 
     def keep(self, places: Tensor, images_adv: Tensor) -> None:
         """Writes the adversarial versions [n, C, H, W] of the images at `places` [n]; they are on disk on return."""

@@ -6,6 +6,7 @@ what the others did.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.errors import InputError
+from components.storage import beginning
 
 SCHEMA = "temper/outcome-journal/1"
 
 
 class OutcomeJournal:
-    """The finished units of one evaluation, by name."""
+    """The finished units of one evaluation, by name. `id` is short for its key."""
 
-    def __init__(self, path: Path, file: BinaryIO, units: dict[str, dict[str, Any]]) -> None:
-        self.path, self.units = path, units
-        self._file, self._read = file, file.tell()
+    def __init__(self, path: Path, file: BinaryIO, head: bytes) -> None:
+        self.path, self.id = path, hashlib.sha256(head).hexdigest()[:12]
+        self.units: dict[str, dict[str, Any]] = {}
+        self._file, self._read = file, len(head)
+        self.refresh()
 
     @classmethod
     def open(cls, path: Path | str, key: Mapping[str, Any]) -> "OutcomeJournal":
@@ -31,22 +35,25 @@ class OutcomeJournal:
         path = Path(path)
         head = _line({"schema": SCHEMA, "key": key})
         if not path.exists():
-            _begin(path, head)
+            with beginning(path) as begun:
+                begun.write(head)
         file = path.open("r+b", buffering=0)
         _drop_torn_line(file)
         first = file.readline()
         if first != head:
+            file.close()
             raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
-        journal = cls(path, file, {})
-        journal.refresh()
-        return journal
+        return cls(path, file, head)
 
     def append(self, unit: str, record: Mapping[str, Any]) -> None:
         """Adds a finished unit; it is on the disk when this returns."""
         data = _line({"unit": unit, **record})
         # One write to a file opened for appending: lines of processes that share the journal never mix.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         try:
+            if os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) != b"\n":
+                # Half a line that a process beside this one left when it died.
+                data = b"\n" + data
             written = os.write(descriptor, data)
             os.fsync(descriptor)
         finally:
@@ -60,10 +67,12 @@ class OutcomeJournal:
         self._file.seek(self._read)
         for line in self._file.readlines():
             if not line.endswith(b"\n"):
-                break  # another process is about to finish it
+                break
             self._read += len(line)
-            record = json.loads(line)
-            self.units.setdefault(record.pop("unit"), record)
+            # Half a line is work that was not finished.
+            with suppress(ValueError):
+                record = json.loads(line)
+                self.units.setdefault(record.pop("unit"), record)
 
     def close(self) -> None:
         """Closes the file; what it holds stays."""
@@ -74,19 +83,6 @@ class OutcomeJournal:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _begin(path: Path, head: bytes) -> None:
-    """A journal with its first line, unless another process began it in the meantime."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(head)
-    try:
-        # A link, unlike a rename, never replaces what another process has already begun to fill.
-        with suppress(FileExistsError):
-            os.link(partial, path)
-    finally:
-        partial.unlink()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

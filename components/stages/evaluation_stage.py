@@ -1,5 +1,6 @@
 """What every evaluation does, of the pipeline's models or of models from outside: run, probe, score again, write."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,9 @@ def evaluate(
     victims, precision = _victims(candidates, data, settings, note)
     selected = [name for name, candidate in candidates.items() if candidate.selected]
     with OutcomeJournal.open(place.unfinished / "journal.jsonl", _key(candidates, data, settings)) as journal:
-        kept = {name: Adversarials(place.unfinished / f"{name}.npy", data.test, "float32") for name in selected}
+        # Beside its journal, by whose key it is called: what another evaluation left there is not mistaken for it.
+        found_images = place.unfinished / f"adversarial.{journal.id}"
+        kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
         campaign = Campaign(victims, data.test, settings.seed, journal, selected, kept, place.shard)
         found = {}
         for name in candidates:
@@ -139,11 +142,12 @@ def _key(candidates: Mapping[str, Candidate], data: Data, settings: Settings) ->
         "models": {name: candidate.facts["sha256"] for name, candidate in candidates.items()},
         "data": data.sha256,
         "threat": repr(settings.threat),
-        "tasks": fingerprint(tasks=tasks),
+        "attacks": hashlib.sha256(repr(tasks).encode()).hexdigest()[:16],
         "seed": settings.seed,
         "batch_size": data.test.batch_size,
         "search": repr(settings.section.search),
         "images": len(data.test.labels),
+        "code": fingerprint(),
     }
 
 
