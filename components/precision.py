@@ -52,9 +52,12 @@ class Lean(nn.Module):
     def __init__(self, model: nn.Module, images: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         lean = fold_batch_norm(model, images).requires_grad_(False)
-        for module in lean.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.to(dtype)
+        for module in list(lean.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Conv2d):
+                    child.to(dtype)
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, FullPrecision(child))
         self.network = lean.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.dtype = dtype
 
@@ -62,6 +65,22 @@ class Lean(nn.Module):
         # Autocast lets normalisation work in float32: bfloat16 pixels would lose half a grey level.
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(images).float()
+
+
+class FullPrecision(nn.Module):
+    """A layer that computes in float32 amid autocast.
+
+    Linear heads are cheap, and logits of bfloat16 have three digits: a search that compares them would see most steps
+    as no change at all.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.layer(features.float())
 
 
 @torch.no_grad()
