@@ -96,7 +96,7 @@ def _gain(pair: Mapping[str, Any]) -> tuple[float, float]:
     return (gained - lost) / pair["n"], mcnemar(lost, gained) / 2 if gained > lost else 1.0
 
 
-def most_gained(evidence: Evidence, rule: str) -> dict[str, Any]:
+def _most_gained(evidence: Evidence, rule: str) -> dict[str, Any]:
     """Of a rule's pairs the one with the surest rise."""
     pairs = evidence["pairs"][rule]
     if not pairs:
@@ -110,7 +110,7 @@ def never_gains(rule: str) -> Callable[[Evidence], Finding]:
     """The test that in no pair of the rule accuracy rises, beyond what chance does to paired images."""
 
     def find(evidence: Evidence) -> Finding:
-        worst = most_gained(evidence, rule)
+        worst = _most_gained(evidence, rule)
         return Finding("suspect" if worst["p"] < ALPHA else "passed", worst)
 
     return find
@@ -127,27 +127,25 @@ def budget_used(evidence: Evidence) -> Finding:
 
 
 def label_leak(evidence: Evidence) -> Finding:
-    worst, right, n = most_gained(evidence, "label_leak"), evidence["right"], evidence["images"]
+    worst, right, n = _most_gained(evidence, "label_leak"), evidence["right"], evidence["images"]
     # One step that changes next to nothing is a leak only where many steps show that something could be changed.
     empty = worst["change"] > -LEAK and right["fgsm"] - right["pgd"] > LABEL_GAP * n
     return Finding("suspect" if empty or worst["p"] < ALPHA else "passed", worst | {"pgd": right["pgd"]})
 
 
 def mask_gap_labels(evidence: Evidence) -> Finding:
-    worst = most_gained(evidence, "mask_gap_labels")
-    bad = one_step_holds(evidence) and worst["change"] > LABEL_GAP and worst["p"] < ALPHA
+    worst, right = _most_gained(evidence, "mask_gap_labels"), evidence["right"]
+    holds = 2 * right["fgsm"] >= right["clean"]
+    bad = holds and worst["change"] > LABEL_GAP and worst["p"] < ALPHA
     return Finding("suspect" if bad else "passed", worst)
 
 
 def mask_gap_steps(evidence: Evidence) -> Finding:
     right, n = evidence["right"], evidence["images"]
+    shares = {name: right[name] / n for name in ("clean", "fgsm", "pgd_half", "pgd")}
     gap = (right["fgsm"] - right["pgd"]) / n
-    measured = {"clean": right["clean"] / n, "fgsm": right["fgsm"] / n, "pgd": right["pgd"] / n, "gap": gap}
-    return Finding("suspect" if one_step_holds(evidence) and gap > STEP_GAP else "passed", measured)
-
-
-def one_step_holds(evidence: Evidence) -> bool:
-    return 2 * evidence["right"]["fgsm"] >= evidence["right"]["clean"]
+    holds = 2 * right["fgsm"] >= right["clean"] and right["fgsm"] > right["pgd_half"]
+    return Finding("suspect" if holds and gap > STEP_GAP else "passed", shares | {"gap": gap})
 
 
 def rescored(evidence: Evidence) -> Finding:

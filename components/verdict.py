@@ -229,7 +229,8 @@ RULES = (
     Rule(
         "mask_gap_steps",
         findings.mask_gap_steps,
-        bound="FGSM leaves at most 15 points more right than PGD, where it leaves half of clean; else suspect",
+        bound="FGSM leaves at most 15 points more right than PGD, where it leaves half of clean and more than PGD "
+        "at ε/2; else suspect",
         meaning="catastrophic overfitting to one step: robust to FGSM alone",
         remedy="train with PGD, or watch PGD accuracy while training and go back when it collapses",
     ),
