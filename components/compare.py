@@ -130,7 +130,8 @@ def _classes(found: Document) -> list[list[str]]:
 def _notes(found: Document) -> Iterator[str]:
     if "worst_case" in found["conditions"]:
         yield "Worst case: right clean and under every attack above, image by image."
-    yield f"In brackets: {100 * found['confidence']:.0f} % intervals (of differences: Tango's; where it is close, the exact p decides)."
+    share = f"{100 * found['confidence']:.0f} %"
+    yield f"In brackets: {share} intervals (of differences: Tango's; where they disagree with p, the exact p decides)."
     yield "Only A, only B: images that one model alone gets right; p: exact McNemar test on them."
     if found["per_class"]:
         yield "Corrected: for the number of classes, after Holm."

@@ -156,6 +156,14 @@ def test_a_worse_model_does_not_replace_the_champion(client: Any) -> None:
     assert champion(client) == "5", "no difference is not worse"
 
 
+def test_a_better_model_replaces_the_champion(client: Any) -> None:
+    client.set_registered_model_alias(NAME, "champion", "1")
+    failed, passed = promote(client, resolve(client, reference(2)), bar(not_worse=True))
+    assert failed == []
+    assert passed[1].startswith("version 2 is more robust than champion 1 by 15.0 points")
+    assert champion(client) == "2"
+
+
 def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
     client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -235,6 +235,13 @@ def test_detectable_differences_grow_with_scatter_and_shrink_with_images() -> No
     assert detectable_paired(0.1, 1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("discordant", "n"), [(0.4, 30), (0.1, 359), (0.02, 10_000)])
+def test_the_detectable_difference_solves_connors_equation(discordant: float, n: int) -> None:
+    delta = detectable_paired(discordant, n)
+    normal = (1.959964 * math.sqrt(discordant) + 0.841621 * math.sqrt(discordant - delta**2)) ** 2 / delta**2
+    assert normal + 1 / delta == pytest.approx(n, rel=1e-5)
+
+
 def test_the_unpaired_detectable_difference_solves_its_equation() -> None:
     delta = detectable_unpaired(0.9, 400, 400)
     mean = 0.9 - delta / 2
