@@ -100,20 +100,23 @@ def fetch(client: Any, source: Source, folder: Path) -> str | None:
 
     Errors: no evaluation with that run or its pipeline, an evaluation of other models.
     """
-    run = next(_evaluations(client, source), None)
-    if run is None:
-        unsent = "it had none, or it is not sent yet: python -m components.tracking send"
-        raise InputError(f"{source.title}: its pipeline has no {' and '.join(FILES)} in MLflow ({unsent})")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        client.download_artifacts(run, name, str(folder))
-    if source.version is None or "sha256" not in source.version.tags:
-        return None
-    models = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))["models"]
-    own = [name for name, card in models.items() if card["sha256"] == source.version.tags["sha256"]]
-    if not own:
-        raise InputError(f"{source.title}: run {run[:8]} evaluated {', '.join(models)}, none of which is this version")
-    return own[0]
+    digest = source.version.tags.get("sha256") if source.version else None
+    others: dict[str, None] = {}
+    for run in _evaluations(client, source):
+        for name in FILES:
+            client.download_artifacts(run, name, str(folder))
+        if digest is None:
+            return None
+        models = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))["models"]
+        # A pipeline may have evaluated models from outside as well.
+        if own := [name for name, card in models.items() if card["sha256"] == digest]:
+            return own[0]
+        others |= dict.fromkeys(models)
+    if others:
+        raise InputError(f"{source.title}: its pipeline evaluated {', '.join(others)}, none of which is this version")
+    unsent = "it had none, or it is not sent yet: python -m components.tracking send"
+    raise InputError(f"{source.title}: its pipeline has no {' and '.join(FILES)} in MLflow ({unsent})")
 
 
 def _evaluations(client: Any, source: Source) -> Iterator[str]:

@@ -46,6 +46,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             record_evaluation(write_evaluation(root / f"{version}", outcomes(lost), digest), digest)
             record_report(model, digest, verdict)
         second = root / "2/student.safetensors"
+        # A model from outside, evaluated in the same pipeline run, is not to be taken for it.
+        record_evaluation(write_evaluation(root / "outside", outcomes(10, "theirs"), "e" * 64), "e" * 64)
         record_report(second, registry_digest(root, 2), "trusted")
         assert tracking.main(["send"]) == 0
         yield root
