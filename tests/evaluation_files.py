@@ -269,7 +269,7 @@ def gallery(
     metadata = {
         "indices": list(range(num_shown)),
         "labels": labels,
-        "attack": ATTACKS["pgd_sat"],
+        "attack": "pgd_sat",
         "clean": {role: labels for role in roles},
         "adversarial": {role: wrong if role == "clean_teacher" else labels for role in roles},
     }

@@ -63,6 +63,19 @@ def test_page_fits_and_draws(page, tmp_path, width):
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
+def test_what_is_folded_is_printed(page, tmp_path):
+    folded = page.with_name("folded.html")
+    html = page.read_text(encoding="utf-8")
+    assert "details::details-content {" in html
+    folded.write_text(html.replace("details::details-content {", "unknown {"), encoding="utf-8")
+    pages = []
+    for file in (page, folded):
+        paper = tmp_path / f"{file.stem}.pdf"
+        browse(file, tmp_path / "profile", f"--print-to-pdf={paper}", "--no-pdf-header-footer")
+        pages.append(len(re.findall(rb"/Type /Page\b", paper.read_bytes())))
+    assert pages[0] >= pages[1] + 2 > 2
+
+
 def test_screenshot_is_not_blank(page, tmp_path):
     picture = tmp_path / "page.png"
     browse(page, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1280,1600")

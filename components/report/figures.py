@@ -9,7 +9,7 @@ from components.report.document import best_models
 from components.report.kurakin import ONE_STEP, kind
 from components.report.rates import Document
 from components.report.svg import BOTTOM, TOP, Axis, Plot, colour, describe, number_axis, percent_axis, whole_axis
-from components.report.tables import cascade_title, epsilon_text, norm_text, title
+from components.report.tables import cascade_title, epsilon_text, norm_text, sentence, title
 
 DASHED = "dashed"
 
@@ -158,7 +158,7 @@ def one_step(document: Document) -> list[Figure]:
                 plot.mark(
                     position(point["epsilon"]), point["value"], index, words, "small hollow" if single else "small"
                 )
-        heading = title(name)[:1].upper() + title(name)[1:]
+        heading = sentence(title(name))
         charts.append(Figure(heading, "", plot.render(f"One-step and iterative attacks on the {title(name)}")))
     return charts
 
@@ -213,7 +213,7 @@ def _class_chart(document: Document, name: str, index: int) -> Figure:
                 at = shift - place
                 plot.segment((found["low"], at), (found["high"], at), f"whisker {colour(index)}")
                 plot.mark(found["value"], at, index, describe(f"{row['class']}, {title(key)}", found), style)
-    heading = title(name)[:1].upper() + title(name)[1:]
+    heading = sentence(title(name))
     return Figure(heading, "", plot.render(f"Clean and worst-case accuracy per class of the {title(name)}"))
 
 

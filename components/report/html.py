@@ -71,12 +71,14 @@ def page(
         "bounds": tables.bounds,
         "count": count,
         "epsilon": tables.epsilon_text,
+        "grey": tables.grey_text,
         "measured": tables.measured_text,
         "norm": tables.norm_text,
         "passes": passes,
         "percent": tables.percent,
         "points": tables.points,
         "rule": tables.rule_title,
+        "sentence": tables.sentence,
         "title": title,
     }
     context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}

@@ -44,6 +44,11 @@ def title(name: str) -> str:
     return _TITLES.get(name, name.replace("_", " "))
 
 
+def sentence(words: str) -> str:
+    """Words with their first letter large, for the start of a sentence; `str.capitalize` would shrink all others."""
+    return words[:1].upper() + words[1:]
+
+
 def cascade_title(document: Document) -> str:
     """The cascade's name: AutoAttack only where it is that, else the attacks it consists of."""
     cascade = document["cascade"]
@@ -90,9 +95,14 @@ def bounds(found: dict[str, Any]) -> str:
 
 def epsilon_text(epsilon: str) -> str:
     """Epsilon as written, and in grey levels where that is a whole number: `1/5 (51/255)`."""
+    grey = grey_text(epsilon)
+    return epsilon if grey == epsilon else f"{epsilon} ({grey})"
+
+
+def grey_text(epsilon: str) -> str:
+    """Epsilon in grey levels where that is a whole number, else as written: `1/5` -> `51/255`."""
     levels = Fraction(epsilon) * 255
-    grey = f"{levels}/255"
-    return epsilon if levels.denominator != 1 or not levels or grey == epsilon else f"{epsilon} ({grey})"
+    return f"{levels}/255" if levels.denominator == 1 and levels else epsilon
 
 
 def norm_text(norm: str) -> str:
