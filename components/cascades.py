@@ -1,19 +1,23 @@
 """The cascades that have a name: which attacks run one after another, as entries of params.yaml."""
 
-from typing import Any, Literal
+from typing import Any
 
 from components.errors import InputError
 
+NAMES = ("autoattack", "quick", "none")
 # How many wrong classes the targeted attacks try, or all of them where there are fewer.
 TARGETS = 9
 
 
-def specs(name: Literal["autoattack", "quick", "none"], num_classes: int) -> dict[str, dict[str, Any]]:
+def specs(name: str, num_classes: int) -> dict[str, dict[str, Any]]:
     """The attacks of a cascade in the order in which they run, name -> fields; the same for both norms.
 
     `autoattack` is the standard four with their standard settings (Croce & Hein, arXiv 2003.01690, section 5). `quick`
-    is the first two of them, `none` has no attack. Errors: fewer than 4 classes, too few for the targeted loss.
+    is the first two of them, `none` has no attack. Errors: another name; fewer than 4 classes, too few for the targeted
+    loss.
     """
+    if name not in NAMES:
+        raise InputError(f"cascade: got {name!r}, want one of {', '.join(NAMES)}, or attacks of your own")
     if name == "none":
         return {}
     if num_classes < 4:

@@ -39,6 +39,12 @@ _SMALL = {
     "evaluate_attacks.attacks.cw.steps": 3,
     "evaluate_attacks.attacks.pgd_50.steps": 4,
     "evaluate_attacks.curve_epsilons": [0, "26/255", "51/255"],
+    "evaluate_attacks.cascade": {
+        "apgd_ce": {"name": "apgd", "steps": 5, "restarts": 1, "rho": 0.75, "loss": "cross_entropy", "targets": 0},
+        "square": {"name": "square", "queries": 20, "p_init": 0.8, "restarts": 1, "loss": "margin"},
+    },
+    "evaluate_attacks.grid.epsilons": ["6/255", "13/255"],
+    "evaluate_attacks.probe_images": 20,
     "evaluate_attacks.gallery_images": 4,
     "report.gallery_images": 4,
 }
@@ -130,8 +136,15 @@ def _declared(box: dict[str, Any]) -> Iterator[str]:
 
 
 def hashes(folder: Path, *stages: str) -> dict[str, str]:
-    """Declared outputs that exist, path to SHA-256."""
-    return {path: sha256(folder / path) for path in outputs(*stages) if (folder / path).exists()}
+    """Declared outputs that exist, files in declared folders among them, path to SHA-256."""
+    return {path: sha256(folder / path) for path in files(folder, *stages)}
+
+
+def files(folder: Path, *stages: str) -> list[str]:
+    """The files that declared outputs are, or hold where they are folders."""
+    found = [folder / path for path in outputs(*stages) if (folder / path).exists()]
+    inside = [sorted(path.iterdir()) if path.is_dir() else [path] for path in found]
+    return [str(path.relative_to(folder)) for paths in inside for path in paths]
 
 
 def partial_files(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic.dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from components.adversarials import Dtype
 from components.attacks import ATTACKS
 from components.attacks.pgd import Pgd
 from components.campaign import Task, cascade
-from components.cascades import specs
+from components.cascades import NAMES, specs
 from components.compute import Compute
 from components.contracts import Attack
 from components.errors import InputError, choose
@@ -46,7 +46,7 @@ class Section:
     batch_size: int
     search: Search
     attacks: Specs
-    cascade: Literal["autoattack", "quick", "none"] | Specs
+    cascade: str | Specs
     cascade_epsilons: tuple[Fractional, ...]
     curve_attack: str
     curve_epsilons: tuple[Fractional, ...]
@@ -61,6 +61,8 @@ class Section:
         for name in ("batch_size", "gallery_images", "probe_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name} {getattr(self, name)}, want at least 1")
+        if isinstance(self.cascade, str) and self.cascade not in NAMES:
+            raise ValueError(f"got cascade {self.cascade!r}, want {', '.join(NAMES)}, or a mapping of attacks")
         own = self.cascade if isinstance(self.cascade, dict) else {}
         for name in (*self.attacks, *self.grid.attacks, *own):
             if name in RESERVED or "/" in name or "@" in name:
