@@ -50,9 +50,11 @@ def sentence(words: str) -> str:
 
 
 def cascade_title(document: Document) -> str:
-    """The cascade's name: AutoAttack only where it is that, else the attacks it consists of."""
+    """The cascade's name: AutoAttack only where it is that, else the attacks it consists of, or how many."""
     cascade = document["cascade"]
-    return _CASCADES.get(cascade["name"], " + ".join(map(title, cascade["attacks"])))
+    attacks = [title(attack) for attack in cascade["attacks"]]
+    own = " + ".join(attacks) if len(attacks) < 4 else f"cascade of {len(attacks)} attacks"
+    return _CASCADES.get(cascade["name"], own)
 
 
 def column_title(document: Document, column: str) -> str:
