@@ -1,6 +1,7 @@
 """What each rule of the verdict makes of the evidence: comparisons of counts with bounds, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from components.statistics import mcnemar
@@ -117,13 +118,21 @@ def never_gains(rule: str) -> Callable[[Evidence], Finding]:
 
 
 def budget_used(evidence: Evidence) -> Finding:
-    shares = [found["largest"] / found["epsilon"] for found in evidence["budget"]]
-    # The excess first: it is the worse mistake.
-    worst = max(shares) if not max(shares) <= EXCEEDED else min(shares)
-    found = dict(evidence["budget"][shares.index(worst)]) | {"share": worst}
-    if not worst <= EXCEEDED:
-        return Finding("broken", found)
-    return Finding("passed" if worst >= USED else "suspect", found)
+    attacks = [dict(found) | {"share": found["largest"] / found["epsilon"]} for found in evidence["budget"]]
+    # Saved images can only say too much: where nothing fell, they are the clean ones.
+    for found in [*attacks, *_saved(evidence)]:
+        if not found["share"] <= EXCEEDED:
+            return Finding("broken", found)
+    least = min(attacks, key=lambda found: found["share"])
+    return Finding("passed" if least["share"] >= USED else "suspect", least)
+
+
+def _saved(evidence: Evidence) -> list[dict[str, Any]]:
+    """The budget of the adversarial images that were saved, if that was measured."""
+    if "largest" not in evidence.get("rescored", {}) or "threat" not in evidence:
+        return []
+    largest, epsilon = evidence["rescored"]["largest"], float(Fraction(evidence["threat"]["epsilon"]))
+    return [{"attack": "saved images", "largest": largest, "epsilon": epsilon, "share": largest / epsilon}]
 
 
 def label_leak(evidence: Evidence) -> Finding:
