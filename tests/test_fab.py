@@ -134,6 +134,43 @@ def test_linear_model_minimal_norm_at_the_pixel_bounds(norm, images, rng):
             assert (sizes[fooled] >= distances[fooled] * (1 - 1e-4)).all() and (sizes[~fooled] == 0).all()
 
 
+class Recorder(nn.Module):
+    """Keeps what the model is asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.asked = model, list[Tensor]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked.append(images.detach().clone())
+        return self.model(images)
+
+
+@NORMS
+def test_the_path_of_the_paper_on_a_linear_model(norm, rng):
+    """In units of the distance to the boundary, both norms go along one line: a recurrence of plain numbers."""
+    weight = torch.randn(1, 4, 4, generator=rng, dtype=torch.float64)
+    image = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64)
+    distance = 0.05
+    along = weight.sign() if norm == "linf" else weight / weight.norm()
+    bias = -float((weight * (image + distance * along)).sum())
+    model, threat = Recorder(Linear(weight, bias)), Threat(norm=norm, epsilon=Ratio(1, 100))
+    fab(steps=6, restarts=2, alpha_max=0.03)(model, image, torch.tensor([0]), threat, Noise(0, torch.arange(1)))
+    want, place = [0.0], 0.0
+    for _ in range(6):
+        # The point behind the boundary goes back to 0.9 of its distance.
+        place = 0.9 * place if place > 1 else place
+        share = min(abs(1 - place) / (abs(1 - place) + 1), 0.03)
+        place = (1 - share) * (place + 1.05 * (1 - place)) + share * 1.05
+        want.append(place)
+    assert max(want) > 1.04 and 1 < want[-1] < 1.01
+    # The first question is about the clean image.
+    for point, place in zip(model.asked[1:8], want, strict=True):
+        assert torch.allclose(point, image + place * distance * along, atol=1e-6)
+    start = model.asked[8] - image
+    assert start.abs().min() > 0 and threat.size(start) <= threat.radius / 2 + 1e-9
+
+
 def test_passes_are_one_forward_and_one_backward_a_step(tiny, images):
     labels, threat = tiny.eval()(images).argmax(1), Threat(norm="l2", epsilon=Ratio(1, 10**6))
     labels[:2] = (labels[:2] + 1) % 3

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -104,6 +105,7 @@ class L2Squares:
         return (images + scale * offset).clamp_(0, 1)
 
 
+@lru_cache
 def pyramids(side: int) -> Tensor:
     """Two pyramids, positive above and negative below, of norm 1 together, [side, side] (section 3.4).
 
