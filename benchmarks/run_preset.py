@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +27,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from components.stages import STAGES  # noqa: E402
-from components.statistics import rate  # noqa: E402
+from components.statistics import rate, spread  # noqa: E402
 from components.storage import read_tensors  # noqa: E402
+from components.verdict import judge  # noqa: E402
 
 MORE_TO_DO = 3
 
@@ -98,14 +100,16 @@ def write_result(args: argparse.Namespace) -> None:
         "provenance": provenance,
         "seeds": {str(seed): run for seed, run in runs.items()},
         "over_seeds": over_seeds([run["accuracies"] for run in runs.values()]),
+        "verdicts": {name: [run["verdicts"][name] for run in runs.values()] for name in first["verdicts"]},
     }
     kind = "gpu" if provenance.get("device") == "cuda" else "cpu"
     out = args.out or ROOT / "benchmarks" / "results" / f"{args.preset}-{kind}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for name, row in result["over_seeds"].items():
-        spread = "one seed" if row["spread"] is None else f"± {row['spread']:.2%} over {row['num_seeds']} seeds"
-        print(f"{name:32} {row['mean']:7.2%} {spread}")
+        print(f"{name:32} {row['mean']:7.2%} {_spread_text(row)}")
+    for name, verdicts in result["verdicts"].items():
+        print(f"{name:32} {', '.join(verdicts)}")
     print(f"written: {out}")
 
 
@@ -116,26 +120,31 @@ def one_run(folder: Path) -> dict:
     outcomes, _ = read_tensors(folder / "evaluation/outcomes.safetensors")
     accuracies = {}
     for name, outcome in outcomes.items():
-        if name != "labels" and "/curve/" not in name and "transfer/" not in name:
+        if name != "labels" and not any(part in name for part in ("/curve/", "/grid/", "transfer/")):
             found = rate(outcome)
             accuracies[name] = {key: getattr(found, key) for key in ("value", "low", "high", "count", "n")}
     return {
         "accuracies": accuracies,
         "passes": {"training": evaluation["training_cost"], "evaluation": evaluation["cost"]},
+        "verdicts": {name: judge(evidence).status for name, evidence in evaluation["evidence"].items()},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "provenance": evaluation["provenance"],
     }
 
 
 def over_seeds(runs: list[dict]) -> dict:
-    """Mean and standard deviation over the seeds of every accuracy; one seed has no spread."""
+    """Mean, standard deviation and the interval of the mean over the seeds, of every accuracy; one seed has no spread."""
     rows = {}
     for name in runs[0]:
         values = [run[name]["value"] for run in runs]
-        mean = sum(values) / len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
-        rows[name] = {"mean": mean, "spread": spread, "num_seeds": len(values)}
+        rows[name] = asdict(spread(values)) if len(values) > 1 else {"mean": values[0], "n": 1}
     return rows
+
+
+def _spread_text(row: dict) -> str:
+    if row["n"] == 1:
+        return "one seed"
+    return f"± {row['deviation']:.2%} over {row['n']} seeds, mean within {row['low']:.1%} to {row['high']:.1%}"
 
 
 def device_name() -> str:

@@ -102,7 +102,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{EVALUATE}.attacks.clean",
         {"name": "fgsm"},
-        f"{EVALUATE}: got an attack called 'clean', want no '/' or '@' in it and none",
+        f"{EVALUATE}: got an attack called 'clean', want no '/' or '@'",
     ),
     (f"{EVALUATE}.curve_attack", "no", f"{EVALUATE}.curve_attack: unknown 'no' (allowed: cw, fgsm, pgd_50, pgd_sat, "),
     (f"{EVALUATE}.curve_attack", "cw", f"{EVALUATE}.curve_attack: cw is Cw("),
