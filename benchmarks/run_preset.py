@@ -133,7 +133,7 @@ def one_run(folder: Path) -> dict:
 
 
 def over_seeds(runs: list[dict]) -> dict:
-    """Mean, standard deviation and the interval of the mean over the seeds, of every accuracy; one seed has no spread."""
+    """Mean, standard deviation and interval of the mean over the seeds, of every accuracy; one seed has no spread."""
     rows = {}
     for name in runs[0]:
         values = [run[name]["value"] for run in runs]

@@ -57,12 +57,14 @@ class Findings:
 
     `outcomes`: per task uint8 [N], 1 where the model was right. `transfer`: per task and target model the same.
     `worst_case` is right under every task that counts. `passes`: single images forward and backward, per task.
+    `largest`: the largest perturbation of a task, in its norm; absent where no image was attacked.
     """
 
     worst_case: Tensor
     outcomes: dict[str, Tensor] = field(default_factory=dict)
     transfer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     passes: dict[str, dict[str, int]] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,13 @@ class Campaign:
         if task.attack is not None:
             images_adv = task.attack(victim, images, labels, task.threat, Noise(self.seed, places))
         classes = predict(victim, images_adv)
-        record: dict[str, Any] = {"images": places.tolist(), "predicted": classes.tolist(), "classes": classes}
+        largest = float(task.threat.size(images_adv - images).max())
+        record: dict[str, Any] = {
+            "images": places.tolist(),
+            "predicted": classes.tolist(),
+            "classes": classes,
+            "largest": largest,
+        }
         if task.transfers:
             others = [name for name in self.targets if name != model]
             record["transfer"] = {name: predict(self.victims[name], images_adv).tolist() for name in others}
@@ -128,6 +136,7 @@ class Campaign:
                 into = outcome if name == model else transfer.setdefault(name, torch.zeros_like(outcome))
                 into[places] = right.to(torch.uint8)
             passes = {kind: passes[kind] + record["passes"][kind] for kind in passes}
+            findings.largest[task.name] = max(record["largest"], findings.largest.get(task.name, 0.0))
         findings.outcomes[task.name], findings.passes[task.name] = outcome, passes
         if task.transfers:
             findings.transfer[task.name] = {model: outcome, **transfer}

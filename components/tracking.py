@@ -5,6 +5,7 @@
     python -m components.tracking status           says what has not been sent
     python -m components.tracking fetch REF FOLDER fetches the evaluation of a run or of a registered model
     python -m components.tracking promote REF      gives a registered model an alias, if rules allow it
+    python -m components.tracking fetch-model URI FOLDER  fetches the file of a model
 
 Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
 `temper`. A pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import delivery, registry
+from components import delivery, model_download, registry
 from components.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.errors import InputError
 from components.records import pipeline_status, stage_of
@@ -131,6 +132,8 @@ def _tags(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     commit = event["tags"].get("git.commit")
     # MLflow shows the second as the version of a run.
     shared = {"git.commit": commit, "mlflow.source.git.commit": commit} if commit else {}
+    # A verdict is what one looks for in the list of pipeline runs.
+    shared |= {key: value for key, value in event["tags"].items() if key.startswith("verdict")}
     mlflow.tag(box.state.run, {**event["tags"], **shared})
     mlflow.tag(mlflow.pipeline(box, event), shared)
 
@@ -251,6 +254,13 @@ def open_client(uri: str) -> Any:
     return MlflowClient(uri)
 
 
+def download(uri: str, folder: Path) -> Path:
+    """Where the files of a model or an artifact are, after copying them into the folder."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=place()))
+
+
 def _sorted_out(error: Exception) -> Exception:
     from mlflow.exceptions import MlflowException
 
@@ -292,6 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     delivery.add_commands(commands, place(), connect)
     registry.add_commands(commands, place(), open_client)
+    model_download.add_commands(commands, place(), open_client, download)
     given = parser.parse_args(arguments)
     try:
         return given.run(given)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from components.adversarials import Adversarials
-from components.attacks import ATTACKS
 from components.campaign import ALONE, Campaign, Findings, Shard, Task, outcome_tensors, rescore
 from components.evaluation import TestSet, predict
 from components.noise import Noise
 from components.outcome_journal import OutcomeJournal
-from components.params import Ratio, member
+from components.params import Ratio
 from components.precision import parity
-from components.probes import pair, probe, wanted
 from components.provenance import fingerprint
+from components.report.hardest import hardest
+from components.stages.evaluation_evidence import Data, evidence_on, spread
 from components.stages.evaluation_section import Settings
 from components.storage import write_json, write_tensors
 from components.victim import Victim
@@ -40,16 +40,6 @@ class Candidate(NamedTuple):
     @property
     def selected(self) -> bool:
         return self.facts["checkpoint"] == "best"
-
-
-class Data(NamedTuple):
-    """The images under evaluation, and others to check a fast search on; `held_out` none where there are none."""
-
-    dataset: str
-    sha256: str
-    classes: tuple[str, ...]
-    test: TestSet
-    held_out: TestSet | None
 
 
 class Workplace(NamedTuple):
@@ -85,13 +75,15 @@ def evaluate(
             note(f"{name:20} " + _rates(found[name]))
     if place.shard.number:
         return
-    evidence = {name: _evidence(name, victims, found, data, settings, kept[name], precision) for name in selected}
+    evidence = {name: evidence_on(name, victims, found, data, settings, kept[name], precision) for name in selected}
     files = {name: place.results / "adversarial" / f"{name}.npy" for name in selected}
     for name, path in files.items():
         path.unlink(missing_ok=True)
         evidence[name]["rescored_file"] = _publish(kept[name], path, victims[name], data.test, settings)
-    write_tensors(place.results / "outcomes.safetensors", {"labels": data.test.labels} | outcome_tensors(found))
-    _write_gallery({name: victims[name] for name in selected}, data, settings, place.results / "gallery.safetensors")
+    outcomes = {"labels": data.test.labels} | outcome_tensors(found)
+    write_tensors(place.results / "outcomes.safetensors", outcomes)
+    shown = _shown(selected, outcomes, data, settings)
+    _write_gallery({name: victims[name] for name in selected}, shown, data, settings, place.results)
     description = {
         **_describe(candidates, data, settings),
         "evidence": evidence,
@@ -158,60 +150,6 @@ def _rates(findings: Findings) -> str:
     return "  ".join(f"{name.removeprefix('cascade/')} {rate:.1%}" for name, rate in rates.items())
 
 
-def _evidence(
-    name: str,
-    victims: Mapping[str, Victim],
-    found: Mapping[str, Findings],
-    data: Data,
-    settings: Settings,
-    adversarials: Adversarials,
-    precision: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What the verdict on a model is judged from: probes on some images, and what the evaluation itself shows."""
-    findings, images = found[name], spread(data.test.labels, settings.section.probe_images)
-    shape = tuple(data.test.images.shape[1:])
-    part = TestSet(data.test.images[images], data.test.labels[images], data.test.batch_size)
-    evidence: dict[str, Any] = {"images": len(images)}
-    if settings.threat.epsilon:
-        attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(settings.threat, shape).items()}
-        evidence = probe(victims[name].exact, part, settings.threat, attacks, settings.seed)
-    claimed = int((findings.worst_case == 0).sum())
-    evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, settings.threat, adversarials)
-    evidence |= _of_the_cascade(findings)
-    if victims[name].search is not victims[name].exact:
-        evidence["parity"] = precision["parity"][name]
-    if pairs := _of_transfer(name, found):
-        evidence.setdefault("pairs", {})["transfer"] = pairs
-    return evidence
-
-
-def _of_the_cascade(findings: Findings) -> dict[str, Any]:
-    """What query-based search still took from the images that the gradient-based attacks before it had left."""
-    names = list(findings.outcomes)
-    squares = [name for name in names if name == "cascade/square"]
-    if not squares:
-        return {}
-    before = findings.outcomes[names[names.index(squares[0]) - 1]]
-    after = findings.outcomes[squares[0]]
-    return {"square_helps": {"before": int(before.sum()), "after": int(after.sum()), "n": len(after)}}
-
-
-def _of_transfer(name: str, found: Mapping[str, Findings]) -> list[dict[str, Any]]:
-    """Per attack, the model's answers to what was made for others, beside those to what was made for itself."""
-    return [
-        pair(f"{attack} made for {source}", findings.transfer[attack][name], f"{attack} made for itself", own)
-        for attack, own in ((a, t[name]) for a, t in found[name].transfer.items())
-        for source, findings in found.items()
-        if source != name and attack in findings.transfer
-    ]
-
-
-def spread(labels: Tensor, count: int) -> Tensor:
-    """The places [<= count] of the first images of each class in turn, int64: one of each, then the next of each."""
-    rank = torch.stack([(labels[:i] == labels[i]).sum() for i in range(len(labels))])
-    return torch.argsort(rank * (int(labels.max()) + 1) + labels, stable=True)[:count]
-
-
 def _publish(
     adversarials: Adversarials, path: Path, victim: Victim, test: TestSet, settings: Settings
 ) -> dict[str, Any]:
@@ -222,9 +160,22 @@ def _publish(
     return rescore(victim, test, settings.threat, published)
 
 
-def _write_gallery(victims: Mapping[str, Victim], data: Data, settings: Settings, path: Path) -> None:
-    """Writes some test images, one of each class in turn, with every model's adversarial version and its answers."""
-    test, places = data.test, spread(data.test.labels, settings.section.gallery_images)
+def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, settings: Settings) -> Tensor:
+    """The places of the gallery's images: some of each class in turn, then the hardest, which the report shows too."""
+    first = spread(data.test.labels, settings.section.gallery_images)
+    last = [f"cascade/{name}" for name in settings.cascade][-1:]
+    runs = {name: [outcomes[f"{name}/{task}"].cpu() for task in (*settings.attacks, *last)] for name in selected}
+    on_cpu = {name: outcome.cpu() for name, outcome in outcomes.items()}
+    found = hardest(data.classes, on_cpu["labels"], runs if settings.attacks or last else {}, on_cpu)
+    hard = [image["index"] for image in found["images"]] if found else []
+    return torch.tensor(list(dict.fromkeys([*first.tolist(), *hard])), device=first.device)
+
+
+def _write_gallery(
+    victims: Mapping[str, Victim], places: Tensor, data: Data, settings: Settings, results: Path
+) -> None:
+    """Writes the test images at `places` with every model's adversarial version and its answers."""
+    test = data.test
     images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
     tensors, clean, attacked = {"images": test.images[places]}, {}, {}
     for name, victim in victims.items():
@@ -238,7 +189,7 @@ def _write_gallery(victims: Mapping[str, Victim], data: Data, settings: Settings
         "clean": clean,
         "adversarial": attacked,
     }
-    write_tensors(path, tensors, metadata)
+    write_tensors(results / "gallery.safetensors", tensors, metadata)
 
 
 def _describe(candidates: Mapping[str, Candidate], data: Data, settings: Settings) -> dict[str, Any]:
