@@ -92,6 +92,11 @@ class Agreement(NamedTuple):
         return ours - max(reference)
 
     @property
+    def spread(self) -> float:
+        """How far the reference's seeds are apart."""
+        return max(self.accuracies[1]) - min(self.accuracies[1])
+
+    @property
     def disagreements(self) -> dict[str, list[int]]:
         """Images that only we fool, and that only the reference fools, whatever its seed."""
         right = torch.stack([run.right for run in self.reference])
@@ -208,6 +213,7 @@ def row(agreement: Agreement) -> dict[str, Any]:
     return {
         "robust_accuracy": {"ours": round(own, 4), "reference": [round(value, 4) for value in theirs]},
         "excess": round(agreement.excess, 4),
+        "reference_spread": round(agreement.spread, 4),
         **agreement.disagreements,
         "passes_per_image": {
             who: {way: round(count / num, 1) for way, count in run.passes.items()} for who, run in costs.items()

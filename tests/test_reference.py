@@ -15,19 +15,20 @@ pytest.importorskip("pyautoattack", reason="needs the test extra: pip install 't
 ATTACKS = {"apgd-ce", "apgd-t", "fab-t", "square", "cascade"}
 
 
-def require_agreement(found: dict[str, Agreement], num_images: int, allowed: int) -> None:
-    """Ours may leave `allowed` images more standing than the reference's weakest seed."""
+def require_agreement(found: dict[str, Agreement], slack: float) -> None:
+    """Above the reference's weakest seed ours may be by the spread of its seeds; of two seeds that may be too little,
+    and FAB-T has one, hence the `slack`, a share of the images."""
     assert set(found) == ATTACKS
     table = "\n".join(
         f"{name}: robust accuracy {agreement.accuracies[0]:.3f}, reference {agreement.accuracies[1]}; images that "
         f"{'; '.join(f'{who} {len(images)} {images}' for who, images in agreement.disagreements.items())}"
         for name, agreement in found.items()
     )
-    weaker = [name for name, agreement in found.items() if agreement.excess * num_images > allowed + 0.5]
+    weaker = [name for name, agreement in found.items() if agreement.excess > max(agreement.spread, slack) + 1e-6]
     assert not weaker, f"weaker than the reference: {', '.join(weaker)}\n{table}"
     for name, agreement in found.items():
-        only_reference = agreement.disagreements["only_reference_fools"]
-        assert len(only_reference) <= max(2, num_images // 50), f"{name} disagrees\n{table}"
+        missed, right = agreement.disagreements["only_reference_fools"], agreement.ours.right
+        assert len(missed) <= max(2, 0.02 * len(right)), f"{name} disagrees\n{table}"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,9 @@ def robust() -> nn.Module:
 
 @pytest.mark.parametrize("threat", [LINF, Threat(norm="l2", epsilon=Ratio(1, 2))], ids=lambda threat: threat.norm)
 def test_agrees_with_the_reference(threat, robust):
-    """100 images, a short search by both: what it leaves standing may differ by an image."""
+    """100 images, and a short search by both."""
     found = compare(robust, digits(100).test, threat, Budget(steps=20, targets=3, queries=250), reference_seeds=2)
-    require_agreement(found, 100, allowed=1)
+    require_agreement(found, slack=0.01)
     ours, theirs = found["cascade"].ours, found["cascade"].reference[0]
     assert 0.1 < ours.right.float().mean() < 0.95
     assert ours.passes["forward"] < theirs.passes["forward"] and ours.passes["backward"] < theirs.passes["backward"]
@@ -52,4 +53,4 @@ def test_agrees_with_the_reference(threat, robust):
 def test_agrees_with_the_reference_at_standard_settings(training):
     data = digits(300)
     model = train(training, 0, data, epochs=30)
-    require_agreement(compare(model, data.test, LINF, Budget(), reference_seeds=2), 300, allowed=0)
+    require_agreement(compare(model, data.test, LINF, Budget(), reference_seeds=2), slack=0.005)
