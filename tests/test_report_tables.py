@@ -71,7 +71,7 @@ def test_every_rate_of_the_table_has_an_interval(made_up: dict[str, Any]) -> Non
         ("autoattack", {}, "AutoAttack"),
         ("autoattack", {"fgsm": "Fgsm()"}, "AutoAttack and 1 more attack"),
         ("quick", {"fgsm": "Fgsm()", "cw": "Cw()"}, "APGD-CE + APGD-T and 2 more attacks"),
-        ("custom", {}, "apgd ce 2 + APGD-T"),
+        ("custom", {}, "APGD ce 2 + APGD-T"),
     ],
 )
 def test_autoattack_is_called_so_only_where_it_is_one(name: str, attacks: dict[str, str], text: str) -> None:

@@ -39,9 +39,13 @@ _PAIR = ("first", "then", "n", "right_first", "right_then", "gained", "lost", "c
 _CASCADES = {"autoattack": "AutoAttack", "quick": "APGD-CE + APGD-T"}
 
 
+# Words that a name of one's own may contain: `pgd_50` -> `PGD 50`.
+_WORDS = {"pgd": "PGD", "fgsm": "FGSM", "apgd": "APGD", "cw": "CW", "bim": "BIM", "trades": "TRADES"}
+
+
 def title(name: str) -> str:
     """A name of the parameters as a heading: `clean_teacher` -> `clean teacher`, `fgsm` -> `FGSM`."""
-    return _TITLES.get(name, name.replace("_", " "))
+    return _TITLES.get(name) or " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def sentence(words: str) -> str:
