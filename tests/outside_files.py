@@ -1,5 +1,7 @@
 """Small models and images as a team might bring them, and the evaluation of them as a process."""
 
+import os
+import pickle
 import subprocess
 import sys
 from functools import cache
@@ -95,6 +97,27 @@ def write_images(path: Path, count: int = 60, **more: Tensor) -> Path:
     images, labels = (part[1400 : 1400 + count] for part in digits())
     write_tensors(path, {"images": images, "labels": labels, **more}, {"classes": CLASSES})
     return path
+
+
+def bomb(folder: Path) -> bytes:
+    """A pickle that leaves a file where it is read."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(folder / "exploded"),))
+
+    return pickle.dumps(Bomb())
+
+
+def pixels(count: int = 20) -> Tensor:
+    """The first images as float32 in [0, 1]."""
+    return digits()[0][:count].float() / 255
+
+
+def same(model: nn.Module, other: nn.Module, images: Tensor) -> bool:
+    """Whether two models give the same logits, up to float rounding."""
+    with torch.no_grad():
+        return torch.allclose(model(images), other(images), atol=1e-5)
 
 
 def make_case(folder: Path, count: int = 60, **section: Any) -> Path:
