@@ -149,15 +149,21 @@ def _both(a: Side, b: Side) -> str:
     return f"{a.title} and {b.title}" if a.title != b.title else f"{a.model} and {b.model} in {a.title}"
 
 
+def _data_hash(side: Side) -> str:
+    """The hash of the test images, or, in older evaluations, of the file that holds the training images as well."""
+    provenance = side.evaluation.get("provenance", {})
+    return provenance.get("test.sha256") or provenance.get("data.sha256", "")
+
+
 def _require_comparable(a: Side, b: Side) -> None:
     """Refuses to compare what was not measured alike, and names all that differs."""
     one, other = a.evaluation, b.evaluation
     problems = []
-    data = [side.evaluation.get("provenance", {}).get("data.sha256", "") for side in (a, b)]
+    data = [_data_hash(side) for side in (a, b)]
     if one["classes"] != other["classes"] or not torch.equal(a.labels, b.labels):
         problems.append(f"other test images ({_images(one)}, {_images(other)})")
     elif all(data) and data[0] != data[1]:
-        problems.append(f"other test images (data.sha256 {data[0][:12]}, {data[1][:12]})")
+        problems.append(f"other test images (sha256 {data[0][:12]}, {data[1][:12]})")
     threats = [(side["threat"]["norm"], Fraction(side["threat"]["epsilon"])) for side in (one, other)]
     if threats[0] != threats[1]:
         problems.append("another threat model ({} {}, {} {})".format(*threats[0], *threats[1]))
@@ -244,7 +250,7 @@ def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> list[str]:
             remarks.append(
                 f"The evaluation of {letter} is {status} ({', '.join(reasons)}): it may be less robust than measured."
             )
-    known = all(side.evaluation.get("provenance", {}).get("data.sha256") for side in (a, b))
+    known = all(_data_hash(side) for side in (a, b))
     if not known and a.evaluation != b.evaluation:
         remarks.append("That the test images are the same is known from their labels only.")
     if a.evaluation["seed"] != b.evaluation["seed"]:

@@ -94,7 +94,7 @@ def test_other_settings_are_left_out_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"provenance": {"data.sha256": "e" * 64}}, "other test images (data.sha256 dddddddddddd, eeeeeeeeeeee)"),
+        ({"provenance": {"data.sha256": "e" * 64}}, "other test images (sha256 dddddddddddd, eeeeeeeeeeee)"),
         ({"classes": CLASSES[::-1]}, "other test images (100 of shapes, 100 of shapes)"),
         ({"threat": {"norm": "l2", "epsilon": "8/255"}}, "another threat model (linf 8/255, l2 8/255)"),
         ({"threat": {"norm": "linf", "epsilon": "4/255"}}, "another threat model (linf 8/255, linf 4/255)"),

@@ -11,7 +11,7 @@ from components.journal import Journal
 from components.model_file import load_model
 from components.params import Params
 from components.provenance import code_hash, fingerprint, versions
-from components.splits import Splits, read_splits
+from components.splits import Splits, digest, read_splits
 from components.stages import WORK, run
 from components.stages.evaluation_section import Settings, read_settings
 from components.stages.evaluation_stage import Candidate, Data, Workplace, evaluate
@@ -58,7 +58,7 @@ def load_data(splits: Splits, batch_size: int, device: torch.device) -> Data:
     test, held_out = (
         TestSet(part.images.to(device), part.labels.to(device), batch_size) for part in (splits.test, splits.validation)
     )
-    return Data(splits.dataset, sha256(DATA), splits.classes, test, held_out)
+    return Data(splits.dataset, digest({"test": splits.test}), splits.classes, test, held_out)
 
 
 def load_candidates(splits: Splits, device: torch.device) -> dict[str, Candidate]:

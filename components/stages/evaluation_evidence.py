@@ -18,7 +18,7 @@ from components.victim import Victim
 
 
 class Data(NamedTuple):
-    """The images under evaluation, and others to check a fast search on; `held_out` none where there are none."""
+    """The images under evaluation with their own hash, and others, if there are any, to check a fast search on."""
 
     dataset: str
     sha256: str

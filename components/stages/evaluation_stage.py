@@ -60,7 +60,8 @@ def evaluate(
 ) -> None:
     """Writes outcomes.safetensors, gallery.safetensors, evaluation.json and adversarial/ (formats: docs/evaluation.md).
 
-    `extra` is added to evaluation.json. Of several processes the first writes; the others only share the work.
+    `extra`, which has a `provenance`, is added to evaluation.json. Of several processes the first writes; the others
+    only share the work.
     """
     victims, precision = _victims(candidates, data, settings, note)
     selected = [name for name, candidate in candidates.items() if candidate.selected]
@@ -91,6 +92,7 @@ def evaluate(
         "cost": {name: findings.passes for name, findings in found.items()},
         "precision": precision,
         **extra,
+        "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
     }
     write_json(place.results / "evaluation.json", description)
 
