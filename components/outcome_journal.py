@@ -94,7 +94,9 @@ def _drop_torn_line(file: BinaryIO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
         file.seek(0)
     except BlockingIOError:
         pass

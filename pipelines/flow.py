@@ -81,11 +81,11 @@ def pipeline_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def results(root: Path, *options: str) -> str | None:
+def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
-    if not (root / RESULT).exists():
+    if not (root / document).exists():
         return None
-    answer = _component(root, environment(), "components.report", str(RESULT), *options)
+    answer = _component(root, environment(), "components.report", str(document), *options)
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 

@@ -80,7 +80,7 @@ def run_stage(run: Run, stage: Stage) -> State[Any]:
     if not (stage.stale or run.force):
         logger.info("up to date")
         return Completed(name="Cached", message="up to date")
-    with _gpu_slot(run, stage, logger.info):
+    with gpu_slot(run.gpu and stage.uses_device, run.stop, logger.info):
         if run.stop.is_set():
             return Cancelled(message=f"{stage.name}: stopped before it started")
         started = time.monotonic()
@@ -146,29 +146,35 @@ def _without_advice(log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def _gpu_slot(run: Run, stage: Stage, log: Callable[[str], None]) -> Iterator[None]:
-    """Holds one slot of the limit `temper-gpu` while a stage computes on the GPU; no such limit, no waiting."""
+def gpu_slot(wanted: bool, stop: threading.Event, log: Callable[[str], None], count: int = 1) -> Iterator[None]:
+    """Holds slots of the limit `temper-gpu` where processes compute on GPUs; no such limit, no waiting.
+
+    `count` slots at once, or all there are where there are fewer: processes that wait for each other must not wait for
+    each other's slots.
+    """
     with ExitStack() as slot:
-        if run.gpu and stage.uses_device and _limit_exists():
+        limit = _limit() if wanted else 0
+        if limit:
             log(f"waiting for a slot of {GPU_LIMIT}")
-            while not (run.stop.is_set() or _entered(slot)):
+            while not (stop.is_set() or _entered(slot, min(count, limit))):
                 pass
         yield
 
 
-def _entered(slot: ExitStack) -> bool:
+def _entered(slot: ExitStack, count: int) -> bool:
     # Short waits, so that a flow that is being stopped does not hang here.
+    held = concurrency(GPU_LIMIT, occupy=count, timeout_seconds=SLOT_SECONDS, lease_duration=LEASE_SECONDS)
     try:
-        slot.enter_context(concurrency(GPU_LIMIT, occupy=1, timeout_seconds=SLOT_SECONDS, lease_duration=LEASE_SECONDS))
+        slot.enter_context(held)
     except TimeoutError:
         return False
     return True
 
 
-def _limit_exists() -> bool:
+def _limit() -> int:
+    """How many slots there are; 0 where there is no such limit."""
     with get_client(sync_client=True) as client:
         try:
-            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+            return client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
         except ObjectNotFound:
-            return False
-    return True
+            return 0
