@@ -142,7 +142,7 @@ PGD: dict[str, Drive] = {
     "torchattacks": torchattacks_pgd,
     "foolbox": foolbox_pgd,
     "art": art_pgd,
-    "pyautoattack apgd": pyautoattack_apgd,
+    "pyautoattack": pyautoattack_apgd,
 }
 CASCADES: dict[str, Drive] = {
     "pyautoattack": pyautoattack_cascade,

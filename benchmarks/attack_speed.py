@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from components.params import member  # noqa: E402
 from components.precision import Search, parity  # noqa: E402
 from components.victim import Victim  # noqa: E402
 
-FAST, EXACT, COMPILED = "temper bfloat16", "temper float32", "temper compiled"
+FAST, EXACT, COMPILED = "temper-bfloat16", "temper-float32", "temper-compiled"
 SEARCHES = {
     FAST: Search(precision="bfloat16", compiled=False),
     EXACT: Search(precision="float32", compiled=False),
@@ -48,13 +48,18 @@ SEARCHES = {
 REFERENCE = "pyautoattack"
 # Of the cascades these run in the first round alone: what is asked is how ours compares with the reference.
 ONCE = {EXACT, "torchattacks", "art"}
+# Who runs unless named: a compiled network pays off in few cases, and ART's cascade takes ten times the passes.
+USUAL = {
+    "pgd": (FAST, EXACT, *peers.PGD),
+    "cascade": (FAST, EXACT, REFERENCE, "torchattacks"),
+}
 # How many images of which setting.
 PARTS: dict[str, tuple[int, Callable[[int, Path | None], networks.Setting]]] = {
     "pgd/digits": (500, networks.digits),
     "pgd/small_cnn": (256, networks.small_cnn),
     "pgd/resnet18": (32, networks.resnet18),
     "cascade/digits": (500, networks.digits),
-    "cascade/small_cnn": (48, networks.small_cnn),
+    "cascade/small_cnn": (128, networks.small_cnn),
     "cascade/resnet18": (4, networks.robust_resnet18),
 }
 OPTIONAL = {"cascade/resnet18"}
@@ -84,11 +89,15 @@ def parse(given: Sequence[str] | None) -> argparse.Namespace:
     defaults = ", ".join(f"{part} {num}" for part, (num, _) in PARTS.items())
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: synthetic images of its shape)")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="default: all but cascade/resnet18")
-    parser.add_argument("--rounds", type=int, help="default: 5 for PGD, 3 for the cascade")
+    parser.add_argument("--rounds", type=int, help="default: 5 for PGD, 2 for the cascade")
     parser.add_argument("--images", type=int, help=f"default: {defaults}")
-    parser.add_argument("--no-peers", action="store_true", help="our own side alone")
-    parser.add_argument("--compiled", action="store_true", help="PGD also with a compiled search network")
-    parser.add_argument("--slow-peers", action="store_true", help="the cascade also by ART: ten times the passes")
+    parser.add_argument(
+        "--entrants",
+        nargs="+",
+        choices=[*SEARCHES, *peers.PGD],
+        metavar="NAME",
+        help=f"beside {FAST}; default: " + "; ".join(f"{kind}: {' '.join(names[1:])}" for kind, names in USUAL.items()),
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "attack_speed.json")
     args = parser.parse_args(given)
     args.only = args.only or [part for part in PARTS if part not in OPTIONAL]
@@ -101,13 +110,14 @@ def pgd(setting: networks.Setting, args: argparse.Namespace) -> dict[str, Any]:
     # Away from the predicted class: an image that is wrong from the start would cost APGD nothing.
     labels = predict(setting.model, images)
     attack = Pgd(steps=peers.STEPS, step_size=setting.step_size, start="uniform", loss="cross_entropy", restarts=1)
-    victims = our_victims(setting, [FAST, EXACT, COMPILED] if args.compiled else [FAST, EXACT])
+    names = args.entrants or USUAL["pgd"]
+    victims = our_victims(setting, names)
 
     def ours(victim: Victim) -> clock.Entrant:
         places = torch.arange(len(labels))
         return lambda seed: attack(victim, images, labels, setting.threat, Noise(seed, places))
 
-    driven, missing = drive({} if args.no_peers else peers.PGD, setting, labels)
+    driven, missing = drive(peers.PGD, names, setting, labels)
     entrants = {name: ours(victim) for name, victim in victims.items()} | driven
     counter = pass_counter(victims.values())
     raced = {name: clock.counted(entrant, counter) for name, entrant in entrants.items()}
@@ -123,7 +133,7 @@ def pgd(setting: networks.Setting, args: argparse.Namespace) -> dict[str, Any]:
         speeds = [flop * sum(passes.values()) / lap.cpu / 1e9 for lap in one]
         shares = [speed / rate for speed, rate in zip(speeds, rates["convolutions"], strict=True)]
         return basics(one, len(labels)) | {
-            "fooled": float((predict(setting.model, images_adv) != labels).float().mean()),
+            "fooled": int((predict(setting.model, images_adv) != labels).sum()) / len(labels),
             "epsilon": float(setting.threat.size(images_adv - images).max()),
             "gflop_per_s": clock.spread(speeds),
             "share_of_convolutions": clock.spread(shares),
@@ -145,7 +155,8 @@ def autoattack(setting: networks.Setting, args: argparse.Namespace) -> dict[str,
     """The standard cascade by every entrant, and the images on which they disagree with the reference."""
     attacks = {name: member(ATTACKS, spec, name) for name, spec in specs("autoattack", 10).items()}
     tasks = [Task("clean", None, setting.threat), *cascade(attacks, [setting.threat])]
-    victims = our_victims(setting, [FAST, EXACT])
+    names = args.entrants or USUAL["cascade"]
+    victims = our_victims(setting, [name for name in names if name != COMPILED])
     labels, steps = setting.test.labels, {}
 
     def ours(name: str) -> clock.Entrant:
@@ -161,19 +172,18 @@ def autoattack(setting: networks.Setting, args: argparse.Namespace) -> dict[str,
     def theirs(run: peers.Run) -> clock.Entrant:
         return lambda seed: predict(setting.model, run(seed)) == labels
 
-    wanted = {name: one for name, one in peers.CASCADES.items() if name != "art" or args.slow_peers}
-    driven, missing = drive({} if args.no_peers else wanted, setting, labels)
+    driven, missing = drive(peers.CASCADES, names, setting, labels)
     entrants = {name: ours(name) for name in victims} | {name: theirs(run) for name, run in driven.items()}
     counter = pass_counter(victims.values())
     raced = {name: clock.counted(entrant, counter) for name, entrant in entrants.items()}
-    laps = clock.race(raced, args.rounds or 3, ONCE)
+    laps = clock.race(raced, args.rounds or 2, ONCE)
     counter.close()
 
     def row(one: list[clock.Lap]) -> dict[str, Any]:
         verdicts = [lap.answer[0] for lap in one]
         pairs = [(mine, lap.answer[0]) for mine, lap in zip(verdicts, laps.get(REFERENCE, []), strict=False)]
         return basics(one, len(labels)) | {
-            "robust_accuracy": [float(verdict.float().mean()) for verdict in verdicts],
+            "robust_accuracy": [int(verdict.sum()) / len(labels) for verdict in verdicts],
             "fell_only_here": [(~mine & its).nonzero().squeeze(1).tolist() for mine, its in pairs],
             "fell_only_at_the_reference": [(mine & ~its).nonzero().squeeze(1).tolist() for mine, its in pairs],
         }
@@ -191,19 +201,23 @@ def autoattack(setting: networks.Setting, args: argparse.Namespace) -> dict[str,
 
 def our_victims(setting: networks.Setting, names: Sequence[str]) -> dict[str, Victim]:
     some = to_pixels(setting.held_out.images[:16])
-    return {name: SEARCHES[name].victim(setting.model, some) for name in names}
+    return {name: one.victim(setting.model, some) for name, one in SEARCHES.items() if name == FAST or name in names}
 
 
-def pass_counter(victims: Iterable[Victim]) -> PassCounter:
-    """Counts at the heads, whose outputs are the logits: ART calls a model's layers itself, past the model's hooks."""
-    networks = {network for victim in victims for network in victim.networks}
-    return PassCounter(*(list(getattr(network, "network", network).children())[-1] for network in networks))
+def pass_counter(victims: Collection[Victim]) -> PassCounter:
+    """Counts passes through the networks; through the exact one at its head, whose outputs are the logits as well.
+
+    ART calls a model's layers one by one, past the model's own hooks.
+    """
+    searches = {victim.search for victim in victims if victim.search is not victim.exact}
+    heads = {list(victim.exact.children())[-1] for victim in victims}
+    return PassCounter(*searches, *heads)
 
 
 def drive(
-    drivers: Mapping[str, peers.Drive], setting: networks.Setting, labels: Tensor
+    drivers: Mapping[str, peers.Drive], names: Sequence[str], setting: networks.Setting, labels: Tensor
 ) -> tuple[dict[str, peers.Run], list[str]]:
-    """The peers that are installed, ready to run, and the names of the others."""
+    """The peers wanted that are installed, ready to run, and the names of the others."""
     case = peers.Case(
         model=setting.model,
         images=to_pixels(setting.test.images),
@@ -213,9 +227,9 @@ def drive(
         batch_size=setting.test.batch_size,
     )
     ready, missing = {}, []
-    for name, one in drivers.items():
+    for name in [name for name in drivers if name in names]:
         try:
-            ready[name] = one(case)
+            ready[name] = drivers[name](case)
         except ImportError as error:
             missing.append(name)
             print(f"{name}: not installed ({error})")
