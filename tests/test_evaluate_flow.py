@@ -140,8 +140,10 @@ def test_a_real_evaluation_gives_table_and_page(tmp_path, monkeypatch, run):
     given = {"models": ["one=one.safetensors"], "data": "images.safetensors", "params": "small.yaml", "out": "to"}
     assert run(**given, shards=2).is_completed()
     journal = (tmp_path / "case/to/journal.jsonl").read_bytes()
-    table = Artifact.get("evaluation")
-    assert (table is not None and "| **One** |" in str(table.data)) or "one" in str(table.data).lower()
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    assert "98.3" in artifacts["evaluation"] and "Report: `to/robustness.html`" in artifacts["evaluation"]
+    assert "case/to/robustness.html" in artifacts["report"]
     # Again with the same parameters: nothing is left to do.
     assert run(**given).is_completed() and (tmp_path / "case/to/journal.jsonl").read_bytes() == journal
     refused = run(**given | {"seed": 1})
