@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from components.errors import InputError
 
 SCHEMA = 8
-# The codes of the file format (torch 2.9 and later).
+# The codes of the file format.
 DTYPES = {
     1: torch.uint8,
     2: torch.int8,
@@ -38,7 +38,7 @@ ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "n
 # Operators of ATen that touch files, or things that are no tensors.
 FORBIDDEN = ("from_file", "save", "load", "open", "hash", "warn", "print")
 PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists")
-SAVE_AGAIN = "save it with torch.export.save of torch 2.9 or later, or give a safetensors state dict"
+SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
 
 Spec = Mapping[str, Any]
 Values = dict[str, Any]

@@ -10,6 +10,7 @@ import yaml
 
 pytest.importorskip("prefect")
 
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
@@ -133,7 +134,6 @@ def test_a_time_limit(toy, run):
 
 @pytest.mark.slow
 def test_a_real_evaluation_gives_table_and_page(tmp_path, monkeypatch, run):
-
     make_case(tmp_path / "case")
     monkeypatch.chdir(tmp_path / "case")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
