@@ -42,7 +42,7 @@ class Search:
             return Victim(model)
         search: nn.Module = Lean(model, images, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
         if self.compiled:
-            search.compile(dynamic=True)
+            search.compile()
         return Victim(model, search)
 
 
