@@ -28,6 +28,8 @@ NOTHING = Foreign(None, None)
 class Attention(nn.Module):
     """Everything that the small networks have not: views, lists, constants, numbers made of shapes."""
 
+    places: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.cut = nn.Conv2d(1, 8, 4, 4)
