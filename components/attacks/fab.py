@@ -123,17 +123,17 @@ def onto_hyperplane(points: Tensor, normals: Tensor, offsets: Tensor, norm: Norm
     scale = normals.abs().amax(1).clamp_min(torch.finfo(normals.dtype).tiny)
     weights, change = normals.abs() / scale[:, None], (change.abs() / scale)[:, None]
     room = torch.where(direction > 0, 1 - points, points)
-    speed = weights if norm == "l2" else torch.ones_like(weights)
-    gain, level = weights * speed, torch.zeros_like(change)
+    gain, level = weights.square() if norm == "l2" else weights, torch.zeros_like(change)
     move = torch.zeros_like(points)
     for _ in range(ROUNDS):
-        slope = torch.where(move < room, gain, 0).sum(1, keepdim=True)
-        missing = change - (weights * move).sum(1, keepdim=True)
+        # No move exceeds its room, so the sign is 1 where a pixel can still move, and 0 elsewhere.
+        slope = torch.linalg.vecdot(gain, (room - move).sign_())[:, None]
+        missing = change - torch.linalg.vecdot(weights, move)[:, None]
         # No slope: every pixel is at its bound. 1e12 stands for infinity without making 0 · infinity.
         raised = torch.where(slope > 0, level + missing / slope, 1e12).maximum(level)
         risen = (raised > level * (1 + 1e-6)).any()
         level = raised
-        move = torch.minimum(level * speed, room)
+        move = torch.minimum(level * weights if norm == "l2" else level, room)
         if not risen:
             break
     return direction * move
