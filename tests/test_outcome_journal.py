@@ -124,8 +124,8 @@ def _fill(path: str, process: int) -> None:
 
 def test_processes_that_begin_and_fill_it_together_lose_no_line(tmp_path):
     path = tmp_path / "journal.jsonl"
-    # They only touch files: no need to load everything anew.
-    context = get_context("fork")
+    # Not by fork: what other tests have left running in this process would be copied half alive.
+    context = get_context("spawn")
     processes = [context.Process(target=_fill, args=(str(path), number)) for number in range(3)]
     for process in processes:
         process.start()
