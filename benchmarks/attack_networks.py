@@ -15,7 +15,7 @@ from components.batch_norm import BatchNorm
 from components.datasets.cifar10 import Cifar10
 from components.datasets.digits import Digits
 from components.evaluation import TestSet
-from components.loader import Augmentation, Loader, to_pixels
+from components.loader import Augmentation, Loader
 from components.methods.pgd_at import PgdAt
 from components.models.resnet18 import ResNet18
 from components.models.small_cnn import SmallCnn
@@ -67,17 +67,6 @@ def small_cnn(num: int, data: Path | None) -> Setting:
 
 
 def resnet18(num: int, data: Path | None) -> Setting:
-    """ResNet-18 with random weights and batch-norm statistics of the images: what an attack costs on it is the same."""
-    train, test, source = _cifar(data)
-    model = _build(ResNet18, train)
-    with torch.no_grad():
-        # The last norm sees statistics that the first has settled on only after a few passes.
-        for _ in range(20):
-            model.train()(to_pixels(train.images[:64]))
-    return _setting(model.eval(), test, train, num, CIFAR_LINF, Ratio(2, 255), f"{source}; random weights")
-
-
-def robust_resnet18(num: int, data: Path | None) -> Setting:
     """ResNet-18 that has learned a few images by heart against PGD-2, attacked on some of these."""
     train, _, source = _cifar(data)
     few = train.take(torch.arange(BY_HEART))

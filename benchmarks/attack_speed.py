@@ -61,7 +61,7 @@ PARTS: dict[str, tuple[int, Callable[[int, Path | None], networks.Setting]]] = {
     "pgd/resnet18": (32, networks.resnet18),
     "cascade/digits": (500, networks.digits),
     "cascade/small_cnn": (256, networks.small_cnn),
-    "cascade/resnet18": (4, networks.robust_resnet18),
+    "cascade/resnet18": (4, networks.resnet18),
 }
 OPTIONAL = {"cascade/resnet18"}
 PACKAGES = ("torch", "torchvision", "numpy", *peers.PACKAGES)
