@@ -31,6 +31,8 @@ class Compute:
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
         torch.set_num_threads(self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
+        # A GPU's convolutions would otherwise round float32 to ten bits, and float32 decides what an attack has achieved.
+        torch.backends.cudnn.allow_tf32 = False
         if self.deterministic:
             # cuBLAS reads this when it is first used, which is after this line.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -143,6 +143,12 @@ def test_parity_fails_for_a_search_without_gradients():
     assert found["agree"] == 60 and found["only_exact"] > found["only_search"] and not found["passed"]
 
 
+def test_float32_is_float32_on_a_gpu_too():
+    torch.backends.cudnn.allow_tf32 = True
+    Compute(device="cpu", threads=1, deterministic=False).prepare()
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_only_what_the_exact_network_confirms_is_fooled():
     right, wrong = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     right.weight.data, wrong.weight.data = torch.eye(2), -torch.eye(2)
