@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
+from components.compute import Compute
 from components.errors import InputError
 from components.evaluation import TestSet
 from components.models import MODELS
