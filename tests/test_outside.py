@@ -189,7 +189,7 @@ def test_the_one_readable_file_of_a_model_is_fetched(tmp_path, files, found):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_registered_model_of_someone_else(tmp_path, monkeypatch):
+def test_a_registered_model_of_someone_else(tmp_path, monkeypatch, request):
     mlflow = pytest.importorskip("mlflow")
     from mlflow.pytorch import log_model
 
@@ -200,6 +200,8 @@ def test_a_registered_model_of_someone_else(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     mlflow.set_tracking_uri(place)
+    # It is the whole process's, and other tests have stores of their own.
+    request.addfinalizer(lambda: mlflow.set_tracking_uri(""))
     form: dict[str, Any] = {"input_example": pixels(3).numpy()}
     with mlflow.start_run() as run:
         log_model(network(), name="m", registered_model_name="theirs", **form, serialization_format="pt2")
