@@ -31,7 +31,7 @@ class Compute:
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
         torch.set_num_threads(self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
-        # A GPU's convolutions would otherwise round float32 to ten bits, and float32 decides what an attack has achieved.
+        # Else a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
         torch.backends.cudnn.allow_tf32 = False
         if self.deterministic:
             # cuBLAS reads this when it is first used, which is after this line.

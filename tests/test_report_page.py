@@ -81,7 +81,11 @@ def test_verdict_first_then_the_main_table_then_every_section(page: str) -> None
     text = words(render(document(), {}, {}, {}, 0))
     places = [
         text.index(part)
-        for part in ("Trusted No check found a reason to doubt the numbers of the student.", "Worst case, % right", "What the verdict")
+        for part in (
+            "Trusted No check found a reason to doubt the numbers of the student.",
+            "Worst case, % right",
+            "What the verdict",
+        )
     ]
     assert places == sorted(places)
     assert "APGD-CE + APGD-T and 5 more attacks" in text and "AutoAttack" not in text
