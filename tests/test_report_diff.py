@@ -87,6 +87,11 @@ def test_other_facts_and_missing_rates_are_told(old: dict[str, Any], new: dict[s
     }
     assert found["only"] == {"old": ["student attacks cw"], "new": []}
     assert "Only in the old report: student attacks cw." in text(found, ("a", "b"))
+    many = {
+        "old": [f"student per_class {i} clean" for i in range(7)] + ["teacher clean", "teacher worst_case"],
+        "new": [],
+    }
+    assert "Only in the old report: 7 of student, 2 of teacher." in text(found | {"only": many}, ("a", "b"))
 
 
 def test_a_model_on_one_side_alone_is_no_error(old: dict[str, Any]) -> None:

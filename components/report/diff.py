@@ -4,6 +4,7 @@ Rates are compared by their intervals alone: two reports need not be about the s
 test of `components.compare` sees smaller differences.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ _MORE = ("curve", "grid", "training", "data", "params", "provenance")
 _CARD = ("sha256", "architecture", "num_parameters", "epoch", "upstream", "training_cost")
 # What tells the entries of a list apart, and is part of their name in a difference.
 _KEYS = ("epsilon", "attack", "class", "model")
+# As many names as a line can hold.
+LISTED = 8
 
 
 def differences(old: Document, new: Document) -> Document:
@@ -52,9 +55,16 @@ def text(found: Document, names: tuple[str, str], markdown: bool = False) -> str
         blocks += [f"## {heading}" if markdown else heading.upper(), _table(head, rows, markdown) or none]
         if heading == "Rates":
             blocks.append(f"{same} rate{' is' if same == 1 else 's are'} the same.")
-            sides = {side: ", ".join(only) for side, only in found["only"].items() if only}
+            sides = {side: _listed(only) for side, only in found["only"].items() if only}
             blocks += [f"Only in the {side} report: {only}." for side, only in sides.items()]
     return "\n\n".join(blocks)
+
+
+def _listed(names: list[str]) -> str:
+    """A few names as they are; of many, how many belong to each model or section, which is their first word."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return ", ".join(f"{count} of {group}" for group, count in Counter(name.split()[0] for name in names).items())
 
 
 def _verdicts(old: Document, new: Document) -> list[Document]:
