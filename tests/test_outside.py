@@ -201,7 +201,7 @@ def test_a_registered_model_of_someone_else(tmp_path, monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     mlflow.set_tracking_uri(place)
     # It is the whole process's, and other tests have stores of their own.
-    request.addfinalizer(lambda: mlflow.set_tracking_uri(""))
+    request.addfinalizer(lambda: mlflow.set_tracking_uri(None))
     form: dict[str, Any] = {"input_example": pixels(3).numpy()}
     with mlflow.start_run() as run:
         log_model(network(), name="m", registered_model_name="theirs", **form, serialization_format="pt2")
