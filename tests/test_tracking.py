@@ -154,7 +154,7 @@ def _check_model(client, uri: str, student) -> None:
         loaded = mlflow.pyfunc.load_model(f"models:/temper-student/{version.version}")
     finally:
         # It is the whole process's, and other tests have stores of their own.
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
     images = np.random.default_rng(1).random((5, 1, 8, 8), dtype=np.float32)
     with torch.inference_mode():
         expected = load_model("student.safetensors")[0](torch.from_numpy(images)).numpy()
