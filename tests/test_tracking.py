@@ -144,17 +144,21 @@ def _check_headline(client, parent, report) -> None:
         assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/report.html"]
 
 
+@pytest.fixture(autouse=True)
+def own_place() -> Iterator[None]:
+    """Gives MLflow's place back: it is the whole process's, and other tests have stores of their own."""
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+
+
 def _check_model(client, uri: str, student) -> None:
     import mlflow
 
     (version,) = client.search_model_versions("name = 'temper-student'")
     assert (version.run_id, version.tags["robust_accuracy"]) == (student.info.run_id, "0.7")
     mlflow.set_tracking_uri(uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/temper-student/{version.version}")
-    finally:
-        # It is the whole process's, and other tests have stores of their own.
-        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    loaded = mlflow.pyfunc.load_model(f"models:/temper-student/{version.version}")
     images = np.random.default_rng(1).random((5, 1, 8, 8), dtype=np.float32)
     with torch.inference_mode():
         expected = load_model("student.safetensors")[0](torch.from_numpy(images)).numpy()
