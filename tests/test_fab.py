@@ -12,6 +12,7 @@ from components.noise import Noise
 from components.params import Ratio
 from components.threat import Threat
 from components.victim import Victim
+from tests.linear_network import Linear
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
@@ -96,18 +97,6 @@ def test_projection_does_not_depend_on_the_scale_of_the_gradient(norm, scale, rn
 def test_a_gradient_of_zero_moves_nothing():
     for norm in ("linf", "l2"):
         assert torch.equal(onto_hyperplane(torch.rand(2, 5), torch.zeros(2, 5), torch.ones(2), norm), torch.zeros(2, 5))
-
-
-class Linear(nn.Module):
-    """Logits (0, w·x + b)."""
-
-    def __init__(self, weight: Tensor, bias: float) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), bias
-
-    def forward(self, images: Tensor) -> Tensor:
-        score = (images * self.weight).flatten(1).sum(1) + self.bias
-        return torch.stack([torch.zeros_like(score), score], 1)
 
 
 @NORMS

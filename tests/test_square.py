@@ -17,6 +17,7 @@ from components.noise import Noise, shared
 from components.params import Ratio
 from components.threat import Threat
 from components.victim import Victim
+from tests.linear_network import Linear
 
 LINF, L2 = Threat(norm="linf", epsilon=Ratio(1, 10)), Threat(norm="l2", epsilon=Ratio(1, 2))
 BALLS = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm)
@@ -29,18 +30,6 @@ def square(**changes: Any) -> Square:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-class Linear(nn.Module):
-    """Logits (0, w·x + b), the bias so great that no image is ever fooled."""
-
-    def __init__(self, weight: Tensor, bias: float) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), bias
-
-    def forward(self, images: Tensor) -> Tensor:
-        score = (images * self.weight).flatten(1).sum(1) + self.bias
-        return torch.stack([torch.zeros_like(score), score], 1)
 
 
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
