@@ -90,7 +90,7 @@ def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: 
         for batch in loader.epoch(SEED + epoch, rng):
             model.train()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = method.loss(model, batch.images, batch.labels, threat, rng).total
+                loss = method.loss(model, batch, threat, rng).total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -40,6 +40,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def crafting_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> AbstractContextManager[None]:
+    """Evaluation mode inside the block, as attacks craft unless a method says otherwise; or the mode as it is."""
+    return eval_mode(model) if batch_norm == "eval" else nullcontext()
+
+
 def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tensor:
     """Where an attack begins, [N, C, H, W], inside the threat model."""
     if start == "uniform":
@@ -62,13 +67,17 @@ class View(NamedTuple):
     logits: Tensor
 
 
-def look(model: nn.Module, images: Tensor, objective: Objective) -> View:
-    """The input gradient at `images` and what was computed on the way, all detached."""
+def look(model: nn.Module, images: Tensor, objective: Objective, keep_graph: bool = False) -> View:
+    """The input gradient at `images` and what was computed on the way, all detached.
+
+    With `keep_graph` values and logits keep their graphs, for a loss that they are part of.
+    """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = model(leaf)
         values = objective(logits)
-        return View(torch.autograd.grad(values.sum(), leaf)[0], values.detach(), logits.detach())
+        gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=keep_graph)[0]
+        return View(gradient, values, logits) if keep_graph else View(gradient, values.detach(), logits.detach())
 
 
 def grey_level_steps(epsilon: Fraction) -> int:

@@ -1,10 +1,12 @@
 """Which estimate of the data's mean and variance a batch-norm layer uses."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from components.params import STRICT, Real
 
@@ -34,3 +36,21 @@ class BatchNorm:
         if self.estimator == "batch":
             return nn.BatchNorm2d(channels, track_running_stats=False)
         return nn.BatchNorm2d(channels, momentum=self.momentum if self.estimator == "running" else None)
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replaces running means and variances by the plain means over `batches` of images [N, C, H, W].
+
+    Modes and momenta are left as found. A model without such buffers is left alone.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [(layer, layer.momentum, layer.training) for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum, layer.training = None, True
+    if layers:
+        for images in batches:
+            model(images)
+    for layer, momentum, training in kept:
+        layer.momentum, layer.training = momentum, training

@@ -1,5 +1,6 @@
 """The state of a training run, and the file it continues from: all that the next step depends on, without pickle."""
 
+from collections.abc import ItemsView
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.averaging import MovingAverage
-from components.contracts import Measure, Method, Stateful
+from components.averaging import Average
+from components.contracts import Companioned, Measure, Method, Stateful
 from components.errors import InputError
 from components.storage import read_tensors, write_tensors
 
@@ -26,7 +27,7 @@ class TrainingState:
     rng: torch.Generator
     method: Method
     measure: Measure
-    average: MovingAverage | None = None
+    average: Average | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -1.0
@@ -89,8 +90,11 @@ class TrainingState:
         }
 
     def _momentum(self) -> dict[str, Tensor]:
-        buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in self.model.named_parameters())
+        buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in self._trained())
         return {name: buffer for name, buffer in buffers if buffer is not None}
+
+    def _trained(self) -> ItemsView[str, nn.Parameter]:
+        return trained_parameters(self.model, self.method).items()
 
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         groups: dict[str, dict[str, Tensor]] = {}
@@ -101,7 +105,7 @@ class TrainingState:
         if self.average is not None:
             self.average.model.load_state_dict(groups["average"])
             self.average.updates = numbers["average_updates"]
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             if name in groups.get("momentum", {}):
                 self.optimizer.state[parameter]["momentum_buffer"] = groups["momentum"][name].to(parameter)
         for group, owner in (("method", self.method), ("measure", self.measure)):
@@ -115,6 +119,12 @@ class TrainingState:
         self.passes |= numbers["passes"]
         for name in ("best_epoch", "best_score", "seconds"):
             setattr(self, name, numbers[name])
+
+
+def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Parameter]:
+    """What one optimizer moves, by name: the model's parameters, and those of the method's companion."""
+    companion = method.companion.named_parameters("companion") if isinstance(method, Companioned) else ()
+    return {**dict(model.named_parameters()), **dict(companion)}
 
 
 def _best_file(folder: Path, epoch: int) -> Path:

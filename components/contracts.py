@@ -1,19 +1,46 @@
 """What loops ask of family members: an attack's images, a method's loss with its parts, the state of what remembers."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from components.ascent import View
 from components.noise import Rng
+from components.placement import Placement
 from components.threat import Threat
 
 
+class Batch(NamedTuple):
+    """What a training step sees.
+
+    `images` are float [N, C, H, W] in [0, 1]. `labels` are int64 [N], or probabilities [N, K] where an augmentation
+    mixes classes. `indices` [N] are the images' places in the training split, and `placement` says how augmentation
+    moved each, so that what belongs to an image can follow it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    placement: Placement
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor) -> "Batch":
+        """The first images of a split, unmoved."""
+        return cls(images, labels, torch.arange(len(images), device=images.device), Placement.still(images))
+
+
 class Loss(NamedTuple):
-    """A scalar ready for backward, and detached named scalars to log; the loop averages them over the epoch."""
+    """A scalar ready for backward, and detached named scalars to log; the loop averages them over the epoch.
+
+    `adversarial` and `clean` are the cross-entropies of each attacked and each clean image, [N], with their graphs,
+    where the method computes them anyway; whoever wraps a method need not compute them again.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    adversarial: Tensor | None = None
+    clean: Tensor | None = None
 
 
 class Attack(Protocol):
@@ -23,9 +50,9 @@ class Attack(Protocol):
 
 
 class Method(Protocol):
-    """Images [N, C, H, W] in [0, 1] and labels [N] -> the loss; modes and `.grad` are left as found."""
+    """A batch -> the loss; modes and `.grad` are left as found."""
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss: ...
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss: ...
 
 
 class Measure(Protocol):
@@ -50,6 +77,68 @@ class EpochAware(Protocol):
     def begin_epoch(self, epoch: int) -> None: ...
 
 
+@runtime_checkable
+class EpochEnding(Protocol):
+    """A method that takes stock after an epoch's last step."""
+
+    def end_epoch(self, model: nn.Module) -> None: ...
+
+
+@runtime_checkable
+class Crafting(Protocol):
+    """A method in two phases, for those who need the loss of the same attacked images at other weights.
+
+    `loss` is `objective(model, batch, craft(...))`. `craft` neither touches the weights' gradients nor remembers.
+    """
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss: ...
+
+
+@runtime_checkable
+class OneStep(Protocol):
+    """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
+
+    `loss` is `loss_from(model, batch, start, view, threat, rng)`, where `view` is a look at the cross-entropy of
+    `start` with the model in the mode `batch_norm` (`keeps_graph`: with the graph of its logits).
+    """
+
+    batch_norm: Literal["eval", "train"]
+    keeps_graph: bool
+
+    def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
+
+    def loss_from(
+        self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng
+    ) -> Loss: ...
+
+
+@runtime_checkable
+class Replaying(Protocol):
+    """A method that steps `replays` times on each batch."""
+
+    replays: int
+
+
+@runtime_checkable
+class Companioned(Protocol):
+    """A method that trains a second network beside the model: one optimizer holds both, checkpoints too."""
+
+    companion: nn.Module
+
+
+class Guided(Protocol):
+    """A recipe that becomes a method once it has the clean teacher (frozen, in evaluation mode)."""
+
+    def guided_by(self, clean_teacher: nn.Module) -> Method: ...
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of images classified right, a detached scalar."""
-    return (logits.detach().argmax(1) == labels).float().mean()
+    return (logits.detach().argmax(1) == hard(labels)).float().mean()
+
+
+def hard(labels: Tensor) -> Tensor:
+    """One class for each image, int64 [N]: of probabilities [N, K] the likeliest."""
+    return labels if labels.ndim == 1 else labels.argmax(1)

@@ -1,14 +1,14 @@
 """Batches from a set that lives on the device as uint8, shuffled and augmented there, without worker processes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from components.contracts import Batch
 from components.params import STRICT
+from components.placement import Placement
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -21,14 +21,6 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop < 0:
             raise ValueError(f"got crop {self.crop}, want at least 0 pixels")
-
-
-class Batch(NamedTuple):
-    """Float images [N, C, H, W] in [0, 1], labels [N], and each image's place in the set [N]."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -46,27 +38,20 @@ class Loader:
         self.images, self.labels, self.augmentation = images, labels, augmentation
         self.num_batches = max(1, -(-len(images) // batch_size))
 
+    def clean(self, num_batches: int) -> Iterator[Tensor]:
+        """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
+        for images in self.images.tensor_split(self.num_batches)[:num_batches]:
+            yield to_pixels(images)
+
     def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]:
         """One pass: the order is a function of `order_seed` alone, the augmentation draws from `rng`."""
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(order_seed))
         for chosen in order.to(self.images.device).tensor_split(self.num_batches):
-            images = augment(self.images[chosen], self.augmentation, rng)
-            yield Batch(to_pixels(images), self.labels[chosen], chosen)
+            images, placement = augment(self.images[chosen], self.augmentation, rng)
+            yield Batch(to_pixels(images), self.labels[chosen], chosen, placement)
 
 
-def augment(images: Tensor, augmentation: Augmentation, rng: torch.Generator) -> Tensor:
+def augment(images: Tensor, augmentation: Augmentation, rng: torch.Generator) -> tuple[Tensor, Placement]:
     """Each image of [N, C, H, W] shifted by up to `crop` pixels (zeros move in), flipped with chance one half."""
-    num, _, height, width = images.shape
-    device = images.device
-    if augmentation.crop:
-        pad = augmentation.crop
-        down, right = torch.randint(0, 2 * pad + 1, (2, num, 1), generator=rng, device=device)
-        rows = (down + torch.arange(height, device=device))[:, :, None]
-        columns = (right + torch.arange(width, device=device))[:, None, :]
-        each = torch.arange(num, device=device)[:, None, None]
-        # Indexing around the channel axis puts it last: the result is channels-last already.
-        images = F.pad(images, (pad,) * 4)[each, :, rows, columns].permute(0, 3, 1, 2)
-    if augmentation.flip:
-        flipped = torch.rand(num, generator=rng, device=device) < 0.5
-        images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
-    return images
+    placement = Placement.drawn(images, augmentation.crop, augmentation.flip, rng)
+    return placement.moved(images), placement

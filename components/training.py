@@ -4,15 +4,16 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.averaging import MovingAverage
-from components.checkpoint import TrainingState
-from components.contracts import EpochAware, Loss, Measure, Method
+from components.averaging import Ema, Swa
+from components.checkpoint import TrainingState, trained_parameters
+from components.contracts import Companioned, EpochAware, EpochEnding, Loss, Measure, Method, Replaying
 from components.cost import PassCounter
 from components.errors import InputError
 from components.loader import Augmentation, Loader
@@ -31,8 +32,9 @@ CHECK_EVERY = 50
 class Recipe:
     """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
 
-    `average` is the decay of the moving average of weights, or null for none; `gradient_clip` the largest gradient
-    norm, or null. The best epoch is the last one with the highest `select_by` on the validation split.
+    `average` is what becomes of the weights on the way (`ema`, `swa`, or null); `gradient_clip` the largest gradient
+    norm, or null. The best epoch is the last one with the highest `select_by` on the validation split; training ends
+    early once `patience` epochs have not reached it, or never with null.
     """
 
     epochs: int
@@ -42,22 +44,21 @@ class Recipe:
     nesterov: bool
     weight_decay: Real
     gradient_clip: Real | None
-    average: Real | None
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None
     augmentation: Augmentation
     precision: Literal["float32", "bfloat16"]
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
+    patience: int | None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("weight_decay", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("weight_decay", 0), ("patience", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
         for name in ("learning_rate", "gradient_clip"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"got {name} {getattr(self, name)}, want more than 0")
         if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise ValueError(f"got momentum {self.momentum}, want 0 to below 1, and above 0 with nesterov")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"got average {self.average}, want a decay between 0 and 1, or null")
 
 
 class Plan(NamedTuple):
@@ -81,7 +82,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        list(trained_parameters(model, method).values()),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
@@ -93,7 +94,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
         rng=torch.Generator(next(model.parameters()).device).manual_seed(seed),
         method=method,
         measure=measure,
-        average=None if recipe.average is None else MovingAverage(model, recipe.average),
+        average=None if recipe.average is None else recipe.average.of(model),
     )
 
 
@@ -110,6 +111,8 @@ def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Itera
         for epoch in range(len(state.history), plan.recipe.epochs + 1):
             began = time.monotonic()
             # Record 0 is the model before training: the reference of every curve.
+            if _has_run_out_of_patience(state, plan.recipe):
+                return
             record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
             for name, passes in counter.take().items():
                 state.passes[name] += passes
@@ -124,19 +127,28 @@ def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Itera
 
 def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
     state.model.train()
+    if isinstance(state.method, Companioned):
+        state.method.companion.train()
+    replays = state.method.replays if isinstance(state.method, Replaying) else 1
     if isinstance(state.method, EpochAware):
         state.method.begin_epoch(epoch)
     recipe = plan.recipe
     steps: list[_Step] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
-    for index, batch in enumerate(loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)):
-        rate = recipe.learning_rate * plan.schedule.factor(epoch + index / loader.num_batches, recipe.epochs)
+    batches = loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)
+    num_steps = loader.num_batches * replays
+    for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
+        rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
         with autocast(batch.images.device, recipe.precision):
-            loss = state.method.loss(state.model, batch.images, batch.labels, plan.threat, state.rng)
+            loss = state.method.loss(state.model, batch, plan.threat, state.rng)
         norm = _update(state, loss.total, rate, recipe.gradient_clip)
         steps.append(_Step(rate, Loss(loss.total.detach(), loss.parts), norm))
-        if len(steps) % CHECK_EVERY == 0 or len(steps) == loader.num_batches:
+        if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
+    if isinstance(state.method, EpochEnding):
+        state.method.end_epoch(state.model)
+    if state.average is not None:
+        state.average.end_epoch(state.model, epoch + 1, loader.clean)
     return _summary(steps)
 
 
@@ -147,7 +159,7 @@ def _update(state: TrainingState, loss: Tensor, rate: float, gradient_clip: floa
     loss.backward()
     norm = None
     if gradient_clip is not None:
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), gradient_clip)
+        norm = nn.utils.clip_grad_norm_(trained_parameters(state.model, state.method).values(), gradient_clip)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(state.model)
@@ -188,6 +200,10 @@ def _keep(state: TrainingState, record: Record, recipe: Recipe, folder: Path) ->
     if score >= state.best_score:
         state.best_epoch, state.best_score = int(record["epoch"]), score
     state.save(folder)
+
+
+def _has_run_out_of_patience(state: TrainingState, recipe: Recipe) -> bool:
+    return recipe.patience is not None and len(state.history) - 1 - state.best_epoch >= recipe.patience
 
 
 def _teachers(method: Method) -> list[nn.Module]:

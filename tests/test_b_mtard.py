@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from components.attacks.pgd import Pgd
+from components.contracts import Batch
 from components.distillation.b_mtard import BMtard
 from components.distillation.balance import Pair, balance_entropy, balance_loss
 from components.params import Ratio
@@ -62,7 +63,7 @@ def test_ten_steps_by_hand(reduction, images, labels, linf):
         eta = 0.1 if step >= 6 else 1.0
         method.begin_epoch(2 if step >= 6 else 0)
         images_adv = ATTACK(student, images, labels, linf, torch.Generator().manual_seed(step))
-        loss = method.loss(student, images, labels, linf, torch.Generator().manual_seed(step))
+        loss = method.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step))
 
         q_r = [softmax(z, tau_r) for z in robust_teacher(images_adv).tolist()]
         q_c = [softmax(z, tau_c) for z in clean_teacher(images).tolist()]
@@ -100,7 +101,7 @@ def test_gradient_is_that_of_the_weighted_sum_alone(images, labels, linf):
     student = nn.Sequential(nn.Flatten(), head)
     images = images.double()
     images_adv = ATTACK(student, images, labels, linf, torch.Generator().manual_seed(0))
-    loss = method.loss(student, images, labels, linf, torch.Generator().manual_seed(0))
+    loss = method.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(0))
     loss.total.backward()
     weights = {side: float(loss.parts[f"weight_{side}"]) for side in Pair._fields}
     expected = torch.zeros_like(head.weight)
@@ -140,7 +141,8 @@ def test_state_round_trip_continues_exactly(images, labels, linf):
             fresh.load_state_dict(stopped.state_dict())
             stopped = fresh
         losses = [
-            m.loss(student, images, labels, linf, torch.Generator().manual_seed(step)) for m in (straight, stopped)
+            m.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step))
+            for m in (straight, stopped)
         ]
         assert torch.equal(losses[0].total, losses[1].total)
     assert straight.state_dict() == stopped.state_dict()

@@ -6,24 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.attacks.pgd import Pgd
-from components.averaging import MovingAverage
-from components.contracts import Loss
+from components.averaging import Ema, MovingAverage
+from components.contracts import Batch, Loss
 from components.cost import PassCounter
-from components.distillation.b_mtard import BMtard
 from components.errors import InputError
 from components.loader import Augmentation, Loader, augment
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
-from components.methods.trades import Trades
 from components.ntk.probe import KernelProbe, ProbeSchedule
-from components.params import Ratio
 from components.schedule import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Step
 from components.training import Plan, Recipe, fit, start
 from components.validation import Validation
 from tests.conftest import TinyNet
-
-ATTACK = Pgd(steps=2, step_size=Ratio(4, 255), start="uniform", loss="cross_entropy", restarts=1)
+from tests.method_members import ATTACK, MEMBERS
 
 
 def recipe(**changes) -> Recipe:
@@ -35,10 +30,11 @@ def recipe(**changes) -> Recipe:
         "nesterov": True,
         "weight_decay": 5e-4,
         "gradient_clip": 1.0,
-        "average": 0.9,
+        "average": Ema(name="ema", decay=0.9),
         "augmentation": Augmentation(crop=1, flip=True),
         "precision": "float32",
         "select_by": "mean_accuracy",
+        "patience": None,
     }
     return Recipe(**fields | changes)
 
@@ -50,34 +46,6 @@ def data(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     for index, label in enumerate(labels.tolist()):
         images[index, 0, 2 * label : 2 * label + 3] += 120  # a bright band says which class
     return images, labels
-
-
-def teachers() -> tuple[TinyNet, TinyNet]:
-    torch.manual_seed(11)
-    clean_teacher, robust_teacher = (TinyNet().eval().requires_grad_(False) for _ in range(2))
-    return clean_teacher, robust_teacher
-
-
-def b_mtard():
-    fields = BMtard(
-        attack=ATTACK,
-        reduction="batch_mean",
-        temperature_step=1e-3,
-        temperature_min=1.0,
-        temperature_max=10.0,
-        weight_step=0.025,
-        balance_milestones=(2,),
-        balance_decay=0.1,
-    )
-    return fields.taught_by(*teachers())
-
-
-METHODS = {
-    "standard": lambda: Standard(label_smoothing=0.1),
-    "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.0),
-    "trades": lambda: Trades(beta=6.0, steps=2, step_size=Ratio(4, 255), start="gaussian", label_smoothing=0.0),
-    "b_mtard": b_mtard,
-}
 
 
 def new_run(method, linf, folder: Path, plan_recipe: Recipe):
@@ -92,18 +60,18 @@ def new_run(method, linf, folder: Path, plan_recipe: Recipe):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MEMBERS)
 def test_stopped_and_continued_equals_uninterrupted(name, precision, linf, tmp_path):
     """Weights, average, momentum, method state, generator, history and best epoch, all bit for bit."""
-    whole, steps = new_run(METHODS[name](), linf, tmp_path / "whole", recipe(precision=precision))
+    whole, steps = new_run(MEMBERS[name](), linf, tmp_path / "whole", recipe(precision=precision))
     assert len(list(steps)) == 5
     for _ in range(2):  # killed after two epochs, twice; what was in memory is lost
-        _, steps = new_run(METHODS[name](), linf, tmp_path / "cut", recipe(precision=precision))
+        _, steps = new_run(MEMBERS[name](), linf, tmp_path / "cut", recipe(precision=precision))
         for _ in range(2):
             next(steps)
         del steps
         torch.manual_seed(999)
-    again, steps = new_run(METHODS[name](), linf, tmp_path / "cut", recipe(precision=precision))
+    again, steps = new_run(MEMBERS[name](), linf, tmp_path / "cut", recipe(precision=precision))
     assert len(list(steps)) == 1
     assert again.history == whole.history and again.best_epoch == whole.best_epoch and again.passes == whole.passes
     assert [list(record) for record in again.history] == [list(record) for record in whole.history]  # the CSV's columns
@@ -128,9 +96,9 @@ class NanAtStepFour:
 
     steps = 0
 
-    def loss(self, model, images, labels, threat, rng) -> Loss:
+    def loss(self, model, batch, threat, rng) -> Loss:
         self.steps += 1
-        total = model(images).square().mean() * (math.nan if self.steps == 4 else 1.0)
+        total = model(batch.images).square().mean() * (math.nan if self.steps == 4 else 1.0)
         return Loss(total, {"part": total.detach()})
 
 
@@ -207,7 +175,7 @@ def test_epochs_visit_every_image_once_in_even_batches():
 
 def test_augmentation_shifts_and_flips_whole_images(rng):
     images, _ = data(30)
-    moved = augment(images, Augmentation(crop=2, flip=True), rng)
+    moved, placement = augment(images, Augmentation(crop=2, flip=True), rng)
     padded = torch.nn.functional.pad(images, (2,) * 4)
     shifts = set()
     for before, after in zip(padded, moved, strict=True):
@@ -217,14 +185,16 @@ def test_augmentation_shifts_and_flips_whole_images(rng):
         assert found
         shifts.add(found[0])
     assert len(shifts) > 10
-    assert torch.equal(augment(images, Augmentation(crop=0, flip=False), rng), images)
+    assert torch.equal(augment(images, Augmentation(crop=0, flip=False), rng)[0], images)
 
 
 def test_passes_are_counted(tiny, images, labels, linf):
     counter = PassCounter(tiny)
     ATTACK(tiny, images, labels, linf, torch.Generator().manual_seed(0))
     assert counter.take() == {"forward": 24, "backward": 24}
-    PgdAt(attack=ATTACK, label_smoothing=0.0).loss(tiny, images, labels, linf, torch.Generator()).total.backward()
+    PgdAt(attack=ATTACK, label_smoothing=0.0).loss(
+        tiny, Batch.of(images, labels), linf, torch.Generator()
+    ).total.backward()
     assert counter.take() == {"forward": 36, "backward": 36}
     counter.close()
     tiny(images)

@@ -9,9 +9,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.contracts import Loss, accuracy
+from components.contracts import Batch, Loss, accuracy, hard
 from components.distillation.balance import Pair, balance_entropy, balance_loss
 from components.losses import Reduction, entropy, kl_divergence
+from components.noise import Rng
 from components.params import STRICT, Real
 from components.threat import Threat
 
@@ -66,8 +67,9 @@ class BMtardMethod:
         """Sets the decay of both step sizes for this epoch (counted from 0)."""
         self.decay = self.fields.balance_decay ** sum(epoch >= done for done in self.fields.balance_milestones)
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss:
-        images_adv = self.fields.attack(model, images, labels, threat, rng)
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        images, labels = batch.images, batch.labels
+        images_adv = self.fields.attack(model, images, hard(labels), threat, rng)
         # Two forward passes, adversarial first, so that each has its own batch statistics.
         logits_adv, logits = model(images_adv), model(images)
         targets = self._soft_labels(images, images_adv)

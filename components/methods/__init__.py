@@ -1,4 +1,4 @@
-"""Training objectives: `METHODS[name](**fields).loss(model, images, labels, threat, rng)` -> a loss and its parts."""
+"""Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
 from components.contracts import Method
 from components.methods.pgd_at import PgdAt

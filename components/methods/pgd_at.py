@@ -1,12 +1,12 @@
 """Adversarial training (Madry et al., arXiv 1706.06083, eq. 2.1)."""
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.contracts import Loss, accuracy
+from components.contracts import Batch, Loss, accuracy, hard
 from components.losses import cross_entropy
+from components.noise import Rng
 from components.params import STRICT, Real
 from components.threat import Threat
 
@@ -18,8 +18,14 @@ class PgdAt:
     attack: Pgd
     label_smoothing: Real
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss:
-        images_adv = self.attack(model, images, labels, threat, rng)
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         logits = model(images_adv)
-        total = cross_entropy(logits, labels, self.label_smoothing).mean()
-        return Loss(total, {"train_adversarial_accuracy": accuracy(logits, labels)})
+        adversarial = cross_entropy(logits, batch.labels, self.label_smoothing)
+        parts = {"train_adversarial_accuracy": accuracy(logits, batch.labels)}
+        return Loss(adversarial.mean(), parts, adversarial=adversarial)

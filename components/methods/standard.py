@@ -1,11 +1,11 @@
 """Empirical risk minimisation on clean images."""
 
-import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
-from components.contracts import Loss, accuracy
+from components.contracts import Batch, Loss, accuracy
 from components.losses import cross_entropy
+from components.noise import Rng
 from components.params import STRICT, Real
 from components.threat import Threat
 
@@ -16,7 +16,7 @@ class Standard:
 
     label_smoothing: Real
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss:
-        logits = model(images)
-        total = cross_entropy(logits, labels, self.label_smoothing).mean()
-        return Loss(total, {"train_accuracy": accuracy(logits, labels)})
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        logits = model(batch.images)
+        clean = cross_entropy(logits, batch.labels, self.label_smoothing)
+        return Loss(clean.mean(), {"train_accuracy": accuracy(logits, batch.labels)}, clean=clean)

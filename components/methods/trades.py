@@ -5,8 +5,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.ascent import Start, ascend, eval_mode, start_point
-from components.contracts import Loss, accuracy
+from components.contracts import Batch, Loss, accuracy
 from components.losses import cross_entropy, kl_divergence
+from components.noise import Rng
 from components.params import STRICT, Fractional, Real
 from components.threat import Threat
 
@@ -28,23 +29,29 @@ class Trades:
                 "got start 'zero', want 'gaussian' or 'uniform': the divergence has no gradient at the image"
             )
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Loss:
-        images_adv = self._attack(model, images, threat, rng)
-        logits, logits_adv = model(images), model(images_adv)
-        clean = cross_entropy(logits, labels, self.label_smoothing).mean()
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        logits, logits_adv = model(batch.images), model(images_adv)
+        clean = cross_entropy(logits, batch.labels, self.label_smoothing)
         # Gradient flows through both sides, as in the paper's code.
         smoothness = kl_divergence(logits.softmax(1), logits_adv, "batch_mean")
-        parts = {"loss_clean": clean, "loss_smoothness": smoothness}
+        parts = {
+            "loss_clean": clean.detach().mean(),
+            "loss_smoothness": smoothness.detach(),
+            "train_accuracy": accuracy(logits, batch.labels),
+            "train_adversarial_accuracy": accuracy(logits_adv, batch.labels),
+        }
         return Loss(
-            clean + self.beta * smoothness,
-            {name: part.detach() for name, part in parts.items()}
-            | {
-                "train_accuracy": accuracy(logits, labels),
-                "train_adversarial_accuracy": accuracy(logits_adv, labels),
-            },
+            clean.mean() + self.beta * smoothness,
+            parts,
+            adversarial=cross_entropy(logits_adv, batch.labels, self.label_smoothing),
+            clean=clean,
         )
 
-    def _attack(self, model: nn.Module, images: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        images = batch.images
         with eval_mode(model), torch.no_grad():
             target = model(images).softmax(1)
         start = start_point(self.start, images, threat, rng)

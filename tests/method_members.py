@@ -1,0 +1,46 @@
+"""One of every training method and distillation, small: what the tables of tests run over."""
+
+from collections.abc import Callable
+
+import torch
+
+from components.attacks.pgd import Pgd
+from components.contracts import Method
+from components.distillation.b_mtard import BMtard
+from components.methods.pgd_at import PgdAt
+from components.methods.standard import Standard
+from components.methods.trades import Trades
+from components.params import Ratio
+from tests.conftest import TinyNet
+
+STEP = Ratio(4, 255)
+ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
+
+
+def frozen(seed: int) -> TinyNet:
+    """A teacher: its weights stay, its batch norm too."""
+    torch.manual_seed(seed)
+    return TinyNet().eval().requires_grad_(False)
+
+
+def b_mtard() -> Method:
+    fields = BMtard(
+        attack=ATTACK,
+        reduction="batch_mean",
+        temperature_step=1e-3,
+        temperature_min=1.0,
+        temperature_max=10.0,
+        weight_step=0.025,
+        balance_milestones=(2,),
+        balance_decay=0.1,
+    )
+    return fields.taught_by(frozen(11), frozen(12))
+
+
+# By the name in METHODS or DISTILLATIONS; each call makes a new one, with a memory of its own.
+MEMBERS: dict[str, Callable[[], Method]] = {
+    "standard": lambda: Standard(label_smoothing=0.1),
+    "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.1),
+    "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1),
+    "b_mtard": b_mtard,
+}
