@@ -7,6 +7,8 @@ import torch
 from components.attacks.pgd import Pgd
 from components.contracts import Method
 from components.distillation.b_mtard import BMtard
+from components.methods.fgsm_rs import FgsmRs
+from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
@@ -42,5 +44,7 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "standard": lambda: Standard(label_smoothing=0.1),
     "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.1),
     "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1),
+    "fgsm_rs": lambda: FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.1, batch_norm="train"),
+    "n_fgsm": lambda: NFgsm(step_size=Ratio(8, 255), noise=Ratio(2), label_smoothing=0.1, batch_norm="eval"),
     "b_mtard": b_mtard,
 }

@@ -1,8 +1,16 @@
 """Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
 from components.contracts import Method
+from components.methods.fgsm_rs import FgsmRs
+from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 
-METHODS: dict[str, type[Method]] = {"standard": Standard, "pgd_at": PgdAt, "trades": Trades}
+METHODS: dict[str, type[Method]] = {
+    "standard": Standard,
+    "pgd_at": PgdAt,
+    "trades": Trades,
+    "fgsm_rs": FgsmRs,
+    "n_fgsm": NFgsm,
+}
