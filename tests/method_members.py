@@ -7,7 +7,10 @@ import torch
 from components.attacks.pgd import Pgd
 from components.contracts import Method
 from components.distillation.b_mtard import BMtard
+from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
+from components.methods.free_at import FreeAt
+from components.methods.gradalign import GradAlign
 from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
@@ -46,5 +49,16 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1),
     "fgsm_rs": lambda: FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.1, batch_norm="train"),
     "n_fgsm": lambda: NFgsm(step_size=Ratio(8, 255), noise=Ratio(2), label_smoothing=0.1, batch_norm="eval"),
+    "free_at": lambda: FreeAt(replays=3, label_smoothing=0.1),
+    "gradalign": lambda: GradAlign(weight=0.5, step_size=Ratio(8, 255), label_smoothing=0.1, batch_norm="eval"),
+    "fgsm_mep": lambda: FgsmMep(
+        step_size=Ratio(8, 255),
+        momentum=0.3,
+        reset_every=3,
+        weight=10.0,
+        label_smoothing=0.1,
+        align=True,
+        batch_norm="train",
+    ),
     "b_mtard": b_mtard,
 }

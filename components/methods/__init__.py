@@ -1,7 +1,10 @@
 """Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
 from components.contracts import Method
+from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
+from components.methods.free_at import FreeAt
+from components.methods.gradalign import GradAlign
 from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
@@ -13,4 +16,7 @@ METHODS: dict[str, type[Method]] = {
     "trades": Trades,
     "fgsm_rs": FgsmRs,
     "n_fgsm": NFgsm,
+    "free_at": FreeAt,
+    "gradalign": GradAlign,
+    "fgsm_mep": FgsmMep,
 }

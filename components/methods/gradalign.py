@@ -1,0 +1,68 @@
+"""GradAlign: FGSM training whose loss is kept locally linear, so that one step stays a good attack."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.ascent import View, crafting_mode
+from components.contracts import Batch, Loss, hard
+from components.losses import cross_entropy
+from components.methods import one_step
+from components.noise import Rng
+from components.params import STRICT, Fractional, Real
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GradAlign:
+    """CE(f(x̃), y) + weight · (1 - mean cos(∇ℓ(x), ∇ℓ(x + η))), x̃ = Π(x + step), η uniform in the ball
+    (Andriushchenko & Flammarion, arXiv 2007.02617, eq. 6).
+
+    ∇ℓ(x) is that of the attack, held constant; the weights' gradient goes through ∇ℓ(x + η) alone, by double
+    backpropagation. Images where either gradient is zero are left out of the mean. x + η is clipped to [0, 1], which
+    the published code omits. Published at 8/255: `weight` 0.2, `step_size` 8/255 or 10/255, `batch_norm` train.
+    """
+
+    weight: Real
+    step_size: Fractional
+    label_smoothing: Real
+    batch_norm: Literal["eval", "train"]
+    keeps_graph: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        one_step.require_share("step_size", self.step_size)
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        start = self.start(model, batch, threat, rng)
+        view = one_step.look_at_start(model, batch, start, self.batch_norm, self.keeps_graph)
+        return self.loss_from(model, batch, start, view, threat, rng)
+
+    def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return batch.images
+
+    def loss_from(self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng) -> Loss:
+        images_adv = one_step.attacked(threat, start, view.gradient, float(self.step_size), batch.images)
+        loss, _ = one_step.adversarial_loss(model, batch, images_adv, self.label_smoothing)
+        nearby = self._gradient_with_graph(model, batch, threat.random_start(batch.images, rng))
+        misalignment = misaligned(view.gradient, nearby)
+        parts = loss.parts | {"loss_misalignment": misalignment.detach()}
+        return one_step.starting_from(view, loss._replace(total=loss.total + self.weight * misalignment, parts=parts))
+
+    def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
+        leaf = images.detach().requires_grad_()
+        with crafting_mode(model, self.batch_norm):
+            values = cross_entropy(model(leaf), hard(batch.labels))
+        return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
+
+
+def misaligned(constant: Tensor, gradient: Tensor) -> Tensor:
+    """One minus the mean cosine of two gradients [N, ...], over the images where neither is zero; 0 without any."""
+    directions, there = [], torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
+    for one in (constant.detach().flatten(1), gradient.flatten(1)):
+        size = torch.linalg.vector_norm(one, dim=1)
+        there = there & (size > 0)
+        directions.append(one / torch.where(size > 0, size, 1)[:, None])
+    cosine = (directions[0] * directions[1]).sum(1)
+    return torch.where(there, 1 - cosine, 0).sum() / there.sum().clamp_min(1)
