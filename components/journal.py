@@ -25,6 +25,7 @@ from components.records import (
     close_pipeline,
     gap,
     journal_for,
+    labels,
     on_duty,
     own,
     pipeline_id,
@@ -64,7 +65,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         journal = cls(journal_for(folder, stage, inputs), root)
         flow_run = os.environ.get("TEMPER_FLOW_RUN", "")
-        journal._append("open", stage=stage, pipeline=folder.name, inputs=inputs, flow_run=flow_run, pid=os.getpid())
+        told = {"stage": stage, "pipeline": folder.name, "inputs": inputs, "flow_run": flow_run, "labels": labels()}
+        journal._append("open", **told, pid=os.getpid())
         journal._call_forwarder()
         return journal
 

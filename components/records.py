@@ -128,6 +128,14 @@ def pipeline_id(root: Path) -> str:
     return opened["id"]
 
 
+def labels() -> dict[str, str]:
+    """Tags that every run carries: TEMPER_LABELS, a JSON mapping of texts; anything else is none."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(os.environ.get("TEMPER_LABELS", ""))
+        return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return {}
+
+
 def close_pipeline(root: Path, pipeline: str) -> None:
     """Closes the pipeline run if it is the open one, so that the next stage opens another."""
     with contextlib.suppress(OSError, ValueError):

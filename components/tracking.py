@@ -52,7 +52,8 @@ class Mlflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "temper")
         found = self.client.get_experiment_by_name(name)
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
-        place = str(Path("mlartifacts").absolute()) if uri.startswith("sqlite:") else None
+        local = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+        place = str(local) if uri.startswith("sqlite:") else None
         self.experiment = found.experiment_id if found else self.client.create_experiment(name, place)
 
     def send(self, box: Outbox, events: list[Event]) -> None:
@@ -114,6 +115,7 @@ def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     parent = mlflow.pipeline(box, event)
     box.state.run = mlflow.run(box.path.stem.replace(".", " "), _milliseconds(event), tags)
     flow = {"prefect.flow_run": event["flow_run"]} if event["flow_run"] else {}
+    flow |= event.get("labels", {})
     source = {"mlflow.source.name": f"components.stages.{event['stage']}", "mlflow.source.type": "JOB"}
     mlflow.tag(box.state.run, {"mlflow.parentRunId": parent, **source, **flow})
     mlflow.tag(parent, {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT", **flow})

@@ -1,4 +1,7 @@
-"""Checks all of params.yaml before anything runs: `python -m components.stages.check_params`. No box of dvc.yaml."""
+"""Checks all of params.yaml, or of FILEs like it, before anything runs. No box of dvc.yaml.
+
+python -m components.stages.check_params [FILE ...]
+"""
 
 import sys
 from importlib import import_module
@@ -17,7 +20,8 @@ def check(params: Params) -> None:
 
 if __name__ == "__main__":
     try:
-        check(Params.read())
+        for path in sys.argv[1:] or ["params.yaml"]:
+            check(Params.read(path))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
