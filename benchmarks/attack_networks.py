@@ -79,7 +79,9 @@ def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: 
     """Adversarial training of `model` in place, bfloat16, a rate that rises for a third of the time and then falls."""
     attack = Pgd(steps=training.attack_steps, step_size=step_size, start="uniform", loss="cross_entropy", restarts=1)
     method = PgdAt(attack=attack, label_smoothing=0.0)
-    loader = Loader(images.images, images.labels, training.batch_size, Augmentation(crop=0, flip=False))
+    still = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
+    num_classes = int(images.labels.max()) + 1
+    loader = Loader(images.images, images.labels, training.batch_size, still, num_classes)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(
         model.parameters(), training.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4

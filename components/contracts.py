@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.ascent import View
+from components.errors import InputError
 from components.noise import Rng
 from components.placement import Placement
 from components.threat import Threat
@@ -97,6 +98,16 @@ class Crafting(Protocol):
 
 
 @runtime_checkable
+class Relabelling(Protocol):
+    """A method in two phases that learns from labels of its own making, once for each step.
+
+    `loss` is that of both phases on `relabelled(model, batch)`, which takes note of the model's weights.
+    """
+
+    def relabelled(self, model: nn.Module, batch: Batch) -> Batch: ...
+
+
+@runtime_checkable
 class OneStep(Protocol):
     """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
 
@@ -142,3 +153,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def hard(labels: Tensor) -> Tensor:
     """One class for each image, int64 [N]: of probabilities [N, K] the likeliest."""
     return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def one_class(labels: Tensor, method: str) -> Tensor:
+    """`labels` as they are, int64 [N]. Error: probabilities, for a method whose formula has no place for them."""
+    if labels.ndim != 1:
+        raise InputError(f"{method}: needs one class for each image, but cutmix mixes them (want cutmix 0)")
+    return labels

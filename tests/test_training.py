@@ -1,6 +1,7 @@
 """The loop: resume is exact, selection and divergence behave, schedules and averages follow their formulas."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from components.validation import Validation
 from tests.conftest import TinyNet
 from tests.method_members import ATTACK, MEMBERS
 
+STILL = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
+
 
 def recipe(**changes) -> Recipe:
     fields = {
@@ -31,7 +34,7 @@ def recipe(**changes) -> Recipe:
         "weight_decay": 5e-4,
         "gradient_clip": 1.0,
         "average": Ema(name="ema", decay=0.9),
-        "augmentation": Augmentation(crop=1, flip=True),
+        "augmentation": Augmentation(crop=1, flip=True, cutmix=0.0, rand_augment=None),
         "precision": "float32",
         "select_by": "mean_accuracy",
         "patience": None,
@@ -54,7 +57,7 @@ def new_run(method, linf, folder: Path, plan_recipe: Recipe):
     probe = KernelProbe(ProbeSchedule(epochs=(0, 1, 3, 4), size=6, directions=4), images, labels, 3, seed=0)
     validation = Validation(images[:10], labels[:10], ATTACK, linf, 4, probe, seed=0)
     state = start(TinyNet(), method, validation, plan_recipe, seed=0)
-    loader = Loader(images, labels, plan_recipe.batch_size, plan_recipe.augmentation)
+    loader = Loader(images, labels, plan_recipe.batch_size, plan_recipe.augmentation, num_classes=3)
     plan = Plan(plan_recipe, OneCycle(start=0.1, peak=0.3), linf, seed=0)
     return state, fit(state, loader, plan, folder)
 
@@ -160,7 +163,7 @@ def test_schedules(schedule, points):
 
 def test_epochs_visit_every_image_once_in_even_batches():
     images, labels = data(41)
-    loader = Loader(images, labels, batch_size=8, augmentation=Augmentation(crop=0, flip=False))
+    loader = Loader(images, labels, batch_size=8, augmentation=STILL, num_classes=3)
     batches = list(loader.epoch(order_seed=3, rng=torch.Generator()))
     sizes = [len(batch.labels) for batch in batches]
     assert sum(sizes) == 41 and max(sizes) <= 8 and max(sizes) - min(sizes) <= 1
@@ -175,7 +178,7 @@ def test_epochs_visit_every_image_once_in_even_batches():
 
 def test_augmentation_shifts_and_flips_whole_images(rng):
     images, _ = data(30)
-    moved, placement = augment(images, Augmentation(crop=2, flip=True), rng)
+    moved, placement = augment(images, replace(STILL, crop=2, flip=True), rng)
     padded = torch.nn.functional.pad(images, (2,) * 4)
     shifts = set()
     for before, after in zip(padded, moved, strict=True):
@@ -185,7 +188,13 @@ def test_augmentation_shifts_and_flips_whole_images(rng):
         assert found
         shifts.add(found[0])
     assert len(shifts) > 10
-    assert torch.equal(augment(images, Augmentation(crop=0, flip=False), rng)[0], images)
+    # What is moved along with an image comes back to its place, but for what was cut off.
+    before = torch.zeros_like(images)
+    returned = placement.back(moved, before)
+    seen = placement.back(torch.ones_like(moved), before).bool()
+    assert torch.equal(returned[seen], images[seen]) and not returned[~seen].any()
+    assert 0.5 < seen.float().mean() < 1
+    assert torch.equal(augment(images, STILL, rng)[0], images)
 
 
 def test_passes_are_counted(tiny, images, labels, linf):

@@ -110,7 +110,7 @@ def train(training: Training, model: nn.Module, splits: Splits, device: torch.de
     )
     folder = resume_folder(training)
     state = start(model, training.method, validation, recipe, settings.seed)
-    loader = Loader(images, labels, recipe.batch_size, recipe.augmentation)
+    loader = Loader(images, labels, recipe.batch_size, recipe.augmentation, len(splits.classes))
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed)
     for record in fit(state, loader, plan, folder):
         journal.metrics({name: value for name, value in record.items() if name != "epoch"}, step=int(record["epoch"]))
