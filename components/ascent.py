@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from components.losses import TINY
 from components.noise import Rng, normal
-from components.threat import Threat
+from components.threat import Balls, Threat
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [N, K] -> the value to raise for each image, [N]."""
@@ -45,7 +45,7 @@ def crafting_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Abs
     return eval_mode(model) if batch_norm == "eval" else nullcontext()
 
 
-def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tensor:
+def start_point(start: Start, images: Tensor, threat: Threat | Balls, rng: Rng) -> Tensor:
     """Where an attack begins, [N, C, H, W], inside the threat model."""
     if start == "uniform":
         return threat.random_start(images, rng)
@@ -87,6 +87,22 @@ def grey_level_steps(epsilon: Fraction) -> int:
     return max(1, math.floor(min(levels + 4, levels * 5 / 4)))
 
 
+class GreyLevelSteps:
+    """The step rule under which each image stops after `grey_level_steps` of its own radius ([N, 1, 1, 1]).
+
+    One object serves one ascent, whose steps it counts.
+    """
+
+    def __init__(self, radii: Tensor) -> None:
+        # A radius that is a whole number of grey levels must not lose a step to rounding.
+        levels = radii * 255 + 1e-3
+        self.left = torch.minimum(levels + 4, levels * 5 / 4).floor_().clamp_min_(1)
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.left = self.left - 1
+        return torch.where(self.left >= 0, gradient, 0)
+
+
 def plain(gradient: Tensor) -> Tensor:
     """The step rule that follows the gradient itself."""
     return gradient
@@ -112,8 +128,8 @@ def ascend(
     images: Tensor,
     start: Tensor,
     objective: Objective,
-    threat: Threat,
-    step_size: float,
+    threat: Threat | Balls,
+    step_size: float | Tensor,
     steps: int,
     rule: StepRule = plain,
 ) -> Tensor:

@@ -5,7 +5,7 @@ whatever the batch size, the order, the number of processes, the kind of device,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,7 +44,39 @@ class Noise:
         return _shifted(_mix(keys[:, None] + places * _INCREMENT), 64 - _BITS)
 
 
-Rng = torch.Generator | Noise
+class Part:
+    """One stream for a batch that several processes share: each draws for the whole batch and keeps its own rows.
+
+    So the numbers that an image gets do not depend on how many processes there are, and the generators of all
+    processes stay in step.
+    """
+
+    def __init__(self, generator: torch.Generator, places: slice | Tensor, total: int) -> None:
+        """For the images at these `places` of a batch of `total`; the generator is the same on every process."""
+        self.generator, self.places, self.total = generator, places, total
+
+    @classmethod
+    def share(cls, generator: torch.Generator, rank: int, ranks: int, total: int) -> "Part":
+        """What process number `rank` draws from: it has the rows rank, rank + ranks, … of the batch."""
+        return cls(generator, slice(rank, None, ranks), total)
+
+    def drawn(self, draw: Callable[..., Tensor], images: Tensor, shape: Sequence[int]) -> Tensor:
+        """`draw(size, generator=…, device=…)` for the whole batch, then the rows of `images`, [N, *shape]."""
+        rows = draw((self.total, *shape), generator=self.generator, device=images.device)[self.places]
+        if len(rows) != len(images):
+            raise ValueError(f"got {len(images)} images, want the {len(rows)} that this draws for: take a subset first")
+        return rows
+
+    def of(self, chosen: Tensor) -> "Part":
+        """A stream of its own for some of the images (indices or a mask): however often it is drawn from, this one
+        has moved by one number."""
+        device = self.generator.device
+        seed = int(torch.randint(2**62, (), generator=self.generator, device=device))
+        places = torch.arange(self.total, device=device)[self.places][chosen]
+        return Part(torch.Generator(device).manual_seed(seed), places, self.total)
+
+
+Rng = torch.Generator | Noise | Part
 """What an attack draws from."""
 
 
@@ -53,6 +85,8 @@ def uniform(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Ten
     shape = images.shape[1:] if shape is None else shape
     if isinstance(rng, Noise):
         return rng.uniform(shape)
+    if isinstance(rng, Part):
+        return rng.drawn(torch.rand, images, shape)
     return torch.rand((len(images), *shape), generator=rng, device=images.device)
 
 
@@ -61,18 +95,27 @@ def normal(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tens
     shape = images.shape[1:] if shape is None else shape
     if isinstance(rng, Noise):
         return rng.normal(shape)
+    if isinstance(rng, Part):
+        return rng.drawn(torch.randn, images, shape)
     return torch.randn((len(images), *shape), generator=rng, device=images.device)
 
 
 def subset(rng: Rng, chosen: Tensor) -> Rng:
     """What to draw from once only the `chosen` images (indices or a mask) are left."""
-    return rng.of(chosen) if isinstance(rng, Noise) else rng
+    return rng if isinstance(rng, torch.Generator) else rng.of(chosen)
+
+
+def seed_of(rng: Rng) -> int:
+    """The seed that everything drawn from `rng` follows from."""
+    return rng.seed if isinstance(rng, Noise) else rng.initial_seed()
 
 
 def shared(rng: Rng) -> torch.Generator:
     """A generator on the CPU for choices that all images share, such as the windows of a query-based attack."""
     if isinstance(rng, Noise):
         return torch.Generator().manual_seed(rng.seed)
+    if isinstance(rng, Part):
+        rng = rng.generator
     return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
 
 

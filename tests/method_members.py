@@ -7,10 +7,13 @@ import torch
 from components.attacks.pgd import Pgd
 from components.contracts import Method
 from components.distillation.b_mtard import BMtard
+from components.methods.ensemble_at import EnsembleAt
 from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign
+from components.methods.mixed import Mixed
+from components.methods.mixed_batch import Mix
 from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
@@ -19,6 +22,7 @@ from components.params import Ratio
 from tests.conftest import TinyNet
 
 STEP = Ratio(4, 255)
+MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
 ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
 
 
@@ -60,5 +64,8 @@ MEMBERS: dict[str, Callable[[], Method]] = {
         align=True,
         batch_norm="train",
     ),
+    # The attacks begin inside the second epoch of a run that is stopped after it.
+    "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1),
+    "ensemble_at": lambda: EnsembleAt(mix=MIX, delay=0, label_smoothing=0.1).guided_by(frozen(13)),
     "b_mtard": b_mtard,
 }

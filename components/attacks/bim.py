@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import GREY_LEVEL, ascend, grey_level_steps
+from components.attacks.kurakin import grey_steps
 from components.noise import Rng
-from components.objectives import clean_logits, goal
 from components.params import STRICT
 from components.threat import Threat
 
@@ -22,5 +21,4 @@ class Bim:
     aim: Literal["true", "predicted"] = "true"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        objective = goal("cross_entropy", self.aim, labels, clean_logits(model, images), rng)
-        return ascend(model, images, images, objective, threat, GREY_LEVEL, grey_level_steps(threat.epsilon))
+        return grey_steps(model, images, labels, self.aim, threat, rng)

@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import ascend
+from components.attacks.kurakin import one_step
 from components.noise import Rng
-from components.objectives import goal
 from components.params import STRICT
 from components.threat import Threat
 
@@ -23,8 +22,4 @@ class Fgsm:
     aim: Literal["true", "predicted"] = "true"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        # The one pass is through the clean image, so its logits are there already.
-        def objective(logits: Tensor) -> Tensor:
-            return goal("cross_entropy", self.aim, labels, logits.detach, rng)(logits)
-
-        return ascend(model, images, images, objective, threat, threat.radius, steps=1)
+        return one_step(model, images, labels, self.aim, threat, rng)

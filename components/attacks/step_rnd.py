@@ -3,9 +3,8 @@
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import ascend
+from components.attacks.kurakin import one_step
 from components.noise import Rng
-from components.objectives import goal
 from components.params import STRICT
 from components.threat import Threat
 
@@ -15,8 +14,4 @@ class StepRnd:
     """One step of length epsilon that lowers the cross-entropy of a wrong class, each drawn with the same chance."""
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        # The one pass is through the clean image, so its logits are there already.
-        def objective(logits: Tensor) -> Tensor:
-            return goal("cross_entropy", "random", labels, logits.detach, rng)(logits)
-
-        return ascend(model, images, images, objective, threat, threat.radius, steps=1)
+        return one_step(model, images, labels, "random", threat, rng)

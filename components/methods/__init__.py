@@ -1,16 +1,18 @@
 """Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
-from components.contracts import Method
+from components.contracts import Guided, Method
+from components.methods.ensemble_at import EnsembleAt
 from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign
+from components.methods.mixed import Mixed
 from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[Method] | type[Guided]] = {
     "standard": Standard,
     "pgd_at": PgdAt,
     "trades": Trades,
@@ -19,4 +21,6 @@ METHODS: dict[str, type[Method]] = {
     "free_at": FreeAt,
     "gradalign": GradAlign,
     "fgsm_mep": FgsmMep,
+    "mixed": Mixed,
+    "ensemble_at": EnsembleAt,
 }
