@@ -1,6 +1,7 @@
 """The state of a training run, and the file it continues from: all that the next step depends on, without pickle."""
 
-from collections.abc import ItemsView
+import os
+from collections.abc import ItemsView, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from components.averaging import Average
 from components.contracts import Companioned, Measure, Method, Stateful
 from components.errors import InputError
-from components.storage import read_tensors, write_tensors
+from components.sentinel import Watch
+from components.storage import read_tensors, replacing, write_tensors
 
 
 @dataclass
@@ -19,7 +21,8 @@ class TrainingState:
     """Model, optimizer, generator, averages, history and the best epoch so far.
 
     `method` and `measure` take part in checkpoints when they have a state of their own (`Stateful`).
-    `history` holds one record per finished epoch; the first is of the untrained model, epoch 0.
+    `history` holds one record per finished epoch; the first is of the untrained model, epoch 0. `watch` is the
+    overfitting sentinel, if there is one; `good_epoch` the last it would go back to, `good_best` the best one by then.
     """
 
     model: nn.Module
@@ -28,9 +31,12 @@ class TrainingState:
     method: Method
     measure: Measure
     average: Average | None = None
+    watch: Watch | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -1.0
+    good_epoch: int = 0
+    good_best: int = 0
     passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
     seconds: float = 0.0
 
@@ -44,9 +50,19 @@ class TrainingState:
         epoch = int(self.history[-1]["epoch"])
         if self.best_epoch == epoch:
             write_tensors(_best_file(folder, epoch), self.published.state_dict())
-        write_tensors(folder / "checkpoint.safetensors", self._tensors(), self._numbers())
-        # Only now is the older best out of use: a kill between the two writes must find it.
-        for stale in set(folder.glob("best-*.safetensors")) - {_best_file(folder, self.best_epoch)}:
+        path = folder / "checkpoint.safetensors"
+        if self.watch is not None and self.watch.good:
+            self.good_epoch, self.good_best = epoch, self.best_epoch
+            write_tensors(_good_file(folder, epoch), self._tensors(), self._numbers())
+            with replacing(path) as partial:
+                os.link(_good_file(folder, epoch), partial)
+        else:
+            write_tensors(path, self._tensors(), self._numbers())
+        # Only now are older files out of use: a kill between the writes must find them.
+        used = {_best_file(folder, self.best_epoch), _good_file(folder, self.good_epoch)}
+        if self.watch is not None:
+            used.add(_best_file(folder, self.good_best))
+        for stale in {*folder.glob("best-*.safetensors"), *folder.glob("good-*.safetensors")} - used:
             stale.unlink()
 
     def load(self, folder: Path) -> bool:
@@ -54,12 +70,28 @@ class TrainingState:
         path = folder / "checkpoint.safetensors"
         if not path.exists():
             return False
+        self._read(path, {})
+        return True
+
+    def give_up_epoch(self, folder: Path) -> None:
+        """Goes back to the end of the epoch that the sentinel chooses, with the method that it chooses.
+
+        What has been spent and seen stays spent and seen. Error: the method changed into one that cannot go on from
+        the other's memory.
+        """
+        assert self.watch is not None, "only the sentinel gives epochs up"
+        last = int(self.history[-1]["epoch"])
+        epoch = self.watch.act(last, self.good_epoch)
+        path = folder / "checkpoint.safetensors" if epoch == last else _good_file(folder, epoch)
+        self._read(path, {"passes": dict(self.passes), "seconds": self.seconds, "watch": self.watch.numbers()})
+        self.save(folder)
+
+    def _read(self, path: Path, kept: dict[str, Any]) -> None:
         tensors, numbers = read_tensors(path)
         try:
-            self._restore(tensors, numbers)
+            self._restore(tensors, numbers | kept)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: does not fit this run, remove it to start anew: {error}") from None
-        return True
 
     def best_weights(self, folder: Path) -> dict[str, Tensor]:
         """The published weights of the best epoch so far, from `folder`."""
@@ -87,6 +119,9 @@ class TrainingState:
             "passes": self.passes,
             "seconds": self.seconds,
             "average_updates": 0 if self.average is None else self.average.updates,
+            "good_epoch": self.good_epoch,
+            "good_best": self.good_best,
+            "watch": None if self.watch is None else self.watch.numbers(),
         }
 
     def _momentum(self) -> dict[str, Tensor]:
@@ -101,6 +136,10 @@ class TrainingState:
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = tensor
+        if self.watch is not None:
+            self.watch.load(numbers["watch"])
+            method = self.watch.method()
+            self._adopt(self.method if method is None else method)
         self.model.load_state_dict(groups["model"])
         if self.average is not None:
             self.average.model.load_state_dict(groups["average"])
@@ -108,17 +147,25 @@ class TrainingState:
         for name, parameter in self._trained():
             if name in groups.get("momentum", {}):
                 self.optimizer.state[parameter]["momentum_buffer"] = groups["momentum"][name].to(parameter)
-        for group, owner in (("method", self.method), ("measure", self.measure)):
-            if isinstance(owner, Stateful):
-                owner.load_state_dict(groups.get(group, {}))
+        if isinstance(self.method, Stateful):
+            self.method.load_state_dict(_fitting(self.method, groups.get("method", {})))
+        if isinstance(self.measure, Stateful):
+            self.measure.load_state_dict(groups.get("measure", {}))
         self.rng.set_state(groups["rng"]["generator"])
         torch.set_rng_state(groups["rng"]["global"])
         if "cuda" in groups["rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(groups["rng"]["cuda"])
         self.history = [dict(pairs) for pairs in numbers["history"]]
         self.passes |= numbers["passes"]
-        for name in ("best_epoch", "best_score", "seconds"):
+        for name in ("best_epoch", "best_score", "seconds", "good_epoch", "good_best"):
             setattr(self, name, numbers[name])
+
+    def _adopt(self, method: Method) -> None:
+        """Takes a method in the place of the one so far; its companion, if it has one, in the other's too."""
+        self.method = method
+        self.optimizer.param_groups[0]["params"] = list(trained_parameters(self.model, method).values())
+        # What is not in a checkpoint was not there yet.
+        self.optimizer.state.clear()
 
 
 def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Parameter]:
@@ -129,3 +176,22 @@ def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Paramet
 
 def _best_file(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch:04d}.safetensors"
+
+
+def _good_file(folder: Path, epoch: int) -> Path:
+    return folder / f"good-{epoch:04d}.safetensors"
+
+
+def _fitting(method: Stateful, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` for a method, also if the method has since been wrapped or unwrapped: a wrapper puts its own name and a
+    dot before the names of what it wraps. What is not remembered is as in a new method."""
+    fresh = method.state_dict()
+    if fresh.keys() <= state.keys():
+        return dict(state)
+    found = dict(fresh)
+    for name, tensor in fresh.items():
+        for old, remembered in state.items():
+            same = name == old or name.endswith(f".{old}") or old.endswith(f".{name}")
+            if same and remembered.shape == tensor.shape:
+                found[name] = remembered
+    return found

@@ -102,27 +102,39 @@ def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Itera
     """Trains `state.model` and yields the record of each epoch that ran now (earlier ones are in `state.history`).
 
     A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit
-    for bit as if it had never stopped. Errors: a loss that is not finite, with what led to it; a checkpoint that does
-    not fit.
+    for bit as if it had never stopped. After a roll back of the sentinel, records of epochs that were rolled back come
+    again. Errors: a loss that is not finite, with what led to it; a checkpoint that does not fit.
     """
     state.load(folder)
-    counter = PassCounter(state.model, *_teachers(state.method))
+    while len(state.history) <= plan.recipe.epochs and not _is_over(state, plan.recipe):
+        began = time.monotonic()
+        record = _epoch(state, loader, plan, len(state.history))
+        state.seconds += time.monotonic() - began
+        if state.watch is not None and state.watch.alarmed:
+            state.give_up_epoch(folder)
+            continue
+        _keep(state, record, plan.recipe, folder)
+        yield record
+
+
+def _epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
+    """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
+    counter, watch = PassCounter(state.model, *_teachers(state.method)), state.watch
     try:
-        for epoch in range(len(state.history), plan.recipe.epochs + 1):
-            began = time.monotonic()
-            # Record 0 is the model before training: the reference of every curve.
-            if _has_run_out_of_patience(state, plan.recipe):
-                return
-            record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
-            for name, passes in counter.take().items():
-                state.passes[name] += passes
-            record |= state.measure(state.published, epoch)
-            counter.take()  # measuring is not training
-            state.seconds += time.monotonic() - began
-            _keep(state, record, plan.recipe, folder)
-            yield record
+        # Record 0 is the model before training: the reference of every curve.
+        record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
+        # Looking is not training.
+        passes = {name: n - (watch.passes[name] if watch is not None else 0) for name, n in counter.take().items()}
     finally:
         counter.close()
+    for name, count in passes.items():
+        state.passes[name] += count
+    if watch is not None and watch.alarmed:
+        return record
+    record |= state.measure(state.published, epoch)
+    if watch is not None:
+        record |= watch.end_epoch(state.model, record, sum(passes.values()))
+    return record
 
 
 def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
@@ -145,6 +157,8 @@ def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -
         steps.append(_Step(rate, Loss(loss.total.detach(), loss.parts), norm))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
+        if state.watch and state.watch.after_step(state.model, loss.total.detach(), epoch, index + 1, num_steps):
+            return {}
     if isinstance(state.method, EpochEnding):
         state.method.end_epoch(state.model)
     if state.average is not None:
@@ -202,8 +216,10 @@ def _keep(state: TrainingState, record: Record, recipe: Recipe, folder: Path) ->
     state.save(folder)
 
 
-def _has_run_out_of_patience(state: TrainingState, recipe: Recipe) -> bool:
-    return recipe.patience is not None and len(state.history) - 1 - state.best_epoch >= recipe.patience
+def _is_over(state: TrainingState, recipe: Recipe) -> bool:
+    """Whether patience has run out, or the sentinel has stopped training."""
+    stopped = state.watch is not None and state.watch.stopped
+    return stopped or (recipe.patience is not None and len(state.history) - 1 - state.best_epoch >= recipe.patience)
 
 
 def _teachers(method: Method) -> list[nn.Module]:
