@@ -8,6 +8,11 @@ from pydantic.dataclasses import dataclass
 
 from components.params import STRICT, Real
 
+# A rate that changes by this share at one point jumps; what is smaller is a slope to the losses.
+JUMP = 0.1
+# Jumps are looked for in so many parts of an epoch; a part that may hold one is halved so often.
+PARTS, HALVINGS = 16, 40
+
 
 class Schedule(Protocol):
     """Progress in epochs, a float in [0, epochs], -> the factor on the base learning rate."""
@@ -88,6 +93,31 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
 }
+
+
+def jumps(schedule: Schedule, epochs: int) -> list[float]:
+    """The points, in epochs, at which the learning rate jumps during a run of `epochs`.
+
+    Halving a stretch keeps the change of a jump in it, while that of a slope halves, however steep it is.
+    """
+    found = []
+    for part in range(epochs * PARTS):
+        low, high = part / PARTS, (part + 1) / PARTS
+        before, after = schedule.factor(low, epochs), schedule.factor(high, epochs)
+        least = JUMP * max(before, after)
+        for _ in range(HALVINGS):
+            if abs(after - before) <= least:
+                break
+            middle = (low + high) / 2
+            between = schedule.factor(middle, epochs)
+            if abs(between - before) > abs(after - between):
+                high, after = middle, between
+            else:
+                low, before = middle, between
+        # What comes with the very end touches no step.
+        if abs(after - before) > least and high < epochs:
+            found.append(high)
+    return found
 
 
 def _half_cosine(share: float) -> float:
