@@ -1,6 +1,7 @@
 """Where tensors live and how reproducibly they are computed."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -8,6 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from components.errors import InputError
 from components.params import STRICT
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What matrix products and convolutions compute in; `auto` takes bfloat16 where the device is made for it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -43,3 +47,23 @@ class Compute:
         else:
             torch.backends.cudnn.benchmark = True
         return device
+
+
+def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The precision that `auto` stands for on this device, or the one that is named.
+
+    Processors without bfloat16 instructions compute it too, ten to a hundred times as slowly as float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for a block: matrix products and convolutions in bfloat16, weights and losses in float32."""
+    if resolved(precision, device) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

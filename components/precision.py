@@ -3,13 +3,14 @@
 import copy
 import shutil
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from components.compute import Precision, resolved
 from components.contracts import Attack
 from components.errors import InputError
 from components.evaluation import TestSet, predict, run_attack
@@ -28,7 +29,7 @@ class Search:
     `compiled` needs a C++ compiler on a CPU and pays where an attack runs for minutes.
     """
 
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     compiled: bool
 
     def victim(self, model: nn.Module, images: Tensor) -> Victim:
@@ -38,9 +39,10 @@ class Search:
         """
         if self.compiled and not torch.cuda.is_available() and shutil.which("c++") is None:
             raise InputError("search.compiled: got true, but there is no C++ compiler here (set it to false)")
-        if self.precision == "float32" and not self.compiled:
+        precision = resolved(self.precision, images.device)
+        if precision == "float32" and not self.compiled:
             return Victim(model)
-        search: nn.Module = Lean(model, images, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
+        search: nn.Module = Lean(model, images, torch.bfloat16 if precision == "bfloat16" else torch.float32)
         if self.compiled:
             search.compile()
         return Victim(model, search)

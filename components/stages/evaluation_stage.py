@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from components.adversarials import Adversarials
 from components.campaign import ALONE, Campaign, Findings, Shard, Task, outcome_tensors, rescore
+from components.compute import resolved
 from components.evaluation import TestSet, predict
 from components.noise import Noise
 from components.outcome_journal import OutcomeJournal
@@ -107,16 +108,17 @@ def _victims(
     """Each model with the search network that the settings ask for, or, where that fails the check, with none."""
     search, victims, checks = settings.section.search, {}, {}
     some = next(data.test.batches())[0][:SOME]
+    precision = resolved(search.precision, some.device)
     for name, candidate in candidates.items():
         victim = search.victim(candidate.model, some)
         if victim.search is not victim.exact:
             checks[name] = _parity(victim, data, settings)
             if not checks[name]["passed"]:
-                note(f"{name}: {search.precision} search refused, float32 instead: {checks[name]}")
+                note(f"{name}: {precision} search refused, float32 instead: {checks[name]}")
                 victim = Victim(candidate.model)
         victims[name] = victim
     return victims, {
-        "search": search.precision,
+        "search": precision,
         "decision": "float32",
         "compiled": search.compiled,
         "parity": checks or None,
