@@ -1,0 +1,77 @@
+"""KD+SWA: self-teachers, one clean and one robust, smooth the labels; weight averaging smooths the weights.
+
+Chen et al., "Robust Overfitting May Be Mitigated by Properly Learned Smoothening", ICLR 2021. The averaging half is the
+recipe's `average: {name: swa, …}`.
+"""
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.attacks.pgd import Pgd
+from components.contracts import Batch, Loss, accuracy, hard
+from components.losses import cross_entropy
+from components.noise import Rng
+from components.params import STRICT, Real
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class KdSwa:
+    """(1 - w_c - w_r) · CE(f(x̃), y) + w_c · KD(f(x̃), clean(x̃)) + w_r · KD(f(x̃), robust(x̃)), means over the batch.
+
+    w_c is `clean_weight`, w_r `robust_weight`; KD is T² · cross-entropy between the softmaxes of both logits over T,
+    the `temperature`. All networks see the attacked image. Published: weights 0.1 and 0.6, temperature 2, an attack up
+    the student's cross-entropy. Errors: weights that are negative or above 1 in sum, a temperature of 0 or less.
+    """
+
+    attack: Pgd
+    clean_weight: Real
+    robust_weight: Real
+    temperature: Real
+
+    def __post_init__(self) -> None:
+        weights = self.clean_weight, self.robust_weight
+        # A hair above 1, since 0.1 and 0.9 need not add up to it.
+        if min(weights) < 0 or sum(weights) > 1 + 1e-9:
+            raise ValueError(f"got weights {weights[0]} and {weights[1]}, want them at least 0 and at most 1 in sum")
+        if self.temperature <= 0:
+            raise ValueError(f"got temperature {self.temperature}, want it above 0")
+
+    def taught_by(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "KdSwaMethod":
+        """The training method with these teachers, which must be frozen and in evaluation mode."""
+        return KdSwaMethod(self, clean_teacher, robust_teacher)
+
+
+class KdSwaMethod:
+    """The objective of `KdSwa`."""
+
+    def __init__(self, fields: KdSwa, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
+        self.fields, self.clean_teacher, self.robust_teacher = fields, clean_teacher, robust_teacher
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        fields, logits = self.fields, model(images_adv)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        adversarial = cross_entropy(logits, batch.labels)
+        clean = self._distilled(logits, self.clean_teacher, images_adv)
+        robust = self._distilled(logits, self.robust_teacher, images_adv)
+        label_weight = 1 - fields.clean_weight - fields.robust_weight
+        parts = {
+            "loss_adversarial": adversarial.detach().mean(),
+            "loss_clean": clean.detach(),
+            "loss_robust": robust.detach(),
+            "train_adversarial_accuracy": accuracy(logits, batch.labels),
+        }
+        total = label_weight * adversarial.mean() + fields.clean_weight * clean + fields.robust_weight * robust
+        return Loss(total, parts, adversarial=adversarial)
+
+    def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = (teacher(images_adv).to(logits.dtype) / self.fields.temperature).softmax(1)
+        return self.fields.temperature**2 * cross_entropy(logits / self.fields.temperature, target).mean()

@@ -1,0 +1,123 @@
+"""ADR: adversarial training towards the rectified predictions of its own moving average.
+
+Wu et al., "Annealing Self-Distillation Rectification Improves Adversarial Training", arXiv 2305.12118.
+"""
+
+from functools import cached_property
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from components.ascent import Start, ascend, eval_mode, start_point
+from components.averaging import mix
+from components.contracts import Batch, Loss, accuracy, one_class
+from components.losses import cross_entropy
+from components.methods.soft_targets import rectified, softened
+from components.methods.two_views import logits_of
+from components.noise import Rng
+from components.params import STRICT, Fractional, Real
+from components.schedule import Cosine
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Adr:
+    """CE(f(x̃), q(x)) with q(x) = λ · softmax(ema(x) / τ) + (1 - λ) · onehot(y), and x̃ climbs that same cross-entropy.
+
+    λ of each image is clip(λ(t) - (max softmax - softmax of y), 0, 1). τ goes from `temperature_from` to
+    `temperature_to`, λ(t) from `weight_from` to `weight_to`, by half a cosine over `epochs`, which are the recipe's:
+    set anew at the start of each epoch here, at each step in the published code. ema is the moving average of weights
+    and buffers with `decay`, in evaluation mode; it is the method's state. Published: τ 2.5 to 2, λ 0.7 to 0.95, decay
+    0.995, ten steps from a uniform start. Errors: labels that are mixed.
+    """
+
+    steps: int
+    step_size: Fractional
+    start: Start
+    temperature_from: Real
+    temperature_to: Real
+    weight_from: Real
+    weight_to: Real
+    decay: Real
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.step_size <= 0 or self.epochs < 1:
+            raise ValueError(f"got {self}, want steps and epochs of at least 1 and a positive step_size")
+        if min(self.temperature_from, self.temperature_to) <= 0:
+            raise ValueError(f"got temperatures {self.temperature_from} to {self.temperature_to}, want them above 0")
+        for name in ("weight_from", "weight_to", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, want 0 to 1")
+
+    @cached_property
+    def _memory(self) -> "_Memory":
+        return _Memory(self.temperature_from, self.weight_from)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets temperature and weight for this epoch (counted from 0)."""
+        left = Cosine(warmup=0.0).factor(epoch, self.epochs)
+        self._memory.temperature = self.temperature_to + (self.temperature_from - self.temperature_to) * left
+        self._memory.weight = self.weight_to + (self.weight_from - self.weight_to) * left
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        batch = self.relabelled(model, batch)
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    @torch.no_grad()
+    def relabelled(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch with q(x) as labels [N, K], once the average has followed the last step's weights."""
+        labels = one_class(batch.labels, "adr")
+        self._memory.follow(model, self.decay)
+        with eval_mode(model):
+            # The model runs with the average's tensors, so that its passes are counted among the model's.
+            logits = logits_of(lambda images: functional_call(model, self._memory.average, (images,)), batch.images)
+        target = softened(logits, self._memory.temperature)
+        return batch._replace(labels=rectified(target, labels, self._memory.weight))
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        images, labels = batch.images, batch.labels
+        start = start_point(self.start, images, threat, rng)
+        step_size = float(self.step_size)
+        return ascend(model, images, start, lambda z: cross_entropy(z, labels), threat, step_size, self.steps)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        logits = logits_of(model, images_adv)
+        adversarial = cross_entropy(logits, batch.labels)
+        parts = {
+            "temperature": batch.images.new_tensor(self._memory.temperature),
+            "certainty": batch.labels.amax(1).mean(),
+            "train_adversarial_accuracy": accuracy(logits, batch.labels),
+        }
+        return Loss(adversarial.mean(), parts, adversarial=adversarial)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average, by the model's names; nothing before the first step."""
+        return self._memory.average
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores `state_dict`."""
+        self._memory.average, self._memory.is_laid_out = state, False
+
+
+class _Memory:
+    """What changes while `Adr` trains."""
+
+    def __init__(self, temperature: float, weight: float) -> None:
+        self.temperature, self.weight = temperature, weight
+        self.average: dict[str, Tensor] = {}
+        self.is_laid_out = True
+
+    def follow(self, model: nn.Module, decay: float) -> None:
+        """Moves the average to the model's state now; the first time it becomes that state."""
+        current = model.state_dict()
+        if not self.average:
+            self.average = {name: tensor.clone() for name, tensor in current.items()}
+            return
+        if not self.is_laid_out:
+            # From a checkpoint: back to the model's device and memory format, on which the last bits depend.
+            self.average = {name: torch.empty_like(t).copy_(self.average[name]) for name, t in current.items()}
+            self.is_laid_out = True
+        mix(self.average, current, 1 - decay)

@@ -1,0 +1,121 @@
+"""Clean knowledge for adversarial training, in the style of CKTAT: an unverified reconstruction.
+
+Zhou & Pei, "Why Clean Training Can Make Adversarial Training Better", arXiv 2504.00038, say that a clean model gives
+two kinds of knowledge, one that lowers the difficulty of learning and one that guides correctly, and name the means:
+its predictions, initialisation from it, a temperature and a weight beta. Their exact loss was not at hand: the equation
+here and the two switches are this project's reading of it, so results with it are none of CKTAT's.
+"""
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.attacks.pgd import Pgd
+from components.contracts import Batch, Loss, accuracy, hard, one_class
+from components.losses import cross_entropy, kl_divergence
+from components.methods.soft_targets import one_hot, rectified, softened, without_advice
+from components.methods.two_views import Views, accuracies, logits_of, look_twice, smoothness
+from components.noise import Rng
+from components.params import STRICT, Real
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cktat:
+    """(1 - alpha) · CE(f(x̃), y) + alpha · KL(q(x) ‖ p(x̃)) + beta · KL(p(x) ‖ p(x̃)), means over the batch.
+
+    With z the frozen clean teacher's logits at x, the target q(x) is
+
+    | `lower_difficulty` | `correct_guidance` | q(x) |
+    | --- | --- | --- |
+    | false | false | the label: adversarial training, the control |
+    | true | false | softmax(z / temperature) of the true class; the rest evenly over all wrong classes |
+    | false | true | softmax(z): the teacher's advice as sharp as it is |
+    | true | true | softmax(z / temperature) |
+
+    So lower difficulty is how soft each image's target is, correct guidance is which wrong classes it names, and each
+    can be had without the other. The other way to lower difficulty, starting from the clean teacher's weights, is the
+    stage's `warm_start`. `rectify` then mixes the label into q where it prefers a wrong class, so that none ends above
+    the true one. With `beta` 0 the model does not see x.
+
+    `temperature` acts where difficulty is lowered, `alpha` and `rectify` where either kind is on: what a switch turns
+    off may keep its value. Errors: a kind that is on but could have no effect, by alpha 0 or by temperature 1;
+    alpha outside [0, 1], a temperature below 1, a negative beta; mixed labels where either kind is on.
+    """
+
+    attack: Pgd
+    temperature: Real
+    alpha: Real
+    beta: Real
+    rectify: bool
+    lower_difficulty: bool
+    correct_guidance: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.beta < 0 or self.temperature < 1:
+            raise ValueError(
+                f"got alpha {self.alpha}, beta {self.beta} and temperature {self.temperature}, "
+                "want 0 <= alpha <= 1, beta >= 0 and temperature >= 1"
+            )
+        if self.learns_from_teacher and self.alpha == 0:
+            raise ValueError("got alpha 0 with lower_difficulty or correct_guidance, want it above 0 or both off")
+        if self.lower_difficulty and self.temperature == 1:
+            raise ValueError("got lower_difficulty with temperature 1, want it above 1: that is what softens")
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether either kind of knowledge is used."""
+        return self.lower_difficulty or self.correct_guidance
+
+    def target(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """q(x), probabilities [N, K], from the clean teacher's logits [N, K] and labels [N]."""
+        if not self.learns_from_teacher:
+            return one_hot(labels, logits)
+        target = softened(logits, self.temperature if self.lower_difficulty else 1)
+        if not self.correct_guidance:
+            target = without_advice(target, labels)
+        return rectified(target, labels, 1) if self.rectify else target
+
+    def guided_by(self, clean_teacher: nn.Module) -> "CktatMethod":
+        """The training method with this teacher, which must be frozen and in evaluation mode."""
+        return CktatMethod(self, clean_teacher)
+
+
+class CktatMethod:
+    """The objective of `Cktat`."""
+
+    def __init__(self, fields: Cktat, clean_teacher: nn.Module) -> None:
+        self.fields, self.clean_teacher = fields, clean_teacher
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        if not self.fields.beta:
+            logits_adv = logits_of(model, images_adv)
+            loss = self._guided(batch, logits_adv)
+            return loss._replace(parts=loss.parts | {"train_adversarial_accuracy": accuracy(logits_adv, batch.labels)})
+        views = look_twice(model, batch, images_adv)
+        return self._smoothed(batch, views, self._guided(batch, views.adversarial))
+
+    def _guided(self, batch: Batch, logits_adv: Tensor) -> Loss:
+        adversarial = cross_entropy(logits_adv, batch.labels)
+        parts = {"loss_adversarial": adversarial.detach().mean()}
+        if not self.fields.learns_from_teacher:
+            return Loss(adversarial.mean(), parts, adversarial=adversarial)
+        with torch.no_grad():
+            target = self.fields.target(logits_of(self.clean_teacher, batch.images), one_class(batch.labels, "cktat"))
+        guidance = kl_divergence(target, logits_adv, "batch_mean")
+        total = (1 - self.fields.alpha) * adversarial.mean() + self.fields.alpha * guidance
+        return Loss(total, parts | {"loss_guidance": guidance.detach()}, adversarial=adversarial)
+
+    def _smoothed(self, batch: Batch, views: Views, loss: Loss) -> Loss:
+        rough = smoothness(views)
+        return loss._replace(
+            total=loss.total + self.fields.beta * rough,
+            parts=loss.parts | {"loss_smoothness": rough.detach()} | accuracies(views, batch.labels),
+            clean=cross_entropy(views.clean, batch.labels),
+        )

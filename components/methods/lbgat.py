@@ -1,0 +1,92 @@
+"""LBGAT: the logits of a clean network, trained along, guide the robust one (Cui et al., arXiv 2011.11164)."""
+
+import copy
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.attacks.pgd import Pgd
+from components.contracts import Batch, Loss, accuracy, hard
+from components.errors import InputError
+from components.losses import cross_entropy
+from components.methods.two_views import accuracies, logits_of, look_twice, smoothness
+from components.noise import Rng
+from components.params import STRICT, Real
+from components.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Lbgat:
+    """MSE(f(x̃), g(x)) + CE(g(x), y) + beta · KL(p(x) ‖ p(x̃)), where g is the companion and learns from both its terms.
+
+    The square is averaged over images and, with `reduction` class_mean as published, over classes too; with batch_mean
+    it is summed over classes. The companion has the clean teacher's architecture and starts from its weights (`clean`)
+    or afresh, in torch's own way (`random`). x̃ is an attack on f alone. Published: `beta` 0 or 6, an attack up the
+    divergence (loss `kl`) from a gaussian start, an untrained companion.
+    """
+
+    attack: Pgd
+    beta: Real
+    reduction: Literal["class_mean", "batch_mean"]
+    companion: Literal["clean", "random"]
+
+    def guided_by(self, clean_teacher: nn.Module) -> "LbgatMethod":
+        """The training method; the teacher itself stays as it is."""
+        companion = copy.deepcopy(clean_teacher).requires_grad_(True)
+        if self.companion == "random":
+            start_afresh(companion)
+        return LbgatMethod(self, companion)
+
+
+class LbgatMethod:
+    """The objective of `Lbgat`; its state is the companion, whose weights the model's optimizer moves as well."""
+
+    def __init__(self, fields: Lbgat, companion: nn.Module) -> None:
+        self.fields, self.companion = fields, companion
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        views, guide = look_twice(model, batch, images_adv), logits_of(self.companion, batch.images)
+        distance = F.mse_loss(views.adversarial, guide)
+        if self.fields.reduction == "batch_mean":
+            distance = distance * guide.shape[1]
+        learning, rough = cross_entropy(guide, batch.labels).mean(), smoothness(views)
+        parts = {
+            "loss_guidance": distance.detach(),
+            "loss_companion": learning.detach(),
+            "loss_smoothness": rough.detach(),
+            "companion_accuracy": accuracy(guide, batch.labels),
+        }
+        return Loss(
+            distance + learning + self.fields.beta * rough,
+            parts | accuracies(views, batch.labels),
+            adversarial=cross_entropy(views.adversarial, batch.labels),
+            clean=cross_entropy(views.clean, batch.labels),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The companion's weights and buffers."""
+        return dict(self.companion.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores `state_dict` in place, so that the optimizer goes on with the same parameters."""
+        self.companion.load_state_dict(state)
+
+
+def start_afresh(network: nn.Module) -> None:
+    """Draws every weight anew from torch's global generator. Errors: a layer that does not know how."""
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise InputError(
+                f"lbgat: got companion 'random', want 'clean': {type(module).__name__} cannot start afresh"
+            )
