@@ -11,11 +11,12 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from components import parallel
 from components.attacks.kurakin import grey_steps, one_step
 from components.contracts import Batch, Loss, accuracy, hard
 from components.errors import InputError
 from components.losses import cross_entropy
-from components.noise import Rng, uniform
+from components.noise import Rng, subset, uniform
 from components.objectives import Aim
 from components.params import STRICT, Fractional, Ratio, Real
 from components.threat import Threat
@@ -63,16 +64,23 @@ class Mix:
             raise ValueError(f"got epsilon_sigma {self.epsilon_sigma}, want more than 0, or null")
 
     def num_attacked(self, batch: Batch) -> int:
-        """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image."""
+        """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.
+
+        Where processes train together it is this one's part of the first k of the whole batch.
+        """
         count = len(batch.images)
         if count < 2:
             raise InputError(f"mixed batches: got a batch of {count} image, want one clean and one attacked at least")
+        return min(max(1, parallel.num_own(self._num_attacked(_num_images(batch)))), count - 1)
+
+    def _num_attacked(self, count: int) -> int:
         return min(max(1, int(count * self.adversarial)), count - 1)
 
     def craft(self, source: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Mixed:
         """The batch with its first k images attacked through `source` in evaluation mode."""
         count = self.num_attacked(batch)
         images, labels = batch.images[:count], hard(batch.labels)[:count]
+        rng = subset(rng, torch.arange(count, device=images.device))
         radii = self.draw_radii(images, threat, rng)
         attack, aim = INNER_ATTACKS[self.attack]
         images_adv = attack(source, images, labels, aim, threat.each(radii), rng)
@@ -92,7 +100,10 @@ class Mix:
         logits, count = model(mixed.images), len(mixed.radii)
         losses = cross_entropy(logits, batch.labels, label_smoothing)
         adversarial, clean = losses[:count], losses[count:]
-        total = (clean.sum() + self.weight * adversarial.sum()) / (len(clean) + self.weight * count)
+        # The loop averages over processes by numbers of images; the weights here are those of the whole batch.
+        num, attacked = _num_images(batch), self._num_attacked(_num_images(batch))
+        weights = (num - attacked + self.weight * attacked) * len(losses) / num
+        total = (clean.sum() + self.weight * adversarial.sum()) / weights
         return Loss(total, _parts(logits, batch, mixed.radii), adversarial, clean)
 
     def clean_loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
@@ -104,6 +115,11 @@ class Mix:
         clean = cross_entropy(logits, batch.labels, label_smoothing)
         radii = batch.images.new_zeros(self.num_attacked(batch))
         return Loss(clean.mean(), _parts(logits, batch, radii), clean=clean)
+
+
+def _num_images(batch: Batch) -> int:
+    """Of the whole batch, over all processes."""
+    return batch.total or len(batch.images)
 
 
 def _parts(logits: Tensor, batch: Batch, radii: Tensor) -> dict[str, Tensor]:
@@ -125,7 +141,7 @@ class Clock:
     def tick(self) -> int:
         """How many steps came before this one."""
         steps = int(self.steps)
-        self.steps += 1
+        self.steps = self.steps + 1
         return steps
 
     def state_dict(self) -> dict[str, Tensor]:
