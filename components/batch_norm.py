@@ -1,6 +1,7 @@
 """Which estimate of the data's mean and variance a batch-norm layer uses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
@@ -8,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from components import parallel
 from components.params import STRICT, Real
 
 
@@ -54,3 +56,61 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             model(images)
     for layer, momentum, training in kept:
         layer.momentum, layer.training = momentum, training
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training mode takes mean and variance over the batches of all ranks.
+
+    Unlike torch's own it also runs on CPUs, and its gradient can be differentiated again. Parameters, buffers and
+    evaluation mode are those of `nn.BatchNorm2d`; in evaluation mode nothing is sent.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        exact = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean, variance = self._moments(exact)
+        scale = (variance + self.eps).rsqrt()
+        normalised = (exact - _per_channel(mean)) * _per_channel(scale if self.weight is None else scale * self.weight)
+        shifted = normalised if self.bias is None else normalised + _per_channel(self.bias)
+        return shifted.to(input.dtype)
+
+    def _moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance over all ranks, [C] each, which join the running statistics."""
+        variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+        count = mean.new_full((1,), features.numel() / features.shape[1])
+        # From each rank's moments, as a sum of squares would lose the digits of a small variance around a large mean.
+        rows = parallel.gathered(torch.cat([count, mean, variance]))
+        counts, (means, variances) = rows[:, :1], rows[:, 1:].tensor_split(2, dim=1)
+        share = counts / counts.sum()
+        mean = (share * means).sum(0)
+        variance = (share * (variances + (means - mean).square())).sum(0)
+        self._track(mean.detach(), variance.detach(), counts.detach().sum())
+        return mean, variance
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), weight)
+        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), weight)
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+@contextmanager
+def synchronised(*models: nn.Module) -> Iterator[None]:
+    """Inside the block the models' batch norm is synchronised, if there are several ranks; the layers stay the same."""
+    layers = {m for model in models for m in model.modules() if type(m) is nn.BatchNorm2d}
+    layers = layers if parallel.world_size() > 1 else set()
+    for layer in layers:
+        layer.__class__ = SynchronisedBatchNorm2d
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.BatchNorm2d

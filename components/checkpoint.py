@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components import parallel
 from components.averaging import Average
 from components.contracts import Companioned, Measure, Method, Stateful
 from components.errors import InputError
@@ -46,13 +47,22 @@ class TrainingState:
         return self.model if self.average is None else self.average.model
 
     def save(self, folder: Path) -> None:
-        """Writes `folder/checkpoint.safetensors`, and the published weights too if this epoch is the best."""
+        """Writes `folder/checkpoint.safetensors`, and the published weights too if this epoch is the best.
+
+        Of processes that train together only the first writes: all have the same state.
+        """
         epoch = int(self.history[-1]["epoch"])
+        good = self.watch is not None and self.watch.good
+        if good:
+            self.good_epoch, self.good_best = epoch, self.best_epoch
+        if parallel.rank() == 0:
+            self._write(folder, epoch, good)
+
+    def _write(self, folder: Path, epoch: int, good: bool) -> None:
         if self.best_epoch == epoch:
             write_tensors(_best_file(folder, epoch), self.published.state_dict())
         path = folder / "checkpoint.safetensors"
-        if self.watch is not None and self.watch.good:
-            self.good_epoch, self.good_best = epoch, self.best_epoch
+        if good:
             write_tensors(_good_file(folder, epoch), self._tensors(), self._numbers())
             with replacing(path) as partial:
                 os.link(_good_file(folder, epoch), partial)
@@ -68,7 +78,10 @@ class TrainingState:
     def load(self, folder: Path) -> bool:
         """Continues from `folder` if it holds a checkpoint; whether it did. Errors: a truncated or foreign file."""
         path = folder / "checkpoint.safetensors"
-        if not path.exists():
+        found = parallel.total(path.exists())[0]
+        if found not in (0, parallel.world_size()):
+            raise InputError(f"{path}: {found} of {parallel.world_size()} processes see it, want a disk that all share")
+        if not found:
             return False
         self._read(path, {})
         return True
@@ -90,6 +103,7 @@ class TrainingState:
         tensors, numbers = read_tensors(path)
         try:
             self._restore(tensors, numbers | kept)
+            parallel.wait()  # until all have read what the first one may write next
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: does not fit this run, remove it to start anew: {error}") from None
 

@@ -17,18 +17,28 @@ class Batch(NamedTuple):
 
     `images` are float [N, C, H, W] in [0, 1]. `labels` are int64 [N], or probabilities [N, K] where an augmentation
     mixes classes. `indices` [N] are the images' places in the training split, and `placement` says how augmentation
-    moved each, so that what belongs to an image can follow it.
+    moved each, so that what belongs to an image can follow it. Where processes train together, each sees its part of a
+    batch of `total` images; otherwise that is all of them (0 stands for as many as there are).
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     placement: Placement
+    total: int = 0
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> "Batch":
         """The first images of a split, unmoved."""
         return cls(images, labels, torch.arange(len(images), device=images.device), Placement.still(images))
+
+    def part(self, rank: int, ranks: int) -> "Batch":
+        """The images of process number `rank` among `ranks`: rank, rank + ranks, …"""
+        if ranks == 1:
+            return self._replace(total=len(self.images))
+        places = slice(rank, None, ranks)
+        images = self.images[places].contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.labels[places], self.indices[places], self.placement.part(places), len(self.images))
 
 
 class Loss(NamedTuple):
@@ -98,7 +108,7 @@ class Crafting(Protocol):
 
 
 @runtime_checkable
-class Relabelling(Protocol):
+class Relabelling(Crafting, Protocol):
     """A method in two phases that learns from labels of its own making, once for each step.
 
     `loss` is that of both phases on `relabelled(model, batch)`, which takes note of the model's weights.
@@ -139,6 +149,7 @@ class Companioned(Protocol):
     companion: nn.Module
 
 
+@runtime_checkable
 class Guided(Protocol):
     """A recipe that becomes a method once it has the clean teacher (frozen, in evaluation mode)."""
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from components import parallel
 from components.contracts import Batch
 from components.noise import shared
 from components.params import STRICT, Real
@@ -67,13 +68,18 @@ class Loader:
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
         for images in self.images.tensor_split(self.num_batches)[:num_batches]:
-            yield to_pixels(images)
+            yield to_pixels(images[parallel.rank() :: parallel.world_size()])
 
     def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]:
-        """One pass: the order is a function of `order_seed` alone, the augmentation draws from `rng`."""
+        """One pass: the order is a function of `order_seed` alone, the augmentation draws from `rng`.
+
+        Where processes train together, each gets its part of every batch; augmentation is that of the whole one.
+        """
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(order_seed))
         for chosen in order.to(self.images.device).tensor_split(self.num_batches):
-            yield augmented(self.images[chosen], self.labels[chosen], chosen, self.augmentation, self.num_classes, rng)
+            drawn = self.images[chosen], self.labels[chosen], chosen
+            whole = augmented(*drawn, self.augmentation, self.num_classes, rng)
+            yield whole.part(parallel.rank(), parallel.world_size())
 
 
 def augmented(

@@ -107,7 +107,9 @@ def subset(rng: Rng, chosen: Tensor) -> Rng:
 
 def seed_of(rng: Rng) -> int:
     """The seed that everything drawn from `rng` follows from."""
-    return rng.seed if isinstance(rng, Noise) else rng.initial_seed()
+    if isinstance(rng, Noise):
+        return rng.seed
+    return (rng.generator if isinstance(rng, Part) else rng).initial_seed()
 
 
 def shared(rng: Rng) -> torch.Generator:

@@ -33,6 +33,10 @@ class Placement(NamedTuple):
             flipped = torch.rand(num, generator=rng, device=device) < 0.5
         return cls(pad, down, right, flipped)
 
+    def part(self, places: slice) -> "Placement":
+        """The same for some of the images."""
+        return Placement(self.pad, self.down[places], self.right[places], self.flipped[places])
+
     def moved(self, images: Tensor) -> Tensor:
         """Each of [N, C, H, W] as augmentation moves it; zeros move in."""
         if self.pad:

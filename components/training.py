@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -11,12 +10,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from components import parallel
 from components.averaging import Ema, Swa
+from components.batch_norm import synchronised
 from components.checkpoint import TrainingState, trained_parameters
-from components.contracts import Companioned, EpochAware, EpochEnding, Loss, Measure, Method, Replaying
+from components.compute import Precision, autocast
+from components.contracts import Batch, Companioned, EpochAware, EpochEnding, Loss, Measure, Method, Replaying
 from components.cost import PassCounter
 from components.errors import InputError
 from components.loader import Augmentation, Loader
+from components.noise import Part
 from components.params import STRICT, Real
 from components.schedule import Schedule
 from components.threat import Threat
@@ -46,7 +49,7 @@ class Recipe:
     gradient_clip: Real | None
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None
     augmentation: Augmentation
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
     patience: int | None
 
@@ -62,12 +65,18 @@ class Recipe:
 
 
 class Plan(NamedTuple):
-    """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order."""
+    """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order.
+
+    `batch_norm` matters where processes train together: `synchronised` takes the statistics of the whole batch, so that
+    training is that of one process; `per_process` those of each part, whose running averages are averaged after an
+    epoch.
+    """
 
     recipe: Recipe
     schedule: Schedule
     threat: Threat
     seed: int
+    batch_norm: Literal["synchronised", "per_process"] = "synchronised"
 
 
 class _Step(NamedTuple):
@@ -120,18 +129,21 @@ def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Itera
 def _epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
     """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
     counter, watch = PassCounter(state.model, *_teachers(state.method)), state.watch
+    shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
     try:
         # Record 0 is the model before training: the reference of every curve.
-        record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
+        with synchronised(*shared_norms):
+            record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
         # Looking is not training.
         passes = {name: n - (watch.passes[name] if watch is not None else 0) for name, n in counter.take().items()}
     finally:
         counter.close()
+    passes = dict(zip(passes, parallel.total(*passes.values()), strict=True))
     for name, count in passes.items():
         state.passes[name] += count
     if watch is not None and watch.alarmed:
         return record
-    record |= state.measure(state.published, epoch)
+    record |= parallel.agreed(state.measure(state.published, epoch))
     if watch is not None:
         record |= watch.end_epoch(state.model, record, sum(passes.values()))
     return record
@@ -152,32 +164,51 @@ def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
         with autocast(batch.images.device, recipe.precision):
-            loss = state.method.loss(state.model, batch, plan.threat, state.rng)
-        norm = _update(state, loss.total, rate, recipe.gradient_clip)
-        steps.append(_Step(rate, Loss(loss.total.detach(), loss.parts), norm))
+            loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
+        loss, norm = _update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip)
+        steps.append(_Step(rate, loss, norm))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
-        if state.watch and state.watch.after_step(state.model, loss.total.detach(), epoch, index + 1, num_steps):
+        if state.watch and state.watch.after_step(state.model, loss.total, epoch, index + 1, num_steps):
             return {}
+    parallel.average_buffers(*_networks(state))
     if isinstance(state.method, EpochEnding):
         state.method.end_epoch(state.model)
     if state.average is not None:
         state.average.end_epoch(state.model, epoch + 1, loader.clean)
+        parallel.average_buffers(state.average.model)
     return _summary(steps)
 
 
-def _update(state: TrainingState, loss: Tensor, rate: float, gradient_clip: float | None) -> Tensor | None:
+def _stream(state: TrainingState, batch: Batch) -> Part:
+    """What this process draws from for its part of the batch. Error: too small a part for batch norm."""
+    ranks = parallel.world_size()
+    if batch.total < 2 * ranks and ranks > 1:
+        raise InputError(f"recipe.batch_size: got a batch of {batch.total} for {ranks} processes, want at least 2 each")
+    return Part.share(state.rng, parallel.rank(), ranks, batch.total)
+
+
+def _update(
+    state: TrainingState, loss: Loss, share: float, rate: float, gradient_clip: float | None
+) -> tuple[Loss, Tensor | None]:
+    """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
+
+    The loss and its parts for the whole batch, detached, and the norm of the gradient if it is clipped.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    (loss.total * share).backward()
+    parameters = trained_parameters(state.model, state.method).values()
+    numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
+    total, *parts = parallel.sum_gradients(parameters, *numbers)
     norm = None
     if gradient_clip is not None:
-        norm = nn.utils.clip_grad_norm_(trained_parameters(state.model, state.method).values(), gradient_clip)
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(state.model)
-    return norm
+    return Loss(total, dict(zip(loss.parts, parts, strict=True))), norm
 
 
 def _require_finite(steps: list[_Step], epoch: int) -> None:
@@ -222,10 +253,11 @@ def _is_over(state: TrainingState, recipe: Recipe) -> bool:
     return stopped or (recipe.patience is not None and len(state.history) - 1 - state.best_epoch >= recipe.patience)
 
 
+def _networks(state: TrainingState) -> list[nn.Module]:
+    """All that has running statistics of the training batches."""
+    companion = [state.method.companion] if isinstance(state.method, Companioned) else []
+    return [state.model, *companion, *([] if state.average is None else [state.average.model])]
+
+
 def _teachers(method: Method) -> list[nn.Module]:
     return [value for value in vars(method).values() if isinstance(value, nn.Module)]
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Mixed precision for a block: matrix products and convolutions in bfloat16, weights and losses in float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
