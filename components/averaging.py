@@ -1,7 +1,7 @@
 """Weight averaging: a second set of weights that follows the trained ones and is what gets evaluated and published."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -77,7 +77,7 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         """Moves the average towards `model`'s current state; integer buffers are copied."""
         self.updates += 1
-        _mix(self.model, model, 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
+        mix(self.model.state_dict(), model.state_dict(), 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
 
     def end_epoch(self, model: nn.Module, epoch: int, images: Images) -> None:
         """Nothing: every step has been seen."""
@@ -97,16 +97,16 @@ class EpochMean:
     def end_epoch(self, model: nn.Module, epoch: int, images: Images) -> None:
         """Takes in `model` as it is after `epoch` (counted from 1)."""
         self.updates += epoch >= self.start
-        _mix(self.model, model, 1 / max(self.updates, 1))
+        mix(self.model.state_dict(), model.state_dict(), 1 / max(self.updates, 1))
         if self.updates:
             reestimate(self.model, images(self.batches))
 
 
 @torch.no_grad()
-def _mix(average: nn.Module, model: nn.Module, share: float) -> None:
-    """Moves the average by `share` of the way to `model`."""
-    for mean, current in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+def mix(average: Mapping[str, Tensor], current: Mapping[str, Tensor], share: float) -> None:
+    """Moves an averaged state, in place, by `share` of the way to the current one; integer buffers are copied."""
+    for name, mean in average.items():
         if mean.is_floating_point():
-            mean.lerp_(current, share)
+            mean.lerp_(current[name], share)
         else:
-            mean.copy_(current)
+            mean.copy_(current[name])

@@ -7,11 +7,17 @@ import torch
 from components.attacks.pgd import Pgd
 from components.contracts import Method
 from components.distillation.b_mtard import BMtard
+from components.distillation.kd_swa import KdSwa
+from components.methods.adr import Adr
+from components.methods.cktat import Cktat
 from components.methods.ensemble_at import EnsembleAt
 from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign
+from components.methods.hat import Hat
+from components.methods.lbgat import Lbgat
+from components.methods.mart import Mart
 from components.methods.mixed import Mixed
 from components.methods.mixed_batch import Mix
 from components.methods.n_fgsm import NFgsm
@@ -24,6 +30,8 @@ from tests.conftest import TinyNet
 STEP = Ratio(4, 255)
 MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
 ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
+# The attack of TRADES.
+KL_ATTACK = Pgd(steps=2, step_size=STEP, start="gaussian", loss="kl", restarts=1)
 
 
 def frozen(seed: int) -> TinyNet:
@@ -44,6 +52,34 @@ def b_mtard() -> Method:
         balance_decay=0.1,
     )
     return fields.taught_by(frozen(11), frozen(12))
+
+
+def adr(**changes) -> Adr:
+    fields = {
+        "steps": 2,
+        "step_size": STEP,
+        "start": "uniform",
+        "temperature_from": 2.5,
+        "temperature_to": 2.0,
+        "weight_from": 0.7,
+        "weight_to": 0.95,
+        "decay": 0.9,
+        "epochs": 4,
+    }
+    return Adr(**fields | changes)
+
+
+def cktat(**changes) -> Cktat:
+    fields = {
+        "attack": ATTACK,
+        "temperature": 4.0,
+        "alpha": 0.4,
+        "beta": 3.0,
+        "rectify": True,
+        "lower_difficulty": True,
+        "correct_guidance": True,
+    }
+    return Cktat(**fields | changes)
 
 
 # By the name in METHODS or DISTILLATIONS; each call makes a new one, with a memory of its own.
@@ -67,5 +103,15 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     # The attacks begin inside the second epoch of a run that is stopped after it.
     "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1),
     "ensemble_at": lambda: EnsembleAt(mix=MIX, delay=0, label_smoothing=0.1).guided_by(frozen(13)),
+    "mart": lambda: Mart(attack=ATTACK, beta=5.0),
+    "lbgat": lambda: Lbgat(attack=KL_ATTACK, beta=6.0, reduction="class_mean", companion="random").guided_by(
+        frozen(11)
+    ),
+    "hat": lambda: Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).guided_by(frozen(11)),
+    "cktat": lambda: cktat().guided_by(frozen(11)),
+    "adr": adr,
     "b_mtard": b_mtard,
+    "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).taught_by(
+        frozen(11), frozen(12)
+    ),
 }

@@ -16,6 +16,7 @@ from components.methods.trades import Trades
 from components.params import Ratio
 from components.threat import Threat
 from tests.method_members import MEMBERS
+from tests.plain_sums import plain_cross_entropy, plain_kl
 
 every = pytest.mark.parametrize("name", MEMBERS)
 # Without room for an attacker these are cross-entropy on clean images.
@@ -26,17 +27,6 @@ WRITTEN_OUT = ("standard", "pgd_at", "trades")
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def plain_cross_entropy(logits: list[float], label: int, smoothing: float) -> float:
-    total = math.log(sum(math.exp(z) for z in logits))
-    target = [smoothing / len(logits) + (1 - smoothing) * (k == label) for k in range(len(logits))]
-    return sum(t * (total - z) for t, z in zip(target, logits, strict=True))
-
-
-def plain_kl(target: list[float], logits: list[float]) -> float:
-    total = math.log(sum(math.exp(z) for z in logits))
-    return sum(q * (math.log(q) - (z - total)) for q, z in zip(target, logits, strict=True) if q > 0)
 
 
 def test_losses_equal_plain_formulas(rng):

@@ -6,6 +6,7 @@ from torch import nn
 
 from components.contracts import Method
 from components.distillation.b_mtard import BMtard
+from components.distillation.kd_swa import KdSwa
 
 
 class Distillation(Protocol):
@@ -14,4 +15,4 @@ class Distillation(Protocol):
     def taught_by(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> Method: ...
 
 
-DISTILLATIONS: dict[str, type[Distillation]] = {"b_mtard": BMtard}
+DISTILLATIONS: dict[str, type[Distillation]] = {"b_mtard": BMtard, "kd_swa": KdSwa}

@@ -1,11 +1,16 @@
 """Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
 from components.contracts import Guided, Method
+from components.methods.adr import Adr
+from components.methods.cktat import Cktat
 from components.methods.ensemble_at import EnsembleAt
 from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign
+from components.methods.hat import Hat
+from components.methods.lbgat import Lbgat
+from components.methods.mart import Mart
 from components.methods.mixed import Mixed
 from components.methods.n_fgsm import NFgsm
 from components.methods.pgd_at import PgdAt
@@ -23,4 +28,9 @@ METHODS: dict[str, type[Method] | type[Guided]] = {
     "fgsm_mep": FgsmMep,
     "mixed": Mixed,
     "ensemble_at": EnsembleAt,
+    "mart": Mart,
+    "lbgat": Lbgat,
+    "hat": Hat,
+    "cktat": Cktat,
+    "adr": Adr,
 }
