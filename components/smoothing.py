@@ -16,7 +16,6 @@ from components.ascent import View, crafting_mode
 from components.centralisation import Centralisation
 from components.contracts import (
     Batch,
-    Companioned,
     EpochAware,
     EpochEnding,
     Loss,
@@ -126,8 +125,8 @@ class Smoothed:
     def __init__(self, fields: Smoothing, method: Method, guarded: frozenset[int]) -> None:
         self.fields, self.method, self.guarded = fields, method, guarded
         self.replays = method.replays if isinstance(method, Replaying) else 1
-        if isinstance(method, Companioned):
-            self.companion = method.companion
+        # The loop looks for networks among a method's attributes, a companion to train and teachers to count.
+        self.__dict__ |= {name: value for name, value in vars(method).items() if isinstance(value, nn.Module)}
         # u(t-1), u(t-2), u'(t-1): NaN until their epochs have been seen.
         self.means = torch.full((3,), torch.nan, dtype=torch.float64)
         # The sum of this epoch's clean losses and their number, the same of the adversarial ones.
@@ -184,6 +183,7 @@ class Smoothed:
         clean = loss.clean
         # A method that looks at some images only has the mean of these; each image's own loss takes a pass.
         if clean is None or (self.fields.form == "example" and len(clean) != len(batch.images)):
+            _part_from_buffers(model)
             with torch.set_grad_enabled(self._active and self.fields.weight_clean > 0):
                 clean = cross_entropy(model(batch.images), batch.labels)
         gate, term = self._gate(clean.detach()), torch.zeros((), device=clean.device)
@@ -227,7 +227,9 @@ class Smoothed:
             return torch.autograd.grad(values.sum(), leaf, retain_graph=keep_graph)[0], None
         if self.fields.form == "example":
             gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=True)[0]
-            return gradient, list(torch.autograd.grad(values, parameters, pull, keep_graph, allow_unused=True))
+            # Where batch norm joins processes, an image's share must not depend on which of them it is at.
+            pulls = torch.autograd.grad(values, parameters, pull * len(values), keep_graph, allow_unused=True)
+            return gradient, [None if one is None else one / len(values) for one in pulls]
         # The batch's images are all pulled alike, so that one pass back serves input and weights.
         gradient, *pulls = torch.autograd.grad(values.sum(), [leaf, *parameters], None, keep_graph, allow_unused=True)
         return gradient, [None if one is None else one * pull[0] for one in pulls]
@@ -289,3 +291,11 @@ class Smoothed:
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _part_from_buffers(model: nn.Module) -> None:
+    """Gives the model copies of its buffers: the graph of an earlier pass in evaluation mode goes back through the
+    running statistics, and would do so through changed ones, unnoticed, once a pass in training mode has moved them."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.clone())
