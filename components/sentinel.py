@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 from components.contracts import Method
 from components.overfitting import RULES, RuleName, Sentinel, alarms, is_good, recovered
-from components.parallel import mean
+from components.parallel import mean, world_size
 from components.sentinel_probe import SentinelProbe
-
-Changes = Sequence[Mapping[str, Any]]
-"""What to change in a method, each on top of those before."""
 
 TITLES: dict[RuleName, str] = {
     "catastrophic": "catastrophic overfitting",
@@ -40,7 +37,7 @@ class Watch:
     Args:
         sentinel: settings.
         probe: what looks.
-        adapt: gives the method with the first changes made.
+        adapt: gives the method of this many roll backs, with as many of the sentinel's changes.
         tell: takes each line on an alarm.
     """
 
@@ -48,7 +45,7 @@ class Watch:
         self,
         sentinel: Sentinel,
         probe: SentinelProbe,
-        adapt: Callable[[Changes], Method],
+        adapt: Callable[[int], Method],
         tell: Callable[[str], None],
     ) -> None:
         self.sentinel, self.probe, self.adapt, self.tell = sentinel, probe, adapt, tell
@@ -96,7 +93,7 @@ class Watch:
         Args:
             model: as trained, not its average, which would hide a collapse for a while.
             record: what the epoch is known by so far.
-            trained: passes of single images in the epoch's training, the looks' not among them.
+            trained: passes of single images in the epoch's training, the looks' not among them, over all processes.
         """
         epoch = int(record["epoch"])
         known = {name: record[name] for name in ("train_adversarial_accuracy",) if name in record}
@@ -104,7 +101,7 @@ class Watch:
         columns = {f"sentinel_{name}": signals[name] for name in signals if name not in known and name != "train_loss"}
         columns["sentinel_roll_backs"] = float(self.roll_backs)
         if trained:
-            columns["sentinel_share"] = share = sum(self.passes.values()) / trained
+            columns["sentinel_share"] = share = world_size() * sum(self.passes.values()) / trained
             if epoch == 1 and share > AFFORDABLE:
                 wanted = f"fewer images, looks or steps make them cheaper (wanted: {AFFORDABLE:.0%})"
                 self.tell(f"sentinel: looks take {share:.1%} of the passes of training; {wanted}")
@@ -132,7 +129,7 @@ class Watch:
 
     def method(self) -> Method | None:
         """The method that roll backs have led to; None before the first."""
-        return self.adapt(self.sentinel.changes[: self.roll_backs]) if self.roll_backs else None
+        return self.adapt(self.roll_backs) if self.roll_backs else None
 
     def numbers(self) -> dict[str, Any]:
         """The state, for a checkpoint."""
@@ -199,9 +196,16 @@ class Watch:
         self.tell(line)
 
 
-def _told(change: Mapping[str, Any], above: str = "") -> str:
-    """A change in words: `noise 2`, `attack.steps 3, attack.step_size 2/255`."""
-    return ", ".join(
-        _told(value, f"{above}{key}.") if isinstance(value, Mapping) else f"{above}{key} {value}"
-        for key, value in change.items()
-    )
+def _told(change: Mapping[str, Any]) -> str:
+    """A change in words: `noise 2`, `attack.steps 3, attack.step_size 2/255`, or `smoothing: 10 values`."""
+    told = []
+    for key, value in change.items():
+        leaves = _leaves(value, key)
+        told += [f"{key}: {len(leaves)} values"] if len(leaves) > 3 else [f"{name} {leaf}" for name, leaf in leaves]
+    return ", ".join(told)
+
+
+def _leaves(value: Any, name: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}.{key}")]

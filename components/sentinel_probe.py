@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.ascent import eval_mode, input_gradient, look
+from components.compute import Precision, autocast
 from components.cost import PassCounter
 from components.errors import InputError
 from components.loader import to_pixels
@@ -41,7 +42,7 @@ class SentinelProbe:
         labels: Tensor,
         threat: Threat,
         batch_size: int,
-        precision: str,
+        precision: Precision,
         seed: int,
     ) -> None:
         if sentinel.images > len(labels):
@@ -49,7 +50,8 @@ class SentinelProbe:
         chosen = stratified_indices(labels, sentinel.images, seed).to(images.device)
         self.images, self.labels = to_pixels(images[chosen]), labels[chosen]
         self.steps, self.step_size = sentinel.steps, float(sentinel.step_size)
-        self.threat, self.batch_size, self.precision, self.seed = threat, batch_size, precision, seed
+        self.threat, self.batch_size, self.seed = threat, batch_size, seed
+        self.precision: Precision = precision
 
     def look(self, model: nn.Module, number: int) -> tuple[dict[str, float], dict[str, int]]:
         """The signals of a look, and how many passes of single images it took, `forward` and `backward`.
@@ -60,8 +62,7 @@ class SentinelProbe:
         rng = torch.Generator(self.images.device).manual_seed(self.seed * 1_000_003 + number)
         counter = PassCounter(model)
         parts = []
-        bfloat16 = torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with eval_mode(model), bfloat16:
+        with eval_mode(model), autocast(self.images.device, self.precision):
             for images, labels in zip(
                 self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
             ):
@@ -91,8 +92,8 @@ class SentinelProbe:
             "clean_accuracy": _right(clean.logits, labels),
             "fgsm_accuracy": _right(fgsm.logits, labels),
             "pgd_accuracy": _right(logits_pgd, labels),
-            "clean_loss": clean.values.float(),
-            "adversarial_loss": fgsm.values.float(),
+            "clean_loss": clean.values,
+            "adversarial_loss": fgsm.values,
             "alignment": _cosine(clean.gradient, beside.gradient),
             "direction": _cosine(images_fgsm - images, images_pgd - images),
             "distortion": (images_fgsm.lerp(vertex, SECOND_STEP) - images).flatten(1).norm(dim=1),
