@@ -30,6 +30,7 @@ from components.stages import STAGES  # noqa: E402
 from components.statistics import rate, spread  # noqa: E402
 from components.storage import read_tensors  # noqa: E402
 from components.verdict import judge  # noqa: E402
+from pipelines.presets import preset_text  # noqa: E402
 
 MORE_TO_DO = 3
 
@@ -62,7 +63,7 @@ def parse() -> argparse.Namespace:
 def prepare(folder: Path, preset: str, seed: int) -> Path:
     """The seed's own folder, with the preset's parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = (ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    text = preset_text(ROOT, preset)
     (folder / "params.yaml").write_text(re.sub(r"(?m)^seed: .*", f"seed: {seed}", text), encoding="utf-8")
     return folder
 

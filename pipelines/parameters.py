@@ -19,14 +19,9 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from pipelines.errors import InputError
+from pipelines.presets import PRESETS, preset_text
 
 PARAMS = "params.yaml"
-PRESETS = "presets"
-
-
-def presets(root: Path) -> dict[str, Path]:
-    """The complete parameter files by name, sorted."""
-    return {path.stem: path for path in sorted((root / PRESETS).glob("*.yaml"))}
 
 
 def change(root: Path, preset: str | None = None, assignments: Sequence[str] = ()) -> None:
@@ -36,12 +31,12 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
 
     Args:
         root: the project's root.
-        preset: name of a file in presets/, without `.yaml`; None keeps the present file.
+        preset: name of a file in presets/, without `.yaml` (complete, or sections on top of another); None keeps the present file.
         assignments: `dotted.key=value` each; the value is read as YAML, the key must exist.
     """
     path = root / PARAMS
     before = _read(path)
-    after = _read(_preset_file(root, preset)) if preset else before
+    after = preset_text(root, preset) if preset else before
     if assignments:
         after = edited(after, assignments)
     if after != before:
@@ -83,13 +78,6 @@ def value_of(root: Path, key: str, default: Any = None) -> Any:
     path = root / PARAMS
     values = _load(_read(path))[1] if path.exists() else None
     return values.get(key, default) if isinstance(values, dict) else default
-
-
-def _preset_file(root: Path, name: str) -> Path:
-    valid = presets(root)
-    if name not in valid:
-        raise InputError(f"--preset: unknown {name!r} (allowed: {', '.join(valid) or f'none, {PRESETS}/ is empty'})")
-    return valid[name]
 
 
 def _load(text: str) -> tuple[YAML, Any]:
