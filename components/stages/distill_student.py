@@ -3,19 +3,18 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from components.contracts import Method
 from components.distillation import DISTILLATIONS
 from components.errors import InputError
 from components.evaluation import TestSet, run_attack
 from components.journal import Journal
-from components.model_file import load_model
 from components.params import STRICT, Params, Real
 from components.splits import Splits, read_splits
-from components.stages import run
-from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.stages.processes import run_together
+from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
 from components.storage import sha256
 
 STAGE = "distill_student"
@@ -53,22 +52,15 @@ def main(params: Params, journal: Journal) -> None:
     settings, required = read(params)
     device = settings.compute.prepare()
     splits = read_splits(DATA)
-    clean_teacher, robust_teacher = (_teacher(path, splits, device) for path in (CLEAN, ROBUST))
+    clean_teacher, robust_teacher = (read_teacher(path, splits, device) for path in (CLEAN, ROBUST))
     require_teachers(clean_teacher, robust_teacher, splits, settings, required, journal)
-    method = settings.method.taught_by(clean_teacher, robust_teacher)
+
+    def method(settings: Settings) -> Method:
+        return settings.method.taught_by(clean_teacher, robust_teacher)
+
     upstream = {"clean_teacher": sha256(CLEAN), "robust_teacher": sha256(ROBUST)}
     model = new_model(settings, splits, device)
     train(Training("student", STAGE, settings, method, upstream), model, splits, device, journal)
-
-
-def _teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
-    model, card = load_model(path, device)
-    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
-        raise InputError(
-            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
-            f"but {DATA} has {len(splits.classes)} of {splits.image_shape}"
-        )
-    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def require_teachers(
@@ -98,4 +90,4 @@ def require_teachers(
 
 
 if __name__ == "__main__":
-    run(STAGE, main)
+    run_together(STAGE, main)

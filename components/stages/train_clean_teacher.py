@@ -1,10 +1,12 @@
 """Stage train_clean_teacher: an accurate model, as it is trained without an attacker in mind."""
 
+from components.contracts import Guided
+from components.errors import InputError
 from components.journal import Journal
 from components.methods import METHODS
 from components.params import Params
 from components.splits import read_splits
-from components.stages import run
+from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
 
 STAGE = "train_clean_teacher"
@@ -12,7 +14,13 @@ STAGE = "train_clean_teacher"
 
 def read(params: Params) -> Settings:
     """The stage's settings, all checked."""
-    return read_settings(params, STAGE, METHODS)
+    settings = read_settings(params, STAGE, METHODS)
+    if isinstance(settings.method, Guided):
+        raise InputError(
+            f"{params.path}: {STAGE}.method: got {settings.raw['method']['name']!r}, which the clean teacher guides "
+            "(allowed here: methods without a guide, such as standard)"
+        )
+    return settings
 
 
 def main(params: Params, journal: Journal) -> None:
@@ -21,9 +29,9 @@ def main(params: Params, journal: Journal) -> None:
     device = settings.compute.prepare()
     splits = read_splits(DATA)
     model = new_model(settings, splits, device)
-    training = Training("clean_teacher", STAGE, settings, settings.method, upstream={})
+    training = Training("clean_teacher", STAGE, settings, lambda settings: settings.method, upstream={})
     train(training, model, splits, device, journal)
 
 
 if __name__ == "__main__":
-    run(STAGE, main)
+    run_together(STAGE, main)

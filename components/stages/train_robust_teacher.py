@@ -1,14 +1,18 @@
 """Stage train_robust_teacher: a model trained against attacks, from scratch or from the clean teacher's weights."""
 
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from components.contracts import Guided, Method
 from components.journal import Journal
 from components.methods import METHODS
 from components.model_file import load_model, require_same_architecture
 from components.params import Params
-from components.splits import read_splits
-from components.stages import run
-from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.splits import Splits, read_splits
+from components.stages.processes import run_together
+from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
 from components.storage import sha256
 
 STAGE = "train_robust_teacher"
@@ -38,10 +42,18 @@ def main(params: Params, journal: Journal) -> None:
         clean_teacher, card = load_model(CLEAN_TEACHER, device)
         require_same_architecture(card, settings.architecture, f"{params.path}: {STAGE}.warm_start")
         model.load_state_dict(clean_teacher.state_dict())
+    if warm_start or isinstance(settings.method, Guided):
         upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
-    training = Training("robust_teacher", STAGE, settings, settings.method, upstream)
+    training = Training("robust_teacher", STAGE, settings, lambda changed: _method(changed, splits, device), upstream)
     train(training, model, splits, device, journal)
 
 
+def _method(settings: Settings, splits: Splits, device: torch.device) -> Method:
+    """The section's method, with the clean teacher as its guide if it wants one."""
+    if isinstance(settings.method, Guided):
+        return settings.method.guided_by(read_teacher(Path(CLEAN_TEACHER), splits, device))
+    return settings.method
+
+
 if __name__ == "__main__":
-    run(STAGE, main)
+    run_together(STAGE, main)

@@ -1,7 +1,7 @@
 """What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,22 +13,31 @@ from components.attacks.pgd import Pgd
 from components.checkpoint import TrainingState
 from components.compute import Compute
 from components.contracts import Method
+from components.errors import InputError
 from components.journal import Journal
-from components.loader import Loader
-from components.model_file import ModelCard, save_model
+from components.model_file import ModelCard, load_model, save_model
 from components.models import MODELS
 from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.overfitting import Sentinel
+from components.parallel import Parallel, rank
 from components.params import STRICT, Params, member, typed
+from components.perturbation import Awp
 from components.provenance import fingerprint
 from components.schedule import SCHEDULES, Schedule
+from components.sentinel import Watch
+from components.sentinel_probe import SentinelProbe
+from components.smoothing import Smoothing
 from components.splits import Splits
 from components.stages import WORK
 from components.storage import sha256, write_csv, write_json
+from components.streaming import loader_of
 from components.threat import Threat
 from components.training import Plan, Recipe, fit, start
 from components.validation import Validation
 
 DATA = Path("data/normalized.safetensors")
+WRAPPERS = ("smoothing", "perturbation")
+"""The keys of a training section beside `method` that say what its method is wrapped in."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,6 +49,9 @@ class TrainingSection:
     schedule: dict[str, Any]
     recipe: Recipe
     validation_attack: Pgd
+    smoothing: Smoothing | None
+    perturbation: Awp | None
+    sentinel: Sentinel | None
 
 
 class Settings(NamedTuple):
@@ -48,6 +60,7 @@ class Settings(NamedTuple):
     raw: Mapping[str, Any]
     seed: int
     compute: Compute
+    parallel: Parallel
     threat: Threat
     ntk: ProbeSchedule
     architecture: dict[str, Any]
@@ -56,17 +69,47 @@ class Settings(NamedTuple):
     schedule: Schedule
     recipe: Recipe
     validation_attack: Pgd
+    smoothing: Smoothing | None
+    perturbation: Awp | None
+    sentinel: Sentinel | None
+    changed: tuple["Settings", ...]
+    """What becomes of them with each roll back of the sentinel."""
 
 
 def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_keys: tuple[str, ...] = ()) -> Settings:
     """The settings of a training stage, all checked; keys in `own_keys` are left to the stage that owns them."""
-    raw = params.typed(dict[str, Any], stage)
-    where = f"{params.path}: {stage}"
+    raw, where = params.typed(dict[str, Any], stage), f"{params.path}: {stage}"
+    settings, changed = _settings(params, raw, where, methods, own_keys), []
+    for place, change in enumerate(settings.sentinel.changes if settings.sentinel is not None else ()):
+        raw = with_change(raw, change)
+        changed.append(_settings(params, raw, f"{where}.sentinel.changes.{place}", methods, own_keys))
+    return settings._replace(changed=tuple(changed))
+
+
+def with_change(section: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A training section after a sentinel's change: of the wrappers beside the method, or else of the method's keys."""
+    beside = {key: value for key, value in change.items() if key in WRAPPERS}
+    method = {key: value for key, value in change.items() if key not in WRAPPERS}
+    return _merged(section, {"method": method} | beside)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _settings(
+    params: Params, raw: Mapping[str, Any], where: str, methods: Mapping[str, Any], own_keys: tuple[str, ...]
+) -> Settings:
     section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
-    return Settings(
+    settings = Settings(
         raw=raw,
         seed=params.seed,
         compute=params.typed(Compute, "compute"),
+        parallel=params.typed(Parallel, "parallel"),
         threat=params.typed(Threat, "threat"),
         ntk=params.typed(ProbeSchedule, "ntk"),
         architecture=section.model,
@@ -75,17 +118,38 @@ def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_ke
         schedule=member(SCHEDULES, section.schedule, f"{where}.schedule"),
         recipe=section.recipe,
         validation_attack=section.validation_attack,
+        smoothing=section.smoothing,
+        perturbation=section.perturbation,
+        sentinel=section.sentinel,
+        changed=(),
     )
+    if hasattr(settings.method, "loss"):
+        wrapped(settings, settings.method)  # a wrapper that does not fit shows before anything runs
+    return settings
 
 
 class Training(NamedTuple):
-    """One training run about to start: what is trained, by what, and where it comes from."""
+    """One training run about to start: what is trained, by what (of settings, its own or changed), from what."""
 
     name: str
     stage: str
     settings: Settings
-    method: Method
+    method: Callable[[Settings], Method]
     upstream: dict[str, str]
+
+
+def built(training: Training, settings: Settings) -> Method:
+    """The method of a run with what its section wraps it in: AWP inside, ConvergeSmooth around both."""
+    return wrapped(settings, training.method(settings))
+
+
+def wrapped(settings: Settings, method: Method) -> Method:
+    """`method` with the wrappers of its section. Errors: a wrapper that does not fit around it."""
+    if settings.perturbation is not None:
+        method = settings.perturbation.around(method)
+    if settings.smoothing is not None:
+        method = settings.smoothing.around(method, settings.schedule, settings.recipe.epochs)
+    return method
 
 
 def new_model(settings: Settings, splits: Splits, device: torch.device) -> nn.Module:
@@ -94,11 +158,22 @@ def new_model(settings: Settings, splits: Splits, device: torch.device) -> nn.Mo
     return settings.model.build(len(splits.classes), splits.image_shape, splits.normalization).to(device)
 
 
+def read_teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
+    """A teacher from its file, frozen, in evaluation mode. Errors: made for other classes or images."""
+    model, card = load_model(path, device)
+    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
+        raise InputError(
+            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
+            f"but {DATA} has {len(splits.classes)} of {splits.image_shape}"
+        )
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
 def train(training: Training, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
     """Trains `model` and writes models/NAME.safetensors (best), NAME.last.safetensors, curves/ and metrics/."""
     settings, recipe = training.settings, training.settings.recipe
-    images, labels = splits.train.images.to(device), splits.train.labels.to(device)
-    probe = KernelProbe(settings.ntk, images, labels, len(splits.classes), settings.seed)
+    loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
+    probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
     validation = Validation(
         splits.validation.images.to(device),
         splits.validation.labels.to(device),
@@ -109,19 +184,39 @@ def train(training: Training, model: nn.Module, splits: Splits, device: torch.de
         settings.seed,
     )
     folder = resume_folder(training)
-    state = start(model, training.method, validation, recipe, settings.seed)
-    loader = Loader(images, labels, recipe.batch_size, recipe.augmentation, len(splits.classes))
-    plan = Plan(recipe, settings.schedule, settings.threat, settings.seed)
+    state = start(model, built(training, settings), validation, recipe, settings.seed)
+    state.watch = watch(training, splits, device, journal)
+    plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     for record in fit(state, loader, plan, folder):
         journal.metrics({name: value for name, value in record.items() if name != "epoch"}, step=int(record["epoch"]))
         journal.note(progress(record, recipe.epochs, state.seconds))
-    publish(training, splits, state, folder, journal)
+    if rank() == 0:
+        publish(training, splits, state, folder, journal)
+
+
+def watch(training: Training, splits: Splits, device: torch.device, journal: Journal) -> Watch | None:
+    """The overfitting sentinel of a run, where its section has one. Errors: too few validation images for it."""
+    settings, held_out = training.settings, splits.validation
+    if settings.sentinel is None:
+        return None
+    probe = SentinelProbe(
+        settings.sentinel,
+        held_out.images.to(device),
+        held_out.labels.to(device),
+        settings.threat,
+        settings.recipe.batch_size,
+        settings.recipe.precision,
+        settings.seed,
+    )
+    return Watch(settings.sentinel, probe, lambda n: built(training, settings.changed[n - 1]), journal.note)
 
 
 def resume_folder(training: Training) -> Path:
     """Where this run's checkpoint is kept: under the hash of all it depends on, so that no other run continues it."""
     settings = training.settings
     shared = {"seed": settings.seed, "compute": settings.compute, "threat": settings.threat, "ntk": settings.ntk}
+    # Not under the number of processes: one more or one less goes on, with the same numbers but for rounding.
+    shared["batch_norm"] = settings.parallel.batch_norm
     key = fingerprint(data=sha256(DATA), upstream=training.upstream, section=settings.raw, **shared)
     return WORK / "resume" / f"{training.stage}-{key}"
 
@@ -141,6 +236,7 @@ def publish(training: Training, splits: Splits, state: TrainingState, folder: Pa
     name = training.name
     best, last = state.best_epoch, int(state.history[-1]["epoch"])
     write_csv(f"curves/{name}.csv", state.history)
+    write_json(f"curves/{name}.sentinel.json", seen(state))
     write_json(f"metrics/{name}.json", _metrics(state))
     for suffix, epoch, weights in (
         (".last", last, state.published.state_dict()),
@@ -156,13 +252,23 @@ def publish(training: Training, splits: Splits, state: TrainingState, folder: Pa
             upstream=training.upstream,
         )
         save_model(f"models/{name}{suffix}.safetensors", weights, card)
-    journal.artifact(Path(f"curves/{name}.csv"))
+    for path in (f"curves/{name}.csv", f"curves/{name}.sentinel.json"):
+        journal.artifact(path)
+    if state.watch is not None:
+        told = {"alarms": len(state.watch.events), "roll_backs": state.watch.roll_backs, "stopped": state.watch.stopped}
+        journal.tags({f"sentinel.{key}": value for key, value in told.items()})
     journal.upstream({"normalized": sha256(DATA)} | training.upstream)
     journal.produced({name: sha256(f"models/{name}.safetensors")})
     # The checkpoint first: without the best weights beside it, a run that is killed here could not be repeated.
     (folder / "checkpoint.safetensors").unlink()
     shutil.rmtree(folder)
     journal.note(f"{name}: best epoch {best} of {last}, {training.settings.recipe.select_by} {state.best_score:.1%}")
+
+
+def seen(state: TrainingState) -> dict[str, Any]:
+    """What the sentinel saw and did, all of it, epochs that were given up too; empty lists without one."""
+    watch = state.watch
+    return {"events": [], "looks": []} if watch is None else {"events": watch.events, "looks": watch.rows}
 
 
 def _metrics(state: TrainingState) -> dict[str, Any]:
