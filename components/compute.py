@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from pydantic.dataclasses import dataclass
 
+from components import parallel
 from components.errors import InputError
 from components.params import STRICT
 
@@ -16,7 +17,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Compute:
-    """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's.
+    """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
 
     The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again.
     """
@@ -30,11 +31,17 @@ class Compute:
             raise ValueError(f"got threads {self.threads}, want at least 1")
 
     def prepare(self) -> torch.device:
-        """The device, after setting this process's threads and determinism. Error: a GPU asked for, but none there."""
+        """The device, after setting this process's threads and determinism and meeting those it trains with.
+
+        Errors: a GPU asked for, but none there; more processes than GPUs.
+        """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
         torch.set_num_threads(self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
+        if device.type == "cuda":
+            self._take_gpu()
+        parallel.join(device)
         # Else a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
         torch.backends.cudnn.allow_tf32 = False
         if self.deterministic:
@@ -47,6 +54,12 @@ class Compute:
         else:
             torch.backends.cudnn.benchmark = True
         return device
+
+    def _take_gpu(self) -> None:
+        place, gpus = parallel.place_on_machine(), torch.cuda.device_count()
+        if place >= gpus:
+            raise InputError(f"process {place + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)")
+        torch.cuda.set_device(place)
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -9,11 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+
+from components.params import STRICT
 
 # Rank 0 writes files while the others wait for it, and what a rank measures alone can take long.
 PATIENCE = timedelta(hours=2)
@@ -21,10 +24,35 @@ PATIENCE = timedelta(hours=2)
 BUCKET = 2**23
 
 
+BatchNormOver = Literal["synchronised", "per_process"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Parallel:
+    """Section `parallel` of params.yaml: how training is shared.
+
+    Each of `processes` on this machine takes its part of every batch, on a GPU of its own where there are GPUs.
+    `batch_norm` says whose images it normalises with: `synchronised`, the whole batch's, so that training is that of
+    one process; `per_process`, each part's own, whose running statistics are averaged after an epoch.
+    """
+
+    processes: int
+    batch_norm: BatchNormOver
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"got processes {self.processes}, want at least 1")
+
+
 def join(device: torch.device) -> None:
     """Joins the group that torchrun's environment speaks of: gloo on the CPU, nccl on GPUs; alone, nothing happens."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+
+
+def place_on_machine() -> int:
+    """This process's place among those of its machine, from 0, in or before a group."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def leave() -> None:

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from components import parallel
 from components.ascent import eval_mode
 from components.attacks.pgd import Pgd
 from components.loader import to_pixels
+from components.noise import Part
 from components.ntk.probe import KernelProbe
 from components.threat import Threat
 
@@ -13,7 +15,8 @@ from components.threat import Threat
 class Validation:
     """Clean accuracy and accuracy under `attack` on the validation split, in float32, and the NTK at its epochs.
 
-    Draws from generators seeded by the epoch, so that measuring more or less changes no training run.
+    Draws from generators seeded by the epoch, so that measuring more or less changes no training run. Processes that
+    train together share the images; the NTK's few are seen by each.
     """
 
     def __init__(
@@ -34,9 +37,12 @@ class Validation:
         rng = torch.Generator(self.images.device).manual_seed(self.seed + epoch)
         clean = robust = 0
         for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
-            pixels = to_pixels(images)
-            clean += num_right(model, pixels, labels)
-            robust += num_right(model, self.attack(model, pixels, labels, self.threat, rng), labels)
+            part = Part.share(rng, parallel.rank(), parallel.world_size(), len(labels))
+            pixels, labels = to_pixels(images[part.places]), labels[part.places]
+            if len(labels):
+                clean += num_right(model, pixels, labels)
+                robust += num_right(model, self.attack(model, pixels, labels, self.threat, part), labels)
+        clean, robust = parallel.total(clean, robust)
         accuracies = {"clean_accuracy": clean / len(self.labels), "robust_accuracy": robust / len(self.labels)}
         return accuracies | {"mean_accuracy": sum(accuracies.values()) / 2} | self._kernels(model, epoch, rng)
 

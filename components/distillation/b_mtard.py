@@ -8,6 +8,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from components import parallel
 from components.attacks.pgd import Pgd
 from components.contracts import Batch, Loss, accuracy, hard
 from components.distillation.balance import Pair, balance_entropy, balance_loss
@@ -99,7 +100,10 @@ class BMtardMethod:
     def _rebalance(self, targets: Pair, losses: Pair) -> dict[str, Tensor]:
         """Moves temperatures (used from the next step) and weights (used in this one); what to log of both."""
         fields = self.fields
-        entropies = Pair(entropy(targets.robust).mean(), entropy(targets.clean).mean())
+        # Of the whole batch, so that processes that train together keep the same balance.
+        num = len(targets.robust)
+        losses = Pair(*(parallel.mean(loss, num) for loss in losses))
+        entropies = Pair(*(parallel.mean(entropy(target).mean(), num) for target in targets))
         used = self.temperatures
         self.temperatures = balance_entropy(
             used, entropies, fields.temperature_step * self.decay, fields.temperature_min, fields.temperature_max

@@ -7,6 +7,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from components import parallel
 from components.contracts import Batch, Loss
 from components.methods.one_step import adversarial_loss
 from components.noise import Rng
@@ -38,6 +39,10 @@ class FreeAt:
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
         return adversarial_loss(model, batch, self._perturbation.on(batch.images, threat), self.label_smoothing)[0]
 
+    def end_epoch(self, model: nn.Module) -> None:
+        """Has every process know the whole batch's perturbation, as a checkpoint holds it."""
+        self._perturbation.share()
+
     def state_dict(self) -> dict[str, Tensor]:
         """The perturbation, with the step that the last backward pass allows; nothing before the first batch."""
         return self._perturbation.state_dict()
@@ -60,6 +65,7 @@ class Perturbation:
 
     def __init__(self) -> None:
         self._delta: Tensor | None = None
+        self._whole: Tensor | None = None
         self._pending: _Step | None = None
 
     @torch.no_grad()
@@ -83,11 +89,18 @@ class Perturbation:
             self._delta = torch.cat([delta, rest])
         return self._delta
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All there is to know: afterwards no step is pending."""
+    def share(self) -> None:
+        """Puts the rows of all processes together: those of this one are every W-th."""
         delta = self._settled()
+        self._whole = None if delta is None else parallel.interleaved(delta)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All there is to know, of all processes once they shared it: afterwards no step is pending."""
+        delta = self._settled() if parallel.world_size() == 1 else self._whole
         return {} if delta is None else {"delta": delta}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores `state_dict`."""
-        self._delta, self._pending = state.get("delta"), None
+        delta = state.get("delta")
+        self._delta = delta if delta is None else delta[parallel.rank() :: parallel.world_size()]
+        self._whole, self._pending = delta, None

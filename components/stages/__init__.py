@@ -27,7 +27,7 @@ STAGES = (
     "evaluate_attacks",
     "report",
 )
-SHARED = ("seed", "compute", "threat", "ntk")
+SHARED = ("seed", "compute", "parallel", "threat", "ntk")
 WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
 
