@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from components.contracts import Method
 from components.overfitting import RULES, RuleName, Sentinel, alarms, is_good, recovered
-from components.parallel import mean, world_size
+from components.parallel import agreed, mean, world_size
 from components.sentinel_probe import SentinelProbe
 
 TITLES: dict[RuleName, str] = {
@@ -151,7 +151,7 @@ class Watch:
         if self._losses:
             known = {"train_loss": self._loss(), **known}
         self._losses = []
-        signals |= known
+        signals = agreed(signals | known)
         before = self.looks
         row = {"epoch": epoch, "attempt": self.roll_backs, "dropped": False, **signals}
         self.rows.append(row)

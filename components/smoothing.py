@@ -266,7 +266,8 @@ class Smoothed:
         if self.fields.form == "example":
             return losses
         mean = losses.mean()
-        return mean + (parallel.mean(mean, len(losses)) - mean.detach())
+        # In this order all processes get the same bits, and so come to the same decisions.
+        return parallel.mean(mean, len(losses)) + (mean - mean.detach())
 
     def _count(self, clean: Tensor, adversarial: Tensor) -> None:
         counts = [clean.sum(), clean.new_full((), len(clean)), adversarial.sum(), clean.new_full((), len(adversarial))]

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from components import parallel
 from components.ascent import Start, ascend, eval_mode, start_point
 from components.averaging import mix
 from components.contracts import Batch, Loss, accuracy, one_class
@@ -92,6 +93,13 @@ class Adr:
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
         return Loss(adversarial.mean(), parts, adversarial=adversarial)
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Has processes that train together go on from the mean of their averages: batch statistics may differ."""
+        if parallel.world_size() > 1:
+            average = self._memory.average.items()
+            means = {name: parallel.mean(t) if t.is_floating_point() else t for name, t in average}
+            self.load_state_dict(means)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average, by the model's names; nothing before the first step."""
