@@ -1,6 +1,7 @@
 """Batches from a set that lives on the device as uint8, shuffled and augmented there, without worker processes."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,16 @@ class Augmentation:
 def to_pixels(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0, 1], channels last in memory (the layout convolutions are fastest in)."""
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+class Batches(Protocol):
+    """What training asks of a loader; `Loader` is one, `streaming.StreamedLoader` another."""
+
+    num_batches: int
+
+    def clean(self, num_batches: int) -> Iterator[Tensor]: ...
+
+    def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]: ...
 
 
 class Loader:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.dividing import stratified_subset
 from components.errors import InputError
 from components.exported import load_program
 from components.model_file import ModelCard, assemble, load_model
 from components.normalization import Normalization
-from components.splits import LabelledImages, read_splits, require_arrays, stratified_subset
+from components.splits import LabelledImages, read_splits, require_arrays
 from components.storage import read_tensors, sha256
 from components.threat import require_pixels
 

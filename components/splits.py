@@ -1,21 +1,19 @@
-"""The labelled images: what a dataset hands over, how it becomes train, validation and test, and the two data files."""
+"""The labelled images: what a dataset hands over, what later stages read, and the two data files between them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from components.errors import InputError
+from components.listing import DIGEST_BYTES, Decoding, LabelledFiles
 from components.normalization import Normalization
 from components.params import typed
 from components.storage import read_tensors, tensor_bytes, write_tensors
-
-Duplicates = Literal["drop", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -28,62 +26,92 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> "LabelledImages":
+    def take(self, indices: Tensor) -> Self:
         """The chosen images, in the order of `indices`."""
-        return LabelledImages(self.images[indices], self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def counts(self, num_classes: int) -> list[int]:
         """Images per class."""
         return torch.bincount(self.labels, minlength=num_classes).tolist()
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def keys(self) -> list[bytes]:
+        """One key per image; images of equal pixels have equal keys."""
+        return [hashlib.sha256(image).digest() for image in self.images.contiguous().numpy()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a data file holds of this split."""
+        return {"images": self.images, "labels": self.labels}
+
+
+Split = LabelledImages | LabelledFiles
+"""Pixels, or files where those do not fit into memory."""
+
+S = TypeVar("S", bound=Split)
+
 
 @dataclass(frozen=True)
-class Source:
+class Source(Generic[S]):
     """A dataset as its publisher divides it; `test` is None where there is no official test split."""
 
-    train: LabelledImages
-    test: LabelledImages | None
+    train: S
+    test: S | None
     classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Splits:
-    """What every later stage reads: three disjoint splits and the statistics of `train`."""
+class Splits(Generic[S]):
+    """What every later stage reads: three disjoint splits and the statistics of `train`, which alone may be files."""
 
     dataset: str
     classes: tuple[str, ...]
-    train: LabelledImages
+    train: S
     validation: LabelledImages
     test: LabelledImages
     normalization: Normalization
 
     @property
-    def parts(self) -> dict[str, LabelledImages]:
+    def parts(self) -> dict[str, Any]:
         """The three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.image_shape
 
 
-def require_arrays(split: LabelledImages, num_classes: int, where: str) -> None:
-    """Refuses anything but uint8 [N, C, H, W] with C of 1 or 3, one int64 label per image, labels in range."""
-    images, labels = split.images, split.labels
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise InputError(f"{where}: images are {images.dtype} {list(images.shape)}, want torch.uint8 [N, C, H, W]")
-    if images.shape[1] not in (1, 3):
-        raise InputError(f"{where}: images have {images.shape[1]} channels, want 1 or 3 (shape {list(images.shape)})")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+def require_arrays(split: Split, num_classes: int, where: str) -> None:
+    """Refuses anything but uint8 [N, C, H, W] with C of 1 or 3, one int64 label per image, labels in range.
+
+    Of files: anything but one name and one hash per label.
+    """
+    if isinstance(split, LabelledImages):
+        _require_images(split.images, where)
+    elif split.names.ndim != 2 or split.hashes.shape != (len(split.names), DIGEST_BYTES):
+        names, hashes = list(split.names.shape), list(split.hashes.shape)
+        raise InputError(f"{where}: names are {names}, hashes {hashes}, want [N, L] and [N, {DIGEST_BYTES}]")
+    count, labels = len(next(iter(split.tensors().values()))), split.labels
+    if labels.dtype != torch.int64 or labels.shape != (count,):
         raise InputError(
-            f"{where}: labels are {labels.dtype} {list(labels.shape)}, want torch.int64 [{len(images)}], one per image"
+            f"{where}: labels are {labels.dtype} {list(labels.shape)}, want torch.int64 [{count}], one per image"
         )
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         first = int(wrong[0])
         raise InputError(f"{where}: label {int(labels[first])} of image {first} is not in 0..{num_classes - 1}")
+
+
+def _require_images(images: Tensor, where: str) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise InputError(f"{where}: images are {images.dtype} {list(images.shape)}, want torch.uint8 [N, C, H, W]")
+    if images.shape[1] not in (1, 3):
+        raise InputError(f"{where}: images have {images.shape[1]} channels, want 1 or 3 (shape {list(images.shape)})")
 
 
 def require_counts(counts: Sequence[int], classes: Sequence[str], minimum: int, where: str) -> None:
@@ -110,115 +138,12 @@ def require_source(source: Source, where: str) -> Source:
     return source
 
 
-def require_one_shape(splits: Mapping[str, LabelledImages], where: str) -> None:
+def require_one_shape(splits: Mapping[str, Split], where: str) -> None:
     """Refuses splits whose images differ in channels, height or width."""
-    (first, shape), *others = ((name, list(split.images.shape[1:])) for name, split in splits.items())
+    (first, shape), *others = ((name, list(split.image_shape)) for name, split in splits.items())
     for name, other in others:
         if other != shape:
             raise InputError(f"{where}: {first} images are {shape}, {name} images {other}, want one shape")
-
-
-def stratified_split(labels: Tensor, fraction: Fraction, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of the part, both ascending, disjoint and together everything.
-
-    The part has `round(fraction * count)` images of each class, but at least one, and leaves at least one.
-    """
-    counts = torch.bincount(labels).tolist()
-    for label, count in enumerate(counts):
-        if count == 1:
-            raise InputError(f"labels: class {label} has a single image, too few for two splits")
-    taken = [min(max(round(fraction * count), 1), count - 1) if count else 0 for count in counts]
-    return _draw(labels, taken, seed)
-
-
-def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Ascending indices of `size` images whose classes are as frequent as in `labels` (largest remainders round up)."""
-    if size >= len(labels):
-        return torch.arange(len(labels))
-    shares = [Fraction(count * size, len(labels)) for count in torch.bincount(labels).tolist()]
-    taken = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda label: taken[label] - shares[label])
-    for label in by_remainder[: size - sum(taken)]:
-        taken[label] += 1
-    return _draw(labels, taken, seed)[1]
-
-
-def _draw(labels: Tensor, num_taken: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Indices left and indices taken, `num_taken[label]` at random from each class."""
-    rng = torch.Generator().manual_seed(seed)
-    taken = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(num_taken):
-        members = (labels == label).nonzero().squeeze(1)
-        taken[members[torch.randperm(len(members), generator=rng)[:count]]] = True
-    return (~taken).nonzero().squeeze(1), taken.nonzero().squeeze(1)
-
-
-def divide(
-    source: Source,
-    *,
-    validation: Fraction,
-    test: Fraction,
-    duplicates: Duplicates,
-    train_limit: int | None,
-    test_limit: int | None,
-    seed: int,
-) -> tuple[dict[str, LabelledImages], dict[str, int]]:
-    """The splits `train`, `validation` and `test`, and how many duplicates each lost.
-
-    Args:
-        validation: share of all images where the source has no test split, else of its train split.
-        test: share of all images; not used where the source has a test split.
-        duplicates: what to do about an image that is in two splits.
-        train_limit: at most this many images for train and validation together, drawn per class.
-        test_limit: at most this many images for test.
-        seed: decides which images go where.
-    """
-    num_classes, classes = len(source.classes), source.classes
-    train, held_out = source.train, source.test
-    if held_out is None:
-        require_counts(train.counts(num_classes), classes, 3, "train (to be divided in three)")
-        rest, part = stratified_split(train.labels, test, seed)
-        train, held_out, validation = train.take(rest), train.take(part), validation / (1 - test)
-    train, held_out = limited(train, train_limit, seed), limited(held_out, test_limit, seed)
-    require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
-    rest, part = stratified_split(train.labels, validation, seed)
-    splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}
-    splits, dropped = drop_or_refuse_duplicates(splits, duplicates)
-    for name, split in splits.items():
-        require_counts(split.counts(num_classes), classes, 1, name)
-    return splits, dropped
-
-
-def limited(split: LabelledImages, limit: int | None, seed: int) -> LabelledImages:
-    """The split, or a stratified subset of `limit` images where there are more."""
-    return split if limit is None else split.take(stratified_subset(split.labels, limit, seed))
-
-
-def drop_or_refuse_duplicates(
-    splits: Mapping[str, LabelledImages], rule: Duplicates
-) -> tuple[dict[str, LabelledImages], dict[str, int]]:
-    """The splits without images that occur, byte for byte, in a later one, and how many each lost.
-
-    The last split (test) stays untouched, so that accuracies compare with published ones. Labels do not matter: the
-    same image under another label is a leak too. `refuse` is an error that names the count and the first pair.
-    """
-    seen: dict[bytes, tuple[str, int]] = {}
-    kept, dropped, first = {}, {}, None
-    for name, split in reversed(list(splits.items())):
-        keys = [hashlib.sha256(image).digest() for image in split.images.contiguous().numpy()]
-        repeated = [index for index, key in enumerate(keys) if key in seen]
-        if repeated:
-            first = (name, repeated[0], *seen[keys[repeated[0]]])
-        fresh = torch.ones(len(keys), dtype=torch.bool)
-        fresh[repeated] = False
-        kept[name], dropped[name] = split.take(fresh.nonzero().squeeze(1)), len(repeated)
-        # Only after the whole split: repeats inside one split are no leak.
-        for index, key in enumerate(keys):
-            seen.setdefault(key, (name, index))
-    if rule == "refuse" and first:
-        found = f"{sum(dropped.values())} duplicate image(s) across splits, the first: {first[0]} image {first[1]} is"
-        raise InputError(f"{found} {first[2]} image {first[3]} (remove them, or set duplicates: drop)")
-    return {name: kept[name] for name in splits}, {name: dropped[name] for name in splits}
 
 
 def summary(splits: Splits, dropped: Mapping[str, int]) -> dict[str, Any]:
@@ -231,28 +156,28 @@ def summary(splits: Splits, dropped: Mapping[str, int]) -> dict[str, Any]:
     return {"dataset": splits.dataset, "digest": digest(splits.parts), **sizes, **statistics}
 
 
-def digest(splits: Mapping[str, LabelledImages]) -> str:
-    """SHA-256, in hex, of names, shapes and bytes of all images and labels."""
+def digest(splits: Mapping[str, Split]) -> str:
+    """SHA-256, in hex, of names, shapes and bytes of all images (or of their listing) and labels."""
     whole = hashlib.sha256()
     for name, split in splits.items():
-        whole.update(f"{name} {list(split.images.shape)}".encode())
-        whole.update(tensor_bytes(split.images))
-        whole.update(tensor_bytes(split.labels))
+        whole.update(f"{name} {[len(split), *split.image_shape]}".encode())
+        for tensor in split.tensors().values():
+            whole.update(tensor_bytes(tensor))
     return whole.hexdigest()
 
 
 def write_source(path: Path | str, dataset: str, source: Source) -> None:
     """Writes the raw data file."""
     tensors = _tensors("train", source.train) | (_tensors("test", source.test) if source.test else {})
-    write_tensors(path, tensors, {"dataset": dataset, "classes": source.classes})
+    write_tensors(path, tensors, {"dataset": dataset, "classes": source.classes} | _decoding(source.train))
 
 
 def read_source(path: Path | str) -> tuple[str, Source]:
     """The dataset's name and images from the raw data file, checked again. Errors: missing, broken, foreign file."""
     tensors, metadata = read_tensors(path)
     dataset, classes = _names(metadata, path)
-    test = _labelled(tensors, "test", path) if "test.images" in tensors else None
-    return dataset, require_source(Source(_labelled(tensors, "train", path), test, classes), str(path))
+    test = _split(tensors, metadata, "test", path) if "test.labels" in tensors else None
+    return dataset, require_source(Source(_split(tensors, metadata, "train", path), test, classes), str(path))
 
 
 def write_splits(path: Path | str, splits: Splits) -> None:
@@ -261,7 +186,8 @@ def write_splits(path: Path | str, splits: Splits) -> None:
     for name, part in splits.parts.items():
         tensors |= _tensors(name, part)
     normalization = asdict(splits.normalization)
-    write_tensors(path, tensors, {"dataset": splits.dataset, "classes": splits.classes, "normalization": normalization})
+    told = {"dataset": splits.dataset, "classes": splits.classes, "normalization": normalization}
+    write_tensors(path, tensors, told | _decoding(splits.train))
 
 
 def read_splits(path: Path | str) -> Splits:
@@ -269,17 +195,31 @@ def read_splits(path: Path | str) -> Splits:
     tensors, metadata = read_tensors(path)
     dataset, classes = _names(metadata, path)
     normalization = typed(Normalization, metadata.get("normalization"), f"{path}: normalization")
-    parts = {name: _labelled(tensors, name, path) for name in ("train", "validation", "test")}
-    for name, split in parts.items():
+    train = _split(tensors, metadata, "train", path)
+    validation, test = _labelled(tensors, "validation", path), _labelled(tensors, "test", path)
+    splits = Splits(dataset, classes, train, validation, test, normalization)
+    for name, split in splits.parts.items():
         require_arrays(split, len(classes), f"{path} {name}")
         if not len(split):
             raise InputError(f"{path} {name}: no images at all")
-    require_one_shape(parts, str(path))
-    return Splits(dataset=dataset, classes=classes, normalization=normalization, **parts)
+    require_one_shape(splits.parts, str(path))
+    return splits
 
 
-def _tensors(name: str, split: LabelledImages) -> dict[str, Tensor]:
-    return {f"{name}.images": split.images, f"{name}.labels": split.labels}
+def _tensors(name: str, split: Split) -> dict[str, Tensor]:
+    return {f"{name}.{key}": tensor for key, tensor in split.tensors().items()}
+
+
+def _decoding(split: Split) -> dict[str, Any]:
+    return {"decoding": asdict(split.decoding)} if isinstance(split, LabelledFiles) else {}
+
+
+def _split(tensors: Mapping[str, Tensor], metadata: Any, name: str, path: Path | str) -> Split:
+    if f"{name}.names" not in tensors:
+        return _labelled(tensors, name, path)
+    decoding = typed(Decoding, metadata.get("decoding"), f"{path}: decoding")
+    names, hashes, labels = (tensors[f"{name}.{key}"] for key in ("names", "hashes", "labels"))
+    return LabelledFiles(names, hashes, labels, decoding)
 
 
 def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> LabelledImages:

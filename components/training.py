@@ -18,7 +18,7 @@ from components.compute import Precision, autocast
 from components.contracts import Batch, Companioned, EpochAware, EpochEnding, Loss, Measure, Method, Replaying
 from components.cost import PassCounter
 from components.errors import InputError
-from components.loader import Augmentation, Loader
+from components.loader import Augmentation, Batches
 from components.noise import Part
 from components.params import STRICT, Real
 from components.schedule import Schedule
@@ -67,16 +67,14 @@ class Recipe:
 class Plan(NamedTuple):
     """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order.
 
-    `batch_norm` matters where processes train together: `synchronised` takes the statistics of the whole batch, so that
-    training is that of one process; `per_process` those of each part, whose running averages are averaged after an
-    epoch.
+    `batch_norm` matters where processes train together.
     """
 
     recipe: Recipe
     schedule: Schedule
     threat: Threat
     seed: int
-    batch_norm: Literal["synchronised", "per_process"] = "synchronised"
+    batch_norm: parallel.BatchNormOver = "synchronised"
 
 
 class _Step(NamedTuple):
@@ -107,7 +105,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     )
 
 
-def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Iterator[Record]:
+def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iterator[Record]:
     """Trains `state.model` and yields the record of each epoch that ran now (earlier ones are in `state.history`).
 
     A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit
@@ -126,7 +124,7 @@ def fit(state: TrainingState, loader: Loader, plan: Plan, folder: Path) -> Itera
         yield record
 
 
-def _epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
+def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
     counter, watch = PassCounter(state.model, *_teachers(state.method)), state.watch
     shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
@@ -149,7 +147,7 @@ def _epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Reco
     return record
 
 
-def _train_epoch(state: TrainingState, loader: Loader, plan: Plan, epoch: int) -> Record:
+def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     state.model.train()
     if isinstance(state.method, Companioned):
         state.method.companion.train()

@@ -54,7 +54,14 @@ def test_stages_drop_and_count_or_refuse_duplicates(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), grey).save(path)
     Path("train/ant/0.png").write_bytes(Path("test/bee/0.png").read_bytes())
-    dataset = {"name": "image_folder", "folder": ".", "image_size": 8, "color": "gray", "resize": "crop"}
+    dataset = {
+        "name": "image_folder",
+        "folder": ".",
+        "image_size": 8,
+        "color": "gray",
+        "resize": "crop",
+        "streamed": None,
+    }
     run_stages(dataset, validation="1/2")
     record = read_json("metrics/data.json")
     assert record["train"]["duplicates_dropped"] + record["validation"]["duplicates_dropped"] == 1

@@ -14,7 +14,7 @@ from components.errors import InputError
 from components.params import member
 from components.splits import Source, require_source
 
-FOLDER = {"image_size": 8, "color": "rgb", "resize": "crop"}
+FOLDER = {"image_size": 8, "color": "rgb", "resize": "crop", "streamed": None}
 
 
 def picture(seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
@@ -232,7 +232,7 @@ def test_missing_and_empty_folders(tmp_path):
         ({"image_size": "8"}, "image_size"),
         ({"color": "hsv"}, "color: input should be 'rgb' or 'gray', got 'hsv'"),
         ({"resize": "pad"}, "resize: input should be 'crop' or 'stretch', got 'pad'"),
-        ({"colour": "rgb"}, r"colour: unknown key \(allowed: color, folder, image_size, resize\)"),
+        ({"colour": "rgb"}, r"colour: unknown key \(allowed: color, folder, image_size, resize, streamed\)"),
     ],
 )
 def test_wrong_fields_are_refused(photos, changes, message):

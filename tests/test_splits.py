@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from components.dividing import divide, drop_or_refuse_duplicates, stratified_split, stratified_subset
 from components.errors import InputError
 from components.normalization import fit_normalization
 from components.splits import (
@@ -13,13 +14,9 @@ from components.splits import (
     Source,
     Splits,
     digest,
-    divide,
-    drop_or_refuse_duplicates,
     read_source,
     read_splits,
     require_source,
-    stratified_split,
-    stratified_subset,
     write_source,
     write_splits,
 )

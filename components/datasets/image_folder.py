@@ -1,4 +1,4 @@
-"""A user's own images: one folder per class, any size and mode, decoded to uint8 of one size."""
+"""A user's own images: one folder per class, any size and mode, decoded to one size, or listed to be streamed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,8 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from components.errors import InputError
-from components.params import STRICT
+from components.listing import SUFFIXES, Decoding, LabelledFiles
+from components.params import STRICT, Real
 from components.splits import LabelledImages, Source, require_counts
 
 if TYPE_CHECKING:
@@ -29,44 +30,84 @@ FORMATS = {
     ".webp": "WEBP",
 }
 BACKGROUND = "white"
+HELD_OUT = ("test", "val")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Streamed:
+    """The train split stays in its files, which worker processes decode while training (see docs/streaming.md).
+
+    `random_crop` is the smallest share of an image's area that a random crop keeps; null: no random crops.
+    """
+
+    random_crop: Real | None
+
+    def __post_init__(self) -> None:
+        if self.random_crop is not None and not 0 < self.random_crop <= 1:
+            raise ValueError(f"got random_crop {self.random_crop}, want more than 0, at most 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageFolder:
-    """Images under `folder/train/CLASS/` and, if there is one, `folder/test/CLASS/`; classes in order of their names.
+    """Images under `folder/train/CLASS/` and, if there is one, `folder/test/CLASS/` or, as ImageNet names it,
+    `folder/val/CLASS/`; classes in order of their names.
 
     Fields:
         folder: absolute, or relative to where the command runs.
         image_size: height and width of the result, in pixels.
         color: three channels or one.
         resize: `crop` cuts the middle square of the image's shorter side, `stretch` changes the aspect ratio.
+        streamed: null decodes every image now; otherwise the files are listed, with their hashes.
     """
 
     folder: str
     image_size: int
     color: Literal["rgb", "gray"]
     resize: Literal["crop", "stretch"]
+    streamed: Streamed | None
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ValueError(f"got image_size {self.image_size}, want at least 1 pixel")
 
     def load(self, root: Path) -> Source:
-        """Every image, decoded; `root` plays no part.
+        """Every image, decoded or listed; `root` plays no part.
 
         Errors, with the file or the class: missing folder, no images, a class with too few, classes that differ between
-        train and test, a file that is no image or is truncated.
+        train and test, both a test and a val folder, a file that is no image or (unless streamed) is truncated.
         """
         folder = Path(self.folder).expanduser()
-        _require_pillow()
+        if not self.streamed:
+            _require_pillow()
         train = _listing(folder / "train", minimum=2)
         classes = tuple(train)
         if len(classes) < 2:
             raise InputError(f"{folder / 'train'}: {len(classes)} class folder(s), want at least 2")
-        test = _listing(folder / "test", minimum=1) if (folder / "test").exists() else None
+        held_out = [name for name in HELD_OUT if (folder / name).exists()]
+        if len(held_out) > 1:
+            raise InputError(f"{folder}: has both {' and '.join(held_out)}, want one of them as the test split")
+        test = _listing(folder / held_out[0], minimum=1) if held_out else None
         if test is not None:
             _require_same_classes(classes, tuple(test), folder)
-        return Source(train=self._decode(train), test=None if test is None else self._decode(test), classes=classes)
+        read = self._listed if self.streamed else self._decode
+        return Source(train=read(train), test=None if test is None else read(test), classes=classes)
+
+    def _listed(self, listing: dict[str, list[Path]]) -> LabelledFiles:
+        assert self.streamed is not None
+        folder = Path(self.folder).expanduser()
+        paths = [(path, label) for label, files in enumerate(listing.values()) for path in files]
+        for path, _ in paths:
+            if path.suffix.lower() not in SUFFIXES:
+                raise InputError(f"{path}: cannot be streamed (allowed: {' '.join(SUFFIXES)})")
+        decoding = Decoding(
+            folder=self.folder,
+            image_size=self.image_size,
+            color=self.color,
+            resize=self.resize,
+            random_crop=self.streamed.random_crop,
+        )
+        names = [path.relative_to(folder).as_posix() for path, _ in paths]
+        return LabelledFiles.listed(names, [label for _, label in paths], decoding)
 
     def _decode(self, listing: dict[str, list[Path]]) -> LabelledImages:
         paths = [(path, label) for label, files in enumerate(listing.values()) for path in files]

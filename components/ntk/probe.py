@@ -1,6 +1,7 @@
 """The kernel of one fixed image set, measured at chosen epochs of a training run."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -29,22 +30,29 @@ class ProbeSchedule:
             raise ValueError(f'got directions {self.directions}, want "exact" or at least {MIN_DIRECTIONS}')
 
 
+class Images(Protocol):
+    """A tensor of images, or a split that is decoded where it is looked at."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
 class KernelProbe:
     """Measures the kernel on `images`, float [size, C, H, W] in [0, 1], the same at every epoch.
 
     Args:
         schedule: epochs, size and directions.
-        images, labels: the split to draw from, uint8 or float in [0, 1] [N, C, H, W] and int64 [N].
+        images, labels: the split to draw from, uint8 or float in [0, 1] [N, C, H, W] (or what gives the chosen of them
+            when it is indexed) and int64 [N].
         num_classes: of the labels.
         seed: of the drawn images and of the random signs.
 
     Errors: fewer images than the schedule's size.
     """
 
-    def __init__(self, schedule: ProbeSchedule, images: Tensor, labels: Tensor, num_classes: int, seed: int) -> None:
+    def __init__(self, schedule: ProbeSchedule, images: Images, labels: Tensor, num_classes: int, seed: int) -> None:
         chosen = stratified_indices(labels, schedule.size, seed)
-        images = images[chosen]
-        self.images = images if images.is_floating_point() else images.float() / 255
+        drawn = images[chosen]
+        self.images = drawn if drawn.is_floating_point() else drawn.float() / 255
         self.labels = labels[chosen].cpu()
         self.schedule, self.num_classes, self.seed = schedule, num_classes, seed
         self._kernels: dict[str, Tensor] = {}

@@ -37,7 +37,7 @@ def main(params: Params, journal: Journal) -> None:
     write_source(RAW, name, source)
     parts = {"train": source.train} | ({"test": source.test} if source.test else {})
     sizes = {part: len(images) for part, images in parts.items()}
-    shape = tuple(source.train.images.shape[1:])
+    shape = source.train.image_shape
     journal.note(f"{name}: {sizes} images of shape {shape}, {len(source.classes)} classes")
     journal.dataset(name, digest(parts), RAW, shape, source.classes, sizes)
     journal.produced({"raw": sha256(RAW)})
