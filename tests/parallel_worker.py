@@ -1,6 +1,6 @@
 """What the tests of parallel training run, in one process or in several: small trainings whose end is written down.
 
-As one of several processes: `python -m tests.parallel_worker OUT EPOCHS BATCH_NORM MEMBER...`.
+As one of several processes: `python -m tests.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
 """
 
 import sys
@@ -29,6 +29,7 @@ LINF = Threat(norm="linf", epsilon=Ratio(8, 255))
 # Not a multiple of the batch size, so that batches and parts of batches differ in size.
 NUM_IMAGES, BATCH_SIZE = 46, 12
 
+BATCH_NORMS: dict[str, parallel.BatchNormOver] = {"synchronised": "synchronised", "per_process": "per_process"}
 # Trainings beside the members themselves, by name.
 VARIANTS: dict[str, Callable[[], Method]] = {"swa": MEMBERS["pgd_at"], "cut_mixed": MEMBERS["pgd_at"]}
 
@@ -59,8 +60,8 @@ def recipe(name: str, epochs: int) -> Recipe:
     )
 
 
-def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver) -> None:
-    """Trains a member for some epochs, or on to them; this process's end goes to `out`/NAME.RANK.*"""
+def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver, records: int = 9) -> None:
+    """Trains on, for `epochs` or until so many records are there; how it ends goes to `out`/NAME.RANK.*"""
     images, labels = data()
     torch.manual_seed(1)
     probe = KernelProbe(ProbeSchedule(epochs=(0, 1), size=6, directions=4), images, labels, 3, seed=0)
@@ -69,7 +70,9 @@ def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver)
     state = start(TinyNet(), (VARIANTS | MEMBERS)[name](), validation, fields, seed=0)
     loader = Loader(images, labels, fields.batch_size, fields.augmentation, num_classes=3)
     plan = Plan(fields, OneCycle(start=0.5, peak=0.3), LINF, 0, batch_norm)
-    list(fit(state, loader, plan, out / name))
+    for _ in fit(state, loader, plan, out / name):
+        if len(state.history) == records:
+            break
     write_tensors(out / f"{name}.{parallel.rank()}.safetensors", state._tensors())
     write_json(out / f"{name}.{parallel.rank()}.json", {"history": state.history, "passes": state.passes})
 
@@ -77,7 +80,9 @@ def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver)
 def gradients(out: Path) -> None:
     """First and second derivatives through synchronised batch norm, in float64, with parts of 3 and 2 images."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
     model.double()
     images, labels = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
     rank, ranks = parallel.rank(), parallel.world_size()
@@ -97,9 +102,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parallel.join(torch.device("cpu"))
     folder = Path(sys.argv[1])
-    for member in sys.argv[4:]:
+    for member in sys.argv[5:]:
         if member == "gradients":
             gradients(folder)
         else:
-            train(member, folder, int(sys.argv[2]), "synchronised" if sys.argv[3] == "synchronised" else "per_process")
+            train(member, folder, int(sys.argv[2]), BATCH_NORMS[sys.argv[3]], int(sys.argv[4]))
     parallel.leave()
