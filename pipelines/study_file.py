@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipelines.errors import InputError
+from pipelines.presets import preset_text
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 STUDY = "study.yaml"
+UNKNOWN = "unexpected_keyword_argument"
 _NAME = re.compile(r"[A-Za-z0-9][\w.]*")
 
 Params = dict[str, Any]
@@ -81,20 +84,21 @@ def read_study(folder: Path) -> Study:
         # Through JSON, since only there does strict mode take a mapping for a dataclass and a list for a tuple.
         return TypeAdapter(Study).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A misspelt key is also a missing one: name the misspelling.
+        first = min(error.errors(include_url=False), key=lambda one: one["type"] != UNKNOWN)
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == UNKNOWN:
+            kind = Study if len(first["loc"]) == 1 else Scale
+            message = f"unknown key (allowed: {', '.join(field.name for field in fields(kind))})"
         raise InputError(f"{folder / STUDY}: {where + ': ' if where else ''}{message}") from None
 
 
 def arm_params(root: Path, folder: Path, study: Study, scale: str, name: str) -> Params:
     """The parameters of one arm at one scale. Errors: no such preset, a key that is not there."""
     size, (arm, variant) = study.scales[scale], study.names()[name]
-    path = root / "presets" / f"{size.preset}.yaml"
-    if not path.exists():
-        raise InputError(f"{folder / STUDY}: scales.{scale}.preset: no preset {size.preset!r}")
     where = f"{folder / STUDY}: scales.{scale}"
-    params = changed(read_yaml(path), size.set, f"{where}.set")
+    params = changed(yaml.safe_load(preset_text(root, size.preset)), size.set, f"{where}.set")
     for changes, part in (
         (study.arms[arm], f"{folder / STUDY}: arms.{arm}"),
         (study.variants.get(variant, {}), f"{folder / STUDY}: variants.{variant}"),

@@ -86,7 +86,7 @@ def _seed(finding: Finding, robust: str) -> Document:
         **checkpoints,
         "verdict": {name: {key: verdicts[name][key] for key in ("status", "reasons")} for name in CHECKPOINTS},
         "grid": {name: models[name]["grid"] for name in CHECKPOINTS},
-        "label_leak": {name: models[name].get("label_leak", []) for name in CHECKPOINTS},
+        "label_leak": {name: models[name]["label_leak"] for name in CHECKPOINTS},
         "epochs": {name: finding.metrics[name]["epoch"] for name in CHECKPOINTS},
         "collapsed": last < COLLAPSE * best,
         "collapse_epoch": collapse_epoch([point["robust_accuracy"] for point in curve]),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from components.report.rates import Document
 from components.report.study import CHECKPOINTS
-from components.report.tables import ABSENT, cascade_title, epsilon_text, norm_text, percent, points, title
+from components.report.tables import ABSENT, cascade_title, epsilon_text, grey_text, norm_text, percent, points, title
 
 Grid = list[list[str]]
 
@@ -15,6 +15,8 @@ def markdown(document: Document) -> str:
     parts += [_markdown_grid(arms(document)), notes(document), "## Course", _markdown_grid(course(document))]
     if differences(document)[1:]:
         parts += ["## Paired differences", _markdown_grid(differences(document)), PAIRED]
+    if leaks(document)[1:]:
+        parts += ["## Label leaking", _markdown_grid(leaks(document)), LEAK]
     for attack in document["transfers"] and next(iter(document["transfers"].values()))["accuracy"]:
         parts += [f"## Transfer, {title(attack)}", _markdown_grid(transfer(document, attack)), TRANSFER]
     return "\n\n".join(parts) + "\n"
@@ -31,6 +33,10 @@ def terminal(document: Document) -> str:
 PAIRED = (
     "Points of accuracy, B minus A, on the same images: the mean over the seeds ± half of its 95 % interval, then each "
     "seed with its p (exact McNemar; Holm-corrected over all seeds and pairs of the same checkpoint and condition)."
+)
+LEAK = (
+    "Last checkpoint: accuracy under FGSM with the true label minus clean accuracy, in points, per epsilon: the mean "
+    "over the seeds, then each seed. Above 0, attacked images are recognised better than clean ones."
 )
 TRANSFER = "Accuracy in % of the model in the column on images attacked for the model in the row, mean over the seeds."
 
@@ -98,6 +104,22 @@ def differences(document: Document) -> Grid:
         words = [pair["checkpoint"], title(pair["condition"])]
         rows.append([pair["a"], pair["b"], *words, points(total["mean"]) + half, each])
     return rows
+
+
+def leaks(document: Document) -> Grid:
+    """One row per arm: what FGSM with the true label tells the last checkpoint, at each epsilon of the grid."""
+    measured = {
+        name: [seed["label_leak"]["last"] for seed in arm["seeds"].values()] for name, arm in document["arms"].items()
+    }
+    epsilons = [grey_text(row["epsilon"]) for row in next(iter(measured.values()))[0]]
+    rows = [["arm", *(f"ε = {epsilon}" for epsilon in epsilons)]]
+    for name, seeds in measured.items():
+        cells = []
+        for at in zip(*seeds, strict=True):
+            values = [row["leak"]["value"] for row in at]
+            cells.append(f"{points(sum(values) / len(values))} ({', '.join(map(points, values))})")
+        rows.append([name, *cells])
+    return rows if epsilons else rows[:1]
 
 
 def transfer(document: Document, attack: str) -> Grid:
