@@ -16,7 +16,9 @@ from prefect import Task, get_client, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
+from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import process
@@ -30,6 +32,9 @@ MISTAKE = "Refused"
 """State name of a stage that refused its input: running it again would not help."""
 MISTAKE_CODE = 2
 UNSENT = "components.tracking send"
+ALARM_EVENT = "temper.sentinel.alarm"
+# What the overfitting sentinel says of an alarm, and what it did: components/sentinel.py.
+_ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<done>.*)$")
 _CODE = re.compile(r", exited with (-?\d+)$")
 _SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run, checking out outputs)$")
 # DVC's advice to a person at a terminal, of no use in a log.
@@ -88,7 +93,7 @@ def run_stage(run: Run, stage: Stage) -> State[Any]:
             dvc_command(stage.name, run.force),
             root=run.root,
             environment=run.environment,
-            log=_without_advice(logger.info),
+            log=_with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id)),
             stop=run.stop,
             time_limit=run.time_limit,
         )
@@ -143,6 +148,23 @@ def _failed(stage: str, lines: Sequence[str], returncode: int) -> State[Any]:
 
 def _without_advice(log: Callable[[str], None]) -> Callable[[str], None]:
     return lambda line: None if _ADVICE.match(line) else log(line)
+
+
+def _with_events(log: Callable[[str], None], stage: str, task_id: str, flow_id: str) -> Callable[[str], None]:
+    """`log`, which also emits an event for each alarm of the sentinel, for automations to act on.
+
+    Its resource is the stage's task run, its payload the stage, the epoch, what was seen and what was done.
+    """
+    resource = {"prefect.resource.id": f"prefect.task-run.{task_id}", "prefect.resource.name": stage}
+    related = [{"prefect.resource.id": f"prefect.flow-run.{flow_id}", "prefect.resource.role": "flow-run"}]
+
+    def log_and_emit(line: str) -> None:
+        log(line)
+        if alarm := _ALARM.match(line):
+            payload = {"stage": stage, **alarm.groupdict()}
+            emit_event(ALARM_EVENT, resource=resource, related=related, payload=payload)
+
+    return log_and_emit
 
 
 @contextmanager

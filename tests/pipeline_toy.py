@@ -68,6 +68,9 @@ if does == "hangs":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     (state / "pid").write_text(str(os.getpid()))
     time.sleep(60)
+if does == "collapses":
+    print("sentinel: epoch 7.25: catastrophic overfitting (FGSM 81.0 %, PGD 12.5 %, n = 200): stopped", flush=True)
+    print("sentinel: looks take 4.0 % of the passes of training", flush=True)
 text = str(section["value"]) + "".join(pathlib.Path(one + ".txt").read_text() for one in upstream)
 pathlib.Path(name + ".txt").write_text(text)
 with open(state / "journal", "a") as journal:

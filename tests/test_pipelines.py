@@ -7,13 +7,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 pytest.importorskip("prefect")
 pytest.importorskip("dvc")
 
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
@@ -140,6 +145,36 @@ def test_command_line_prints_stages_and_fails_in_one_line(toy: Path, server: Non
         "error: --set devise: no key 'devise' in the top level (allowed: compute"
     )
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.slow
+def test_an_alarm_of_the_sentinel_becomes_an_event(toy: Path, run: Harden) -> None:
+    state = run(targets=["fetch"], set=["fetch.does=collapses"])
+    assert state.is_completed()
+    with get_client(sync_client=True) as client:
+        (task,) = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[_flow_run(state)])))
+        found: list[Event] = []
+
+        def arrived() -> bool:
+            wanted = EventFilter(event=EventNameFilter(name=[stage.ALARM_EVENT]))
+            found[:] = client.read_events(filter=wanted, limit=10).events
+            return bool(found)
+
+        assert wait_until(arrived)
+    (event,) = found
+    assert event.payload == {
+        "stage": "fetch",
+        "epoch": "7.25",
+        "what": "catastrophic overfitting (FGSM 81.0 %, PGD 12.5 %, n = 200)",
+        "done": "stopped",
+    }
+    assert event.resource.id == f"prefect.task-run.{task.id}"
+    assert f"prefect.flow-run.{_flow_run(state)}" in [one.id for one in event.related]
+
+
+def _flow_run(state: State[Any]) -> UUID:
+    assert state.state_details.flow_run_id is not None
+    return state.state_details.flow_run_id
 
 
 @pytest.mark.parametrize(
