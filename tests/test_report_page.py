@@ -16,7 +16,7 @@ from components.report.html import SECTIONS, thumbnails
 from components.report.html import page as render
 from components.report.svg import Plot, number_axis, percent_axis, tag, whole_axis
 from components.report.tables import points
-from components.storage import read_json, write_json
+from components.storage import read_csv, read_json, write_csv, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -169,6 +169,26 @@ def test_models_of_one_size_are_not_joined() -> None:
     two, three = (document(roles=roles) for roles in (["robust_teacher", "student"], list(ROLES)))
     assert two["capacity"] and three["capacity"]  # the robust teacher is the wide one
     assert [drawn.svg.count("<polyline") for made in (two, three) for drawn in capacities(made)] == [2, 0]
+
+
+def test_alarms_of_the_sentinel_and_what_it_saw_are_shown(tmp_path: Path, page: str) -> None:
+    assert "Overfitting alarms" not in words(page) and "What the sentinel saw" not in words(page)
+    write_evaluation(tmp_path)
+    line = "epoch 7.25: catastrophic overfitting (FGSM 81.0 %, PGD 12.5 %, n = 200): rolled back to epoch 6, noise 2"
+    events = [{"epoch": 7.25, "rules": ["catastrophic"], "action": "roll_back", "line": f"sentinel: {line}"}]
+    write_json(tmp_path / "curves/robust_teacher.sentinel.json", {"events": events, "looks": []})
+    rows = [
+        {**row, "sentinel_fgsm_accuracy": 0.8, "sentinel_pgd_accuracy": 0.01 * place}
+        for place, row in enumerate(read_csv(tmp_path / "curves/robust_teacher.csv"))
+    ]
+    write_csv(tmp_path / "curves/robust_teacher.csv", rows)
+    run_stage(tmp_path)
+    text = words((tmp_path / "reports/robustness.html").read_text(encoding="utf-8"))
+    alarmed, said = "Overfitting alarms in the training of the robust teacher", f"E{line[1:]}."
+    assert alarmed in text and said in text and text.count("Overfitting alarms") == 1
+    assert text.index(alarmed) < text.index(said) < text.index("What the sentinel saw")
+    document = read_json(tmp_path / "reports/robustness.json")
+    assert [run["alarms"] for run in document["training"].values()] == [[], [line], []]
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

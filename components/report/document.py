@@ -29,7 +29,7 @@ def build(evaluation: Document, outcomes: Outcomes, training: Document, data: Do
     Args:
         evaluation: the content of evaluation/evaluation.json (docs/evaluation.md).
         outcomes: the per-image outcomes [n] of evaluation/outcomes.safetensors, 1 where the model was right.
-        training: per trained model, the reference to its curves file.
+        training: per trained model, the reference to its curves file, and the sentinel's alarms.
         data: the content of metrics/data.json.
         judge: from a model's evidence to its verdict as JSON: `status`, `reasons` and `checks`.
 

@@ -11,13 +11,21 @@ Curves = Mapping[str, Rows]
 
 
 def training(curves: Curves) -> list[Figure]:
-    """Validation accuracy clean and under attack, training loss and learning rate of every model, by epoch."""
+    """Validation accuracy clean and under attack, the sentinel's, training loss and learning rate of every model, by
+    epoch."""
     accuracy = [*_by_model(curves, "clean_accuracy", DASHED), *_by_model(curves, "robust_accuracy")]
     robust = "Validation accuracy", "In %, on held-out training images. Solid: under attack. Dashed: clean."
     loss = "Training loss", "Mean over the epoch. Each method has its own loss: compare shapes, not heights."
     rate = "Learning rate", "The step size of the optimizer in each epoch."
+    probe = [*_by_model(curves, "sentinel_fgsm_accuracy", DASHED), *_by_model(curves, "sentinel_pgd_accuracy")]
+    overfitting = (
+        "What the sentinel saw",
+        "Accuracy in %, of the weights in training on a few held-out images. Solid: under PGD. Dashed: under FGSM. "
+        "Where dashed rises and solid falls, training has overfitted to one-step attacks.",
+    )
     charts = [
         _chart(*robust, accuracy, percent_axis("accuracy")),
+        _chart(*overfitting, probe, percent_axis("accuracy")),
         _chart(*loss, _by_model(curves, "train_loss")),
         _chart(*rate, [*_by_model(curves, "lr"), *_by_model(curves, "learning_rate")]),
     ]

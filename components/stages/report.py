@@ -90,13 +90,20 @@ def _document(curves: dict[str, list[dict[str, str]]]) -> Document:
     outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
     files = {name: f"curves/{name}.csv" for name in curves}
     training = {
-        name: {"file": file, "sha256": sha256(file), "epochs": len(curves[name])} for name, file in files.items()
+        name: {"file": file, "sha256": sha256(file), "epochs": len(curves[name]), "alarms": alarms(name)}
+        for name, file in files.items()
     }
     evaluation, data = read_json("evaluation/evaluation.json"), read_json("metrics/data.json")
     try:
         return build(evaluation, outcomes, training, data, lambda evidence: judge(evidence).as_dict())
     except KeyError as error:
         raise InputError(f"evaluation/evaluation.json: missing key {error}") from None
+
+
+def alarms(name: str) -> list[str]:
+    """What the overfitting sentinel said while a model was trained, in order."""
+    events = read_json(f"curves/{name}.sentinel.json")["events"]
+    return [event["line"].removeprefix("sentinel: ") for event in events]
 
 
 def epsilon_rows(document: Document) -> list[dict[str, Any]]:
