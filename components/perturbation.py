@@ -92,13 +92,15 @@ class Perturbed:
         """The model at w + v, and the loss at w."""
         weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
         networks = [model, self.companion] if isinstance(self.method, Companioned) else [model]
+        # Where processes train together, the gradient is that of the whole batch, as the loop's is.
+        share = len(batch.images) / (batch.total or len(batch.images))
         with _buffers_kept(networks):
             total = self.method.objective(model, batch, images_adv).total
             # Unlike backward, this leaves `.grad` alone.
-            gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)
+            gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
         moved = {}
         for (name, weight), own in zip(weights.items(), gradients, strict=True):
-            gradient = parallel.mean(own, count=len(batch.images))
+            gradient = parallel.sum_(own)
             size = weight.detach().norm() / (gradient.norm() + TINY)
             moved[name] = weight + self.fields.gamma * size * gradient
         return _At(model, moved), total.detach()
@@ -114,7 +116,7 @@ class Perturbed:
 
 
 class _At(nn.Module):
-    """A model that computes with other weights: those of `weights` replace its own of these names, buffers stay its own.
+    """A model that computes with other weights: `weights` replace those of the same names, buffers stay its own.
 
     As w + v is computed from w, the gradient at w + v arrives in w's `.grad`; nothing has to be put back.
     """
