@@ -17,6 +17,7 @@ from components.contracts import Method
 from components.loader import Augmentation, Loader
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.params import Ratio
+from components.perturbation import Awp
 from components.schedule import OneCycle
 from components.storage import write_json, write_tensors
 from components.threat import Threat
@@ -31,7 +32,11 @@ NUM_IMAGES, BATCH_SIZE = 46, 12
 
 BATCH_NORMS: dict[str, parallel.BatchNormOver] = {"synchronised": "synchronised", "per_process": "per_process"}
 # Trainings beside the members themselves, by name.
-VARIANTS: dict[str, Callable[[], Method]] = {"swa": MEMBERS["pgd_at"], "cut_mixed": MEMBERS["pgd_at"]}
+VARIANTS: dict[str, Callable[[], Method]] = {
+    "swa": MEMBERS["pgd_at"],
+    "cut_mixed": MEMBERS["pgd_at"],
+    "awp": lambda: Awp(gamma=0.05, start=1).around(MEMBERS["mart"]()),
+}
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
