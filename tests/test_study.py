@@ -243,12 +243,20 @@ TINY = {
 }
 
 
+WATCHED = {
+    **yaml.safe_load((ROOT / "studies/smooth/study.yaml").read_text())["scales"]["cpu"]["set"][
+        "train_robust_teacher.sentinel"
+    ],
+    "images": 20,
+}
+
+
 @pytest.mark.slow
 def test_a_study_of_digits_ends_in_a_table_a_figure_and_numbers(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     steps = "train_robust_teacher.method.attack.steps"
     tiny = yaml.safe_load((ROOT / "studies/smooth/study.yaml").read_text()) | {
-        "scales": {"cpu": {"preset": "digits", "set": TINY, "arms": {}}},
+        "scales": {"cpu": {"preset": "digits", "set": TINY | {"train_robust_teacher.sentinel": WATCHED}, "arms": {}}},
         "arms": {"one": {steps: 1}, "two": {steps: 2}},
         "seeds": [0, 1],
         "pairs": [["one", "two"]],
@@ -280,9 +288,11 @@ def test_a_study_of_digits_ends_in_a_table_a_figure_and_numbers(tmp_path, capfd,
         document["transfers"]["0"]["accuracy"]["fgsm"]["one"]["one"]["count"]
         == one["seeds"]["0"]["last"]["fgsm"]["count"]
     )
+    assert one["seeds"]["0"]["sentinel"]["leads"].keys() >= {"catastrophic", "alignment"}
     table = (folder / "results/cpu.md").read_text()
     assert all(
-        part in table for part in ("## Course", "## Paired differences", "## Label leaking", "## Transfer, FGSM")
+        part in table
+        for part in ("## Course", "## Lead times", "## Paired differences", "## Label leaking", "## Transfer, FGSM")
     )
     for kind in ("curves", "capacity", "points"):
         drawn = xml.etree.ElementTree.fromstring(_figure(document | {"figure": kind}))

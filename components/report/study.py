@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
     `run` is what the plan says of it; `robustness` the report of its evaluation, whose models are `best` and `last`;
     `outcomes` the tensors [n] behind it; `curve` the rows of its curves file; `metrics` of its training; `sentinel`
-    what each rule of the overfitting sentinel would have said, or None where nothing was looked at.
+    its `events` and, per rule, `leads`, or None where nothing was looked at.
     """
 
     run: Document

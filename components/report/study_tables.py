@@ -13,6 +13,8 @@ def markdown(document: Document) -> str:
     """The whole result as Markdown; the first table is the answer."""
     parts = [f"# {document['study']}, {document['scale']}", document["question"].strip(), heading(document)]
     parts += [_markdown_grid(arms(document)), notes(document), "## Course", _markdown_grid(course(document))]
+    if leads(document)[1:]:
+        parts += ["## Lead times", _markdown_grid(leads(document)), LEADS]
     if differences(document)[1:]:
         parts += ["## Paired differences", _markdown_grid(differences(document)), PAIRED]
     if leaks(document)[1:]:
@@ -33,6 +35,11 @@ def terminal(document: Document) -> str:
 PAIRED = (
     "Points of accuracy, B minus A, on the same images: the mean over the seeds ± half of its 95 % interval, then each "
     "seed with its p (exact McNemar; Holm-corrected over all seeds and pairs of the same checkpoint and condition)."
+)
+LEADS = (
+    "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (FGSM "
+    "accuracy far above PGD accuracy, which is below a share of its best), per collapsed run: positive is early. All "
+    "arms that were watched, all seeds; where training was rolled back, the run as it stands."
 )
 LEAK = (
     "Last checkpoint: accuracy under FGSM with the true label minus clean accuracy, in points, per epsilon: the mean "
@@ -149,12 +156,26 @@ def _each(texts: object) -> str:
 
 
 def _sentinel(found: Document | None) -> str:
-    """The rule that was earliest, with its lead in epochs."""
-    leads = {rule: one["lead"] for rule, one in (found or {}).items() if one["lead"] is not None}
-    if not leads:
-        return ABSENT
-    rule = max(leads, key=lambda name: leads[name])
-    return f"{title(rule)} +{leads[rule]:g}"
+    """What the sentinel's alarms led to, in order: `note 3.5, roll back 7`."""
+    done = [f"{event['action'].replace('_', ' ')} {event['epoch']:g}" for event in (found or {"events": []})["events"]]
+    return "; ".join(done) or ABSENT
+
+
+def leads(document: Document) -> Grid:
+    """One row per rule of the sentinel: how early it was in the runs that collapsed, false alarms in the others."""
+    rows = [["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]]
+    seeds = [seed for arm in document["arms"].values() for seed in arm["seeds"].values()]
+    watched = [seed["sentinel"]["leads"] for seed in seeds if seed["sentinel"]]
+    # The definition's own lead is nought where a run collapsed, and absent where it did not.
+    collapsed = [run for run in watched if run["catastrophic"]["lead"] is not None]
+    others = [run for run in watched if run["catastrophic"]["lead"] is None]
+    for rule in watched[0] if watched else ():
+        early = sorted((run[rule]["lead"] for run in collapsed if run[rule]["lead"] is not None), reverse=True)
+        false = sum(run[rule]["false_alarms"] > 0 for run in others)
+        told = _each(f"{lead:+g}".replace("-", "−") for lead in early) or ABSENT
+        counts = [str(len(collapsed) - len(early)), str(len(others)), str(false)]
+        rows.append([title(rule), str(len(collapsed)), told, *counts])
+    return rows
 
 
 def _p(p: float) -> str:

@@ -56,26 +56,22 @@ def read(run: Document, role: str) -> Finding:
         read_tensors(evaluated / "outcomes.safetensors")[0],
         read_csv(trained / "curves" / f"{role}.csv"),
         read_json(trained / "metrics" / f"{role}.json"),
-        sentinel(trained / "curves" / f"{role}.sentinel.csv", run["section"]),
+        sentinel(trained / "curves" / f"{role}.sentinel.json", run["section"]),
     )
 
 
-def sentinel(looks: Path, section: Document) -> Document | None:
-    """Rule -> first alarm, lead in epochs, false alarms; None where the training was not looked at."""
-    if not looks.exists() or not section.get("sentinel"):
+def sentinel(path: Path, section: Document) -> Document | None:
+    """What the overfitting sentinel did, as `events`, and rule -> `leads` over the looks at the run as it stands.
+
+    None where the training was not looked at. Errors: a missing or broken file.
+    """
+    if not section.get("sentinel"):
         return None
+    seen = read_json(path)
     rules = typed(Rules, section["sentinel"]["rules"], "sentinel.rules")
-    rows = [
-        {key: number for key, text in row.items() if (number := _number(text)) is not None} for row in read_csv(looks)
-    ]
-    return {rule: lead._asdict() for rule, lead in lead_times(rows, rules).items()}
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    leads = lead_times([look for look in seen["looks"] if not look["dropped"]], rules)
+    events = [{key: event[key] for key in ("epoch", "rules", "action", "line")} for event in seen["events"]]
+    return {"events": events, "leads": {rule: lead._asdict() for rule, lead in leads.items()}}
 
 
 def numbers(document: Document) -> dict[str, Any]:
