@@ -31,7 +31,7 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
 
     Args:
         root: the project's root.
-        preset: name of a file in presets/, without `.yaml` (complete, or sections on top of another); None keeps the present file.
+        preset: name of a file in presets/, without `.yaml`; None keeps the present file.
         assignments: `dotted.key=value` each; the value is read as YAML, the key must exist.
     """
     path = root / PARAMS

@@ -25,6 +25,8 @@ from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 from components.params import Ratio
+from components.schedule import Constant
+from components.smoothing import Smoothing
 from tests.conftest import TinyNet
 
 STEP = Ratio(4, 255)
@@ -114,4 +116,30 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).taught_by(
         frozen(11), frozen(12)
     ),
+}
+
+
+def smoothed(name: str, **changes) -> Method:
+    """A member within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
+    fields = {
+        "form": "batch",
+        "weight_adversarial": 0.5,
+        "weight_clean": 1.0,
+        "stride_min": 0.0,
+        "stride_max": 0.03,
+        "weight_centralisation": 0.1,
+        "centre_epochs": 2,
+        "clean": "pass",
+        "warm_up": 0,
+        "guard": 1,
+    }
+    return Smoothing(**fields | changes).around(MEMBERS[name](), Constant(), 4)
+
+
+# Members within others, by no name of a table.
+WRAPPED: dict[str, Callable[[], Method]] = {
+    "smoothed_fgsm_rs": lambda: smoothed("fgsm_rs", clean="start"),
+    "smoothed_fgsm_mep": lambda: smoothed("fgsm_mep", form="example", clean="start"),
+    "smoothed_free_at": lambda: smoothed("free_at"),
+    "smoothed_trades": lambda: smoothed("trades", form="example"),
 }

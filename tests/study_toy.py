@@ -70,6 +70,8 @@ does = params["train_robust_teacher"]["does"] if name == "train_robust_teacher" 
 if does == "refuses":
     print("train: error: does: got refuses", file=sys.stderr)
     sys.exit(2)
+if does == "fails":
+    raise RuntimeError("no luck")
 if does == "hangs" and not os.path.exists(os.environ["TOY_JOURNAL"] + ".go"):
     time.sleep(60)
 files = {

@@ -144,6 +144,16 @@ def test_one_pipeline_run_until_the_report(tmp_path: Path) -> None:
     assert paths[0] == paths[1] != paths[2]
 
 
+@pytest.mark.parametrize(("given", "found"), [("", {}), ("{", {}), ("[1]", {}), ('{"seed": 3}', {"seed": "3"})])
+def test_labels_of_the_environment_are_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, found: dict[str, str]
+) -> None:
+    monkeypatch.setenv("TEMPER_LABELS", given)
+    with Journal.open("report", tmp_path) as journal:
+        pass
+    assert events(journal.path)[0]["labels"] == found
+
+
 def test_the_flow_names_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_PIPELINE", "flow/run 7")
     monkeypatch.setenv("TEMPER_FLOW_RUN", "7")

@@ -95,6 +95,7 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     import mlflow
 
     monkeypatch.setenv("TEMPER_FLOW_RUN", "flow-7")
+    monkeypatch.setenv("TEMPER_LABELS", '{"arm": "pgd", "seed": 3}')
     write_student()
     run_pipeline()
     assert tracking.main(["send"]) == 0
@@ -122,6 +123,7 @@ def _check_links(parent, data, student) -> None:
     assert data.data.tags["downstream.distill_student"] == student.info.run_id
     assert tags["git.commit"] == tags["mlflow.source.git.commit"] == parent.data.tags["git.commit"] == "0123abc"
     assert tags["prefect.flow_run"] == parent.data.tags["prefect.flow_run"] == "flow-7"
+    assert all((run.data.tags["arm"], run.data.tags["seed"]) == ("pgd", "3") for run in (parent, data, student))
     assert (tags["temper.stage"], tags["dvc.params"]) == ("distill_student", "42")
 
 

@@ -19,7 +19,7 @@ from components.schedule import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, S
 from components.training import Plan, Recipe, fit, start
 from components.validation import Validation
 from tests.conftest import TinyNet
-from tests.method_members import ATTACK, MEMBERS
+from tests.method_members import ATTACK, MEMBERS, WRAPPED
 
 STILL = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
 
@@ -63,18 +63,18 @@ def new_run(method, linf, folder: Path, plan_recipe: Recipe):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", MEMBERS | WRAPPED)
 def test_stopped_and_continued_equals_uninterrupted(name, precision, linf, tmp_path):
     """Weights, average, momentum, method state, generator, history and best epoch, all bit for bit."""
-    whole, steps = new_run(MEMBERS[name](), linf, tmp_path / "whole", recipe(precision=precision))
+    whole, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "whole", recipe(precision=precision))
     assert len(list(steps)) == 5
     for _ in range(2):  # killed after two epochs, twice; what was in memory is lost
-        _, steps = new_run(MEMBERS[name](), linf, tmp_path / "cut", recipe(precision=precision))
+        _, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", recipe(precision=precision))
         for _ in range(2):
             next(steps)
         del steps
         torch.manual_seed(999)
-    again, steps = new_run(MEMBERS[name](), linf, tmp_path / "cut", recipe(precision=precision))
+    again, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", recipe(precision=precision))
     assert len(list(steps)) == 1
     assert again.history == whole.history and again.best_epoch == whole.best_epoch and again.passes == whole.passes
     assert [list(record) for record in again.history] == [list(record) for record in whole.history]  # the CSV's columns

@@ -80,7 +80,7 @@ def _end_with_starter() -> None:
 def _start(stage: str, processes: int) -> int:
     """Runs the stage as so many processes; the exit status is that of the first failure, or 0."""
     # Keeps the address book in this process, as torchrun does: no port is guessed.
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     group = {
