@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
@@ -145,8 +145,14 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
 def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
     """The fields of the dataclass that is `path` inside `kind`; none where there is no dataclass."""
     for part in path:
-        kind = get_type_hints(kind).get(str(part)) if is_dataclass(kind) else None
+        kind = _only_dataclass(get_type_hints(kind).get(str(part))) if is_dataclass(kind) else None
     return sorted(field.name for field in fields(kind)) if is_dataclass(kind) else []
+
+
+def _only_dataclass(kind: Any) -> Any:
+    """Of `Section | None` the section."""
+    choices = [choice for choice in get_args(kind) if is_dataclass(choice)]
+    return choices[0] if len(choices) == 1 else kind
 
 
 def _require_text_keys(values: Any, where: str) -> None:

@@ -191,7 +191,7 @@ class Watch:
         accuracies = f"FGSM {100 * row['fgsm_accuracy']:.1f} %, PGD {100 * row['pgd_accuracy']:.1f} %"
         seen = f"({accuracies}, n = {len(self.probe.labels)})"
         what = ", ".join(TITLES[name] for name in rules) or "no longer overfitted"
-        line = f"sentinel: epoch {row['epoch']:g}: {what} {seen}: {done}"
+        line = f"sentinel: epoch {round(row['epoch'], 2):g}: {what} {seen}: {done}"
         self.events.append({"epoch": row["epoch"], "rules": list(rules), "action": action, "line": line})
         self.tell(line)
 

@@ -60,7 +60,8 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 def test_looks_are_written_and_are_columns_at_epoch_ends(tmp_path, capsys):
     made = project(tmp_path / "a", {})
     seen = read_json(made / "curves/robust_teacher.sentinel.json")
-    assert [look["epoch"] for look in seen["looks"]] == [0, 0.5, 1, 1.5, 2] and seen["events"] == []
+    # An epoch has three batches: half of it is over after two.
+    assert [look["epoch"] for look in seen["looks"]] == [0, 2 / 3, 1, 1 + 2 / 3, 2] and seen["events"] == []
     rows = read_csv(made / "curves/robust_teacher.csv")
     ends = [look for look in seen["looks"] if look["epoch"] == int(look["epoch"])]
     for signal in ("pgd_accuracy", "fgsm_accuracy", "alignment", "direction", "distortion", "adversarial_loss"):
@@ -75,7 +76,7 @@ def test_roll_backs_are_told_and_end_in_a_stop(tmp_path, capsys):
     made = project(tmp_path, {"action": "roll_back", "changes": changes} | ALWAYS)
     lines = [event["text"] for event in journal(made) if event["event"] == "note"]
     alarms = [line.split(": ") for line in lines if line.startswith("sentinel: epoch")]
-    assert [line[1] for line in alarms] == ["epoch 0.5"] * 3
+    assert [line[1] for line in alarms] == ["epoch 0.67"] * 3
     assert [line[-1] for line in alarms] == [
         "rolled back to epoch 0, attack.steps 3",
         "rolled back to epoch 0, label_smoothing 1/10",
@@ -92,7 +93,7 @@ def test_roll_backs_are_told_and_end_in_a_stop(tmp_path, capsys):
         ("stop", 0, None),
     ]
     metrics = read_json(made / "metrics/robust_teacher.json")
-    # Three half epochs were trained and given up: their passes count.
+    # Three times two batches were trained and given up: their passes count.
     assert metrics["last"]["epoch"] == 0 and metrics["passes"]["forward"] > 0
 
 
