@@ -23,7 +23,9 @@ from components.splits import LabelledImages, Split
 AHEAD = 2
 # Images of a shard where no step waits for a batch of its own size.
 CHUNK = 64
-JPEG = b"\xff\xd8"
+JPEG, PNG = b"\xff\xd8", b"\x89PNG"
+# Where a PNG says what its pixels are; 4 and 6 are grey and colour with alpha.
+COLOR_TYPE = 25
 # Aspect ratios of random crops, and how often one that does not fit is drawn anew (arXiv 1409.4842, section 6).
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 ATTEMPTS = 10
@@ -167,14 +169,22 @@ def _rgb(data: bytes) -> Tensor:
     # The camera's note on which side is up is part of the picture.
     if data.startswith(JPEG):
         return decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
-    image = decode_image(encoded, ImageReadMode.RGB_ALPHA, apply_exif_orientation=True)
+    mode = ImageReadMode.RGB_ALPHA if _has_alpha(data) else ImageReadMode.RGB
+    image = decode_image(encoded, mode, apply_exif_orientation=True)
     if image.dtype == torch.uint16:
         image = ((image.int() + 128) // 257).to(torch.uint8)
+    if len(image) == 3:
+        return image
     alpha = image[3:].int()
-    # Images of one bit have an alpha of 1 there, which means nothing.
-    if len(image) < 4 or alpha.amax() <= 1 or alpha.amin() == 255:
-        return image[:3]
     return ((image[:3].int() * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
+
+
+def _has_alpha(data: bytes) -> bool:
+    """Whether an image is transparent anywhere; asked for an alpha that a PNG does not have, torchvision invents one."""
+    if not data.startswith(PNG):
+        return True
+    header = data[: data.find(b"IDAT")]
+    return b"tRNS" in header or header[COLOR_TYPE : COLOR_TYPE + 1] in (b"\4", b"\6")
 
 
 def _window(height: int, width: int, decoding: Decoding, rng: random.Random | None) -> tuple[int, int, int, int]:

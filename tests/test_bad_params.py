@@ -102,7 +102,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{CLEAN}.method.name",
         "at",
-        f"{CLEAN}.method.name: unknown 'at' (allowed: adr, cktat, ensemble_at, fgsm_mep, fgsm_rs, ",
+        f"{CLEAN}.method.name: unknown 'at' (allowed: adr, cktat, ensemble_at, ",
     ),
     (
         f"{CLEAN}.schedule.name",
