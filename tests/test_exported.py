@@ -79,7 +79,10 @@ def test_a_program_answers_and_differentiates_like_its_model(tmp_path, name, bat
     def loss(logits: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    assert torch.allclose(input_gradient(program, images, loss), input_gradient(model, images, loss), atol=1e-6)
+    # Float32: how far the two round apart depends on the processor's kernels.
+    assert torch.allclose(
+        input_gradient(program, images, loss), input_gradient(model, images, loss), rtol=1e-4, atol=1e-5
+    )
     assert sum(p.numel() for p in program.parameters()) == sum(p.numel() for p in model.parameters())
     assert not any(p.requires_grad for p in program.parameters())
 
