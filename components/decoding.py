@@ -24,8 +24,8 @@ AHEAD = 2
 # Images of a shard where no step waits for a batch of its own size.
 CHUNK = 64
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
-# Where a PNG says what its pixels are; 4 and 6 are grey and colour with alpha.
-COLOR_TYPE = 25
+# Where a PNG says what its pixels are, and some of the kinds.
+COLOR_TYPE, PALETTE, WITH_ALPHA = 25, 3, (4, 6)
 # Aspect ratios of random crops, and how often one that does not fit is drawn anew (arXiv 1409.4842, section 6).
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 ATTEMPTS = 10
@@ -180,11 +180,16 @@ def _rgb(data: bytes) -> Tensor:
 
 
 def _has_alpha(data: bytes) -> bool:
-    """Whether an image is transparent anywhere; asked for an alpha that a PNG does not have, torchvision invents one."""
+    """Whether an image has an alpha: asked for one that a PNG does not have, torchvision gives random numbers."""
     if not data.startswith(PNG):
         return True
     header = data[: data.find(b"IDAT")]
-    return b"tRNS" in header or header[COLOR_TYPE : COLOR_TYPE + 1] in (b"\4", b"\6")
+    if b"tRNS" not in header:
+        return header[COLOR_TYPE] in WITH_ALPHA
+    if header[COLOR_TYPE] != PALETTE:
+        # torchvision shows it.
+        raise ValueError("one of its colours stands for transparency, want an alpha channel")
+    return True
 
 
 def _window(height: int, width: int, decoding: Decoding, rng: random.Random | None) -> tuple[int, int, int, int]:

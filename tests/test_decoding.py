@@ -10,6 +10,7 @@ from PIL import Image
 
 from components.datasets.image_folder import ImageFolder, Streamed
 from components.decoding import chunks
+from components.errors import InputError
 from tests.streamed_files import jpeg
 
 RED, GREY, WHITE = (255, 0, 0), (128, 128, 128), (255, 255, 255)
@@ -26,12 +27,11 @@ FLAT = {
     "veil.png": (Image.new("RGBA", (8, 8), (255, 0, 0, 51)), (255, 204, 204)),
     "mist.png": (Image.new("LA", (8, 8), (0, 51)), (204, 204, 204)),
     "clear.png": (Image.new("P", (8, 8), 0), WHITE),
-    "hole.png": (Image.new("L", (8, 8), 7), WHITE),
     "rgb.webp": (Image.new("RGB", (8, 8), GREY), GREY),
     "veil.webp": (Image.new("RGBA", (8, 8), (255, 0, 0, 51)), (255, 204, 204)),
 }
 
-OPTIONS = {"veil.webp": {"lossless": True}, "clear.png": {"transparency": 0}, "hole.png": {"transparency": 7}}
+OPTIONS = {"veil.webp": {"lossless": True}, "clear.png": {"transparency": 0}}
 
 
 def streamed(folder: Path, color: str = "rgb", resize: str = "crop", image_size: int = 8) -> torch.Tensor:
@@ -66,6 +66,12 @@ def test_every_mode_gives_its_colour(folder, name):
         found, other = streamed(folder, color)[0].int(), in_memory(folder, color)[0].int()
         assert (found - other).abs().max() <= 1
     assert torch.equal(streamed(folder)[0], torch.tensor(want, dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8))
+
+
+def test_a_colour_that_stands_for_transparency_is_refused(folder):
+    Image.new("L", (8, 8), 7).save(folder / "train/ant/hole.png", transparency=7)
+    with pytest.raises(InputError, match="hole.png: not readable as an image: one of its colours stands for"):
+        streamed(folder)
 
 
 @pytest.mark.parametrize("resize", ["crop", "stretch"])
