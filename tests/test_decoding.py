@@ -70,7 +70,7 @@ def test_every_mode_gives_its_colour(folder, name):
 
 def test_a_colour_that_stands_for_transparency_is_refused(folder):
     Image.new("L", (8, 8), 7).save(folder / "train/ant/hole.png", transparency=7)
-    with pytest.raises(InputError, match="hole.png: not readable as an image: one of its colours stands for"):
+    with pytest.raises(InputError, match=r"hole.png: not readable as an image: one of its colours stands for"):
         streamed(folder)
 
 
