@@ -23,6 +23,8 @@ from components.splits import LabelledImages, Split
 AHEAD = 2
 # Images of a shard where no step waits for a batch of its own size.
 CHUNK = 64
+# So many images are decoded here in the seconds that processes need to start.
+WORTH_WORKERS = 2_000
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
 # Where a PNG says what its pixels are, and some of the kinds.
 COLOR_TYPE, PALETTE, WITH_ALPHA = 25, 3, (4, 6)
@@ -62,14 +64,14 @@ def chunks(split: Split) -> Iterator[Tensor]:
     if isinstance(split, LabelledImages):
         return iter([split.images])
     places = torch.arange(len(split)).split(CHUNK)
-    return Stream(split, pinned=False).decoded(Shard(one.tolist(), None) for one in places)
+    stream = Stream(split, num_workers() if len(split) > WORTH_WORKERS else 0, pinned=False)
+    return stream.decoded(Shard(one.tolist(), None) for one in places)
 
 
 class Stream:
-    """Shards of a listing, decoded ahead of their use by `TEMPER_WORKERS` processes that live as long as this."""
+    """Shards of a listing, decoded ahead of their use by worker processes that live as long as this; 0: when used."""
 
-    def __init__(self, files: LabelledFiles, pinned: bool) -> None:
-        workers = num_workers()
+    def __init__(self, files: LabelledFiles, workers: int, pinned: bool) -> None:
         self._plan = _Plan()
         self._loader = DataLoader(
             _Decoded(files),

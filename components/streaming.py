@@ -1,13 +1,13 @@
 """Batches of a split that does not fit into memory, decoded on the way from its files to the device."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
 
 from components import parallel
 from components.contracts import Batch
-from components.decoding import Shard, Stream, decode_shard
+from components.decoding import Shard, Stream, decode_shard, num_workers
 from components.listing import LabelledFiles
 from components.loader import Augmentation, Loader, augmented, to_pixels
 from components.splits import Split
@@ -36,7 +36,7 @@ class StreamedLoader:
         self.images, self.labels = StreamedImages(files, device), files.labels.to(device)
         self.augmentation, self.num_classes, self.device = augmentation, num_classes, device
         self.num_batches = max(1, -(-len(files) // batch_size))
-        self._stream = Stream(files, pinned=device.type == "cuda")
+        self._stream = Stream(files, num_workers(), pinned=device.type == "cuda")
 
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
@@ -44,7 +44,7 @@ class StreamedLoader:
         for images in self._stream.decoded(Shard(_mine(one).tolist(), None) for one in places):
             yield to_pixels(images.to(self.device, non_blocking=True))
 
-    def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]:
+    def epoch(self, order_seed: int, rng: torch.Generator) -> Generator[Batch]:
         """One pass: order and random crops are a function of `order_seed` alone, the augmentation draws from `rng`.
 
         Where processes train together, each gets its part of every batch, and decodes no more than it needs.
