@@ -14,6 +14,7 @@ from components.compute import Precision, resolved
 from components.contracts import Attack
 from components.errors import InputError
 from components.evaluation import TestSet, predict, run_attack
+from components.memory_layout import channels_last
 from components.params import STRICT
 from components.threat import Threat
 from components.victim import Victim
@@ -60,24 +61,13 @@ class Lean(nn.Module):
                     child.to(dtype)
                 if isinstance(child, nn.Linear):
                     setattr(module, name, FullPrecision(child))
-                if isinstance(child, nn.Flatten):
-                    child.register_forward_pre_hook(_channels_last_gradient)
-        self.network = lean.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = channels_last(lean)
         self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
         # Autocast lets normalisation work in float32: bfloat16 pixels would lose half a grey level.
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(images).float()
-
-
-def _channels_last_gradient(_: nn.Module, args: tuple[Tensor]) -> None:
-    """Has the gradient that comes back through a flattening laid out like the features that went in.
-
-    It arrives in rows; the backward pass of the last ReLU would walk the two layouts side by side, ten times as slowly.
-    """
-    if args[0].requires_grad and args[0].ndim == 4:
-        args[0].register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
 
 
 class FullPrecision(nn.Module):

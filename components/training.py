@@ -19,6 +19,7 @@ from components.contracts import Batch, Companioned, EpochAware, EpochEnding, Lo
 from components.cost import PassCounter
 from components.errors import InputError
 from components.loader import Augmentation, Batches
+from components.memory_layout import channels_last
 from components.noise import Part
 from components.params import STRICT, Real
 from components.schedule import Schedule
@@ -87,7 +88,7 @@ class _Step(NamedTuple):
 
 def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = channels_last(model)
     optimizer = torch.optim.SGD(
         list(trained_parameters(model, method).values()),
         lr=recipe.learning_rate,
