@@ -16,7 +16,8 @@ from tests.method_members import MEMBERS
 from tests.processes import together
 
 TRAININGS = [*MEMBERS, *parallel_worker.VARIANTS]
-EPOCHS = "2"
+# So many that the gates of ConvergeSmooth open.
+EPOCHS = "3"
 # Attacks up a divergence start where its gradient all but vanishes: rounding decides about signs. The weights of one
 # process, moved by a ten millionth, end as far apart.
 SENSITIVE = {"hat", "lbgat", "trades"}
@@ -111,12 +112,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def require_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], tolerance: float) -> None:
-    """The same up to `tolerance` times the largest number of each tensor."""
+    """The same up to `tolerance` times the largest number of each tensor, or about that of a tensor of hundredths: some
+    numbers are zero but for rounding, as the gradient of a bias before batch norm."""
     assert left.keys() == right.keys()
     for key in left:
         one, other = left[key].double(), right[key].double()
         assert one.shape == other.shape, key
-        assert not one.numel() or (one - other).abs().max() <= tolerance * one.abs().max(), key
+        furthest = (one - other).abs().max() if one.numel() else 0
+        assert furthest <= tolerance * (one.abs().amax() if one.numel() else 0) + tolerance / 50, key
 
 
 @pytest.mark.slow
@@ -135,7 +138,7 @@ def test_two_processes_train_as_one_does(name, two, tmp_path):
     assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     both, one = [read_json(two / f"{name}.{rank}.json") for rank in range(2)], read_json(tmp_path / f"{name}.0.json")
     assert both[0] == both[1] and both[0]["passes"] == one["passes"]
-    assert len(one["history"]) == 3
+    assert len(one["history"]) == 4
     for record, expected in zip(both[0]["history"], one["history"], strict=True):
         compared = {key: value for key, value in expected.items() if name not in SENSITIVE or key == "train_loss"}
         assert {key: record[key] for key in compared} == pytest.approx(compared, rel=1e-4, abs=1e-4)

@@ -104,7 +104,7 @@ class Mix:
         num, attacked = _num_images(batch), self._num_attacked(_num_images(batch))
         weights = (num - attacked + self.weight * attacked) * len(losses) / num
         total = (clean.sum() + self.weight * adversarial.sum()) / weights
-        return Loss(total, _parts(logits, batch, mixed.radii), adversarial, clean)
+        return Loss(total, self._parts(logits, batch, mixed.radii), adversarial, clean)
 
     def clean_loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
         """The mean cross-entropy of all m images, for the time before the attacks begin.
@@ -114,21 +114,23 @@ class Mix:
         logits = model(batch.images)
         clean = cross_entropy(logits, batch.labels, label_smoothing)
         radii = batch.images.new_zeros(self.num_attacked(batch))
-        return Loss(clean.mean(), _parts(logits, batch, radii), clean=clean)
+        return Loss(clean.mean(), self._parts(logits, batch, radii), clean=clean)
+
+    def _parts(self, logits: Tensor, batch: Batch, radii: Tensor) -> dict[str, Tensor]:
+        count, images, num = len(radii), len(batch.images), _num_images(batch)
+        attacked = self._num_attacked(num)
+        # As if each process had its even part of either kind: what the loop averages are then means over all of a kind.
+        as_clean, as_attacked = (images - count) * num / (images * (num - attacked)), count * num / (images * attacked)
+        return {
+            "train_accuracy": accuracy(logits[count:], batch.labels[count:]) * as_clean,
+            "train_adversarial_accuracy": accuracy(logits[:count], batch.labels[:count]) * as_attacked,
+            "train_epsilon": radii.mean() * as_attacked,
+        }
 
 
 def _num_images(batch: Batch) -> int:
     """Of the whole batch, over all processes."""
     return batch.total or len(batch.images)
-
-
-def _parts(logits: Tensor, batch: Batch, radii: Tensor) -> dict[str, Tensor]:
-    count = len(radii)
-    return {
-        "train_accuracy": accuracy(logits[count:], batch.labels[count:]),
-        "train_adversarial_accuracy": accuracy(logits[:count], batch.labels[:count]),
-        "train_epsilon": radii.mean(),
-    }
 
 
 class Clock:
