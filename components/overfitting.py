@@ -110,17 +110,17 @@ def gap(looks: Sequence[Look], rules: Rules) -> bool:
 
 
 def fall(looks: Sequence[Look], rules: Rules) -> bool:
-    """PGD accuracy fell at once (rule W: Wong et al., arXiv 2001.03994, section 5.4, on held-out images here)."""
+    """PGD accuracy fell at once (rule W: Wong et al., arXiv 2001.03994; on held-out images here)."""
     return len(looks) > 1 and looks[-2]["pgd_accuracy"] - looks[-1]["pgd_accuracy"] > rules.fall
 
 
 def alignment(looks: Sequence[Look], rules: Rules) -> bool:
-    """The gradient beside an image has turned away (rule GA: Andriushchenko & Flammarion, arXiv 2007.02617, fig. 3)."""
+    """The gradient beside an image has turned away (rule GA: Andriushchenko & Flammarion, arXiv 2007.02617)."""
     return _fell_below(looks, "alignment", rules.alignment, rules.memory)
 
 
 def direction(looks: Sequence[Look], rules: Rules) -> bool:
-    """FGSM and PGD no longer go the same way (the same section)."""
+    """FGSM and PGD no longer go the same way (the same paper)."""
     return _fell_below(looks, "direction", rules.direction, rules.memory)
 
 
@@ -156,7 +156,7 @@ def kernel(looks: Sequence[Look], rules: Rules) -> bool:
 
 def robust_overfitting(looks: Sequence[Look], rules: Rules) -> bool:
     """At an epoch's end: for `patience` epochs the PGD accuracy has been below its largest and declining, while the
-    training images have become ever better defended (Rice et al., arXiv 2002.11569, section 3)."""
+    training images have become ever better defended (Rice et al., arXiv 2002.11569)."""
     ends = [look for look in looks if look["epoch"] == int(look["epoch"])]
     if not ends or looks[-1] is not ends[-1]:
         return False

@@ -17,7 +17,7 @@ from components.parallel import broadcast
 from components.threat import Threat
 
 # Frank-Wolfe's second step goes the share c / (c + 1) of the way to its vertex; c = 2 as in the published code of
-# Tsiligkaridis & Roberts (arXiv 2012.12368, algorithm 1). Its first step goes all the way, to the FGSM image.
+# Tsiligkaridis & Roberts (arXiv 2012.12368). Its first step goes all the way, to the FGSM image.
 SECOND_STEP = 2 / 3
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks import attack_clock as clock
 from benchmarks import attack_networks as networks
 from benchmarks import attack_peers as peers
-from benchmarks import attack_speed
+from benchmarks import attack_speed, sentinel_cost
 from components.cascades import specs
 from components.evaluation import TestSet
 from components.params import Ratio
@@ -108,3 +108,20 @@ def test_synthetic_images_differ_by_class_and_are_the_same_again():
     means = torch.stack([images.images[images.labels == label].float().mean(0) for label in range(10)])
     spread = torch.stack([(images.images[images.labels == label].float() - means[label]).std() for label in range(10)])
     assert torch.pdist(means.flatten(1)).min() / (3 * 32 * 32) ** 0.5 > spread.max() / 2
+
+
+def test_the_price_of_a_look_is_in_trained_images(tmp_path, monkeypatch):
+    monkeypatch.setitem(sentinel_cost.NETWORKS, "small_cnn", (sentinel_cost.NETWORKS["small_cnn"][0], (1, 8, 8)))
+    out = tmp_path / "cost.json"
+    sentinel_cost.main(["--networks", "small_cnn", "--images", "20", "--rounds", "1", "--out", str(out)])
+    found = json.loads(out.read_text())["networks"]["small_cnn"]
+    # PGD-k looks pass k + 3 times forward and k + 2 times back; FGSM-RS trains with 2 of each, PGD-10 with 11.
+    passes = {(method, look): found[method][look]["in_passes"] for method in found for look in found[method]}
+    assert passes == {
+        ("fgsm_rs", "look_pgd_5"): 15 / 4,
+        ("fgsm_rs", "look_pgd_10"): 25 / 4,
+        ("pgd_at_10", "look_pgd_5"): 15 / 22,
+        ("pgd_at_10", "look_pgd_10"): 25 / 22,
+    }
+    one = found["fgsm_rs"]["look_pgd_5"]
+    assert one["affordable_per_epoch"] == int(0.03 * 54_000 / one["trained_images_per_image"]["median"])
