@@ -41,7 +41,8 @@ def robust() -> nn.Module:
 def test_agrees_with_the_reference(threat, robust):
     """100 images, and a short search by both."""
     found = compare(robust, digits(100).test, threat, Budget(steps=20, targets=3, queries=250), reference_seeds=2)
-    require_agreement(found, slack=0.01)
+    # Of 100 images one is a point; where FAB ends, which draws nothing, hangs on how a processor rounds by two.
+    require_agreement(found, slack=0.02)
     ours, theirs = found["cascade"].ours, found["cascade"].reference[0]
     assert 0.1 < ours.right.float().mean() < 0.95
     assert ours.passes["forward"] < theirs.passes["forward"] and ours.passes["backward"] < theirs.passes["backward"]
