@@ -11,6 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 import torch
 
+from benchmarks import streaming_speed
 from components import decoding, parallel
 from components.contracts import Batch
 from components.errors import InputError
@@ -323,3 +324,13 @@ def test_what_cannot_be_streamed_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"got random_crop 2\.0, want more than 0, at most 1, or null"):
         spec = dataset(tmp_path, 8) | {"streamed": {"random_crop": 2}}
         fetch_data.read(Params({"fetch_data": {"dataset": spec}}))
+
+
+def test_the_benchmark_measures_both_decoders_and_the_workers(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    streaming_speed.main(["--images", "6", "--rounds", "2", "--workers", "0", "--out", str(out)])
+    found = read_json(out)
+    assert set(found["images_per_cpu_second"]) == {"streamed", "pillow"} and found["files"]["mean_kilobytes"] > 50
+    rates = [*found["images_per_cpu_second"].values(), *found["images_per_second_by_workers"].values()]
+    assert all(len(one) == 2 and min(one) > 0 for one in rates)
+    assert "pillow" in capsys.readouterr().out
