@@ -24,7 +24,7 @@ from components.threat import Threat
 from components.training import Plan, Recipe, fit, start
 from components.validation import Validation
 from tests.conftest import TinyNet
-from tests.method_members import ATTACK, MEMBERS
+from tests.method_members import ATTACK, MEMBERS, WRAPPED
 
 LINF = Threat(norm="linf", epsilon=Ratio(8, 255))
 # Not a multiple of the batch size, so that batches and parts of batches differ in size.
@@ -36,6 +36,7 @@ VARIANTS: dict[str, Callable[[], Method]] = {
     "swa": MEMBERS["pgd_at"],
     "cut_mixed": MEMBERS["pgd_at"],
     "awp": lambda: Awp(gamma=0.05, start=1).around(MEMBERS["mart"]()),
+    **WRAPPED,
 }
 
 

@@ -20,7 +20,7 @@ TRAININGS = [*MEMBERS, *parallel_worker.VARIANTS]
 EPOCHS = "3"
 # Attacks up a divergence start where its gradient all but vanishes: rounding decides about signs. The weights of one
 # process, moved by a ten millionth, end as far apart.
-SENSITIVE = {"hat", "lbgat", "trades"}
+SENSITIVE = {"hat", "lbgat", "trades", "smoothed_trades"}
 
 
 def same_seed() -> torch.Generator:
