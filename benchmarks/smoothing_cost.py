@@ -2,16 +2,18 @@
 
     python benchmarks/smoothing_cost.py --data FOLDER
 
-FOLDER holds Fashion-MNIST in torchvision's layout; without it the images are synthetic. One thread, bfloat16, the small
-CNN, batches of 128. In each round every entrant trains one epoch of a network of its own; overhead is its processor
-time over that of plain FGSM-RS in the same round. The first rounds, in which the terms are off, are not counted.
+FOLDER holds Fashion-MNIST in torchvision's layout; without it the images are synthetic. One thread, the small CNN,
+batches of 128, bfloat16 where the processor has it. Every entrant trains a network of its own; they take turns step by
+step, so that what else the machine does meets all alike. Overhead is an epoch's processor time over that of plain
+FGSM-RS in the same round. The first rounds, in which the terms are off, are not counted.
 """
 
 import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from attack_clock import Laps, counted, machine, race, spread  # noqa: E402
 
+from benchmarks.attack_clock import machine, spread  # noqa: E402
 from components.batch_norm import BatchNorm  # noqa: E402
-from components.compute import autocast  # noqa: E402
+from components.compute import autocast, resolved  # noqa: E402
 from components.contracts import EpochAware, EpochEnding, Method  # noqa: E402
 from components.cost import PassCounter  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
@@ -39,50 +41,89 @@ from components.threat import Threat  # noqa: E402
 THREAT = Threat(norm="linf", epsilon=Ratio(16, 255))
 WARM_UP = 2
 RATE = 0.02
+# The faster one of this processor.
+PRECISION = resolved("auto", torch.device("cpu"))
 # The paper's for CIFAR-10; and none at all, which opens every gate: the most that smoothing can cost.
-STRIDES = {"": (0.02, 0.03), "-always": (0.0, 0.0)}
-Epoch = Callable[[int], dict[str, float]]
+PAPER, NONE = (0.02, 0.03), (0.0, 0.0)
+ENTRANTS = {
+    "batch-start": ("batch", "start", PAPER),
+    "batch-start-open": ("batch", "start", NONE),
+    "batch-pass": ("batch", "pass", PAPER),
+    "example-start": ("example", "start", PAPER),
+    "example-pass": ("example", "pass", PAPER),
+}
 
 
-def main() -> None:
-    args = parse()
+class Training:
+    """A network in training by a method: processor seconds, open gates and passes an image, for each epoch."""
+
+    def __init__(self, method: Method, train: LabelledImages) -> None:
+        torch.manual_seed(0)
+        built = SmallCnn(width=1.0, batch_norm=BatchNorm(estimator="running", momentum=0.1))
+        model = built.build(10, (1, 28, 28), fit_normalization(train.images, "standardize"))
+        self.model = model.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.method = method
+        self.optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        augmentation = Augmentation(crop=2, flip=True, cutmix=0.0, rand_augment=None)
+        self.loader = Loader(train.images, train.labels, 128, augmentation, num_classes=10)
+        self.rng, self.counter = torch.Generator().manual_seed(0), PassCounter(model)
+        self.epochs: list[dict[str, float]] = []
+
+    def epoch(self, number: int) -> Iterator[None]:
+        """An epoch that pauses after each step."""
+        seen: dict[str, list[float]] = {"cpu_seconds": [], "open": []}
+        began = time.process_time()
+        if isinstance(self.method, EpochAware):
+            self.method.begin_epoch(number)
+        for batch in self.loader.epoch(number, self.rng):
+            with autocast(batch.images.device, PRECISION):
+                loss = self.method.loss(self.model, batch, THREAT, self.rng)
+            self.optimizer.zero_grad()
+            loss.total.backward()
+            self.optimizer.step()
+            seen["cpu_seconds"].append(time.process_time() - began)
+            seen["open"].append(sum(float(loss.parts.get(f"smooth_{side}", 0)) for side in ("above", "below")))
+            yield
+            began = time.process_time()
+        if isinstance(self.method, EpochEnding):
+            self.method.end_epoch(self.model)
+        seconds = sum(seen["cpu_seconds"]) + time.process_time() - began
+        passes = {name: count / len(self.loader.images) for name, count in self.counter.take().items()}
+        self.epochs.append({"cpu_seconds": seconds, "open": statistics.fmean(seen["open"])} | passes)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
     torch.set_num_threads(1)
     images, source = training_images(args.data, args.images)
-    entrants = {"fgsm_rs": epochs_of(plain(), images)}
-    for form in ("batch", "example"):
-        for clean in ("start", "pass"):
-            for suffix, strides in STRIDES.items():
-                method = smoothed(form, clean, strides).around(plain(), Constant(), args.rounds + WARM_UP)
-                entrants[f"{form}-{clean}{suffix}"] = epochs_of(method, images)
-    laps = race(entrants, args.rounds + WARM_UP)
-    result = {
-        "machine": machine(["torch"]),
-        "data": source,
-        "images": len(images),
-        "rounds": args.rounds,
-        "stride": STRIDES[""],
-        "entrants": {name: row(laps, name) for name in entrants},
-    }
+    trainings = {"fgsm_rs": Training(fgsm_rs(), images)}
+    for name, (form, clean, strides) in ENTRANTS.items():
+        trainings[name] = Training(smoothing(form, clean, strides).around(fgsm_rs(), Constant(), 100), images)
+    for number in range(args.rounds + WARM_UP):
+        take_turns([training.epoch(number) for training in trainings.values()])
+    rows = {name: row(one.epochs[WARM_UP:], trainings["fgsm_rs"].epochs[WARM_UP:]) for name, one in trainings.items()}
+    setting = {"precision": PRECISION, "data": source, "images": len(images), "batch_size": 128, "stride": PAPER}
+    result = {"machine": machine(["torch"])} | setting | {"rounds": args.rounds, "entrants": rows}
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for name, one in result["entrants"].items():
-        overhead = one["overhead"]
+    for name, one in rows.items():
         print(
-            f"{name:24} {statistics.median(one['cpu_seconds']):6.2f} s  {overhead['median']:+7.1%} "
-            f"({overhead['min']:+.1%} to {overhead['max']:+.1%})  open {one['open']:4.0%}  passes an image "
-            f"{one['forward']:.2f} forward, {one['backward']:.2f} back"
+            f"{name:18} {statistics.median(one['cpu_seconds']):6.2f} s  {one['overhead']['median']:+6.1%} "
+            f"({one['overhead']['min']:+.1%} to {one['overhead']['max']:+.1%})  open {one['open']:4.0%}  passes an "
+            f"image {one['forward']:.2f} forward, {one['backward']:.2f} back"
         )
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with downloaded data sets")
-    parser.add_argument("--images", type=int, default=6400)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=5120)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "smoothing_cost.json")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def training_images(data: Path | None, num: int) -> tuple[LabelledImages, str]:
+    """The images all entrants train on, and what they are."""
     if data is not None:
         return FashionMnist().load(data).train.take(torch.arange(num)), "Fashion-MNIST"
     rng = torch.Generator().manual_seed(0)
@@ -92,11 +133,11 @@ def training_images(data: Path | None, num: int) -> tuple[LabelledImages, str]:
     return LabelledImages(((0.3 * patterns + 0.7 * noise) * 255).to(torch.uint8), labels), "synthetic, 1x28x28"
 
 
-def plain() -> FgsmRs:
+def fgsm_rs() -> FgsmRs:
     return FgsmRs(step_size=Ratio(20, 255), noise=Ratio(1), label_smoothing=0.0, batch_norm="train")
 
 
-def smoothed(form: Any, clean: Any, strides: tuple[float, float]) -> Smoothing:
+def smoothing(form: Any, clean: Any, strides: tuple[float, float]) -> Smoothing:
     return Smoothing(
         form=form,
         weight_adversarial=0.0,
@@ -111,45 +152,18 @@ def smoothed(form: Any, clean: Any, strides: tuple[float, float]) -> Smoothing:
     )
 
 
-def epochs_of(method: Method, train: LabelledImages) -> Epoch:
-    """An entrant: the next epoch of a training of its own, which answers with its passes an image and open gates."""
-    torch.manual_seed(0)
-    built = SmallCnn(width=1.0, batch_norm=BatchNorm(estimator="running", momentum=0.1))
-    model = built.build(10, (1, 28, 28), fit_normalization(train.images, "standardize"))
-    model = model.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    augmentation = Augmentation(crop=2, flip=True, cutmix=0.0, rand_augment=None)
-    loader = Loader(train.images, train.labels, 128, augmentation, num_classes=10)
-    rng, counter = torch.Generator().manual_seed(0), PassCounter(model)
-
-    def epoch(number: int) -> dict[str, float]:
-        if isinstance(method, EpochAware):
-            method.begin_epoch(number)
-        opened = []
-        for batch in loader.epoch(number, rng):
-            with autocast(batch.images.device, "bfloat16"):
-                loss = method.loss(model, batch, THREAT, rng)
-            optimizer.zero_grad()
-            loss.total.backward()
-            optimizer.step()
-            opened.append(sum(value for name, value in loss.parts.items() if name in ("smooth_above", "smooth_below")))
-        if isinstance(method, EpochEnding):
-            method.end_epoch(model)
-        return {"open": float(sum(opened)) / len(opened)}
-
-    def measured(number: int) -> dict[str, float]:
-        answer, passes = counted(epoch, counter)(number)
-        return answer | {name: count / len(train) for name, count in passes.items()}
-
-    return measured
+def take_turns(epochs: list[Iterator[None]]) -> None:
+    """One step of each in turn until all have ended, each turn beginning with another one."""
+    while epochs:
+        epochs = [epoch for epoch in epochs if next(epoch, epoch) is None]
+        epochs = epochs[1:] + epochs[:1]
 
 
-def row(laps: Laps, name: str) -> dict[str, Any]:
-    """An entrant's seconds, overhead and means over the rounds that count."""
-    own, base = laps[name][WARM_UP:], laps["fgsm_rs"][WARM_UP:]
-    means = {key: statistics.fmean(lap.answer[key] for lap in own) for key in own[0].answer}
-    overhead = spread([lap.cpu / other.cpu - 1 for lap, other in zip(own, base, strict=True)])
-    return {"cpu_seconds": [lap.cpu for lap in own], "overhead": overhead} | means
+def row(own: list[dict[str, float]], base: list[dict[str, float]]) -> dict[str, Any]:
+    """An entrant's seconds, its overhead, and the means of the rest, over the rounds that count."""
+    overhead = [one["cpu_seconds"] / other["cpu_seconds"] - 1 for one, other in zip(own, base, strict=True)]
+    means = {name: statistics.fmean(one[name] for one in own) for name in ("open", "forward", "backward")}
+    return {"cpu_seconds": [one["cpu_seconds"] for one in own], "overhead": spread(overhead)} | means
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks import attack_clock as clock
 from benchmarks import attack_networks as networks
 from benchmarks import attack_peers as peers
-from benchmarks import attack_speed, sentinel_cost
+from benchmarks import attack_speed, sentinel_cost, smoothing_cost
 from components.cascades import specs
 from components.evaluation import TestSet
 from components.params import Ratio
@@ -125,3 +125,20 @@ def test_the_price_of_a_look_is_in_trained_images(tmp_path, monkeypatch):
     }
     one = found["fgsm_rs"]["look_pgd_5"]
     assert one["affordable_per_epoch"] == int(0.03 * 54_000 / one["trained_images_per_image"]["median"])
+
+
+def test_what_smoothing_costs(tmp_path, capsys):
+    """Passes of each form and source; without a stride every gate is open. A batch's pull takes no pass of its own."""
+    out = tmp_path / "cost.json"
+    smoothing_cost.main(["--images", "40", "--rounds", "1", "--out", str(out)])
+    found = json.loads(out.read_text())["entrants"]
+    assert {name: (one["forward"], one["backward"]) for name, one in found.items() if name != "batch-pass"} == {
+        "fgsm_rs": (2, 2),
+        "batch-start": (2, 2),
+        "batch-start-open": (2, 2),
+        "example-start": (2, 3),
+        "example-pass": (3, 3),
+    }
+    assert found["batch-pass"]["forward"] == 3 and found["batch-start-open"]["open"] == 1
+    assert all(one["cpu_seconds"][0] > 0 for one in found.values()) and found["fgsm_rs"]["overhead"]["max"] == 0
+    assert "batch-start-open" in capsys.readouterr().out
