@@ -58,6 +58,14 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum, layer.training = momentum, training
 
 
+def part_from_buffers(model: nn.Module) -> None:
+    """Gives the model copies of its buffers: the graph of an earlier pass in evaluation mode goes back through the
+    running statistics, and would do so through changed ones, unnoticed, once a pass in training mode has moved them."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.clone())
+
+
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training mode takes mean and variance over the batches of all ranks.
 

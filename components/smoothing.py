@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from components import parallel
 from components.ascent import View, crafting_mode
+from components.batch_norm import part_from_buffers
 from components.centralisation import Centralisation
 from components.contracts import (
     Batch,
@@ -183,7 +184,7 @@ class Smoothed:
         clean = loss.clean
         # A method that looks at some images only has the mean of these; each image's own loss takes a pass.
         if clean is None or (self.fields.form == "example" and len(clean) != len(batch.images)):
-            _part_from_buffers(model)
+            part_from_buffers(model)
             with torch.set_grad_enabled(self._active and self.fields.weight_clean > 0):
                 clean = cross_entropy(model(batch.images), batch.labels)
         gate, term = self._gate(clean.detach()), torch.zeros((), device=clean.device)
@@ -215,7 +216,9 @@ class Smoothed:
         if pulls is not None:
             term = with_gradient(term, pulls, parameters)
         view = View(gradient, values, logits)
-        if not method.keeps_graph:
+        if method.keeps_graph:
+            part_from_buffers(model)
+        else:
             view = View(*(tensor.detach() for tensor in view))
         return _Look(method.loss_from(model, batch, start, view, threat, rng), values.detach(), gate, term)
 
@@ -292,11 +295,3 @@ class Smoothed:
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-
-
-def _part_from_buffers(model: nn.Module) -> None:
-    """Gives the model copies of its buffers: the graph of an earlier pass in evaluation mode goes back through the
-    running statistics, and would do so through changed ones, unnoticed, once a pass in training mode has moved them."""
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, buffer.clone())

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from components.contracts import Batch, OneStep
 from components.cost import PassCounter
 from components.losses import cross_entropy
+from components.methods.fgsm_mep import FgsmMep
 from components.schedule import Constant
 from components.smoothing import Smoothing
 from tests.conftest import TinyNet
@@ -211,3 +213,24 @@ def test_what_an_open_gate_costs(form, clean, passes, tiny, images, labels, linf
     assert float(loss.parts["smooth_above"]) == 1
     loss.total.backward()
     assert counter.take() == dict(zip(("forward", "backward"), passes, strict=True))
+
+
+@both_forms
+def test_a_graph_at_the_start_survives_the_pass_in_training_mode(form, images, labels, linf):
+    """FGSM-MEP that crafts with running statistics, which its own pass then moves: against finite differences."""
+    model, batch = random_model(), Batch.of(images.double(), labels)
+    fields = smoothing(form=form, clean="start", stride_min=0.0, stride_max=0.0)
+
+    def total(shift: float) -> Tensor:
+        moved, inner = copy.deepcopy(model), ONE_STEP["fgsm_mep"]()
+        assert isinstance(inner, FgsmMep)
+        with torch.no_grad():
+            moved.get_parameter("features.0.weight")[0, 0, 0, 0] += shift
+        method = on_course(fields.around(replace(inner, batch_norm="eval"), Constant(), 9), 0.0, 0.0, 0.0)
+        loss = method.loss(moved, batch, linf, seeded(1)).total
+        loss.backward()
+        return torch.stack([loss.detach(), gradients(moved)["features.0.weight"][0, 0, 0, 0]])
+
+    step = 1e-6
+    rise = (total(step)[0] - total(-step)[0]) / (2 * step)
+    assert total(0.0)[1].item() == pytest.approx(rise.item(), rel=1e-5)
