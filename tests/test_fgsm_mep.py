@@ -1,5 +1,6 @@
 """FGSM-MEP against its equations by hand, in float64: what it remembers of each image, and where it puts that."""
 
+import copy
 import threading
 
 import pytest
@@ -163,3 +164,20 @@ def test_memory_is_shared_between_processes(monkeypatch):
         state = memory.state_dict()
         assert state["delta"].flatten().tolist() == [4, 0, 4, 6, 0, 6]
         assert state["seen"].tolist() == [True, False, True, True, False, True]
+
+
+def test_fgsm_mep_differentiates_its_start_as_it_was(tiny, images, labels, linf):
+    """Crafting with running statistics that its own training pass then moves: against finite differences."""
+    model, batch = tiny.double(), Batch.of(images.double(), labels)
+
+    def total(shift: float) -> tuple[float, float]:
+        moved = copy.deepcopy(model).train()
+        weight = moved.get_parameter("features.0.weight")
+        with torch.no_grad():
+            weight[0, 0, 0, 0] += shift
+        loss = fgsm_mep(batch_norm="eval").loss(moved, batch, linf, seeded(1)).total
+        return float(loss.detach()), float(torch.autograd.grad(loss, weight)[0][0, 0, 0, 0])
+
+    step = 1e-6
+    rise = (total(step)[0] - total(-step)[0]) / (2 * step)
+    assert total(0.0)[1] == pytest.approx(rise, rel=1e-4)

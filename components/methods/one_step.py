@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.ascent import View, crafting_mode, look
+from components.batch_norm import part_from_buffers
 from components.contracts import Batch, Loss, accuracy, hard
 from components.losses import cross_entropy
 from components.noise import Rng
@@ -29,7 +30,10 @@ def look_at_start(
     """The pass of a one-step attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
     labels = hard(batch.labels)
     with crafting_mode(model, batch_norm):
-        return look(model, start, lambda logits: cross_entropy(logits, labels), keep_graph)
+        view = look(model, start, lambda logits: cross_entropy(logits, labels), keep_graph)
+    if keep_graph:
+        part_from_buffers(model)
+    return view
 
 
 def adversarial_loss(model: nn.Module, batch: Batch, images_adv: Tensor, label_smoothing: float) -> tuple[Loss, Tensor]:
