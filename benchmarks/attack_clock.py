@@ -1,4 +1,4 @@
-"""The clock of `attack_speed.py`: alternating rounds, ratios within a round, passes, and this machine's limits."""
+"""The clock of the speed benchmarks: alternating rounds, ratios within a round, passes, and this machine's limits."""
 
 import platform
 import statistics
@@ -80,17 +80,17 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def convolutions(seed: int, batch_size: int = 32) -> float:
-    """GFLOP/s of the 3x3 convolutions of ResNet-18's blocks, forward and input gradient, bfloat16, channels last.
+def convolutions(seed: int, batch_size: int = 32, dtype: torch.dtype = torch.bfloat16) -> float:
+    """GFLOP/s of the 3x3 convolutions of ResNet-18's blocks, forward and input gradient, channels last.
 
     Each shape counts as often as the network has it: all the work over all the time.
     """
     work = seconds = 0.0
     torch.manual_seed(seed)
     for count, channels_in, channels_out, side, stride in BLOCKS:
-        layer = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False, dtype=torch.bfloat16)
+        layer = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False, dtype=dtype)
         layer.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        images = torch.randn(batch_size, channels_in, side, side).bfloat16()
+        images = torch.randn(batch_size, channels_in, side, side, dtype=dtype)
         leaf = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         gradient = torch.randn_like(layer(leaf))
 
@@ -103,10 +103,10 @@ def convolutions(seed: int, batch_size: int = 32) -> float:
     return work / seconds / 1e9
 
 
-def matrix_product(seed: int, side: int = 2048) -> float:
-    """GFLOP/s of the product of two square bfloat16 matrices."""
+def matrix_product(seed: int, side: int = 2048, dtype: torch.dtype = torch.bfloat16) -> float:
+    """GFLOP/s of the product of two square matrices."""
     torch.manual_seed(seed)
-    left, right = torch.randn(2, side, side).bfloat16()
+    left, right = torch.randn(2, side, side, dtype=dtype)
     return 2 * side**3 / per_call(lambda: left @ right) / 1e9
 
 

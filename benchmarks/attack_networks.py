@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.batch_norm import BatchNorm
+from components.compute import autocast
 from components.datasets.cifar10 import Cifar10
 from components.datasets.digits import Digits
 from components.evaluation import TestSet
@@ -76,7 +77,7 @@ def resnet18(num: int, data: Path | None) -> Setting:
 
 
 def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: Ratio, training: Training) -> None:
-    """Adversarial training of `model` in place, bfloat16, a rate that rises for a third of the time and then falls."""
+    """Adversarial training of `model` in place, a rate that rises for a third of the time and then falls."""
     attack = Pgd(steps=training.attack_steps, step_size=step_size, start="uniform", loss="cross_entropy", restarts=1)
     method = PgdAt(attack=attack, label_smoothing=0.0)
     still = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
@@ -91,7 +92,7 @@ def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: 
     for epoch in range(training.epochs):
         for batch in loader.epoch(SEED + epoch, rng):
             model.train()
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(batch.images.device, "auto"):
                 loss = method.loss(model, batch, threat, rng).total
             optimizer.zero_grad()
             loss.backward()
@@ -159,8 +160,8 @@ def _cifar(data: Path | None) -> tuple[LabelledImages, LabelledImages, str]:
     return source.train.take(torch.arange(TRAINED_ON)), source.test, "CIFAR-10, 3x32x32"
 
 
-def _build(architecture: Callable[..., SmallCnn | ResNet18], train: LabelledImages) -> nn.Module:
-    torch.manual_seed(SEED)
+def _build(architecture: Callable[..., SmallCnn | ResNet18], train: LabelledImages, seed: int = SEED) -> nn.Module:
+    torch.manual_seed(seed)
     channels, height, width = train.images.shape[1:]
     built = architecture(width=1.0, batch_norm=BatchNorm(estimator="running", momentum=0.1))
     return built.build(10, (channels, height, width), fit_normalization(train.images, "standardize"))

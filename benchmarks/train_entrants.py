@@ -1,0 +1,188 @@
+"""Who trains in `train_speed.py`: Temper's own loop, the loop of the published code, and ART's trainers.
+
+Each gets a copy of the same float32 network, the same images and the same settings, and trains an epoch per call.
+"""
+
+import copy
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components import training
+from components.attacks.pgd import Pgd
+from components.contracts import Method
+from components.loader import Augmentation, Loader
+from components.methods.fgsm_rs import FgsmRs
+from components.methods.pgd_at import PgdAt
+from components.params import Ratio
+from components.schedule import Cyclic
+from components.splits import LabelledImages
+from components.threat import Threat
+
+THREAT = Threat(norm="linf", epsilon=Ratio(8, 255))
+PGD_STEPS, PGD_STEP, RS_STEP = 10, Ratio(2, 255), Ratio(10, 255)
+CLASSES = 10
+AUGMENTATION = Augmentation(crop=4, flip=True, cutmix=0.0, rand_augment=None)
+SCHEDULE = Cyclic(peak=0.5)
+Name = Literal["pgd_at", "fgsm_rs"]
+
+
+class Case(NamedTuple):
+    """What is trained, on what, by which method, and for how many epochs the learning rate rises and falls."""
+
+    model: nn.Module
+    train: LabelledImages
+    method: Name
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    seed: int
+
+
+class Trained(NamedTuple):
+    """A network, and what trains it by one epoch: takes the epoch's number."""
+
+    model: nn.Module
+    epoch: Callable[[int], Any]
+
+
+def method(name: Name) -> Method:
+    """PGD-10 AT, or FGSM-RS as published, at 8/255."""
+    if name == "pgd_at":
+        attack = Pgd(steps=PGD_STEPS, step_size=PGD_STEP, start="uniform", loss="cross_entropy", restarts=1)
+        return PgdAt(attack=attack, label_smoothing=0.0)
+    return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train")
+
+
+def temper(case: Case) -> Trained:
+    """What `fit` runs for an epoch: the loader, the method's loss, the step; in the precision `auto`."""
+    recipe = training.Recipe(
+        epochs=case.epochs,
+        batch_size=case.batch_size,
+        learning_rate=case.learning_rate,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        gradient_clip=None,
+        average=None,
+        augmentation=AUGMENTATION,
+        precision="auto",
+        select_by="robust_accuracy",
+        patience=None,
+    )
+    state = training.start(copy.deepcopy(case.model), method(case.method), _measured_nothing, recipe, case.seed)
+    loader, plan = _loader(case), training.Plan(recipe, SCHEDULE, THREAT, case.seed)
+    return Trained(state.model, lambda epoch: training._train_epoch(state, loader, plan, epoch % case.epochs))
+
+
+def plain(case: Case) -> Trained:
+    """The published way (Wong et al., arXiv 2001.03994): float32, rows first, everything in training mode, and
+    `loss.backward()` for the attack too, which computes weight gradients that nobody uses.
+
+    Its images come from the same loader, as its data loader would give them.
+    """
+    model, loader, rng = copy.deepcopy(case.model), _loader(case), torch.Generator().manual_seed(case.seed)
+    optimizer = torch.optim.SGD(model.parameters(), case.learning_rate, momentum=0.9, weight_decay=5e-4)
+    steps, step_size = (PGD_STEPS, float(PGD_STEP)) if case.method == "pgd_at" else (1, float(RS_STEP))
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        for index, batch in enumerate(loader.epoch(case.seed * 1_000_003 + epoch, rng)):
+            factor = SCHEDULE.factor(epoch + index / loader.num_batches, case.epochs)
+            yield batch.images.contiguous(), batch.labels, case.learning_rate * factor
+
+    def epoch(number: int) -> None:
+        torch.manual_seed(case.seed + number)
+        train_plainly(model, optimizer, batches(number % case.epochs), steps, step_size, THREAT.radius)
+
+    return Trained(model, epoch)
+
+
+def train_plainly(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor, float]],
+    steps: int,
+    step_size: float,
+    epsilon: float,
+) -> None:
+    """One step for each of `batches`: images [N, C, H, W] in [0, 1], labels [N], learning rate."""
+    model.train()
+    for images, labels, rate in batches:
+        delta = torch.zeros_like(images).uniform_(-epsilon, epsilon)
+        delta = torch.clamp(images + delta, 0, 1) - images
+        delta.requires_grad_()
+        for _ in range(steps):
+            F.cross_entropy(model(images + delta), labels).backward()
+            assert delta.grad is not None
+            with torch.no_grad():
+                moved = torch.clamp(delta + step_size * delta.grad.sign(), -epsilon, epsilon)
+                delta.copy_(torch.clamp(images + moved, 0, 1) - images)
+            delta.grad.zero_()
+        optimizer.param_groups[0]["lr"] = rate
+        loss = F.cross_entropy(model(images + delta.detach()), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def art(case: Case) -> Trained:
+    """ART's AdversarialTrainerMadryPGD, or AdversarialTrainerFBFPyTorch, as documented: numpy arrays, no augmentation.
+
+    The second sets the learning rate itself. Error: ImportError where ART is not installed.
+    """
+    classification = importlib.import_module("art.estimators.classification")
+    trainers = importlib.import_module("art.defences.trainer")
+    model = copy.deepcopy(case.model)
+    classifier = classification.PyTorchClassifier(
+        model=_Whole(model),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.SGD(model.parameters(), case.learning_rate, momentum=0.9, weight_decay=5e-4),
+        input_shape=tuple(case.train.images.shape[1:]),
+        nb_classes=CLASSES,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    if case.method == "pgd_at":
+        trainer = trainers.AdversarialTrainerMadryPGD(
+            classifier, eps=THREAT.radius, eps_step=float(PGD_STEP), max_iter=PGD_STEPS, num_random_init=1
+        )
+    else:
+        trainer = trainers.AdversarialTrainerFBFPyTorch(classifier, eps=THREAT.radius)
+    images = (case.train.images.float() / 255).numpy()
+    labels = F.one_hot(case.train.labels, CLASSES).float().numpy()
+
+    def epoch(number: int) -> None:
+        np.random.seed(case.seed + number)
+        torch.manual_seed(case.seed + number)
+        trainer.fit(images, labels, batch_size=case.batch_size, nb_epochs=1)
+
+    return Trained(model, epoch)
+
+
+def _measured_nothing(model: nn.Module, epoch: int) -> dict[str, float]:
+    return {}
+
+
+class _Whole(nn.Module):
+    """A network that ART takes for one layer; of a sequence, its second trainer scores the first layer's output."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+def _loader(case: Case) -> Loader:
+    return Loader(case.train.images, case.train.labels, case.batch_size, AUGMENTATION, CLASSES)
+
+
+ENTRANTS: dict[str, Callable[[Case], Trained]] = {"temper": temper, "plain": plain, "art": art}
+# Whoever computes weight gradients once for each image; the others do at every backward pass.
+WEIGHT_GRADIENTS_ONCE = {"temper"}
