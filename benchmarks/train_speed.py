@@ -182,7 +182,6 @@ def judged(
         kind: [own - its for own, its in zip(rows[OWN][kind], rows[PUBLISHED][kind], strict=True)]
         for kind in ("clean_accuracy", "robust_accuracy")
     }
-    seconds = zip(*(rows[name]["cpu_seconds"] for name in (OWN, PUBLISHED)), strict=True)
     return {
         "method": repr(entrants.method(method)),
         "trained_on": len(few.labels),

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks import attack_clock as clock
 from benchmarks import attack_networks as networks
 from benchmarks import attack_peers as peers
-from benchmarks import attack_speed, sentinel_cost, smoothing_cost
+from benchmarks import attack_speed, sentinel_cost, smoothing_cost, train_speed
 from components.cascades import specs
 from components.evaluation import TestSet
 from components.params import Ratio
@@ -142,3 +142,18 @@ def test_what_smoothing_costs(tmp_path, capsys):
     assert found["batch-pass"]["forward"] == 3 and found["batch-start-open"]["open"] == 1
     assert all(one["cpu_seconds"][0] > 0 for one in found.values()) and found["fgsm_rs"]["overhead"]["max"] == 0
     assert "batch-start-open" in capsys.readouterr().out
+
+
+def test_training_is_timed_against_the_published_loop(tmp_path, capsys):
+    """Both ways pass as often through the network; the ratio is of seconds in the same round."""
+    out = tmp_path / "speed.json"
+    train_speed.main(["--only", "fgsm_rs/small_cnn", "--rounds", "1", "--images", "8", "--out", str(out)])
+    found = json.loads(out.read_text())["parts"]["fgsm_rs/small_cnn"]
+    rows = found["entrants"]
+    assert {"temper", "plain"} <= set(rows) and all(row["images_per_cpu_second"] > 0 for row in rows.values())
+    # The published loop computes the weights' gradients in the attack too, for nothing.
+    assert rows["temper"]["passes_per_image"] == {"forward": 2, "backward": 2, "weights": 1}
+    assert rows["plain"]["passes_per_image"] == {"forward": 2, "backward": 2, "weights": 2}
+    ratio = rows["plain"]["cpu_seconds"][0] / rows["temper"]["cpu_seconds"][0]
+    assert found["ratios"]["plain"]["median"] == pytest.approx(ratio)
+    assert "temper" in capsys.readouterr().out
