@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 pytest.importorskip("prefect")
 
@@ -88,16 +87,6 @@ def test_what_is_given_is_on_the_command_line_and_nothing_else():
         *("--model", "a=b", "--model", "c=d", "--data", "x", "--seed", "0"),
     ]
     assert command_line({}, {}, True) == ["--track"]
-
-
-def test_the_deployment_can_be_deployed():
-    (deployment,) = (
-        one for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"] if one["name"] == "on-demand"
-    )
-    path, name = deployment["entrypoint"].split(":")
-    assert (ROOT / path).exists() and getattr(pipeline, name) is pipeline.evaluate
-    assert pipeline.evaluate.name == "evaluate"
-    assert set(deployment["parameters"]) <= set(inspect.signature(pipeline.evaluate.fn).parameters)
 
 
 def test_shards_are_processes_with_the_same_arguments(toy, run):
