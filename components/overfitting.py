@@ -85,9 +85,15 @@ class Sentinel:
             raise ValueError(f"got {given}, want changes with 'roll_back' and with no other")
 
 
+# In the first epochs hardly any image withstands PGD: one more or less is no collapse.
+LEARNED = 0.05
+
+
 def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
-    """Catastrophic overfitting by definition: FGSM no longer stands for PGD, whose accuracy has collapsed."""
-    return gap(looks, rules) and looks[-1]["pgd_accuracy"] < rules.collapse * _best(looks)
+    """Catastrophic overfitting by definition: FGSM no longer stands for PGD, whose accuracy had been learned (more than
+    5 %) and has collapsed."""
+    best = _best(looks)
+    return gap(looks, rules) and best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
 
 
 def recovered(looks: Sequence[Look], rules: Rules) -> bool:

@@ -136,6 +136,14 @@ def test_without_a_signal_its_rules_are_silent():
     assert not alarms(looks, THRESHOLDS) and not alarms(looks[:1], THRESHOLDS)
 
 
+@pytest.mark.parametrize("best, want", [(0.06, True), (0.05, False)])
+def test_what_was_not_learned_cannot_collapse(best, want):
+    looks = [
+        {"epoch": place / 2, "fgsm_accuracy": 0.3, "pgd_accuracy": pgd} for place, pgd in enumerate((0.0, best, 0.0))
+    ]
+    assert catastrophic(looks, THRESHOLDS) is want
+
+
 def test_recovery_is_said_once_and_only_after_a_collapse():
     levels = [0.4, 0.45, 0.1, 0.2, 0.35, 0.37, 0.44, 0.1, 0.44]
     looks = [{"epoch": n, "fgsm_accuracy": 0.5, "pgd_accuracy": level} for n, level in enumerate(levels)]
