@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.contracts import Batch
 from components.params import Ratio
 from components.threat import Threat
+from tests.plain_formulas import smooth_network
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,18 @@ class TinyNet(nn.Module):
 def tiny() -> TinyNet:
     torch.manual_seed(3)
     return TinyNet()
+
+
+@pytest.fixture
+def smooth() -> nn.Module:
+    """A float64 network without kinks."""
+    return smooth_network()
+
+
+@pytest.fixture
+def batch(images: Tensor, labels: Tensor) -> Batch:
+    """All `images` in float64."""
+    return Batch.of(images.double(), labels)
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from components.methods.fgsm_mep import FgsmMep
+from components.params import Ratio
+
 EPSILON, STEP = 8 / 255, 10 / 255
 SMOOTHING = 0.1
 NEARLY = {"rtol": 0, "atol": 1e-12}
@@ -17,6 +20,19 @@ def smooth_network() -> nn.Module:
     torch.manual_seed(3)
     layers = (nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(256, 3))
     return nn.Sequential(*layers).double().train()
+
+
+def fgsm_mep(**changes: object) -> FgsmMep:
+    fields = {
+        "step_size": Ratio(10, 255),
+        "momentum": 0.3,
+        "reset_every": 2,
+        "weight": 10.0,
+        "label_smoothing": SMOOTHING,
+        "align": False,
+        "batch_norm": "train",
+    }
+    return FgsmMep(**fields | changes)  # pyright: ignore
 
 
 def plain_loss(logits: Tensor, labels: Tensor, smoothing: float = SMOOTHING) -> Tensor:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from components.ascent import View
 from components.contracts import Batch, Crafting, OneStep
-from components.methods.fgsm_mep import FgsmMep
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign, misaligned
@@ -22,11 +21,11 @@ from tests.plain_formulas import (
     NEARLY,
     SMOOTHING,
     STEP,
+    fgsm_mep,
     plain_gradient,
     plain_loss,
     require_same,
     seeded,
-    smooth_network,
     weight_gradients,
     within,
 )
@@ -47,29 +46,6 @@ def n_fgsm(**changes) -> NFgsm:
 def gradalign(**changes) -> GradAlign:
     fields = {"weight": 0.7, "step_size": Ratio(10, 255), "label_smoothing": SMOOTHING, "batch_norm": "eval"}
     return GradAlign(**fields | changes)
-
-
-def fgsm_mep(**changes) -> FgsmMep:
-    fields = {
-        "step_size": Ratio(10, 255),
-        "momentum": 0.3,
-        "reset_every": 2,
-        "weight": 10.0,
-        "label_smoothing": SMOOTHING,
-        "align": False,
-        "batch_norm": "train",
-    }
-    return FgsmMep(**fields | changes)
-
-
-@pytest.fixture
-def smooth() -> nn.Module:
-    return smooth_network()
-
-
-@pytest.fixture
-def batch(images, labels) -> Batch:
-    return Batch.of(images.double(), labels)
 
 
 @pytest.mark.parametrize("noise", [Ratio(1), Ratio(1, 2), Ratio(0)])

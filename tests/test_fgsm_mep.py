@@ -5,12 +5,11 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components import parallel
 from components.contracts import Batch
 from components.errors import InputError
-from components.methods.fgsm_mep import FgsmMep
 from components.methods.image_memory import ImageMemory
 from components.params import Ratio
 from components.placement import Placement
@@ -19,39 +18,15 @@ from tests.method_members import MEMBERS
 from tests.plain_formulas import (
     EPSILON,
     NEARLY,
-    SMOOTHING,
     STEP,
+    fgsm_mep,
     plain_gradient,
     plain_loss,
     plus_or_minus,
     require_same,
     seeded,
-    smooth_network,
     within,
 )
-
-
-def fgsm_mep(**changes) -> FgsmMep:
-    fields = {
-        "step_size": Ratio(10, 255),
-        "momentum": 0.3,
-        "reset_every": 2,
-        "weight": 10.0,
-        "label_smoothing": SMOOTHING,
-        "align": False,
-        "batch_norm": "train",
-    }
-    return FgsmMep(**fields | changes)
-
-
-@pytest.fixture
-def smooth() -> nn.Module:
-    return smooth_network()
-
-
-@pytest.fixture
-def batch(images, labels) -> Batch:
-    return Batch.of(images.double(), labels)
 
 
 def test_fgsm_mep_equals_its_equations_over_four_visits(smooth, batch, linf):
