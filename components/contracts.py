@@ -89,6 +89,13 @@ class EpochAware(Protocol):
 
 
 @runtime_checkable
+class Annealed(Protocol):
+    """A method whose numbers move from one end of the run to the other: its `epochs` are the recipe's."""
+
+    epochs: int
+
+
+@runtime_checkable
 class EpochEnding(Protocol):
     """A method that takes stock after an epoch's last step."""
 

@@ -17,6 +17,17 @@ SECTIONS = (
 )
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
 RECIPE, NO_FRACTION = f"{CLEAN}.recipe", "want a fraction such as 8/255 or a number"
+ADR = {
+    "name": "adr",
+    "steps": 1,
+    "step_size": "1/255",
+    "start": "zero",
+    "temperature_from": 2,
+    "temperature_to": 1,
+    "weight_from": 0,
+    "weight_to": 1,
+    "decay": 0.9,
+}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -104,6 +115,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "at",
         f"{CLEAN}.method.name: unknown 'at' (allowed: adr, cktat, ensemble_at, ",
     ),
+    (f"{CLEAN}.method", ADR | {"epochs": 7}, f"{CLEAN}.method: got epochs 7, want the recipe's 2"),
     (
         f"{CLEAN}.schedule.name",
         "x",
@@ -122,7 +134,10 @@ MISTAKES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), MISTAKES, ids=[f"{key}={value}" for key, value, _ in MISTAKES])
+IDS = [f"{key}={value}"[:80] for key, value, _ in MISTAKES]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), MISTAKES, ids=IDS)
 def test_mistakes_in_params(key, value, message):
     with pytest.raises(InputError) as caught:
         check_params.check(Params(changed(small_params(), {key: value})))

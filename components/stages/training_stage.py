@@ -12,7 +12,7 @@ from torch import nn
 from components.attacks.pgd import Pgd
 from components.checkpoint import TrainingState
 from components.compute import Compute
-from components.contracts import Method
+from components.contracts import Annealed, Method
 from components.errors import InputError
 from components.journal import Journal
 from components.model_file import ModelCard, load_model, save_model
@@ -125,6 +125,10 @@ def _settings(
     )
     if hasattr(settings.method, "loss"):
         wrapped(settings, settings.method)  # a wrapper that does not fit shows before anything runs
+    if isinstance(settings.method, Annealed) and settings.method.epochs != section.recipe.epochs:
+        raise InputError(
+            f"{where}.method: got epochs {settings.method.epochs}, want the recipe's {section.recipe.epochs}"
+        )
     return settings
 
 
