@@ -184,7 +184,7 @@ def test_alarms_of_the_sentinel_and_what_it_saw_are_shown(tmp_path: Path, page: 
     write_csv(tmp_path / "curves/robust_teacher.csv", rows)
     run_stage(tmp_path)
     text = words((tmp_path / "reports/robustness.html").read_text(encoding="utf-8"))
-    alarmed, said = "Overfitting alarms in the training of the robust teacher", f"E{line[1:]}."
+    alarmed, said = "Overfitting alarms in the training of the robust teacher: 1", f"E{line[1:]}."
     assert alarmed in text and said in text and text.count("Overfitting alarms") == 1
     assert text.index(alarmed) < text.index(said) < text.index("What the sentinel saw")
     document = read_json(tmp_path / "reports/robustness.json")
