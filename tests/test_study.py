@@ -14,6 +14,7 @@ import yaml
 
 from components.params import Params
 from components.report.study import collapse_epoch
+from components.report.study_tables import what_alarms_did
 from components.stages.check_params import check
 from pipelines import study
 from pipelines.errors import InputError
@@ -208,6 +209,14 @@ def test_a_collapse_is_a_fall_below_half_of_the_best():
     assert collapse_epoch([0.1, 0.3, 0.4, 0.21, 0.19, 0.4]) == 4
     assert collapse_epoch([0.5, 0.1, 0.2, 0.3]) is None  # luck before training
     assert collapse_epoch([]) is None
+
+
+def test_many_alarms_of_one_kind_take_one_cell():
+    done = [("note", 2.5), ("note", 3), ("note", 9), ("roll_back", 9.5), ("stop", 12)]
+    events = [{"action": action, "epoch": epoch} for action, epoch in done]
+    assert what_alarms_did({"events": events}) == "note 2.5–9 (3); roll back 9.5; stop 12"
+    assert what_alarms_did({"events": events[:2]}) == "note 2.5; note 3"
+    assert what_alarms_did(None) == what_alarms_did({"events": []}) == "–"
 
 
 TINY = {

@@ -1,6 +1,8 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from components.report.rates import Document
 from components.report.study import CHECKPOINTS
@@ -90,7 +92,7 @@ def course(document: Document) -> Grid:
                 _each(str(seed["epochs"]["best"]) for seed in seeds),
                 f"{sum(seed['collapsed'] for seed in seeds)} of {len(seeds)}",
                 _each(ABSENT if (at := seed["collapse_epoch"]) is None else str(at) for seed in seeds),
-                _each(_sentinel(seed["sentinel"]) for seed in seeds),
+                _each(what_alarms_did(seed["sentinel"]) for seed in seeds),
                 _each(f"{sum(seed['passes'].values()) / 1e6:.3g}" for seed in seeds),
                 f"{seeds[0]['num_parameters']:,}",
                 _each(f"{seed['seconds']:.0f}" for seed in seeds),
@@ -155,9 +157,13 @@ def _each(texts: object) -> str:
     return ", ".join(texts)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def _sentinel(found: Document | None) -> str:
-    """What the sentinel's alarms led to, in order: `note 3.5, roll back 7`."""
-    done = [f"{event['action'].replace('_', ' ')} {event['epoch']:g}" for event in (found or {"events": []})["events"]]
+def what_alarms_did(found: Document | None) -> str:
+    """What the sentinel's alarms led to, in order: `note 3.5; roll back 7`; `note 3.5–9 (6)` for many of one kind."""
+    done = []
+    for action, events in groupby((found or {"events": []})["events"], itemgetter("action")):
+        epochs = [f"{event['epoch']:g}" for event in events]
+        when = [f"{epochs[0]}–{epochs[-1]} ({len(epochs)})"] if len(epochs) > 2 else epochs
+        done += [f"{action.replace('_', ' ')} {one}" for one in when]
     return "; ".join(done) or ABSENT
 
 
