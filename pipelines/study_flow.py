@@ -27,7 +27,7 @@ STATES: dict[str, Callable[[str], State[Any]]] = {
 }
 
 
-@flow(name="study", persist_result=False)
+@flow(name="study", flow_run_name="{name} {scale}", persist_result=False)
 def study(
     name: str,
     scale: str = "cpu",
