@@ -136,7 +136,9 @@ def test_what_smoothing_costs(tmp_path, capsys):
         "fgsm_rs": (2, 2),
         "batch-start": (2, 2),
         "batch-start-open": (2, 2),
+        "batch-study": (2, 2),
         "example-start": (2, 3),
+        "example-study": (2, 2),
         "example-pass": (3, 3),
     }
     assert found["batch-pass"]["forward"] == 3 and found["batch-start-open"]["open"] == 1
