@@ -211,6 +211,17 @@ def test_a_collapse_is_a_fall_below_half_of_the_best():
     assert collapse_epoch([]) is None
 
 
+def test_curves_have_a_panel_per_arm_and_a_line_per_seed():
+    curve = [{"epoch": epoch, "robust_accuracy": 0.1 * epoch} for epoch in range(4)]
+    seeds = {seed: {"curve": curve} for seed in ("0", "3")}
+    arms = {"first": {"seeds": seeds}, "other": {"seeds": {"3": {"curve": curve}}}}
+    drawn = xml.etree.ElementTree.fromstring(_figure({"figure": "curves", "arms": arms}))
+    assert len(drawn.findall(".//{*}polyline")) == 3
+    words = [text.text for text in drawn.findall(".//{*}text[@class='legend']")]
+    assert words == ["validation accuracy under attack, %", "first", "other", "seed 0", "seed 3"]
+    assert [title.text for title in drawn.findall(".//{*}title")][-1] == "other, seed 3, epoch 3: 30.0 %"
+
+
 def test_many_alarms_of_one_kind_take_one_cell():
     done = [("note", 2.5), ("note", 3), ("note", 9), ("roll_back", 9.5), ("stop", 12)]
     events = [{"action": action, "epoch": epoch} for action, epoch in done]

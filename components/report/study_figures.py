@@ -5,15 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.report.rates import Document
-from components.report.svg import Axis, Plot, colour, mark, percent_axis, tag, whole_axis
+from components.report.svg import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
 from components.report.tables import percent, title
 
 STYLE = Path(__file__).parent / "figures.css"
 WIDTH, HEIGHT, LEGEND, LINE = 560, 360, 200, 20
 FONT = "svg { font-family: system-ui, sans-serif; } .paper { fill: var(--card); } svg text.legend { fill: var(--ink); }"
 DASHED = "dashed"
-# Marks have four forms and colours eight: beyond four arms, dashes tell the second round from the first.
-FORMS = 4
+# Of figures that have a panel per arm.
+PANELS_ACROSS, PANEL, PANEL_HEIGHT = 4, 240, 190
+HEADING = 30
 
 
 def figure(document: Document) -> str:
@@ -22,22 +23,37 @@ def figure(document: Document) -> str:
 
 
 def curves(document: Document) -> str:
-    """Accuracy under the validation attack by epoch, a line per arm and seed; a collapse is a fall."""
-    everything = [
-        point for arm in document["arms"].values() for seed in arm["seeds"].values() for point in seed["curve"]
-    ]
-    accuracies = [point["robust_accuracy"] for point in everything]
-    plot = Plot(
-        whole_axis("epoch", [point["epoch"] for point in everything]), percent_axis("", [0, *accuracies]), WIDTH, HEIGHT
-    )
-    for index, (name, arm) in enumerate(document["arms"].items()):
+    """Accuracy under the validation attack by epoch: a panel per arm, a line per seed; a collapse is a fall."""
+    arms = document["arms"]
+    seeds = list(dict.fromkeys(seed for arm in arms.values() for seed in arm["seeds"]))
+    everything = [point for arm in arms.values() for seed in arm["seeds"].values() for point in seed["curve"]]
+    x = whole_axis("epoch", [point["epoch"] for point in everything], count=4)
+    y = percent_axis("", [0, *(point["robust_accuracy"] for point in everything)])
+    across = min(PANELS_ACROSS, len(arms))
+    drawn = []
+    for index, (name, arm) in enumerate(arms.items()):
+        plot = Plot(x, y, PANEL, PANEL_HEIGHT)
         for seed, found in arm["seeds"].items():
-            points = [(float(point["epoch"]), point["robust_accuracy"]) for point in found["curve"]]
-            plot.line(points, f"{colour(index)} thin {_style(index)}")
-            x, y = points[-1]
-            plot.mark(x, y, index, f"{name}, seed {seed}, epoch {x:g}: {percent(y)} %", "small")
-    label = "Accuracy under the validation attack by epoch, one line per arm and seed"
-    return _drawing(plot, "validation accuracy under attack, %", list(document["arms"]), label)
+            _course(plot, found["curve"], seeds.index(seed), f"{name}, seed {seed}")
+        place = f"translate({PANEL * (index % across)} {(PANEL_HEIGHT + HEADING) * (index // across)})"
+        words = tag("text", name, class_="legend", x=LEFT, y=20)
+        panel = tag(
+            "g",
+            plot.render(f"{name}: accuracy under the validation attack by epoch"),
+            transform=f"translate(0 {HEADING})",
+        )
+        drawn.append(tag("g", words + panel, transform=place))
+    for index, seed in enumerate(seeds):
+        drawn.append(_key(index, f"seed {seed}", PANEL * across, 1.5 * LINE + LINE * index))
+    height = (PANEL_HEIGHT + HEADING) * -(-len(arms) // across)
+    return _file("validation accuracy under attack, %", "".join(drawn), PANEL * across + LEGEND // 2, height)
+
+
+def _course(plot: Plot, curve: list[Document], index: int, name: str) -> None:
+    points = [(float(point["epoch"]), point["robust_accuracy"]) for point in curve]
+    plot.line(points, f"{colour(index)} thin")
+    x, y = points[-1]
+    plot.mark(x, y, index, f"{name}, epoch {x:g}: {percent(y)} %", "small")
 
 
 def capacity(document: Document) -> str:
@@ -62,7 +78,7 @@ def capacity(document: Document) -> str:
                     plot.mark(place, value, index, words, f"small {hollow}")
     label = "Accuracy of the last checkpoint by number of parameters"
     heading = f"accuracy of the last checkpoint, %: {title(document['robust'])} solid, clean dashed"
-    return _drawing(plot, heading, families, label, restyled=False)
+    return _drawing(plot, heading, families, label)
 
 
 def points(document: Document) -> str:
@@ -89,29 +105,28 @@ def points(document: Document) -> str:
 FIGURES: dict[str, Callable[[Document], str]] = {"curves": curves, "capacity": capacity, "points": points}
 
 
-def _drawing(plot: Plot, heading: str, names: list[str], label: str, restyled: bool = True) -> str:
+def _drawing(plot: Plot, heading: str, names: list[str], label: str) -> str:
     """The plot under its heading, with a legend of the arms beside it, as a file of its own."""
-    top = 30
+    legend = [_key(index, name, plot.width, 1.5 * LINE + LINE * index) for index, name in enumerate(names)]
     width = plot.width + (LEGEND if names else 0)
-    height = max(plot.height, LINE * len(names) + 2 * LINE) + top
-    legend = []
-    for index, name in enumerate(names):
-        y = 1.5 * LINE + LINE * index
-        style = _style(index) if restyled else ""
-        stroke = {"x1": plot.width, "x2": plot.width + 26, "y1": y, "y2": y}
-        legend.append(tag("line", class_=f"line {colour(index)} {style}", **stroke))
-        legend.append(mark(index, plot.width + 13.0, y, "small"))
-        legend.append(tag("text", name, class_="legend", x=plot.width + 34, y=y + 4.5))
-    inner = tag("g", plot.render(label) + "".join(legend), transform=f"translate(0 {top})")
+    height = max(plot.height, LINE * len(names) + 2 * LINE)
+    return _file(heading, plot.render(label) + "".join(legend), width, height)
+
+
+def _key(index: int, name: str, x: int, y: float) -> str:
+    """An entry of the legend: line, mark and name of series number `index`."""
+    line = tag("line", class_=f"line {colour(index)}", x1=x, x2=x + 26, y1=y, y2=y)
+    return line + mark(index, x + 13.0, y, "small") + tag("text", name, class_="legend", x=x + 34, y=y + 4.5)
+
+
+def _file(heading: str, drawn: str, width: int, height: int) -> str:
+    """What was drawn, under its heading, with style and background."""
+    inner = tag("g", drawn, transform=f"translate(0 {HEADING})")
     style = tag("style", STYLE.read_text(encoding="utf-8") + FONT + " .thin { stroke-width: 1.4; }")
-    paper = tag("rect", class_="paper", width=width, height=height)
+    paper = tag("rect", class_="paper", width=width, height=height + HEADING)
     words = tag("text", heading, class_="legend", x=14, y=20)
-    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    size = {"viewBox": f"0 0 {width} {height + HEADING}", "width": width, "height": height + HEADING}
     return tag("svg", style + paper + words + inner, xmlns="http://www.w3.org/2000/svg", **size) + "\n"
-
-
-def _style(index: int) -> str:
-    return DASHED if index // FORMS % 2 else ""
 
 
 def _parameters(arm: Document) -> int:
