@@ -13,6 +13,8 @@ from torch import nn
 
 from components.cost import PassCounter
 
+# The side of the matrices whose product is the other limit.
+SIDE = 2048
 # The 3x3 convolutions of ResNet-18's eight blocks: how many, channels in and out, side of the map, stride.
 BLOCKS = (
     (4, 64, 64, 32, 1),
@@ -103,11 +105,11 @@ def convolutions(seed: int, batch_size: int = 32, dtype: torch.dtype = torch.bfl
     return work / seconds / 1e9
 
 
-def matrix_product(seed: int, side: int = 2048, dtype: torch.dtype = torch.bfloat16) -> float:
+def matrix_product(seed: int, dtype: torch.dtype = torch.bfloat16) -> float:
     """GFLOP/s of the product of two square matrices."""
     torch.manual_seed(seed)
-    left, right = torch.randn(2, side, side, dtype=dtype)
-    return 2 * side**3 / per_call(lambda: left @ right) / 1e9
+    left, right = torch.randn(2, SIDE, SIDE, dtype=dtype)
+    return 2 * SIDE**3 / per_call(lambda: left @ right) / 1e9
 
 
 def per_call(call: Callable[[], Any], seconds: float = 0.15) -> float:

@@ -19,7 +19,7 @@ from components.victim import Victim
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """One short epoch of training, one small convolution, and half the cascade."""
+    """One short epoch of training, one small convolution, one small product, and half the cascade."""
     harden, networks_made = networks.harden, (networks._robust_on_digits, networks._robust_small_cnn)
 
     def briefly(model, images, threat, step_size, training):
@@ -28,6 +28,7 @@ def hurried(monkeypatch):
     monkeypatch.setattr(networks, "harden", briefly)
     monkeypatch.setattr(networks, "HELD_OUT", 20)
     monkeypatch.setattr(clock, "BLOCKS", ((1, 8, 8, 8, 1),))
+    monkeypatch.setattr(clock, "SIDE", 64)
     monkeypatch.setattr(attack_speed, "specs", lambda name, num_classes: specs("quick", num_classes))
     for made in networks_made:
         made.cache_clear()
