@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.batch_norm import BatchNorm
-from components.compute import autocast
+from components.compute import training_arithmetic
 from components.datasets.cifar10 import Cifar10
 from components.datasets.digits import Digits
 from components.evaluation import TestSet
@@ -92,7 +92,7 @@ def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: 
     for epoch in range(training.epochs):
         for batch in loader.epoch(SEED + epoch, rng):
             model.train()
-            with autocast(batch.images.device, "auto"):
+            with training_arithmetic(batch.images.device, "auto"):
                 loss = method.loss(model, batch, threat, rng).total
             optimizer.zero_grad()
             loss.backward()

@@ -23,7 +23,7 @@ from torch import Tensor, nn  # noqa: E402
 from benchmarks.attack_clock import Laps, machine, race, spread  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
 from components.batch_norm import BatchNorm  # noqa: E402
-from components.compute import autocast, resolved  # noqa: E402
+from components.compute import resolved, training_arithmetic  # noqa: E402
 from components.contracts import Batch, Method  # noqa: E402
 from components.cost import PassCounter  # noqa: E402
 from components.loader import to_pixels  # noqa: E402
@@ -112,7 +112,7 @@ def training(method: Method, model: nn.Module, images: Tensor, labels: Tensor) -
     def lap(seed: int) -> dict[str, float]:
         rng = torch.Generator().manual_seed(seed)
         for some, their in zip(images.split(64), labels.split(64), strict=True):
-            with autocast(some.device, "auto"):
+            with training_arithmetic(some.device, "auto"):
                 loss = method.loss(model, Batch.of(to_pixels(some), their), THREAT, rng)
             optimizer.zero_grad()
             loss.total.backward()

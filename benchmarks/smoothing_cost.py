@@ -24,7 +24,7 @@ import torch  # noqa: E402
 
 from benchmarks.attack_clock import machine, spread  # noqa: E402
 from components.batch_norm import BatchNorm  # noqa: E402
-from components.compute import autocast, resolved  # noqa: E402
+from components.compute import resolved, training_arithmetic  # noqa: E402
 from components.contracts import EpochAware, EpochEnding, Method  # noqa: E402
 from components.cost import PassCounter  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
@@ -91,7 +91,7 @@ class Training:
         if isinstance(self.method, EpochAware):
             self.method.begin_epoch(number)
         for batch in self.loader.epoch(number, self.rng):
-            with autocast(batch.images.device, PRECISION):
+            with training_arithmetic(batch.images.device, PRECISION):
                 loss = self.method.loss(self.model, batch, THREAT, self.rng)
             self.optimizer.zero_grad()
             loss.total.backward()

@@ -7,12 +7,15 @@ from typing import Literal
 import torch
 from pydantic.dataclasses import dataclass
 
-from components import parallel
+from components import parallel, winograd
 from components.errors import InputError
 from components.params import STRICT
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What matrix products and convolutions compute in; `auto` takes bfloat16 where the device is made for it."""
+"""What matrix products and convolutions compute in.
+
+`auto` is the fastest: bfloat16 where the device is made for it, else float32 with Winograd's algorithm where it gains.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -50,6 +53,8 @@ class Compute:
             # The same switch as torch.use_deterministic_algorithms, without that one's import of the compiler
             # (seconds).
             torch.set_deterministic_debug_mode("error")
+            # It would fill each new tensor before an operation writes it: a fifth of a small network's epoch.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
             torch.backends.cudnn.benchmark = False
         else:
             torch.backends.cudnn.benchmark = True
@@ -75,8 +80,9 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision for a block: matrix products and convolutions in bfloat16, weights and losses in float32."""
-    if resolved(precision, device) == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+def training_arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """For a block: matrix products and convolutions as `precision` has it; weights and losses are float32 always."""
+    if resolved(precision, device) == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    fast = precision == "auto" and device.type == "cpu" and winograd.gains_here()
+    return winograd.fewer_multiplications() if fast else nullcontext()

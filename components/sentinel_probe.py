@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.ascent import eval_mode, input_gradient, look
-from components.compute import Precision, autocast
+from components.compute import Precision, training_arithmetic
 from components.cost import PassCounter
 from components.errors import InputError
 from components.loader import to_pixels
@@ -62,7 +62,7 @@ class SentinelProbe:
         rng = torch.Generator(self.images.device).manual_seed(self.seed * 1_000_003 + number)
         counter = PassCounter(model)
         parts = []
-        with eval_mode(model), autocast(self.images.device, self.precision):
+        with eval_mode(model), training_arithmetic(self.images.device, self.precision):
             for images, labels in zip(
                 self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
             ):

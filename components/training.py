@@ -14,7 +14,7 @@ from components import parallel
 from components.averaging import Ema, Swa
 from components.batch_norm import synchronised
 from components.checkpoint import TrainingState, trained_parameters
-from components.compute import Precision, autocast
+from components.compute import Precision, training_arithmetic
 from components.contracts import Batch, Companioned, EpochAware, EpochEnding, Loss, Measure, Method, Replaying
 from components.cost import PassCounter
 from components.errors import InputError
@@ -162,7 +162,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     num_steps = loader.num_batches * replays
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
-        with autocast(batch.images.device, recipe.precision):
+        with training_arithmetic(batch.images.device, recipe.precision):
             loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
         loss, norm = _update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip)
         steps.append(_Step(rate, loss, norm))
