@@ -155,10 +155,9 @@ def test_a_training_step_of_resnet18_is_the_same_but_for_rounding():
     loss = functional.cross_entropy(plain(images), labels)
     with fewer_multiplications():
         fast_loss = functional.cross_entropy(fast(images), labels)
-    assert float(fast_loss) == pytest.approx(float(loss), rel=1e-4)
+    assert fast_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     loss.backward()
     fast_loss.backward()
-    # Rounding moves a ReLU's input across zero here and there, and with it a share of the gradient.
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None
-        assert float((one.grad - other.grad).norm() / one.grad.norm()) < 0.02, name
+        assert float((one.grad - other.grad).norm() / one.grad.norm()) < 1e-3, name
