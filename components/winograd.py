@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 # Transforms move much memory: with fewer channels, or fewer multiply-adds in a pass, direct summing is as fast
 # (benchmarks/winograd_speed.py).
@@ -25,8 +26,6 @@ TILE, RESULTS = 6, 4
 _ALONG_ONE_SIDE = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _OF_KERNELS = torch.kron(_ALONG_ONE_SIDE, _ALONG_ONE_SIDE)
 
-_known_kernels: "dict[int, _Kernel] | None" = None
-
 
 def gains_here() -> bool:
     """Whether this processor gains: those with wider vectors have direct convolutions that matrix products trail."""
@@ -35,40 +34,43 @@ def gains_here() -> bool:
 
 @contextmanager
 def fewer_multiplications() -> Iterator[None]:
-    """Inside the block each `Convolution` that gains computes this way; transformed kernels are kept until its end."""
-    global _known_kernels
-    before, _known_kernels = _known_kernels, {}
+    """Inside the block each 3x3 convolution that gains is computed this way; transformed kernels are kept meanwhile.
+
+    The block replaces `torch.nn.functional.conv2d`, which every layer calls: torch's own means of intervening, a
+    TorchFunctionMode, sees all other operations as well, for a twentieth of a small network's time.
+    """
+    direct, kernels = functional.conv2d, dict[int, _Kernel]()
+
+    def conv2d(*args: Any, **kwargs: Any) -> Tensor:
+        if kwargs or not _gains(*args):
+            return direct(*args, **kwargs)
+        images, weight, *_ = args
+        kernel = kernels.get(id(weight))
+        if kernel is None or not kernel.is_of(weight):
+            kernel = kernels[id(weight)] = _Kernel(weight)
+        # The aliases have nodes of their own in the graph, of which `backward` can ask whether they will run.
+        return _Winograd.apply(images.view_as(images), weight.view_as(weight), kernel)
+
+    functional.conv2d = conv2d
     try:
         yield
     finally:
-        _known_kernels = before
+        functional.conv2d = direct
 
 
-class Convolution(nn.Conv2d):
-    """A convolution as torch has it, which computes by Winograd's algorithm inside `fewer_multiplications`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K, H', W']."""
-        if _known_kernels is None or not self._gains(input):
-            return super().forward(input)
-        kernel = _known_kernels.get(id(self.weight))
-        if kernel is None or not kernel.is_of(self.weight):
-            kernel = _known_kernels[id(self.weight)] = _Kernel(self.weight)
-        # The aliases have nodes of their own in the graph, of which `backward` can ask whether they will run.
-        return _Winograd.apply(input.view_as(input), self.weight.view_as(self.weight), kernel)
-
-    def _gains(self, images: Tensor) -> bool:
-        height, width = images.shape[2:]
-        work = self.weight.numel() * len(images) * height * width
-        return (
-            images.device.type == "cpu"
-            and images.dtype == self.weight.dtype == torch.float32
-            and (self.kernel_size, self.stride, self.padding) == ((3, 3), (1, 1), (1, 1))
-            and (self.dilation, self.groups, self.padding_mode, self.bias) == ((1, 1), 1, "zeros", None)
-            and height % RESULTS == width % RESULTS == 0
-            and min(self.in_channels, self.out_channels) >= LEAST_CHANNELS
-            and work >= LEAST_WORK
-        )
+def _gains(images: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> bool:
+    """Of what `torch.conv2d` is given: stride, padding, dilation and groups follow the bias."""
+    num_out, num_in, *size = weight.shape
+    return (
+        bias is None
+        and (size, options) == ([3, 3], ((1, 1), (1, 1), (1, 1), 1))
+        and images.ndim == 4
+        and images.device.type == "cpu"
+        and images.dtype == weight.dtype == torch.float32
+        and images.shape[2] % RESULTS == images.shape[3] % RESULTS == 0
+        and min(num_in, num_out) >= LEAST_CHANNELS
+        and weight.numel() * images.numel() // num_in >= LEAST_WORK
+    )
 
 
 class _Kernel:

@@ -10,7 +10,6 @@ from torch import nn
 from components.errors import InputError
 from components.normalization import Normalization, Normalize
 from components.params import Real
-from components.winograd import Convolution
 
 Width = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
 """The multiplier of all channel counts; 1 is the published network."""
@@ -27,9 +26,9 @@ def scaled(channels: int, width: float) -> int:
     return max(8, 8 * round(channels * width / 8))
 
 
-def convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> Convolution:
+def convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution of `size` x `size` that keeps the map's size over `stride`; no bias, since batch norm has one."""
-    return Convolution(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
 
 
 def chain(make_block: MakeBlock, channels: int, stages: Iterable[tuple[int, int, int]]) -> nn.Sequential:

@@ -17,7 +17,6 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 from components.errors import InputError
-from components.winograd import Convolution
 
 Directions = int | Literal["exact"]
 Gram = Callable[[Tensor], Tensor]
@@ -179,7 +178,6 @@ def _batch_norm_gram(layer: nn.BatchNorm2d, inputs: Tensor, num_directions: int,
 
 _GRAMS: dict[type[nn.Module], Callable[..., Gram]] = {
     nn.Conv2d: _conv_gram,
-    Convolution: _conv_gram,
     nn.Linear: _linear_gram,
     nn.BatchNorm2d: _batch_norm_gram,
 }
