@@ -150,6 +150,13 @@ def test_float32_is_float32_on_a_gpu_too():
     assert not torch.backends.cudnn.allow_tf32
 
 
+def test_deterministic_mode_costs_no_filling_of_new_tensors(monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    Compute(device="cpu", threads=1, deterministic=True).prepare()
+    assert torch.get_deterministic_debug_mode() == 2
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_only_what_the_exact_network_confirms_is_fooled():
     right, wrong = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     right.weight.data, wrong.weight.data = torch.eye(2), -torch.eye(2)

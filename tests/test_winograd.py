@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from components import winograd
 from components.ascent import input_gradient
+from components.compute import training_arithmetic
 from components.models import MODELS
 from components.normalization import Normalization
 from components.params import member
@@ -144,6 +145,17 @@ def test_outside_the_block_nothing_changes():
     with pytest.raises(ZeroDivisionError), fewer_multiplications():
         raise ZeroDivisionError
     assert convolution(images).grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize(
+    ("precision", "gains", "fast"), [("auto", True, True), ("auto", False, False), ("float32", True, False)]
+)
+def test_training_computes_so_where_precision_is_free_and_the_processor_gains(precision, gains, fast, monkeypatch):
+    monkeypatch.setattr(winograd, "gains_here", lambda: gains)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # none that auto would take bfloat16 for
+    with training_arithmetic(torch.device("cpu"), precision):
+        name = layer()(torch.randn(2, 8, 4, 4)).grad_fn.name()
+    assert (name == "_WinogradBackward") is fast
 
 
 def test_a_training_step_of_resnet18_is_the_same_but_for_rounding():
