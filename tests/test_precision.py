@@ -154,7 +154,7 @@ def test_deterministic_mode_costs_no_filling_of_new_tensors(monkeypatch):
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     Compute(device="cpu", threads=1, deterministic=True).prepare()
     assert torch.get_deterministic_debug_mode() == 2
-    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_only_what_the_exact_network_confirms_is_fooled():
