@@ -76,6 +76,7 @@ def moments(seed: int, count: int, lines: int) -> list[tuple[int, float]]:
     return [*((round(share * lines), draws.uniform(0, 0.03)) for share in shares), (lines, draws.uniform(0, 0.3))]
 
 
+@pytest.mark.slow
 def test_killed_twice_and_run_again_equals_uninterrupted(fresh, whole):
     assert kill_at(fresh, moments(1, 3, len(journal(whole)))[:2]) == 2
     assert 1 < len(journal(fresh)) < len(journal(whole)) and "outcomes.safetensors" not in str(content(fresh).keys())
