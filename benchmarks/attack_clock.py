@@ -82,6 +82,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
+def between(ratio: Mapping[str, float]) -> str:
+    """The smallest and the largest of what `spread` holds."""
+    return f"{ratio['min']:.2f} to {ratio['max']:.2f}"
+
+
 def convolutions(seed: int, batch_size: int = 32, dtype: torch.dtype = torch.bfloat16) -> float:
     """GFLOP/s of the 3x3 convolutions of ResNet-18's blocks, forward and input gradient, channels last.
 

@@ -280,7 +280,7 @@ def line(name: str, row: Mapping[str, Any], ratio: Mapping[str, float] | None) -
         columns["robust, each round"] = " ".join(f"{rate:.1%}" for rate in row["robust_accuracy"])
         columns["fell only here"] = " ".join(str(len(places)) for places in row["fell_only_here"]) or "-"
         columns["only at reference"] = " ".join(str(len(places)) for places in row["fell_only_at_the_reference"]) or "-"
-    columns[f"time / {FAST}"] = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else "1"
+    columns[f"time / {FAST}"] = f"{ratio['median']:.2f} ({clock.between(ratio)})" if ratio else "1"
     return columns
 
 

@@ -214,14 +214,10 @@ def show_times(found: Mapping[str, Any]) -> None:
         print(
             f"{name:8} {statistics.median(row['cpu_seconds']):8.2f} CPU s {row['images_per_cpu_second']:8.1f} images/s"
             f" {row['gflop_per_s']['median']:6.0f} GFLOP/s, {share['median']:.0%} of the convolutions' rate"
-            + (f", {OWN} is {ratio['median']:.2f} times as fast ({between(ratio)})" if ratio else "")
+            + (f", {OWN} is {ratio['median']:.2f} times as fast ({clock.between(ratio)})" if ratio else "")
         )
     for name, rate in found["limits_gflop_per_s"].items():
         print(f"limit, {PRECISION} {name}: {rate['median']:.0f} GFLOP/s ({rate['min']:.0f} to {rate['max']:.0f})")
-
-
-def between(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['min']:.2f} to {ratio['max']:.2f}"
 
 
 def show_accuracies(found: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for batch_size in args.batch_sizes:
             found = measured(channels, side, batch_size, args.rounds)
             result["layers"].append({"channels": channels, "side": side, "batch_size": batch_size} | found)
-            shown = (f"{kind} {found[kind]['median']:.2f} ({between(found[kind])})" for kind in KINDS)
+            shown = (f"{kind} {found[kind]['median']:.2f} ({clock.between(found[kind])})" for kind in KINDS)
             print(f"{channels:4} channels, {side:2} x {side:<2}, batch {batch_size:3}:", *shown, sep="  ", flush=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"\nwritten: {args.out}")
@@ -87,10 +87,6 @@ def entrants(channels: int, side: int, batch_size: int) -> tuple[Calls, Calls]:
 
 def channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
-
-
-def between(ratio: dict[str, float]) -> str:
-    return f"{ratio['min']:.2f} to {ratio['max']:.2f}"
 
 
 if __name__ == "__main__":

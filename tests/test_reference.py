@@ -54,4 +54,5 @@ def test_agrees_with_the_reference(threat, robust):
 def test_agrees_with_the_reference_at_standard_settings(training):
     data = digits(150)
     model = train(training, 0, data, epochs=30)
+    # The slack is one image.
     require_agreement(compare(model, data.test, LINF, Budget(), reference_seeds=2), slack=0.01)

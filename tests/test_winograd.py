@@ -76,7 +76,6 @@ def test_an_attack_computes_no_weight_gradient(monkeypatch):
     with fewer_multiplications():
         gradient = input_gradient(model, images, lambda logits: logits.sum(1))
     assert close(gradient, input_gradient(model, images, lambda logits: logits.sum(1)))
-    monkeypatch.undo()
 
 
 def test_frozen_weights_get_no_gradient():
