@@ -22,7 +22,7 @@ $(STAMP): requirements.lock
 
 demo: setup  ## run the whole pipeline on params.yaml and print the result
 	@dvc repro
-	@$(RUN) -m components.report reports/robustness.json
+	@$(RUN) -m components.commands.report reports/robustness.json
 
 flow: setup  ## the same as a Prefect flow
 	@$(RUN) -m pipelines.harden

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from components.cost import PassCounter
+from components.numerics.cost import PassCounter
 
 # The side of the matrices whose product is the other limit.
 SIDE = 2048

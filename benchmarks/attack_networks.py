@@ -11,19 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.batch_norm import BatchNorm
-from components.compute import training_arithmetic
+from components.data.augmentation import Augmentation
+from components.data.loader import Loader
+from components.data.normalization import fit_normalization
+from components.data.splits import LabelledImages
 from components.datasets.cifar10 import Cifar10
 from components.datasets.digits import Digits
-from components.evaluation import TestSet
-from components.loader import Augmentation, Loader
+from components.evaluation.one_attack import TestSet
+from components.foundation.params import Ratio
 from components.methods.pgd_at import PgdAt
+from components.models.parts.batch_norm import BatchNorm
 from components.models.resnet18 import ResNet18
 from components.models.small_cnn import SmallCnn
-from components.normalization import fit_normalization
-from components.params import Ratio
-from components.splits import LabelledImages
-from components.threat import Threat
+from components.numerics.compute import training_arithmetic
+from components.threats.parts.threat import Threat
 
 SEED = 0
 HELD_OUT = 100

@@ -27,17 +27,17 @@ from benchmarks import attack_clock as clock  # noqa: E402
 from benchmarks import attack_networks as networks  # noqa: E402
 from benchmarks import attack_peers as peers  # noqa: E402
 from components.attacks import ATTACKS  # noqa: E402
+from components.attacks.parts.victim import Victim  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
-from components.campaign import Campaign, Task, cascade  # noqa: E402
-from components.cascades import specs  # noqa: E402
-from components.cost import PassCounter  # noqa: E402
-from components.evaluation import predict  # noqa: E402
-from components.loader import to_pixels  # noqa: E402
-from components.noise import Noise  # noqa: E402
-from components.outcome_journal import OutcomeJournal  # noqa: E402
-from components.params import member  # noqa: E402
-from components.precision import Search, parity  # noqa: E402
-from components.victim import Victim  # noqa: E402
+from components.data.pixels import to_pixels  # noqa: E402
+from components.evaluation.campaign import Campaign, Task, cascade  # noqa: E402
+from components.evaluation.cascades import specs  # noqa: E402
+from components.evaluation.journal import OutcomeJournal  # noqa: E402
+from components.evaluation.one_attack import predict  # noqa: E402
+from components.evaluation.search_network import Search, parity  # noqa: E402
+from components.foundation.params import member  # noqa: E402
+from components.numerics.cost import PassCounter  # noqa: E402
+from components.numerics.random_numbers import Noise  # noqa: E402
 
 FAST, EXACT, COMPILED = "temper-bfloat16", "temper-float32", "temper-compiled"
 SEARCHES = {

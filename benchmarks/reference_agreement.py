@@ -29,18 +29,18 @@ from torch import Tensor, nn  # noqa: E402
 from components.attacks.apgd import Apgd  # noqa: E402
 from components.attacks.fab import Fab  # noqa: E402
 from components.attacks.fgsm import Fgsm  # noqa: E402
+from components.attacks.parts.attack import Attack  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
 from components.attacks.square import Square  # noqa: E402
-from components.batch_norm import BatchNorm  # noqa: E402
-from components.contracts import Attack  # noqa: E402
-from components.cost import PassCounter  # noqa: E402
+from components.data.normalization import fit_normalization  # noqa: E402
 from components.datasets.digits import Digits  # noqa: E402
-from components.losses import cross_entropy  # noqa: E402
+from components.foundation.params import Ratio  # noqa: E402
+from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
-from components.noise import Noise  # noqa: E402
-from components.normalization import fit_normalization  # noqa: E402
-from components.params import Ratio  # noqa: E402
-from components.threat import Threat  # noqa: E402
+from components.numerics.cost import PassCounter  # noqa: E402
+from components.numerics.losses import cross_entropy  # noqa: E402
+from components.numerics.random_numbers import Noise  # noqa: E402
+from components.threats.parts.threat import Threat  # noqa: E402
 
 LINF = Threat(norm="linf", epsilon=Ratio(1, 5))
 Training = Literal["clean", "pgd", "fgsm"]

@@ -26,11 +26,11 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from components.evaluation.verdict.rules import judge  # noqa: E402
+from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.stages import STAGES  # noqa: E402
-from components.statistics import rate, spread  # noqa: E402
-from components.storage import read_tensors  # noqa: E402
-from components.verdict import judge  # noqa: E402
-from pipelines.presets import preset_text  # noqa: E402
+from components.statistics.intervals import rate, spread  # noqa: E402
+from pipelines.parameters.presets import preset_text  # noqa: E402
 
 MORE_TO_DO = 3
 

@@ -4,10 +4,10 @@
     python benchmarks/same_bytes.py record after.json --data FOLDER
     python benchmarks/same_bytes.py compare before.json after.json
 
-Each case is a recipe for the embedded digits or Fashion-MNIST, made short. `record` runs its stages in a fresh folder with
-the code of `--code` (default: this checkout) and hashes every file they write. Hashes of code, which are meant to differ,
-are left out. `--data` is a folder with Fashion-MNIST in torchvision's layout; without it that case is skipped and said
-to be. `compare` lists the files that differ and exits with status 1 if there are any.
+Each case is a recipe for the embedded digits or Fashion-MNIST, made short. `record` runs its stages in a fresh folder
+with the code of `--code` (default: this checkout) and hashes every file they write. Hashes of code, which are meant
+to differ, are left out. `--data` is a folder with Fashion-MNIST in torchvision's layout; without it that case is
+skipped and said to be. `compare` lists the files that differ and exits with status 1 if there are any.
 """
 
 import argparse
@@ -91,7 +91,7 @@ LBGAT = {"name": "lbgat", "beta": 6, "reduction": "class_mean", "companion": "ra
 KD_SWA = {"name": "kd_swa", "attack": PGD, "clean_weight": 0.1, "robust_weight": 0.6, "temperature": 2}
 SHORT = {"epochs": 2, "augmentation": {"crop": 1, "flip": True, "cutmix": 0, "rand_augment": None}}
 
-# By name: the preset, the stages to run, and what the recipe changes. The first one makes the files that others begin with.
+# By name: preset, stages to run, what the recipe changes. The other digits begin with the files of the first.
 CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "digits": ("digits", ALL, {}),
     "companion": ("digits", TRAINING, robust(LBGAT, rate=0.005)),
@@ -102,7 +102,11 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "smooth_awp": (
         "digits",
         TRAINING,
-        robust({"name": "pgd_at", "attack": PGD}, smoothing=SMOOTHING, perturbation={"gamma": 0.01, "start": 1}),
+        robust(
+            {"name": "pgd_at", "label_smoothing": 0, "attack": PGD},
+            smoothing=SMOOTHING | {"clean": "pass"},
+            perturbation={"gamma": 0.01, "start": 1},
+        ),
     ),
     "two_teachers": ("digits", ["distill_student"], {"distill_student": {"method": KD_SWA, "recipe": {"epochs": 3}}}),
     "fashion_mnist": (
@@ -134,7 +138,7 @@ def main() -> int:
 
 
 def recorded(cases: list[str], code: Path, data: Path | None, work: Path) -> dict[str, dict[str, str]]:
-    """The hashes of each case, by file. The digits come first, since the other cases begin with their data and teachers."""
+    """The hashes of each case, by file. The digits come first, since other cases begin with their data and teachers."""
     hashes: dict[str, dict[str, str]] = {}
     for case in sorted({*cases, "digits"}, key=list(CASES).index):
         preset, stages, changes = CASES[case]
@@ -158,7 +162,7 @@ def recorded(cases: list[str], code: Path, data: Path | None, work: Path) -> dic
 def full_recipe(preset: str) -> dict[str, Any]:
     """A preset with all its keys, as this checkout has it."""
     sys.path.insert(0, str(ROOT))
-    from pipelines.presets import preset_text
+    from pipelines.parameters.presets import preset_text
 
     return yaml.safe_load(preset_text(ROOT, preset))
 
@@ -198,9 +202,9 @@ def content(path: Path) -> bytes:
 
 
 def without_code(value: Any) -> Any:
-    """A document without its entries named `code`."""
+    """A document without its entries named `code` or `code.sha256`."""
     if isinstance(value, dict):
-        return {key: without_code(entry) for key, entry in value.items() if key != "code"}
+        return {key: without_code(entry) for key, entry in value.items() if key.split(".")[0] != "code"}
     return [without_code(entry) for entry in value] if isinstance(value, list) else value
 
 

@@ -22,21 +22,22 @@ from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.attack_clock import Laps, machine, race, spread  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
-from components.batch_norm import BatchNorm  # noqa: E402
-from components.compute import resolved, training_arithmetic  # noqa: E402
-from components.contracts import Batch, Method  # noqa: E402
-from components.cost import PassCounter  # noqa: E402
-from components.loader import to_pixels  # noqa: E402
+from components.data.batch import Batch  # noqa: E402
+from components.data.normalization import fit_normalization  # noqa: E402
+from components.data.pixels import to_pixels  # noqa: E402
+from components.foundation.params import Ratio  # noqa: E402
 from components.methods.fgsm_rs import FgsmRs  # noqa: E402
+from components.methods.parts.contract import Method  # noqa: E402
 from components.methods.pgd_at import PgdAt  # noqa: E402
+from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.resnet18 import ResNet18  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
-from components.normalization import fit_normalization  # noqa: E402
-from components.overfitting import Rules, Sentinel  # noqa: E402
-from components.params import Ratio  # noqa: E402
-from components.sentinel import AFFORDABLE  # noqa: E402
-from components.sentinel_probe import SentinelProbe  # noqa: E402
-from components.threat import Threat  # noqa: E402
+from components.numerics.compute import resolved, training_arithmetic  # noqa: E402
+from components.numerics.cost import PassCounter  # noqa: E402
+from components.threats.parts.threat import Threat  # noqa: E402
+from components.training.sentinel.probe import SentinelProbe  # noqa: E402
+from components.training.sentinel.rules import Rules, Sentinel  # noqa: E402
+from components.training.sentinel.watch import AFFORDABLE  # noqa: E402
 
 THREAT = Threat(norm="linf", epsilon=Ratio(8, 255))
 RUNNING = BatchNorm(estimator="running", momentum=0.1)

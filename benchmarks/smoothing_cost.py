@@ -23,20 +23,21 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.attack_clock import machine, spread  # noqa: E402
-from components.batch_norm import BatchNorm  # noqa: E402
-from components.compute import resolved, training_arithmetic  # noqa: E402
-from components.contracts import EpochAware, EpochEnding, Method  # noqa: E402
-from components.cost import PassCounter  # noqa: E402
+from components.data.augmentation import Augmentation  # noqa: E402
+from components.data.loader import Loader  # noqa: E402
+from components.data.normalization import fit_normalization  # noqa: E402
+from components.data.splits import LabelledImages  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
-from components.loader import Augmentation, Loader  # noqa: E402
+from components.foundation.params import Ratio  # noqa: E402
 from components.methods.fgsm_rs import FgsmRs  # noqa: E402
+from components.methods.parts.contract import EpochAware, EpochEnding, Method  # noqa: E402
+from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
-from components.normalization import fit_normalization  # noqa: E402
-from components.params import Ratio  # noqa: E402
-from components.schedule import Constant  # noqa: E402
-from components.smoothing import Smoothing  # noqa: E402
-from components.splits import LabelledImages  # noqa: E402
-from components.threat import Threat  # noqa: E402
+from components.numerics.compute import resolved, training_arithmetic  # noqa: E402
+from components.numerics.cost import PassCounter  # noqa: E402
+from components.schedules.constant import Constant  # noqa: E402
+from components.threats.parts.threat import Threat  # noqa: E402
+from components.wrappers.converge_smooth import Smoothing  # noqa: E402
 
 THREAT = Threat(norm="linf", epsilon=Ratio(16, 255))
 WARM_UP = 2

@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from components.data.decoding import Shard, Stream, decode_shard  # noqa: E402
+from components.data.listing import LabelledFiles  # noqa: E402
 from components.datasets.image_folder import ImageFolder, Streamed  # noqa: E402
-from components.decoding import Shard, Stream, decode_shard  # noqa: E402
-from components.listing import LabelledFiles  # noqa: E402
 
 SIZE, IMAGE_SIZE, BATCH = (500, 375), 224, 64
 # Of the grey noise that brings a smooth picture to the 110 kB of a photograph.

@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components import training
 from components.attacks.pgd import Pgd
-from components.contracts import Method
-from components.loader import Augmentation, Loader
+from components.data.augmentation import Augmentation
+from components.data.loader import Loader
+from components.data.splits import LabelledImages
+from components.foundation.params import Ratio
 from components.methods.fgsm_rs import FgsmRs
+from components.methods.parts.contract import Method
 from components.methods.pgd_at import PgdAt
-from components.params import Ratio
-from components.schedule import Cyclic
-from components.splits import LabelledImages
-from components.threat import Threat
+from components.schedules.cyclic import Cyclic
+from components.threats.parts.threat import Threat
+from components.training import loop as training
 
 THREAT = Threat(norm="linf", epsilon=Ratio(8, 255))
 PGD_STEPS, PGD_STEP, RS_STEP = 10, Ratio(2, 255), Ratio(10, 255)

@@ -29,16 +29,16 @@ from benchmarks import attack_clock as clock  # noqa: E402
 from benchmarks import attack_networks as networks  # noqa: E402
 from benchmarks import train_entrants as entrants  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
-from components.compute import resolved  # noqa: E402
-from components.cost import PassCounter  # noqa: E402
-from components.loader import to_pixels  # noqa: E402
+from components.data.pixels import to_pixels  # noqa: E402
+from components.data.splits import LabelledImages  # noqa: E402
+from components.foundation.params import Ratio  # noqa: E402
 from components.models.resnet18 import ResNet18  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
-from components.noise import Noise  # noqa: E402
-from components.params import Ratio  # noqa: E402
-from components.splits import LabelledImages  # noqa: E402
-from components.statistics import spread  # noqa: E402
-from components.validation import num_right  # noqa: E402
+from components.numerics.compute import resolved  # noqa: E402
+from components.numerics.cost import PassCounter  # noqa: E402
+from components.numerics.random_numbers import Noise  # noqa: E402
+from components.statistics.intervals import spread  # noqa: E402
+from components.training.validation import num_right  # noqa: E402
 
 OWN, PUBLISHED = "temper", "plain"
 PACKAGES = ("torch", "torchvision", "numpy", "adversarial-robustness-toolbox")

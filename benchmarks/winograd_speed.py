@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks import attack_clock as clock  # noqa: E402
-from components import winograd  # noqa: E402
+from components.numerics import winograd  # noqa: E402
 
 # Channels on both sides, and the side of the map: the layers of stride 1 in ResNet-18's four stages.
 LAYERS = ((64, 32), (128, 16), (256, 8), (512, 4))

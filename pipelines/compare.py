@@ -13,17 +13,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import InputError
+from components.foundation.errors import InputError
 
 USER_ERROR = 2
 
 
 def located(letter: str, reference: str, scratch: Path) -> list[str]:
-    """Arguments of `components.compare` for one side: its folder, what to call it, which model it is.
+    """Arguments of `components.reports.comparison.text` for one side: its folder, what to call it, which model it is.
 
     Args:
         letter: a or b.
-        reference: a folder, or what `components.tracking fetch` takes.
+        reference: a folder, or what `components.tracking.mlflow_runs fetch` takes.
         scratch: an empty folder of this side's own.
 
     Errors: no such folder, or the tracker has no such evaluation.
@@ -32,7 +32,7 @@ def located(letter: str, reference: str, scratch: Path) -> list[str]:
         return [reference]
     if not re.match(r"models:/|runs:/|[0-9a-f]{32}$", reference):
         raise InputError(f"{reference}: no such folder, and neither a run id nor models:/NAME/VERSION or @ALIAS")
-    command = [sys.executable, "-m", "components.tracking", "fetch", reference, str(scratch)]
+    command = [sys.executable, "-m", "components.tracking.mlflow_runs", "fetch", reference, str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
     if done.returncode:
@@ -44,7 +44,7 @@ def located(letter: str, reference: str, scratch: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the comparison; the exit code is that of `components.compare`, 2 for a user's mistake."""
+    """Prints the comparison; the exit code is that of `components.reports.comparison.text`, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=(__doc__ or "").split("\n")[0])
     for letter in "ab":
         upper = letter.upper()
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options += ["--json", given.json] if given.json else []
         options += ["--markdown"] if given.markdown else []
         folders, extras = [side[0] for side in sides], [part for side in sides for part in side[1:]]
-        command = [sys.executable, "-m", "components.compare", *folders, *extras, *options]
+        command = [sys.executable, "-m", "components.reports.comparison.text", *folders, *extras, *options]
         return subprocess.run(command).returncode
 
 

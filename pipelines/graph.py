@@ -9,8 +9,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from networkx import dfs_postorder_nodes
 
-from pipelines.errors import InputError
-from pipelines.parameters import replace_text
+from components.foundation.errors import InputError
+from pipelines.parameters.change import replace_text
 
 COMPUTE = "compute"
 LOCK = "dvc.lock"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import parameters
+from pipelines.parameters import change as parameters
 
 SETTINGS = {
     # Lines of the flow and its stages, and warnings of everything else.
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     # Prefect reads its settings when it is imported.
-    from pipelines.flow import harden, results
+    from pipelines.flows.harden import harden, results
 
     try:
         state = harden(

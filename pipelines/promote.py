@@ -24,7 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="refuse if significantly less robust, or less accurate, than who has the alias now",
     )
     given = parser.parse_args(arguments)
-    command = [sys.executable, "-m", "components.tracking", "promote", given.version, "--alias", given.alias]
+    command = [
+        sys.executable,
+        "-m",
+        "components.tracking.mlflow_runs",
+        "promote",
+        given.version,
+        "--alias",
+        given.alias,
+    ]
     for option, share in (("--min-worst-case", given.min_worst_case), ("--min-clean", given.min_clean)):
         command += [option, share] if share is not None else []
     command += ["--not-worse-than-champion"] if given.not_worse_than_champion else []

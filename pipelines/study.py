@@ -26,9 +26,9 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import InputError
-from pipelines.study_job import Ended, Workplace, finished, record, run, show, tracking
-from pipelines.study_plan import Job, Plan, plan
+from components.foundation.errors import InputError
+from pipelines.studies.job import Ended, Workplace, finished, record, run, show, tracking
+from pipelines.studies.plan import Job, Plan, plan
 
 STUDIES = Path("studies")
 WORK = ".temper/studies"
@@ -103,7 +103,7 @@ def title(job: Job) -> str:
 
 
 def collect(planned: Plan, place: Workplace) -> int:
-    """Makes table and figure of the runs that are finished; the exit status of `components.stages.study`."""
+    """Makes table and figure of the runs that are finished; the exit status of `components.commands.study`."""
     described = describe(planned, place)
     if not described["runs"]:
         print("no arm is finished yet")
@@ -111,13 +111,13 @@ def collect(planned: Plan, place: Workplace) -> int:
     path = place.work / planned.scale / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "components.stages.study", str(path), "--out", str(planned.folder / "results")]
+    command = [sys.executable, "-m", "components.commands.study", str(path), "--out", str(planned.folder / "results")]
     labels = {"study": planned.folder.name, "scale": planned.scale, "arm": "all"}
     return subprocess.run(command, cwd=place.root, env={**os.environ, **tracking(place.root, labels)}).returncode
 
 
 def describe(planned: Plan, place: Workplace) -> dict[str, Any]:
-    """What `components.stages.study` has to know: the question, and where the files of every finished run are."""
+    """What `components.commands.study` has to know: the question, and where the files of every finished run are."""
     study = planned.study
     runs = []
     for one in planned.runs:
@@ -157,7 +157,7 @@ def check(planned: Plan, place: Workplace) -> None:
     for one in planned.runs:
         files[one.name] = folder / f"{one.name}.yaml"
         files[one.name].write_text(yaml.safe_dump(one.trained.params, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "components.stages.check_params", *map(str, files.values())]
+    command = [sys.executable, "-m", "components.commands.check_params", *map(str, files.values())]
     answer = subprocess.run(command, cwd=place.root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if answer.returncode:
         lines = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
@@ -246,7 +246,7 @@ def _run_flow(given: argparse.Namespace, common: Mapping[str, Any]) -> int:
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    from pipelines.study_flow import study
+    from pipelines.flows.study import study
 
     options = {"seeds": given.seeds, "arms": given.arms, "jobs": given.jobs, "hours": given.hours}
     options |= {"stop_after": given.stop_after, **common}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.contracts import Batch
-from components.params import Ratio
-from components.threat import Threat
-from tests.plain_formulas import smooth_network
+from components.data.batch import Batch
+from components.foundation.params import Ratio
+from components.threats.parts.threat import Threat
+from tests.parts.plain_formulas import smooth_network
 
 
 @pytest.fixture(autouse=True)

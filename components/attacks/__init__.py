@@ -8,12 +8,12 @@ from components.attacks.fab import Fab
 from components.attacks.fgsm import Fgsm
 from components.attacks.iter_ll import IterLl
 from components.attacks.mi_fgsm import MiFgsm
+from components.attacks.parts.attack import Attack
 from components.attacks.pgd import Pgd
 from components.attacks.r_fgsm import RFgsm
 from components.attacks.square import Square
 from components.attacks.step_ll import StepLl
 from components.attacks.step_rnd import StepRnd
-from components.contracts import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
     "apgd": Apgd,

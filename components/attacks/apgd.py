@@ -8,14 +8,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import eval_mode, look
-from components.errors import InputError
-from components.losses import TINY, margin
-from components.noise import Rng, normal, subset, uniform
-from components.objectives import Goal, away_from, towards
-from components.params import STRICT, Real
-from components.threat import Threat
-from components.victim import confirm
+from components.attacks.parts.ascent import eval_mode, look
+from components.attacks.parts.objectives import Goal, away_from, towards
+from components.attacks.parts.victim import confirm
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Real
+from components.numerics.losses import TINY, margin
+from components.numerics.random_numbers import Rng, normal, subset, uniform
+from components.threats.parts.threat import Threat
 
 # The share of a step that is new; the rest repeats the step before.
 NEW = 0.75

@@ -3,11 +3,11 @@
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import ascend
-from components.losses import margin
-from components.noise import Rng
-from components.params import STRICT, Fractional, Real
-from components.threat import Threat
+from components.attacks.parts.ascent import ascend
+from components.foundation.params import STRICT, Fractional, Real
+from components.numerics.losses import margin
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -12,12 +12,12 @@ from components.attacks.bim import Bim
 from components.attacks.cw import Cw
 from components.attacks.fgsm import Fgsm
 from components.attacks.mi_fgsm import MiFgsm
+from components.attacks.parts.attack import Attack
+from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
-from components.contracts import Attack
-from components.noise import Rng, shared
-from components.params import STRICT, member
-from components.threat import Threat
-from components.victim import Victim
+from components.foundation.params import STRICT, member
+from components.numerics.random_numbers import Rng, shared
+from components.threats.parts.threat import Threat
 
 # What can be wrapped: attacks that follow a gradient away from the label.
 INNER: dict[str, type[Attack]] = {"apgd": Apgd, "bim": Bim, "cw": Cw, "fgsm": Fgsm, "mi_fgsm": MiFgsm, "pgd": Pgd}

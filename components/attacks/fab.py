@@ -7,11 +7,11 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import View, eval_mode, look
-from components.noise import Rng
-from components.params import STRICT, Ratio, Real
-from components.threat import Threat
-from components.victim import confirm
+from components.attacks.parts.ascent import View, eval_mode, look
+from components.attacks.parts.victim import confirm
+from components.foundation.params import STRICT, Ratio, Real
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 Norm = Literal["linf", "l2"]
 

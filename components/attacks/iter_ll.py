@@ -3,10 +3,10 @@
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.attacks.kurakin import grey_steps
-from components.noise import Rng
-from components.params import STRICT
-from components.threat import Threat
+from components.attacks.parts.kurakin import grey_steps
+from components.foundation.params import STRICT
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -4,13 +4,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import Objective, Start, ascend, eval_mode, start_point
-from components.losses import margin
-from components.noise import Rng, subset
-from components.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
-from components.params import STRICT, Fractional
-from components.threat import Threat
-from components.victim import confirm
+from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode, start_point
+from components.attacks.parts.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
+from components.attacks.parts.victim import confirm
+from components.foundation.params import STRICT, Fractional
+from components.numerics.losses import margin
+from components.numerics.random_numbers import Rng, subset
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

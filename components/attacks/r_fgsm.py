@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import ascend
-from components.noise import Rng, normal
-from components.objectives import clean_logits, goal
-from components.params import STRICT
-from components.threat import Threat
+from components.attacks.parts.ascent import ascend
+from components.attacks.parts.objectives import clean_logits, goal
+from components.foundation.params import STRICT
+from components.numerics.random_numbers import Rng, normal
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -6,13 +6,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import eval_mode
-from components.attacks.squares import L2Squares, LinfSquares, Move
-from components.losses import cross_entropy, margin
-from components.noise import Rng, shared
-from components.params import STRICT, Real
-from components.threat import Threat
-from components.victim import confirm
+from components.attacks.parts.ascent import eval_mode
+from components.attacks.parts.squares import L2Squares, LinfSquares, Move
+from components.attacks.parts.victim import confirm
+from components.foundation.params import STRICT, Real
+from components.numerics.losses import cross_entropy, margin
+from components.numerics.random_numbers import Rng, shared
+from components.threats.parts.threat import Threat
 
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 

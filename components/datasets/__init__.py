@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Protocol
 
+from components.data.splits import Source
 from components.datasets.cifar10 import Cifar10
 from components.datasets.cifar100 import Cifar100
 from components.datasets.digits import Digits
 from components.datasets.fashion_mnist import FashionMnist
 from components.datasets.image_folder import ImageFolder
-from components.splits import Source
 
 
 class Dataset(Protocol):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from components.datasets.cifar_batches import read_batches
-from components.params import STRICT
-from components.splits import Source
+from components.data.splits import Source
+from components.datasets.parts.cifar_batches import read_batches
+from components.foundation.params import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

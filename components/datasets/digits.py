@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from components.errors import InputError
-from components.params import STRICT
-from components.splits import LabelledImages, Source
+from components.data.splits import LabelledImages, Source
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT
 
 # Of the 17 grey levels as uint8, then the labels as little-endian int64.
 SHA256 = "65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5"

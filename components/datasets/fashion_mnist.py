@@ -8,9 +8,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from components.datasets.downloads import fetch, read_verified
-from components.params import STRICT
-from components.splits import LabelledImages, Source
+from components.data.splits import LabelledImages, Source
+from components.datasets.parts.downloads import fetch, read_verified
+from components.foundation.params import STRICT
 
 # An idx file opens with two zero bytes, the type (8: unsigned byte), the number of dimensions, then each of them.
 IDX_PREFIX = 4

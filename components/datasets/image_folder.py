@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from components.errors import InputError
-from components.listing import SUFFIXES, Decoding, LabelledFiles
-from components.params import STRICT, Real
-from components.splits import LabelledImages, Source, require_counts
+from components.data.listing import SUFFIXES, Decoding, LabelledFiles
+from components.data.splits import LabelledImages, Source, require_counts
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Real
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,9 +4,9 @@ from typing import Protocol
 
 from torch import nn
 
-from components.contracts import Method
 from components.distillation.b_mtard import BMtard
 from components.distillation.kd_swa import KdSwa
+from components.methods.parts.contract import Method
 
 
 class Distillation(Protocol):

@@ -8,14 +8,15 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import parallel
 from components.attacks.pgd import Pgd
-from components.contracts import Batch, Loss, accuracy, hard
-from components.distillation.balance import Pair, balance_entropy, balance_loss
-from components.losses import Reduction, entropy, kl_divergence
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss
+from components.numerics import parallel
+from components.numerics.losses import Reduction, accuracy, entropy, hard, kl_divergence
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,6 +1,5 @@
 """Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
 
-from components.contracts import Guided, Method
 from components.methods.adr import Adr
 from components.methods.cktat import Cktat
 from components.methods.ensemble_at import EnsembleAt
@@ -13,6 +12,7 @@ from components.methods.lbgat import Lbgat
 from components.methods.mart import Mart
 from components.methods.mixed import Mixed
 from components.methods.n_fgsm import NFgsm
+from components.methods.parts.contract import Guided, Method
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades

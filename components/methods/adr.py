@@ -10,17 +10,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from components import parallel
-from components.ascent import Start, ascend, eval_mode, start_point
-from components.averaging import mix
-from components.contracts import Batch, Loss, accuracy, one_class
-from components.losses import cross_entropy
-from components.methods.soft_targets import rectified, softened
-from components.methods.two_views import logits_of
-from components.noise import Rng
-from components.params import STRICT, Fractional, Real
-from components.schedule import Cosine
-from components.threat import Threat
+from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Fractional, Real
+from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.soft_targets import rectified, softened
+from components.methods.parts.two_views import logits_of
+from components.models.parts.averaging import mix
+from components.numerics import parallel
+from components.numerics.losses import accuracy, cross_entropy
+from components.numerics.random_numbers import Rng
+from components.schedules.cosine import Cosine
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -11,13 +11,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.contracts import Batch, Loss, accuracy, hard, one_class
-from components.losses import cross_entropy, kl_divergence
-from components.methods.soft_targets import one_hot, rectified, softened, without_advice
-from components.methods.two_views import Views, accuracies, logits_of, look_twice, smoothness
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.soft_targets import one_hot, rectified, softened, without_advice
+from components.methods.parts.two_views import Views, accuracies, logits_of, look_twice, smoothness
+from components.numerics.losses import accuracy, cross_entropy, hard, kl_divergence
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

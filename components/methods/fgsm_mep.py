@@ -7,16 +7,17 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import parallel
-from components.ascent import View
-from components.contracts import Batch, Loss
-from components.errors import InputError
-from components.losses import TINY
-from components.methods import one_step
-from components.methods.image_memory import ImageMemory
-from components.noise import Rng, uniform
-from components.params import STRICT, Fractional, Real
-from components.threat import Threat
+from components.attacks.parts.ascent import View
+from components.data.batch import Batch
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Fractional, Real
+from components.methods.parts import one_step
+from components.methods.parts.contract import Loss
+from components.methods.parts.image_memory import ImageMemory
+from components.numerics import parallel
+from components.numerics.losses import TINY
+from components.numerics.random_numbers import Rng, uniform
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -7,12 +7,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components import parallel
-from components.contracts import Batch, Loss
-from components.methods.one_step import adversarial_loss
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss
+from components.methods.parts.one_step import adversarial_loss
+from components.numerics import parallel
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -6,13 +6,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import View, crafting_mode
-from components.contracts import Batch, Loss, hard
-from components.losses import cross_entropy
-from components.methods import one_step
-from components.noise import Rng
-from components.params import STRICT, Fractional, Real
-from components.threat import Threat
+from components.attacks.parts.ascent import View, crafting_mode
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Fractional, Real
+from components.methods.parts import one_step
+from components.methods.parts.contract import Loss
+from components.numerics.losses import cross_entropy, hard
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

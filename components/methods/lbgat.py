@@ -8,13 +8,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.contracts import Batch, Loss, accuracy, hard
-from components.errors import InputError
-from components.losses import cross_entropy
-from components.methods.two_views import accuracies, logits_of, look_twice, smoothness
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss
+from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
+from components.numerics.losses import accuracy, cross_entropy, hard
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -4,12 +4,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.contracts import Batch, Loss, one_class
-from components.losses import cross_entropy, kl_divergence
-from components.methods.two_views import accuracies, look_twice
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.two_views import accuracies, look_twice
+from components.numerics.losses import cross_entropy, kl_divergence
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 # Just above 1, as published: a wrong class that is certain costs 9.2, not infinitely much.
 CERTAIN = 1.0001

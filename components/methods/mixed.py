@@ -5,11 +5,12 @@ from functools import cached_property
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.contracts import Batch, Loss
-from components.methods.mixed_batch import Clock, Mix, require_delay
-from components.noise import Rng
-from components.params import STRICT, Real
-from components.threat import Threat
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Loss
+from components.methods.parts.mixed_batch import Clock, Mix, require_delay
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -4,12 +4,13 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.ascent import Start, ascend, eval_mode, start_point
-from components.contracts import Batch, Loss, accuracy
-from components.losses import cross_entropy, kl_divergence
-from components.noise import Rng
-from components.params import STRICT, Fractional, Real
-from components.threat import Threat
+from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
+from components.data.batch import Batch
+from components.foundation.params import STRICT, Fractional, Real
+from components.methods.parts.contract import Loss
+from components.numerics.losses import accuracy, cross_entropy, kl_divergence
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -3,11 +3,11 @@
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from components.batch_norm import BatchNorm
-from components.models.classifier import ImageShape, Width, classifier, pooled_head, scaled
-from components.models.residual import padding, residual_features
-from components.normalization import Normalization
-from components.params import STRICT
+from components.data.normalization import Normalization
+from components.foundation.params import STRICT
+from components.models.parts.batch_norm import BatchNorm
+from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
+from components.models.parts.residual import padding, residual_features
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

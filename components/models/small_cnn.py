@@ -3,10 +3,10 @@
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from components.batch_norm import BatchNorm
-from components.models.classifier import ImageShape, Width, classifier, convolution, scaled
-from components.normalization import Normalization
-from components.params import STRICT
+from components.data.normalization import Normalization
+from components.foundation.params import STRICT
+from components.models.parts.batch_norm import BatchNorm
+from components.models.parts.classifier import ImageShape, Width, classifier, convolution, scaled
 
 # From this side on the second convolution halves the map as well: four times less work where pixels are plenty.
 LARGE_SIDE = 16

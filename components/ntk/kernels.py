@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
-from components.errors import InputError
+from components.foundation.errors import InputError
 
 Directions = int | Literal["exact"]
 Gram = Callable[[Tensor], Tensor]

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.errors import InputError
+from components.data.dividing import stratified_indices
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT
 from components.ntk.kernels import MIN_DIRECTIONS, Directions, trace_kernel
 from components.ntk.metrics import kernel_metrics
-from components.params import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -94,18 +94,3 @@ class KernelProbe:
             if kernel.shape != shape:
                 raise InputError(f"ntk: kernel {name} of the saved state is {list(kernel.shape)}, want {list(shape)}")
         self._kernels = {name: kernel.clone() for name, kernel in state.items()}
-
-
-def stratified_indices(labels: Tensor, size: int, seed: int) -> Tensor:
-    """`size` indices, ascending: each class equally often (to within one), as far as it has images. labels: int64 [N].
-
-    Errors: fewer than `size` labels.
-    """
-    if size > len(labels):
-        raise InputError(f"ntk.size: got {size}, but there are only {len(labels)} images to draw from")
-    labels = labels.cpu()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = order[torch.argsort(labels[order], stable=True)]
-    counts = torch.bincount(labels)
-    place_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
-    return by_class[torch.argsort(place_in_class, stable=True)[:size]].sort().values

@@ -1,22 +1,16 @@
 """The boxes of dvc.yaml, one file each: read parameters, call the core, write files. Here: what all boxes do alike."""
 
-import errno
 import resource
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable
 
 import torch
 
-from components.errors import InputError
-from components.journal import Journal
-from components.params import Params
-from components.provenance import fingerprint, git_commit, versions
-from components.storage import write_json
+from components.foundation.params import Params
+from components.foundation.process import WORK, as_process
+from components.foundation.provenance import fingerprint, git_commit, versions
+from components.foundation.storage import write_json
+from components.tracking.journal import Journal
 
 STAGES = (
     "fetch_data",
@@ -28,11 +22,6 @@ STAGES = (
     "report",
 )
 SHARED = ("seed", "compute", "parallel", "threat", "ntk")
-WORK = Path(".temper")
-"""Resume state, journals and times: everything that is not an input or a declared output."""
-
-USER_ERROR = 2
-"""The exit status for a user's mistake, which no retry will mend."""
 
 
 def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
@@ -49,37 +38,6 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
-
-
-@contextmanager
-def as_process(name: str) -> Iterator[None]:
-    """Ends the process as others expect it: SIGTERM and SIGINT as exits, a user's mistake in one line with status 2."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _terminate)
-    try:
-        yield
-    except (InputError, OSError, torch.OutOfMemoryError) as error:
-        if not _is_users(error):
-            raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
-        raise SystemExit(USER_ERROR) from None
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def _is_users(error: BaseException) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-    return not isinstance(error, OSError) or error.errno in full
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror}"
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of GPU memory, lower batch_size ({str(error).splitlines()[0]})"
-    return str(error)
 
 
 def _cost(seconds: float) -> dict[str, float]:

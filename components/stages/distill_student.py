@@ -6,16 +6,16 @@ from typing import NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from components.contracts import Method
+from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
-from components.errors import InputError
-from components.evaluation import TestSet, run_attack
-from components.journal import Journal
-from components.params import STRICT, Params, Real
-from components.splits import Splits, read_splits
+from components.evaluation.one_attack import TestSet, run_attack
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Params, Real
+from components.foundation.storage import sha256
+from components.methods.parts.contract import Method
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
-from components.storage import sha256
+from components.tracking.journal import Journal
 
 STAGE = "distill_student"
 CLEAN, ROBUST = Path("models/clean_teacher.safetensors"), Path("models/robust_teacher.safetensors")

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import torch
 
-from components.errors import InputError
-from components.evaluation import TestSet
-from components.journal import Journal
-from components.model_file import load_model
-from components.params import Params
-from components.provenance import code_hash, fingerprint, versions
-from components.splits import Splits, digest, read_splits
-from components.stages import WORK, run
-from components.stages.evaluation_section import Settings, read_settings
-from components.stages.evaluation_stage import Candidate, Data, Workplace, evaluate
-from components.storage import read_json, sha256
+from components.data.splits import Splits, digest, read_splits
+from components.evaluation.engine import Candidate, Data, Workplace, evaluate
+from components.evaluation.one_attack import TestSet
+from components.evaluation.suite import Suite
+from components.foundation.errors import InputError
+from components.foundation.params import Params
+from components.foundation.process import WORK
+from components.foundation.provenance import code_hash, fingerprint, versions
+from components.foundation.storage import read_json, sha256
+from components.models.parts.model_file import load_model
+from components.stages import run
+from components.stages.evidence import evidence_on
+from components.stages.tasks import read_suite
+from components.tracking.journal import Journal
 
 STAGE = "evaluate_attacks"
 DATA = Path("data/normalized.safetensors")
@@ -27,16 +30,16 @@ ROLES = ("clean_teacher", "robust_teacher", "student")
 SOME_CLASSES = 10
 
 
-def read(params: Params, num_classes: int = SOME_CLASSES) -> Settings:
-    """The stage's settings, all checked."""
-    return read_settings(params, STAGE, num_classes)
+def read(params: Params, num_classes: int = SOME_CLASSES) -> Suite:
+    """The stage's suite, all checked."""
+    return read_suite(params, STAGE, num_classes)
 
 
 def main(params: Params, journal: Journal) -> None:
     """Writes the files of evaluation/ (formats: docs/evaluation.md)."""
     splits = read_splits(DATA)
-    settings = read(params, len(splits.classes))
-    device = settings.compute.prepare()
+    suite = read(params, len(splits.classes))
+    device = suite.compute.prepare()
     candidates = load_candidates(splits, device)
     selected = {name: c for name, c in candidates.items() if c.selected}
     told = {key: params.get(key) for key in READ}
@@ -45,8 +48,8 @@ def main(params: Params, journal: Journal) -> None:
     provenance = {"data.sha256": sha256(DATA), "code.sha256": code_hash(), "device": device.type, **versions()}
     training_cost = {role: read_json(f"metrics/{role}.json")["passes"] for role in ROLES}
     extra = {"training_cost": training_cost, "params": told, "provenance": provenance}
-    data = load_data(splits, settings.section.batch_size, device)
-    evaluate(candidates, data, settings, Workplace(RESULTS, unfinished), extra, journal.note)
+    data = load_data(splits, suite.section.batch_size, device)
+    evaluate(candidates, data, suite, Workplace(RESULTS, unfinished), evidence_on, extra, journal.note)
     shutil.rmtree(unfinished)
     journal.upstream({"normalized": sha256(DATA)} | {name: c.facts["sha256"] for name, c in selected.items()})
     for name in ("evaluation.json", "outcomes.safetensors"):

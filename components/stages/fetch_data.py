@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from components.data.splits import digest, require_source, write_source
 from components.datasets import DATASETS, Dataset
-from components.journal import Journal
-from components.params import STRICT, Params, member
-from components.splits import digest, require_source, write_source
+from components.foundation.params import STRICT, Params, member
+from components.foundation.storage import sha256
 from components.stages import run
-from components.storage import sha256
+from components.tracking.journal import Journal
 
 RAW = Path("data/raw.safetensors")
 DOWNLOADS = ".temper/downloads"

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from components.decoding import chunks, in_memory
-from components.dividing import Duplicates, divide, limited
-from components.journal import Journal
-from components.normalization import Method, fit_normalization
-from components.params import STRICT, Fractional, Params
-from components.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
+from components.data.decoding import chunks, in_memory
+from components.data.dividing import Duplicates, divide, limited
+from components.data.normalization import Method, fit_normalization
+from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
+from components.foundation.params import STRICT, Fractional, Params
+from components.foundation.storage import sha256, write_json
 from components.stages import run
-from components.storage import sha256, write_json
+from components.tracking.journal import Journal
 
 RAW = Path("data/raw.safetensors")
 NORMALIZED = Path("data/normalized.safetensors")

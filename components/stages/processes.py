@@ -14,10 +14,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import cast
 
-from components import parallel
-from components.journal import Journal
-from components.params import Params
-from components.stages import USER_ERROR, as_process, run
+from components.foundation.params import Params
+from components.foundation.process import USER_ERROR, as_process
+from components.numerics import parallel
+from components.stages import run
+from components.tracking.journal import Journal
 
 # Seconds a process gets to end by itself, below the ten that pipelines wait after their first signal.
 GRACE = 8

@@ -7,17 +7,19 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from components.errors import InputError
-from components.journal import Journal
-from components.loader import to_pixels
-from components.params import STRICT, Params
-from components.report.document import best_models, build, headline, reasons, status, subject
-from components.report.html import figure_files, page
-from components.report.rates import Document
-from components.report.tables import text_table
-from components.stages import WORK, run
-from components.storage import read_csv, read_json, read_tensors, replacing, sha256, write_csv, write_json, write_text
-from components.verdict import judge
+from components.data.pixels import to_pixels
+from components.evaluation.verdict.rules import judge
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Params
+from components.foundation.process import WORK
+from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
+from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
+from components.reports.robustness.page import figure_files, page
+from components.reports.wording import text_table
+from components.stages import run
+from components.statistics.outcomes import Document
+from components.tracking.journal import Journal
 
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
 STUDENT = "models/student.safetensors"

@@ -1,13 +1,13 @@
 """Stage train_clean_teacher: an accurate model, as it is trained without an attacker in mind."""
 
-from components.contracts import Guided
-from components.errors import InputError
-from components.journal import Journal
+from components.data.splits import read_splits
+from components.foundation.errors import InputError
+from components.foundation.params import Params
 from components.methods import METHODS
-from components.params import Params
-from components.splits import read_splits
+from components.methods.parts.contract import Guided
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.tracking.journal import Journal
 
 STAGE = "train_clean_teacher"
 

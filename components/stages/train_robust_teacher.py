@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import torch
 
-from components.contracts import Guided, Method
-from components.journal import Journal
+from components.data.splits import Splits, read_splits
+from components.foundation.params import Params
+from components.foundation.storage import sha256
 from components.methods import METHODS
-from components.model_file import load_model, require_same_architecture
-from components.params import Params
-from components.splits import Splits, read_splits
+from components.methods.parts.contract import Guided, Method
+from components.models.parts.model_file import load_model, require_same_architecture
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
-from components.storage import sha256
+from components.tracking.journal import Journal
 
 STAGE = "train_robust_teacher"
 CLEAN_TEACHER = "models/clean_teacher.safetensors"

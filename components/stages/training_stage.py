@@ -10,30 +10,31 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.attacks.pgd import Pgd
-from components.checkpoint import TrainingState
-from components.compute import Compute
-from components.contracts import Annealed, Method
-from components.errors import InputError
-from components.journal import Journal
-from components.model_file import ModelCard, load_model, save_model
+from components.data.splits import Splits
+from components.data.streaming import loader_of
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Params, member, typed
+from components.foundation.process import WORK
+from components.foundation.provenance import fingerprint
+from components.foundation.storage import sha256, write_csv, write_json
+from components.methods.parts.contract import Annealed, Method
 from components.models import MODELS
+from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
-from components.overfitting import Sentinel
-from components.parallel import Parallel, rank
-from components.params import STRICT, Params, member, typed
-from components.perturbation import Awp
-from components.provenance import fingerprint
-from components.schedule import SCHEDULES, Schedule
-from components.sentinel import Watch
-from components.sentinel_probe import SentinelProbe
-from components.smoothing import Smoothing
-from components.splits import Splits
-from components.stages import WORK
-from components.storage import sha256, write_csv, write_json
-from components.streaming import loader_of
-from components.threat import Threat
-from components.training import Plan, Recipe, fit, start
-from components.validation import Validation
+from components.numerics.compute import Compute
+from components.numerics.parallel import Parallel, rank
+from components.schedules import SCHEDULES
+from components.schedules.parts.schedule import Schedule
+from components.threats.parts.threat import Threat
+from components.tracking.journal import Journal
+from components.training.checkpoint import TrainingState
+from components.training.loop import Plan, Recipe, fit, start
+from components.training.sentinel.probe import SentinelProbe
+from components.training.sentinel.rules import Sentinel
+from components.training.sentinel.watch import Watch
+from components.training.validation import Validation
+from components.wrappers.awp import Awp
+from components.wrappers.converge_smooth import Smoothing
 
 DATA = Path("data/normalized.safetensors")
 WRAPPERS = ("smoothing", "perturbation")

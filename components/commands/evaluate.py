@@ -1,0 +1,146 @@
+"""Evaluates models that a team already has: `python -m components.commands.evaluate --help`. No box of dvc.yaml.
+
+The same attacks, journal, verdict and report as the pipeline's own evaluation (docs/evaluating.md).
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.commands.evaluate_options import SECTION, foreign_of, mapping, named_models, params_of, parser, shard_of
+from components.data.splits import LabelledImages, digest, require_source
+from components.datasets import DATASETS
+from components.evaluation.engine import Candidate, Data, Workplace, evaluate
+from components.evaluation.one_attack import TestSet
+from components.evaluation.outside.models import HELD_OUT, Images, load_outside, read_images
+from components.evaluation.suite import Suite
+from components.evaluation.verdict.rules import judge
+from components.foundation.errors import InputError
+from components.foundation.params import member
+from components.foundation.process import as_process
+from components.foundation.provenance import code_hash, fingerprint, versions
+from components.foundation.storage import read_json, write_json, write_text
+from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.document import build, headline
+from components.reports.robustness.page import page
+from components.reports.wording import text_table
+from components.stages.evidence import evidence_on
+from components.stages.fetch_data import DOWNLOADS
+from components.stages.tasks import read_suite
+from components.statistics.outcomes import Document
+from components.tracking.journal import Journal
+
+Note = Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the files of FOLDER, prints the table with the verdict and where the page is."""
+    given = parser().parse_args(arguments)
+    models, foreign, shard = named_models(given.model), foreign_of(given), shard_of(given.shard)
+    everything = images_of(given.data)
+    params = params_of(given, everything.test.images.dtype == torch.uint8)
+    if given.images is not None and given.images < 1:
+        raise InputError(f"--images: got {given.images}, want at least 1")
+    # Once without the data's own number of classes: a mistake shows before anything is loaded.
+    suite = read_suite(params, SECTION, max(everything.num_classes, 4))
+    fast = suite.section.search.precision != "float32" or suite.section.search.compiled
+    images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
+    device = suite.compute.prepare()
+    candidates, classes = {}, images.classes
+    for name, reference in models.items():
+        model, facts, own = load_outside(name, reference, images, foreign[name], device)
+        candidates[name], classes = Candidate(model, facts), classes or own
+    images = images._replace(classes=classes or _numbered(candidates, images, device))
+    suite = read_suite(params, SECTION, images.num_classes)
+    data = _data(images, suite.section.batch_size, device)
+    provenance = {"data.sha256": data.sha256, "code.sha256": code_hash(), "device": device.type, **versions()}
+    extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
+    with _notes(given.track and shard.number == 0, params.values) as (journal, note):
+        evaluate(candidates, data, suite, Workplace(given.out, given.out, shard), evidence_on, extra, note)
+        if shard.number == 0:
+            report(given.out, suite, data, journal)
+        else:
+            note(f"shard {shard.number} of {shard.processes}: done; shard 0 writes the results")
+
+
+def images_of(data: str) -> Images:
+    """The images of a file, or of a data set of the table by its name or its fields; its official test split."""
+    if Path(data).suffix == ".safetensors":
+        return read_images(Path(data))
+    spec = mapping(data, "--data") if "{" in data else {"name": data}
+    name, dataset = str(spec.get("name")), member(DATASETS, spec, "--data")
+    source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
+    if source.test is None:
+        raise InputError(
+            f"--data: {name} has no official test split, so nobody knows which images a model was trained on "
+            "(want data/normalized.safetensors, or a file of images and labels that it was not)"
+        )
+    return Images(name, source.classes, source.test, source.train)
+
+
+def _numbered(candidates: Mapping[str, Candidate], images: Images, device: torch.device) -> tuple[str, ...]:
+    """Classes that nobody named get numbers, as many as the models have logits."""
+    with torch.no_grad():
+        look = torch.zeros(1, *images.shape, device=device)
+        counts = {name: candidate.model(look).shape[1] for name, candidate in candidates.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"--model: {counts} logits, want as many from each")
+    return tuple(map(str, range(next(iter(counts.values())))))
+
+
+def _data(images: Images, batch_size: int, device: torch.device) -> Data:
+    def there(part: LabelledImages) -> TestSet:
+        return TestSet(part.images.to(device), part.labels.to(device), batch_size)
+
+    held_out = None if images.held_out is None else there(images.held_out)
+    return Data(images.name, digest({"test": images.test}), images.classes, there(images.test), held_out)
+
+
+def report(folder: Path, suite: Suite, data: Data, journal: Journal | None) -> None:
+    """Writes robustness.json and robustness.html of the evaluation in `folder`, and prints the table."""
+    evaluation = read_json(folder / "evaluation.json")
+    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
+    gallery, metadata = read_tensors(folder / "gallery.safetensors")
+    about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
+    document = build(evaluation, outcomes, {}, about, lambda evidence: judge(evidence).as_dict())
+    write_json(folder / "robustness.json", document)
+    write_text(folder / "robustness.html", page(document, {}, gallery, metadata, suite.section.gallery_images))
+    if journal is not None:
+        _record(journal, folder, document)
+    print(f"\n{text_table(document)}\n\nReport: {folder / 'robustness.html'}")
+
+
+def _record(journal: Journal, folder: Path, document: Document) -> None:
+    journal.headline(headline(document))
+    journal.tags({f"verdict.{name}": found["status"] for name, found in document["verdict"].items()})
+    journal.upstream({name: model["sha256"] for name, model in document["models"].items()})
+    for name in ("evaluation.json", "outcomes.safetensors"):
+        journal.artifact(folder / name)
+    for name in ("robustness.json", "robustness.html"):
+        journal.artifact(folder / name, "report", on_pipeline=True)
+
+
+@contextlib.contextmanager
+def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | None, Note]]:
+    """Where lines go: to the terminal, and with `track` also into a journal that is forwarded to MLflow."""
+    if not track:
+        yield None, lambda text: print(text, flush=True)
+        return
+    with Journal.open("evaluate", inputs=fingerprint(**told)) as journal:
+        journal.params(told)
+        yield journal, journal.note
+
+
+if __name__ == "__main__":
+    with as_process("evaluate"):
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code in (130, 143):
+                print("evaluate: stopped; the same command continues", file=sys.stderr, flush=True)
+            raise

@@ -1,0 +1,227 @@
+"""The command line of `python -m components.commands.evaluate`, and the section of params.yaml that it stands for."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from components.evaluation.campaign import Shard
+from components.evaluation.outside.models import Foreign
+from components.foundation.errors import InputError
+from components.foundation.params import Params, Ratio, typed
+from components.threats.parts.threat import Threat
+
+SECTION = "evaluate_attacks"
+SEARCHES = {
+    "float32": {"precision": "float32", "compiled": False},
+    "bfloat16": {"precision": "bfloat16", "compiled": False},
+}
+# As multiples of epsilon: the radii of the curve, which has to reach zero accuracy, and of the tables of one-step
+# attacks.
+CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, documented in docs/evaluating.md."""
+    made = argparse.ArgumentParser(
+        prog="python -m components.commands.evaluate",
+        description="Attacks models that you already have, says how far to believe the result, and writes a report.",
+        epilog="Stopped at any time, the same command continues; a finished evaluation only replays its journal.",
+    )
+    add = made.add_argument
+    add("--model", action="append", required=True, metavar="NAME=REF", help="a file, models:/… or runs:/…; repeatable")
+    add("--data", required=True, help="a data file, a data set's name, or {name: …, …}; its test split is attacked")
+    add("--threat", action="append", metavar="NORM:EPSILON", help="linf:8/255; further ones are radii of the cascade")
+    add("--params", type=Path, metavar="FILE", help="attacks, threat and seed from a file in the form of params.yaml")
+    add("--cascade", choices=("quick", "autoattack", "none"), help="default: quick")
+    add("--precision", choices=tuple(SEARCHES), help="of the search for adversarial images; float32 decides (default)")
+    add("--images", type=int, metavar="N", help="attack N images, classes as frequent as in all (default: all)")
+    add("--batch-size", type=int, metavar="B", help="default: 500")
+    add("--seed", type=int, metavar="S", help="default: 0")
+    add("--out", type=Path, default=Path("evaluation/outside"), metavar="FOLDER", help="default: evaluation/outside")
+    add("--adversarial", choices=("uint8", "float32"), help="how adversarial images are kept (default: as the images)")
+    add("--architecture", action="append", default=[], metavar="[NAME=]{…}", help="of a state dict, as in params.yaml")
+    add("--normalization", action="append", default=[], metavar="[NAME=]MEAN:STD", help="or identity; of a state dict")
+    add("--shard", default="0/1", metavar="I/N", help="this is process I of N that share the work (from 0)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+    add("--threads", type=int, metavar="N", help="of the CPU (default: all)")
+    add("--track", action="store_true", help="record the result in MLflow, too")
+    return made
+
+
+def named(given: str) -> tuple[str, str]:
+    """Name and reference of `NAME=REF`. Error: anything else, or a name that cannot be one of a file."""
+    name, equals, reference = given.partition("=")
+    if not (equals and reference and name and all(letter.isalnum() or letter in "._-" for letter in name)):
+        raise InputError(f"--model: got {given!r}, want NAME=REF with a name of letters, digits, '.', '_' and '-'")
+    return name, reference
+
+
+def named_models(given: Sequence[str]) -> dict[str, str]:
+    """The models in order, name to reference. Error: a name given twice."""
+    pairs = [named(one) for one in given]
+    twice = [name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1]
+    if twice:
+        raise InputError(f"--model: two models called {twice[0]!r}")
+    return dict(pairs)
+
+
+def shard_of(text: str) -> Shard:
+    """`0/4` is the first of four."""
+    number, slash, processes = text.partition("/")
+    if not (slash and number.isdecimal() and processes.isdecimal() and int(number) < int(processes)):
+        raise InputError(f"--shard: got {text!r}, want I/N with I from 0 to N - 1, such as 0/4")
+    return Shard(int(number), int(processes))
+
+
+def threats_of(given: Sequence[str]) -> list[Threat]:
+    """The threat model, and others of the same norm. Errors: another form, another norm, no radius, one twice."""
+    threats = []
+    for text in given:
+        norm, colon, epsilon = text.partition(":")
+        if not colon:
+            raise InputError(f"--threat: got {text!r}, want NORM:EPSILON, such as linf:8/255 or l2:1/2")
+        threats.append(typed(Threat, {"norm": norm, "epsilon": epsilon}, f"--threat {text}"))
+    if threats and threats[0].epsilon == 0:
+        raise InputError(f"--threat: got {given[0]}, want a radius above 0 to attack within")
+    for index, threat in enumerate(threats):
+        if threat.norm != threats[0].norm:
+            raise InputError(f"--threat: got {given[0]} and {given[index]}, want one norm in one run")
+        if threat in threats[:index]:
+            raise InputError(f"--threat: got {given[index]} twice")
+    return threats
+
+
+def params_of(given: argparse.Namespace, uint8: bool) -> Params:
+    """Every section that an evaluation reads, from a file or from defaults, with what the command line says on top.
+
+    `uint8`: whether the images are kept so.
+    """
+    threats = threats_of(given.threat or [])
+    if given.params is None and not threats:
+        raise InputError("--threat: missing, say what the attacker may change, such as linf:8/255")
+    if given.params is not None:
+        read = Params.read(given.params)
+        values = {key: read.get(key) for key in ("seed", "compute", "threat", SECTION)}
+        # An outside model is a selected one: there is no last epoch.
+        section = {**values[SECTION], "last_epoch_attacks": []}
+        compute, seed, path = dict(values["compute"]), values["seed"], str(given.params)
+        threat = values["threat"]
+    else:
+        section = default_section(threats[0], len(given.model) > 1)
+        compute = {"device": "auto", "threads": len(os.sched_getaffinity(0)), "deterministic": True}
+        threat, seed, path = {}, 0, "command line"
+    if threats:
+        threat = {"norm": threats[0].norm, "epsilon": str(threats[0].epsilon)}
+        section["cascade_epsilons"] = [str(other.epsilon) for other in threats[1:]]
+    section |= {"adversarial": given.adversarial or (section.get("adversarial", "uint8") if uint8 else "float32")}
+    section |= _said(batch_size=given.batch_size, cascade=given.cascade)
+    if given.precision:
+        section["search"] = SEARCHES[given.precision]
+    if section.get("cascade") == "none" and len(threats) > 1:
+        raise InputError(f"--threat: got {given.threat[1]} beside --cascade none, want a cascade for further radii")
+    if section["adversarial"] == "uint8" and not uint8:
+        raise InputError("--adversarial: got uint8 for images that are no 8-bit ones, want float32")
+    compute |= _said(device=given.device, threads=given.threads)
+    seed = seed if given.seed is None else given.seed
+    return Params({"seed": seed, "compute": compute, "threat": threat, SECTION: section}, path)
+
+
+def default_section(threat: Threat, several: bool) -> dict[str, Any]:
+    """What a run without a file does at this threat model: the attacks, radii and tables of docs/evaluating.md."""
+    epsilon = threat.epsilon
+    # No perturbation is larger than the whole pixel range in L-infinity.
+    largest = Fraction(1) if threat.norm == "linf" else epsilon * 4
+    curve, grid = (
+        list(dict.fromkeys(str(Ratio(min(Fraction(times) * epsilon, largest))) for times in many))
+        for many in (CURVE, GRID)
+    )
+    one_step = {"fgsm": {"name": "fgsm"}, "fgsm_predicted": {"name": "fgsm", "aim": "predicted"}}
+    steps = {"steps": 20, "step_size": str(Ratio(epsilon / 4)), "start": "uniform"}
+    return {
+        "batch_size": 500,
+        "search": SEARCHES["float32"],
+        "attacks": {
+            "fgsm": {"name": "fgsm"},
+            "pgd": {"name": "pgd", **steps, "loss": "cross_entropy", "restarts": 1},
+        },
+        "cascade": "quick",
+        "cascade_epsilons": [],
+        "curve_attack": "pgd",
+        "curve_epsilons": curve,
+        "grid": {
+            "epsilons": grid,
+            "attacks": one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", "bim", "iter_ll")},
+        },
+        "transfer_attacks": ["fgsm", "pgd"] if several else [],
+        "last_epoch_attacks": [],
+        "probe_images": 500,
+        "gallery_images": 10,
+        "adversarial": "uint8",
+    }
+
+
+def foreign_of(given: argparse.Namespace) -> dict[str, Foreign]:
+    """Per model what the command line says of its state dict. Errors: a name that no model has, broken YAML."""
+    names = list(named_models(given.model))
+    architectures = _for_each(given.architecture, names, "--architecture")
+    normalizations = _for_each(given.normalization, names, "--normalization")
+    found = {}
+    for name in names:
+        architecture, normalization = architectures.get(name), normalizations.get(name)
+        found[name] = Foreign(
+            None if architecture is None else mapping(architecture, "--architecture"),
+            None if normalization is None else _normalization(normalization),
+        )
+    return found
+
+
+def mapping(text: str, option: str) -> dict[str, Any]:
+    """A YAML mapping in one line. Errors: broken YAML, no mapping."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{option}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{option}: got {text!r}, want a mapping such as {{name: resnet18, …}}")
+    return value
+
+
+def _for_each(given: Sequence[str], names: Sequence[str], option: str) -> dict[str, str]:
+    """Model to text: `NAME=TEXT` for one of them, `TEXT` for all that have none of their own."""
+    own, shared = {}, {}
+    for text in given:
+        name, equals, rest = text.partition("=")
+        if equals and name in names:
+            own[name] = rest
+        elif equals and "{" not in name:
+            raise InputError(f"{option}: no model {name!r} (given: {', '.join(names)})")
+        else:
+            shared = dict.fromkeys(names, text)
+    return shared | own
+
+
+def _normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`identity`, or means and standard deviations: `0.49,0.48,0.45:0.25,0.24,0.26`, or `0.13:0.31` for all."""
+    if text == "identity":
+        return (), ()
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split(":"))
+    except ValueError:
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or not all(0 < one < float("inf") for one in std):
+        raise InputError(
+            f"--normalization: got {text!r}, want identity or MEAN:STD, one number for each channel or one for all"
+        )
+    if not all(torch.isfinite(torch.tensor(mean))):
+        raise InputError(f"--normalization: got {text!r}, want finite numbers")
+    return mean, std
+
+
+def _said(**options: Any) -> Mapping[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,64 @@
+"""Shows a report, or what changed between two.
+
+python -m components.reports reports/robustness.json          prints verdict and table, and where the page is
+python -m components.reports diff old.json new.json           prints what changed
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from components.foundation.errors import InputError
+from components.foundation.storage import read_json
+from components.reports.robustness import changes as diff
+from components.reports.robustness.document import SCHEMA
+from components.reports.wording import markdown_table, text_table
+from components.statistics.outcomes import Document
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints what is asked for, aligned or as Markdown; ends with one line where a document is not one of ours."""
+    given = sys.argv[1:] if arguments is None else arguments
+    both = given[:1] == ["diff"]
+    parser = argparse.ArgumentParser(
+        prog="python -m components.reports" + (" diff" if both else ""),
+        description=None if both else __doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("old", "new") if both else ("document",):
+        parser.add_argument(name, type=Path, help="a reports/robustness.json")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    options = parser.parse_args(given[1:] if both else given)
+    try:
+        if both:
+            print(changes(options.old, options.new, options.markdown))
+        else:
+            print(summary(options.document, options.markdown))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def summary(path: Path, markdown: bool = False) -> str:
+    """The table of the document at `path`, and where its page is. Errors: missing, broken or foreign document."""
+    document, page = read(path), path.with_suffix(".html")
+    return (
+        f"{markdown_table(document)}\n\nReport: `{page}`" if markdown else f"{text_table(document)}\n\nReport: {page}"
+    )
+
+
+def changes(old: Path, new: Path, markdown: bool = False) -> str:
+    """What changed from the document at `old` to that at `new`. Errors: missing, broken or foreign documents."""
+    return diff.text(diff.differences(read(old), read(new)), (str(old), str(new)), markdown)
+
+
+def read(path: Path) -> Document:
+    """The robustness document at `path`. Errors: missing, broken, of another schema."""
+    document = read_json(path)
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{path}: schema {found!r}, want {SCHEMA!r}")
+    return document
+
+
+if __name__ == "__main__":
+    main()

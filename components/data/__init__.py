@@ -1,0 +1,1 @@
+"""The images: reading, dividing, augmenting, and bringing them to the device in batches."""

@@ -1,0 +1,37 @@
+"""What a training step sees of the data."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.data.placement import Placement
+
+
+class Batch(NamedTuple):
+    """What a training step sees.
+
+    `images` are float [N, C, H, W] in [0, 1]. `labels` are int64 [N], or probabilities [N, K] where an augmentation
+    mixes classes. `indices` [N] are the images' places in the training split, and `placement` says how augmentation
+    moved each, so that what belongs to an image can follow it. Where processes train together, each sees its part of a
+    batch of `total` images; otherwise that is all of them (0 stands for as many as there are).
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    placement: Placement
+    total: int = 0
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor) -> "Batch":
+        """The first images of a split, unmoved."""
+        return cls(images, labels, torch.arange(len(images), device=images.device), Placement.still(images))
+
+    def part(self, rank: int, ranks: int) -> "Batch":
+        """The images of process number `rank` among `ranks`: rank, rank + ranks, …"""
+        if ranks == 1:
+            return self._replace(total=len(self.images))
+        places = slice(rank, None, ranks)
+        images = self.images[places].contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.labels[places], self.indices[places], self.placement.part(places), len(self.images))

@@ -1,0 +1,135 @@
+"""How a dataset's images become train, validation and test: seeded, per class, without images in two of them."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from components.data.splits import S, Source, require_counts
+from components.foundation.errors import InputError
+
+Duplicates = Literal["drop", "refuse"]
+
+
+def stratified_split(labels: Tensor, fraction: Fraction, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest and of the part, both ascending, disjoint and together everything.
+
+    The part has `round(fraction * count)` images of each class, but at least one, and leaves at least one.
+    """
+    counts = torch.bincount(labels).tolist()
+    for label, count in enumerate(counts):
+        if count == 1:
+            raise InputError(f"labels: class {label} has a single image, too few for two splits")
+    taken = [min(max(round(fraction * count), 1), count - 1) if count else 0 for count in counts]
+    return _draw(labels, taken, seed)
+
+
+def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Ascending indices of `size` images whose classes are as frequent as in `labels` (largest remainders round up)."""
+    if size >= len(labels):
+        return torch.arange(len(labels))
+    shares = [Fraction(count * size, len(labels)) for count in torch.bincount(labels).tolist()]
+    taken = [int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda label: taken[label] - shares[label])
+    for label in by_remainder[: size - sum(taken)]:
+        taken[label] += 1
+    return _draw(labels, taken, seed)[1]
+
+
+def _draw(labels: Tensor, num_taken: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    """Indices left and indices taken, `num_taken[label]` at random from each class."""
+    rng = torch.Generator().manual_seed(seed)
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(num_taken):
+        members = (labels == label).nonzero().squeeze(1)
+        taken[members[torch.randperm(len(members), generator=rng)[:count]]] = True
+    return (~taken).nonzero().squeeze(1), taken.nonzero().squeeze(1)
+
+
+def divide(
+    source: Source[S],
+    *,
+    validation: Fraction,
+    test: Fraction,
+    duplicates: Duplicates,
+    train_limit: int | None,
+    test_limit: int | None,
+    seed: int,
+) -> tuple[dict[str, S], dict[str, int]]:
+    """The splits `train`, `validation` and `test`, and how many duplicates each lost.
+
+    Args:
+        validation: share of all images where the source has no test split, else of its train split.
+        test: share of all images; not used where the source has a test split.
+        duplicates: what to do about an image that is in two splits.
+        train_limit: at most this many images for train and validation together, drawn per class.
+        test_limit: at most this many images for test.
+        seed: decides which images go where.
+    """
+    num_classes, classes = len(source.classes), source.classes
+    train, held_out = source.train, source.test
+    if held_out is None:
+        require_counts(train.counts(num_classes), classes, 3, "train (to be divided in three)")
+        rest, part = stratified_split(train.labels, test, seed)
+        train, held_out, validation = train.take(rest), train.take(part), validation / (1 - test)
+    train, held_out = limited(train, train_limit, seed), limited(held_out, test_limit, seed)
+    require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
+    rest, part = stratified_split(train.labels, validation, seed)
+    splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}
+    splits, dropped = drop_or_refuse_duplicates(splits, duplicates)
+    for name, split in splits.items():
+        require_counts(split.counts(num_classes), classes, 1, name)
+    return splits, dropped
+
+
+def limited(split: S, limit: int | None, seed: int) -> S:
+    """The split, or a stratified subset of `limit` images where there are more."""
+    return split if limit is None else split.take(stratified_subset(split.labels, limit, seed))
+
+
+def drop_or_refuse_duplicates(splits: Mapping[str, S], rule: Duplicates) -> tuple[dict[str, S], dict[str, int]]:
+    """The splits without images (or files) that occur, byte for byte, in a later one, and how many each lost.
+
+    The last split (test) stays untouched, so that accuracies compare with published ones. Labels do not matter: the
+    same image under another label is a leak too. `refuse` is an error that names the count and the first pair.
+    """
+    seen: dict[bytes, tuple[str, int]] = {}
+    kept, dropped, first = {}, {}, None
+    for name, split in reversed(list(splits.items())):
+        keys = split.keys()
+        repeated = [index for index, key in enumerate(keys) if key in seen]
+        if repeated:
+            first = (name, repeated[0], *seen[keys[repeated[0]]])
+        fresh = torch.ones(len(keys), dtype=torch.bool)
+        fresh[repeated] = False
+        kept[name], dropped[name] = split.take(fresh.nonzero().squeeze(1)), len(repeated)
+        # Only after the whole split: repeats inside one split are no leak.
+        for index, key in enumerate(keys):
+            seen.setdefault(key, (name, index))
+    if rule == "refuse" and first:
+        found = f"{sum(dropped.values())} duplicate image(s) across splits, the first: {first[0]} image {first[1]} is"
+        raise InputError(f"{found} {first[2]} image {first[3]} (remove them, or set duplicates: drop)")
+    return {name: kept[name] for name in splits}, {name: dropped[name] for name in splits}
+
+
+def stratified_indices(labels: Tensor, size: int, seed: int) -> Tensor:
+    """`size` indices, ascending: each class equally often (to within one), as far as it has images. labels: int64 [N].
+
+    Errors: fewer than `size` labels.
+    """
+    if size > len(labels):
+        raise InputError(f"ntk.size: got {size}, but there are only {len(labels)} images to draw from")
+    labels = labels.cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    counts = torch.bincount(labels)
+    place_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return by_class[torch.argsort(place_in_class, stable=True)[:size]].sort().values
+
+
+def first_of_each_class(labels: Tensor, count: int) -> Tensor:
+    """The places [<= count] of the first images of each class in turn, int64: one of each, then the next of each."""
+    rank = torch.stack([(labels[:i] == labels[i]).sum() for i in range(len(labels))])
+    return torch.argsort(rank * (int(labels.max()) + 1) + labels, stable=True)[:count]

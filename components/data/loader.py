@@ -1,0 +1,51 @@
+"""Batches from a set that lives on the device as uint8, shuffled and augmented there, without worker processes."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from components.data.augmentation import Augmentation, augmented
+from components.data.batch import Batch
+from components.data.pixels import to_pixels
+from components.numerics import parallel
+
+
+class Batches(Protocol):
+    """What training asks of a loader; `Loader` is one, `streaming.StreamedLoader` another."""
+
+    num_batches: int
+
+    def clean(self, num_batches: int) -> Iterator[Tensor]: ...
+
+    def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]: ...
+
+
+class Loader:
+    """Epochs over uint8 `images` [N, C, H, W] and `labels` [N], in batches whose sizes differ by one at most.
+
+    Even batches instead of a short last one, since batch norm has no use for a batch of one.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, augmentation: Augmentation, num_classes: int
+    ) -> None:
+        self.images, self.labels, self.augmentation, self.num_classes = images, labels, augmentation, num_classes
+        self.num_batches = max(1, -(-len(images) // batch_size))
+
+    def clean(self, num_batches: int) -> Iterator[Tensor]:
+        """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
+        for images in self.images.tensor_split(self.num_batches)[:num_batches]:
+            yield to_pixels(images[parallel.rank() :: parallel.world_size()])
+
+    def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]:
+        """One pass: the order is a function of `order_seed` alone, the augmentation draws from `rng`.
+
+        Where processes train together, each gets its part of every batch; augmentation is that of the whole one.
+        """
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(order_seed))
+        for chosen in order.to(self.images.device).tensor_split(self.num_batches):
+            drawn = self.images[chosen], self.labels[chosen], chosen
+            whole = augmented(*drawn, self.augmentation, self.num_classes, rng)
+            yield whole.part(parallel.rank(), parallel.world_size())

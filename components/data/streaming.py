@@ -1,0 +1,90 @@
+"""Batches of a split that does not fit into memory, decoded on the way from its files to the device."""
+
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from components.data.augmentation import Augmentation, augmented
+from components.data.batch import Batch
+from components.data.decoding import Shard, Stream, decode_shard, num_workers
+from components.data.listing import LabelledFiles
+from components.data.loader import Loader
+from components.data.pixels import to_pixels
+from components.data.splits import Split
+from components.numerics import parallel
+
+
+def loader_of(
+    train: Split, batch_size: int, augmentation: Augmentation, num_classes: int, device: torch.device
+) -> "Loader | StreamedLoader":
+    """Batches of the train split on `device`: from memory, or decoded on the way where the split is files."""
+    if isinstance(train, LabelledFiles):
+        return StreamedLoader(train, batch_size, augmentation, num_classes, device)
+    return Loader(train.images.to(device), train.labels.to(device), batch_size, augmentation, num_classes)
+
+
+class StreamedLoader:
+    """What `Loader` is to a set in memory: the same order, the same batches, the same augmentation."""
+
+    def __init__(
+        self,
+        files: LabelledFiles,
+        batch_size: int,
+        augmentation: Augmentation,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        self.images, self.labels = StreamedImages(files, device), files.labels.to(device)
+        self.augmentation, self.num_classes, self.device = augmentation, num_classes, device
+        self.num_batches = max(1, -(-len(files) // batch_size))
+        self._stream = Stream(files, num_workers(), pinned=device.type == "cuda")
+
+    def clean(self, num_batches: int) -> Iterator[Tensor]:
+        """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
+        places = torch.arange(len(self.labels)).tensor_split(self.num_batches)[:num_batches]
+        for images in self._stream.decoded(Shard(_mine(one).tolist(), None) for one in places):
+            yield to_pixels(images.to(self.device, non_blocking=True))
+
+    def epoch(self, order_seed: int, rng: torch.Generator) -> Generator[Batch]:
+        """One pass: order and random crops are a function of `order_seed` alone, the augmentation draws from `rng`.
+
+        Where processes train together, each gets its part of every batch, and decodes no more than it needs.
+        """
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(order_seed))
+        batches = order.tensor_split(self.num_batches)
+        shards = (Shard(self._needed(places).tolist(), order_seed) for places in batches)
+        for places, images in zip(batches, self._stream.decoded(shards), strict=True):
+            chosen, images = places.to(self.device), images.to(self.device, non_blocking=True)
+            if len(images) < len(chosen):
+                # The random numbers of an image depend on its place in the whole batch; nobody looks at the others.
+                whole = images.new_zeros((len(chosen), *images.shape[1:]))
+                _mine(whole).copy_(images)
+                images = whole
+            drawn = images, self.labels[chosen], chosen
+            yield augmented(*drawn, self.augmentation, self.num_classes, rng).part(
+                parallel.rank(), parallel.world_size()
+            )
+
+    def _needed(self, places: Tensor) -> Tensor:
+        """What of a batch this process must see: mixing takes boxes from all of it."""
+        return places if self.augmentation.cutmix else _mine(places)
+
+
+class StreamedImages:
+    """Stands where a tensor of all images would: indexing decodes the chosen ones, as they are without augmentation."""
+
+    def __init__(self, files: LabelledFiles, device: torch.device) -> None:
+        self.files, self.device = files, device
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, chosen: Tensor) -> Tensor:
+        """The images at the places `chosen`, int64 [n], as uint8 [n, C, H, W] on the device."""
+        return decode_shard(self.files, Shard(chosen.tolist(), None)).to(self.device)
+
+
+def _mine(batch: Tensor) -> Tensor:
+    """This process's part of a batch, where several train together (see `Batch.part`)."""
+    return batch[parallel.rank() :: parallel.world_size()]

@@ -1,0 +1,210 @@
+"""The engine of an evaluation: tasks in order on each model, survivors packed into full batches, one journal.
+
+Every image's outcome under every task is kept; rates, worst cases and comparisons are derived from them.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.attacks.parts.attack import Attack
+from components.attacks.parts.victim import Victim
+from components.evaluation.adversarials import Adversarials
+from components.evaluation.journal import OutcomeJournal
+from components.evaluation.one_attack import TestSet, predict
+from components.foundation.errors import InputError
+from components.numerics.cost import PassCounter
+from components.numerics.random_numbers import Noise
+from components.threats.parts.threat import Threat
+
+# How long a process waits before it looks again for what the processes beside it have finished.
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """An attack (`None`: none at all) under a threat model, and the images it is run on.
+
+    `after` names an earlier task: only the images that survived it are attacked, the others stay fallen. A task that
+    `counts` enters the worst case. What one that `transfers` crafts is also shown to every other model.
+    """
+
+    name: str
+    attack: Attack | None
+    threat: Threat
+    after: str | None = None
+    counts: bool = True
+    transfers: bool = False
+
+
+class Shard(NamedTuple):
+    """Which of several processes that share a journal this one is, from 0: it does every `processes`-th unit."""
+
+    number: int
+    processes: int
+
+
+ALONE = Shard(0, 1)
+
+
+@dataclass
+class Findings:
+    """What became of one model's images.
+
+    `outcomes`: per task uint8 [N], 1 where the model was right. `transfer`: per task and target model the same.
+    `worst_case` is right under every task that counts. `passes`: single images forward and backward, per task.
+    `largest`: the largest perturbation of a task, in its norm; absent where no image was attacked.
+    """
+
+    worst_case: Tensor
+    outcomes: dict[str, Tensor] = field(default_factory=dict)
+    transfer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    passes: dict[str, dict[str, int]] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Models under the same tasks on the same images, from the same seed.
+
+    `targets` are the models that are also shown what tasks that transfer craft on others. `adversarials` keeps, per
+    model, the first adversarial version found of every image.
+    """
+
+    victims: Mapping[str, Victim]
+    test: TestSet
+    seed: int
+    journal: OutcomeJournal
+    targets: Sequence[str] = ()
+    adversarials: Mapping[str, Adversarials] = field(default_factory=dict)
+    shard: Shard = ALONE
+
+    def run(self, model: str, tasks: Sequence[Task]) -> Findings:
+        """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
+        findings = Findings(torch.ones_like(self.test.labels, dtype=torch.uint8))
+        for task in tasks:
+            survivors = None if task.after is None else findings.outcomes[task.after].nonzero().squeeze(1)
+            self._work(model, task, survivors, findings.worst_case)
+            self._collect(model, task, survivors, findings)
+        return findings
+
+    def _work(self, model: str, task: Task, survivors: Tensor | None, standing: Tensor) -> None:
+        counter = PassCounter(*self.victims[model].networks)
+        for number, (images, labels, places) in enumerate(self.test.batches(survivors)):
+            unit = f"{model}/{task.name}/{number}"
+            if unit in self.journal.units or number % self.shard.processes != self.shard.number:
+                continue
+            record, images_adv = self._attack(model, task, images, labels, places)
+            fallen = (record.pop("classes") != labels) & standing[places].bool()
+            if task.counts and model in self.adversarials:
+                self.adversarials[model].keep(places[fallen], images_adv[fallen])
+            self.journal.append(unit, record | {"passes": counter.take()})
+        counter.close()
+
+    def _attack(
+        self, model: str, task: Task, images: Tensor, labels: Tensor, places: Tensor
+    ) -> tuple[dict[str, Any], Tensor]:
+        victim, images_adv = self.victims[model], images
+        if task.attack is not None:
+            images_adv = task.attack(victim, images, labels, task.threat, Noise(self.seed, places))
+        classes = predict(victim, images_adv)
+        largest = float(task.threat.size(images_adv - images).max())
+        record: dict[str, Any] = {
+            "images": places.tolist(),
+            "predicted": classes.tolist(),
+            "classes": classes,
+            "largest": largest,
+        }
+        if task.transfers:
+            others = [name for name in self.targets if name != model]
+            record["transfer"] = {name: predict(self.victims[name], images_adv).tolist() for name in others}
+        return record, images_adv
+
+    def _collect(self, model: str, task: Task, survivors: Tensor | None, findings: Findings) -> None:
+        labels = self.test.labels
+        outcome, passes = torch.zeros_like(findings.worst_case), {"forward": 0, "backward": 0}
+        transfer: dict[str, Tensor] = {}
+        for record in self._records(model, task, survivors):
+            places = torch.tensor(record["images"], device=labels.device)
+            answers = {model: record["predicted"], **record.get("transfer", {})}
+            for name, predicted in answers.items():
+                right = torch.tensor(predicted, device=labels.device) == labels[places]
+                into = outcome if name == model else transfer.setdefault(name, torch.zeros_like(outcome))
+                into[places] = right.to(torch.uint8)
+            passes = {kind: passes[kind] + record["passes"][kind] for kind in passes}
+            findings.largest[task.name] = max(record["largest"], findings.largest.get(task.name, 0.0))
+        findings.outcomes[task.name], findings.passes[task.name] = outcome, passes
+        if task.transfers:
+            findings.transfer[task.name] = {model: outcome, **transfer}
+        if task.counts:
+            findings.worst_case = torch.minimum(findings.worst_case, outcome)
+
+    def _records(self, model: str, task: Task, survivors: Tensor | None) -> Iterator[dict[str, Any]]:
+        """The task's records in order, waiting for those of other processes. Error: a record of other images."""
+        places = torch.arange(len(self.test.labels)) if survivors is None else survivors.cpu()
+        for number, part in enumerate(places.split(self.test.batch_size) if len(places) else ()):
+            unit = f"{model}/{task.name}/{number}"
+            while unit not in self.journal.units:
+                time.sleep(POLL_SECONDS)
+                self.journal.refresh()
+            record = self.journal.units[unit]
+            if record["images"] != part.tolist():
+                raise InputError(f"{self.journal.path}: {unit} holds other images than this evaluation attacks there")
+            yield record
+
+
+def cascade(attacks: Mapping[str, Attack], threats: Sequence[Threat], clean: str = "clean") -> list[Task]:
+    """Tasks for attacks in order, each only on the images that all before it left standing.
+
+    Of several radii the smallest comes first, and what fell there is not attacked again: its adversarial image lies in
+    every larger ball. The tasks are called `cascade/ATTACK`, with `@ε` behind for all but the first of `threats`.
+    """
+    tasks: list[Task] = []
+    main = threats[0]
+    for threat in sorted(threats, key=lambda one: one.epsilon):
+        mark = "" if threat == main else f"@{threat.epsilon}"
+        for name, attack in attacks.items():
+            after = tasks[-1].name if tasks else clean
+            tasks.append(Task(f"cascade/{name}{mark}", attack, threat, after, counts=threat.epsilon <= main.epsilon))
+    return tasks
+
+
+def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversarials) -> dict[str, Any]:
+    """What the exact model makes of the adversarial images read back from disk, in batches of another size.
+
+    `fooled` of `n` are misclassified; `undecided`: those whose two largest logits differ by float rounding alone;
+    `largest`: the largest perturbation found; `dtype`: how the images were kept.
+    """
+    fooled, undecided, largest = 0, 0, 0.0
+    other = test._replace(batch_size=max(1, test.batch_size * 2 // 3))
+    for images, labels, places in other.batches():
+        images_adv = adversarials.read(places)
+        with torch.no_grad():
+            logits = victim.exact.eval()(images_adv)
+        two = logits.topk(2).values
+        fooled += int((logits.argmax(1) != labels).sum())
+        undecided += int((two[:, 0] - two[:, 1] <= 1e-5 * logits.abs().amax(1)).sum())
+        largest = max(largest, float(threat.size(images_adv - images).max()))
+    return {
+        "n": len(test.labels),
+        "fooled": fooled,
+        "undecided": undecided,
+        "largest": largest,
+        "dtype": adversarials.dtype,
+    }
+
+
+def outcome_tensors(found: Mapping[str, Findings]) -> dict[str, Tensor]:
+    """All outcomes under the names of `evaluation/outcomes.safetensors` (docs/evaluation.md)."""
+    tensors: dict[str, Tensor] = {}
+    for model, findings in found.items():
+        tensors |= {f"{model}/{task}": outcome for task, outcome in findings.outcomes.items()}
+        tensors[f"{model}/worst_case"] = findings.worst_case
+        for task, answers in findings.transfer.items():
+            # A file holds each tensor's own bytes: the model's answers to its own attack are copied.
+            tensors |= {f"transfer/{task}/{model}/{target}": right.clone() for target, right in answers.items()}
+    return tensors

@@ -1,0 +1,237 @@
+"""What every evaluation does, of the pipeline's models or of models from outside: run, probe, score again, write."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.attacks.parts.victim import Victim
+from components.data.dividing import first_of_each_class
+from components.evaluation.adversarials import Adversarials
+from components.evaluation.campaign import ALONE, Campaign, Findings, Shard, Task, outcome_tensors, rescore
+from components.evaluation.journal import OutcomeJournal
+from components.evaluation.one_attack import TestSet, predict
+from components.evaluation.search_network import parity
+from components.evaluation.suite import Suite
+from components.foundation.params import Ratio
+from components.foundation.provenance import fingerprint
+from components.foundation.storage import write_json
+from components.numerics.compute import resolved
+from components.numerics.random_numbers import Noise
+from components.numerics.tensor_files import write_tensors
+from components.statistics.outcomes import hardest
+
+SCHEMA = "temper/evaluation/2"
+# Images on which two forms of a network are compared while it is built.
+SOME = 8
+
+
+class Candidate(NamedTuple):
+    """A model under evaluation.
+
+    `facts` is what evaluation.json says of it: file, sha256, checkpoint (`best`, or `last`, which meets fewer attacks),
+    of, architecture, num_parameters, epoch, upstream.
+    """
+
+    model: nn.Module
+    facts: dict[str, Any]
+
+    @property
+    def selected(self) -> bool:
+        return self.facts["checkpoint"] == "best"
+
+
+class Data(NamedTuple):
+    """The images under evaluation with their own hash, and others, if there are any, to check a fast search on."""
+
+    dataset: str
+    sha256: str
+    classes: tuple[str, ...]
+    test: TestSet
+    held_out: TestSet | None
+
+
+class Workplace(NamedTuple):
+    """Where results go, where unfinished work is kept, and which of several processes this is."""
+
+    results: Path
+    unfinished: Path
+    shard: Shard = ALONE
+
+
+Evidence = Callable[
+    [str, Mapping[str, Victim], Mapping[str, Findings], Data, Suite, Adversarials, Mapping[str, Any]], dict[str, Any]
+]
+"""A model's name, all victims and findings, its adversarial images, the precision -> what `verdict.judge` reads."""
+
+
+def evaluate(
+    candidates: Mapping[str, Candidate],
+    data: Data,
+    suite: Suite,
+    place: Workplace,
+    evidence_on: Evidence,
+    extra: Mapping[str, Any],
+    note: Callable[[str], None],
+) -> None:
+    """Writes outcomes.safetensors, gallery.safetensors, evaluation.json and adversarial/ (formats: docs/evaluation.md).
+
+    `evidence_on` says what a verdict on a model is judged from. `extra`, which has a `provenance`, is added to
+    evaluation.json. Of several processes the first writes; the others only share the work.
+    """
+    victims, precision = _victims(candidates, data, suite, note)
+    selected = [name for name, candidate in candidates.items() if candidate.selected]
+    with OutcomeJournal.open(place.unfinished / "journal.jsonl", _key(candidates, data, suite)) as journal:
+        # Beside its journal, by whose key it is called: what another evaluation left there is not mistaken for it.
+        found_images = place.unfinished / f"adversarial.{journal.id}"
+        kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
+        campaign = Campaign(victims, data.test, suite.seed, journal, selected, kept, place.shard)
+        found = {}
+        for name in candidates:
+            found[name] = campaign.run(name, _tasks(candidates[name], suite))
+            note(f"{name:20} " + _rates(found[name]))
+    if place.shard.number:
+        return
+    evidence = {name: evidence_on(name, victims, found, data, suite, kept[name], precision) for name in selected}
+    files = {name: place.results / "adversarial" / f"{name}.npy" for name in selected}
+    for name, path in files.items():
+        path.unlink(missing_ok=True)
+        evidence[name]["rescored_file"] = _publish(kept[name], path, victims[name], data.test, suite)
+    outcomes = {"labels": data.test.labels} | outcome_tensors(found)
+    write_tensors(place.results / "outcomes.safetensors", outcomes)
+    shown = _shown(selected, outcomes, data, suite)
+    _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
+    description = {
+        **_describe(candidates, data, suite),
+        "evidence": evidence,
+        "adversarial": {"dtype": suite.section.adversarial, "files": {n: str(p) for n, p in files.items()}},
+        "cost": {name: findings.passes for name, findings in found.items()},
+        "precision": precision,
+        **extra,
+        "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
+    }
+    write_json(place.results / "evaluation.json", description)
+
+
+def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
+    return suite.full_tasks() if candidate.selected else suite.short_tasks(suite.section.last_epoch_attacks)
+
+
+def _victims(
+    candidates: Mapping[str, Candidate], data: Data, suite: Suite, note: Callable[[str], None]
+) -> tuple[dict[str, Victim], dict[str, Any]]:
+    """Each model with the search network that the suite ask for, or, where that fails the check, with none."""
+    search, victims, checks = suite.section.search, {}, {}
+    some = next(data.test.batches())[0][:SOME]
+    precision = resolved(search.precision, some.device)
+    for name, candidate in candidates.items():
+        victim = search.victim(candidate.model, some)
+        if victim.search is not victim.exact:
+            checks[name] = _parity(victim, data, suite)
+            if not checks[name]["passed"]:
+                note(f"{name}: {precision} search refused, float32 instead: {checks[name]}")
+                victim = Victim(candidate.model)
+        victims[name] = victim
+    return victims, {
+        "search": precision,
+        "decision": "float32",
+        "compiled": search.compiled,
+        "parity": checks or None,
+    }
+
+
+def _parity(victim: Victim, data: Data, suite: Suite) -> dict[str, Any]:
+    if data.held_out is None:
+        return {"passed": False, "reason": "no held-out images to check it on"}
+    return parity(victim, data.held_out, suite.curve_attack, suite.threat, suite.seed)
+
+
+def _key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
+    """What a journal belongs to: other models, data, attacks, seed, batches, precision or code are another journal."""
+    tasks = {name: [repr(task) for task in _tasks(candidate, suite)] for name, candidate in candidates.items()}
+    return {
+        "models": {name: candidate.facts["sha256"] for name, candidate in candidates.items()},
+        "data": data.sha256,
+        "threat": repr(suite.threat),
+        "attacks": hashlib.sha256(repr(tasks).encode()).hexdigest()[:16],
+        "seed": suite.seed,
+        "batch_size": data.test.batch_size,
+        "search": repr(suite.section.search),
+        "images": len(data.test.labels),
+        "code": fingerprint(),
+    }
+
+
+def _rates(findings: Findings) -> str:
+    shown = {n: o for n, o in findings.outcomes.items() if not n.startswith(("curve/", "grid/"))}
+    worst = {"worst case": findings.worst_case} if len(shown) > 1 else {}
+    rates = {name: outcome.float().mean().item() for name, outcome in (shown | worst).items()}
+    return "  ".join(f"{name.removeprefix('cascade/')} {rate:.1%}" for name, rate in rates.items())
+
+
+def _publish(adversarials: Adversarials, path: Path, victim: Victim, test: TestSet, suite: Suite) -> dict[str, Any]:
+    """Copies the worst cases to `path` in the form asked for, and scores what is in that file."""
+    published = Adversarials(path, test, suite.section.adversarial)
+    for _, _, places in test.batches():
+        published.keep(places, adversarials.read(places))
+    return rescore(victim, test, suite.threat, published)
+
+
+def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, suite: Suite) -> Tensor:
+    """The places of the gallery's images: some of each class in turn, then the hardest, which the report shows too."""
+    first = first_of_each_class(data.test.labels, suite.section.gallery_images)
+    last = [f"cascade/{name}" for name in suite.cascade][-1:]
+    runs = {name: [outcomes[f"{name}/{task}"].cpu() for task in (*suite.attacks, *last)] for name in selected}
+    on_cpu = {name: outcome.cpu() for name, outcome in outcomes.items()}
+    found = hardest(data.classes, on_cpu["labels"], runs if suite.attacks or last else {}, on_cpu)
+    hard = [image["index"] for image in found["images"]] if found else []
+    return torch.tensor(list(dict.fromkeys([*first.tolist(), *hard])), device=first.device)
+
+
+def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, suite: Suite, results: Path) -> None:
+    """Writes the test images at `places` with every model's adversarial version and its answers."""
+    test = data.test
+    images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
+    tensors, clean, attacked = {"images": test.images[places]}, {}, {}
+    for name, victim in victims.items():
+        images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(suite.seed, places))
+        tensors[f"adversarial/{name}"] = images_adv
+        clean[name], attacked[name] = predict(victim, images).tolist(), predict(victim, images_adv).tolist()
+    metadata = {
+        "indices": places.tolist(),
+        "labels": labels.tolist(),
+        "attack": suite.section.curve_attack,
+        "clean": clean,
+        "adversarial": attacked,
+    }
+    write_tensors(results / "gallery.safetensors", tensors, metadata)
+
+
+def _describe(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    section = suite.section
+    shown = section.transfer_attacks
+    return {
+        "schema": SCHEMA,
+        "dataset": data.dataset,
+        "threat": {"norm": suite.threat.norm, "epsilon": str(suite.threat.epsilon)},
+        "classes": list(data.classes),
+        "num_images": len(data.test.labels),
+        "models": {name: candidate.facts for name, candidate in candidates.items()},
+        "attacks": {name: repr(attack) for name, attack in suite.attacks.items()},
+        "cascade": {
+            "name": suite.cascade_name,
+            "epsilons": [str(Ratio(e)) for e in section.cascade_epsilons],
+            "attacks": {name: repr(attack) for name, attack in suite.cascade.items()},
+        },
+        "curve": {"epsilons": [str(Ratio(e)) for e in section.curve_epsilons], "attack": repr(suite.curve_attack)},
+        "grid": {
+            "epsilons": [str(Ratio(e)) for e in section.grid.epsilons],
+            "attacks": {name: repr(attack) for name, attack in suite.grid.items()},
+        },
+        "transfer": {"attacks": {name: repr(attack) for name, attack in suite.attacks.items() if name in shown}},
+        "seed": suite.seed,
+    }

@@ -1,0 +1,117 @@
+"""The journal of an evaluation: what is finished stays finished when the process is killed; what is stale is refused.
+
+One file, one JSON line per finished unit of work, appended by a single write. The first line is the key: the hashes of
+models, data, threat model, attacks and seed. Several processes may share a journal: each appends what it did and reads
+what the others did.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from components.foundation.errors import InputError
+from components.foundation.storage import beginning
+
+SCHEMA = "temper/outcome-journal/1"
+
+
+class OutcomeJournal:
+    """The finished units of one evaluation, by name. `id` is short for its key."""
+
+    def __init__(self, path: Path, file: BinaryIO, head: bytes) -> None:
+        self.path, self.id = path, hashlib.sha256(head).hexdigest()[:12]
+        self.units: dict[str, dict[str, Any]] = {}
+        self._file, self._read = file, len(head)
+        self.refresh()
+
+    @classmethod
+    def open(cls, path: Path | str, key: Mapping[str, Any]) -> "OutcomeJournal":
+        """The journal at `path`, begun if it is not there. Error: it belongs to another key; the message says how."""
+        path = Path(path)
+        head = _line({"schema": SCHEMA, "key": key})
+        if not path.exists():
+            with beginning(path) as begun:
+                begun.write(head)
+        file = path.open("r+b", buffering=0)
+        _drop_torn_line(file)
+        first = file.readline()
+        if first != head:
+            file.close()
+            raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
+        return cls(path, file, head)
+
+    def append(self, unit: str, record: Mapping[str, Any]) -> None:
+        """Adds a finished unit; it is on the disk when this returns."""
+        data = _line({"unit": unit, **record})
+        # One write to a file opened for appending: lines of processes that share the journal never mix.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        try:
+            if os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) != b"\n":
+                # Half a line that a process beside this one left when it died.
+                data = b"\n" + data
+            written = os.write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if written != len(data):
+            raise OSError(f"{self.path}: only {written} of {len(data)} bytes written")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what was appended since the last look, by this process or another."""
+        self._file.seek(self._read)
+        for line in self._file.readlines():
+            if not line.endswith(b"\n"):
+                break
+            self._read += len(line)
+            # Half a line is work that was not finished.
+            with suppress(ValueError):
+                record = json.loads(line)
+                self.units.setdefault(record.pop("unit"), record)
+
+    def close(self) -> None:
+        """Closes the file; what it holds stays."""
+        self._file.close()
+
+    def __enter__(self) -> "OutcomeJournal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """Cuts off half a line that a kill or a full disk left, unless another process holds the journal and may write."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+        file.seek(0)
+    except BlockingIOError:
+        pass
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def _difference(first: bytes, key: Mapping[str, Any]) -> str:
+    """How the journal's first line differs from the key wanted, in words."""
+    try:
+        head = json.loads(first)
+        found = head["key"] if head.get("schema") == SCHEMA else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        found = None
+    if not isinstance(found, dict):
+        return "no journal of an evaluation"
+    names = [name for name in {**key, **found} if key.get(name) != found.get(name)]
+    name = names[0] if names else "key"
+    return f"a journal of another evaluation: {name} was {found.get(name)!r}, is {key.get(name)!r}"

@@ -1,0 +1,282 @@
+"""Models and images that a team already has, read from files. No pickle is read, and no code of a file is run."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.data.dividing import stratified_subset
+from components.data.normalization import Normalization
+from components.data.splits import LabelledImages, read_splits, require_arrays
+from components.evaluation.outside.programs import load_program
+from components.foundation.errors import InputError
+from components.foundation.storage import sha256
+from components.models.parts.model_file import ModelCard, assemble, load_model
+from components.numerics.tensor_files import read_tensors
+from components.threats.parts.threat import require_pixels
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
+CONVERT = "save its state dict with safetensors.torch.save_file, or the model with torch.export.save"
+# What wrappers put in front of every name: nn.DataParallel, Lightning, torch.compile, robustness libraries.
+WRAPPERS = ("module", "model", "_orig_mod", "net", "network")
+HELD_OUT, HELD_OUT_SHARE = 512, 10
+
+
+class Images(NamedTuple):
+    """Labelled images to attack, and others to check a fast search on, which may be none.
+
+    Images are uint8, or float32 in [0, 1], [N, C, H, W]; `classes` is empty where the names are not known.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    test: LabelledImages
+    held_out: LabelledImages | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.test.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """As many as have names, or as the labels show."""
+        return len(self.classes) or int(self.test.labels.max()) + 1
+
+    def limited(self, limit: int | None, held_out: int, seed: int) -> "Images":
+        """At most `limit` images to attack, classes as frequent as in all, and up to `held_out` others.
+
+        Where the data has none for that purpose, a tenth of the images at most is kept back and not attacked.
+        """
+        everything, other = self.test, self.held_out
+        spare = min(held_out, len(everything) // HELD_OUT_SHARE) if other is None else 0
+        most = len(everything) - spare
+        chosen = stratified_subset(everything.labels, min(most, limit or most), seed)
+        rest = torch.ones(len(everything), dtype=torch.bool)
+        rest[chosen] = False
+        if other is None and spare:
+            other = everything.take(rest.nonzero().squeeze(1))
+        if other is not None:
+            other = other.take(stratified_subset(other.labels, held_out, seed)) if held_out else None
+        return self._replace(test=everything.take(chosen), held_out=other)
+
+
+class Foreign(NamedTuple):
+    """What a state dict does not say of itself: `architecture` as in params.yaml, `{name: …, …}`, and normalisation.
+
+    Normalisation is the mean and the standard deviation of each channel, or one for all; both empty for none.
+    """
+
+    architecture: Mapping[str, Any] | None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+
+class Outside(NamedTuple):
+    """A model in evaluation mode, what evaluation.json says of it, and its class names, if the file has them."""
+
+    model: nn.Module
+    facts: dict[str, Any]
+    classes: tuple[str, ...]
+
+
+def read_images(path: Path) -> Images:
+    """The test split of a normalised data file, or `images` and `labels` of any safetensors file.
+
+    Such a file may also hold `held_out.images` and `held_out.labels`. Errors: neither of the two, arrays of another
+    form, pixels outside [0, 1]: the ball around an image and the clipping are defined there, so attacks on images that
+    were normalised beforehand would measure another threat than the one named.
+    """
+    tensors, metadata = read_tensors(path)
+    if "test.images" in tensors and isinstance(metadata, dict) and "normalization" in metadata:
+        splits = read_splits(path)
+        return Images(splits.dataset, splits.classes, splits.test, splits.validation)
+    classes = tuple(map(str, metadata.get("classes", ()))) if isinstance(metadata, dict) else ()
+    test = _labelled(tensors, "", path)
+    held_out = _labelled(tensors, "held_out.", path) if "held_out.images" in tensors else None
+    images = Images(path.stem, classes, test, held_out)
+    for part in (test, held_out):
+        if part is not None:
+            _require_images(part, images.num_classes, path)
+            if part.images.shape[1:] != test.images.shape[1:] or part.images.dtype != test.images.dtype:
+                raise InputError(f"{path}: images and held_out.images differ in shape or dtype")
+    return images
+
+
+def _labelled(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> LabelledImages:
+    names = f"{prefix}images", f"{prefix}labels"
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        found = ", ".join(sorted(tensors)[:5]) or "nothing"
+        raise InputError(f"{path}: no tensor {missing[0]!r}, want images and labels (found: {found})")
+    images, labels = (tensors[name] for name in names)
+    if labels.dtype in (torch.uint8, torch.int16, torch.int32):
+        labels = labels.long()
+    return LabelledImages(images.float() if images.is_floating_point() else images, labels)
+
+
+def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
+    if not len(part.images):
+        raise InputError(f"{path}: no images at all")
+    if part.images.is_floating_point():
+        try:
+            require_pixels(part.images)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        part = LabelledImages(torch.empty_like(part.images, dtype=torch.uint8), part.labels)
+    require_arrays(part, num_classes, str(path))
+
+
+def load_outside(name: str, reference: str, images: Images, foreign: Foreign, device: torch.device) -> Outside:
+    """The model that a reference means: a file, or `models:/…` and `runs:/…` of MLflow.
+
+    A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
+    a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
+    """
+    if reference.startswith(("models:/", "runs:/")):
+        with tempfile.TemporaryDirectory() as folder:
+            return _load(name, reference, _fetched(reference, Path(folder)), images, foreign, device)
+    return _load(name, reference, Path(reference), images, foreign, device)
+
+
+def _load(name: str, reference: str, path: Path, images: Images, foreign: Foreign, device: torch.device) -> Outside:
+    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    _require_logits(model, images, reference, device)
+    facts = {
+        "file": reference,
+        "sha256": sha256(path),
+        "checkpoint": "best",
+        "of": name,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **facts,
+    }
+    return Outside(model, facts, classes)
+
+
+def _read_model(
+    path: Path, reference: str, images: Images, foreign: Foreign, device: torch.device
+) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
+    unknown = {"epoch": None, "upstream": {}}
+    if path.suffix in PICKLES:
+        raise InputError(f"{reference}: a {path.suffix} file is a pickle, and pickles are not read ({CONVERT})")
+    if path.suffix == ".pt2":
+        program = load_program(path, device)
+        _require_shape(program.image_shape, images, reference)
+        return program, {"architecture": {"name": "torch.export program", "file": path.name}, **unknown}, ()
+    tensors, metadata = read_tensors(path)
+    if isinstance(metadata, dict) and "architecture" in metadata:
+        model, card = load_model(path, device)
+        _require_shape(card.image_shape, images, reference)
+        if images.classes and card.classes != images.classes:
+            raise InputError(f"{reference}: made for classes {_few(card.classes)}, the data has {_few(images.classes)}")
+        return model, {"architecture": card.architecture, "epoch": card.epoch, "upstream": card.upstream}, card.classes
+    model = _of_state(tensors, reference, images, foreign)
+    return model.to(device), {"architecture": dict(foreign.architecture or {}), **unknown}, ()
+
+
+def _of_state(tensors: Mapping[str, Tensor], reference: str, images: Images, foreign: Foreign) -> nn.Module:
+    """A state dict of one of our architectures, also under torchvision's names of it, as a model."""
+    if foreign.architecture is None:
+        raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
+    state = own_names(without_wrappers(tensors))
+    if foreign.normalization is None and "normalize.offset" not in state:
+        raise InputError(f"{reference}: a state dict without normalisation, say --normalization identity or MEAN:STD")
+    offset, scale = foreign.normalization or ((), ())
+    channels = images.shape[0]
+    normalization = Normalization(
+        method="standardize" if offset else "none",
+        offset=offset * channels if len(offset) == 1 else offset or (0.0,) * channels,
+        scale=scale * channels if len(scale) == 1 else scale or (1.0,) * channels,
+    )
+    if len(normalization.offset) != channels:
+        raise InputError(f"{reference}: normalisation of {len(offset)} channels, the images have {channels}")
+    # Class names play no part in building a model, their number does.
+    classes = images.classes or tuple(map(str, range(images.num_classes)))
+    card = ModelCard(
+        architecture=dict(foreign.architecture),
+        classes=classes,
+        image_shape=images.shape,
+        normalization=normalization,
+        stage="outside",
+        epoch=0,
+        upstream={},
+    )
+    layer = {"offset": normalization.offset, "scale": normalization.scale}
+    first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
+    if foreign.normalization is None:
+        first = {}
+    # Half precision is how some keep weights; what decides computes in float32.
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    counters = {
+        n.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for n in floats if "running_mean" in n
+    }
+    return assemble(card, {**counters, **floats, **first}, reference)
+
+
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without what wrappers put in front of all names: `module.model.conv1.weight` is `conv1.weight`."""
+    state = dict(tensors)
+    while len(first := {name.partition(".")[0] for name in state}) == 1 and first <= set(WRAPPERS):
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
+    return state
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A residual network's state dict under our names, if it has torchvision's or those that are usual on CIFAR.
+
+    `layer2.1.conv1` is the block after all of layer 1 and the first of layer 2, `fc` or `linear` the head, `shortcut`
+    the projection. Any other state dict stays as it is.
+    """
+    if not {"conv1.weight", "layer1.0.conv1.weight"} <= set(state):
+        return dict(state)
+    pattern = re.compile(r"layer(\d+)\.(\d+)\.(.*)")
+    places = sorted({(int(m[1]), int(m[2])) for name in state if (m := pattern.fullmatch(name))})
+    fixed = {"conv1": "features.0", "bn1": "features.1", "fc": "head.linear", "linear": "head.linear"}
+    found = {}
+    for name, tensor in state.items():
+        if match := pattern.fullmatch(name):
+            block, rest = places.index((int(match[1]), int(match[2]))), match[3].replace("shortcut.", "downsample.")
+            name = f"features.3.{block}.{rest}"
+        else:
+            first, _, rest = name.partition(".")
+            name = f"{fixed.get(first, first)}.{rest}"
+        found[name] = tensor
+    return found
+
+
+def _fetched(uri: str, folder: Path) -> Path:
+    """The file of a model in MLflow, fetched by the process that may import it."""
+    command = [sys.executable, "-m", "components.tracking.mlflow_runs", "fetch-model", uri, str(folder)]
+    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if answer.returncode:
+        said = answer.stderr.strip().splitlines() or ["no answer"]
+        raise InputError(said[-1].removeprefix("error: "))
+    return folder / answer.stdout.strip().splitlines()[-1]
+
+
+def _require_shape(shape: tuple[int, int, int], images: Images, reference: str) -> None:
+    if tuple(shape) != images.shape:
+        raise InputError(f"{reference}: takes images of {list(shape)}, the data has {list(images.shape)}")
+
+
+@torch.no_grad()
+def _require_logits(model: nn.Module, images: Images, reference: str, device: torch.device) -> None:
+    """One look: as many logits as the data has classes, so that labels mean what they say."""
+    logits = model(torch.zeros(1, *images.shape, device=device))
+    shown = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    known = bool(images.classes)
+    fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == 1
+    if not fits or not (logits.shape[1] == images.num_classes or (not known and logits.shape[1] > images.num_classes)):
+        want = f"{'' if known else 'at least '}{images.num_classes}"
+        raise InputError(f"{reference}: gives {shown} for one image, want [1, {want}] logits, one for each class")
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")

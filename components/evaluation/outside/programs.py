@@ -1,0 +1,292 @@
+"""Programs of torch.export (.pt2 files), read as what they are: JSON and raw bytes.
+
+`torch.export.load` unpickles sample inputs and weights and evaluates text from the file, so a file can make it run any
+code. Here the list of operators is carried out one by one, operators of ATen and of integer arithmetic alone, on the
+raw bytes of the weights. What would need more is refused.
+"""
+
+import json
+import operator
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.foundation.errors import InputError
+
+SCHEMA = 8
+# The codes of the file format.
+DTYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
+MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
+# What shapes are computed with.
+ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
+# Operators of ATen that touch files, or things that are no tensors.
+FORBIDDEN = ("from_file", "save", "load", "open", "hash", "warn", "print")
+PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists")
+SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
+
+Spec = Mapping[str, Any]
+Values = dict[str, Any]
+
+
+class Program(nn.Module):
+    """A program as a module that takes images [N, C, H, W] and returns what the program returns: its logits.
+
+    It does what it was exported to do: `train()` and `eval()` change nothing, since the mode is part of a program. One
+    that was exported for batches of one size gets batches of that size, the last one filled up with zeros.
+    """
+
+    def __init__(self, graph: Spec, signature: Spec, tensors: Mapping[str, tuple[Tensor, bool]], where: str) -> None:
+        """`tensors` are parameters (marked true), buffers and constants under the names that the signature gives."""
+        super().__init__()
+        self.where, self._places = where, {}
+        for argument, target in _inputs(signature):
+            tensor, is_parameter = _of(tensors, target, where)
+            # Names in a program have dots, which a module's own do not.
+            place = f"tensor_{len(self._places)}"
+            self._places[argument] = place
+            if is_parameter:
+                self.register_parameter(place, nn.Parameter(tensor, requires_grad=False))
+            else:
+                self.register_buffer(place, tensor)
+        self._input, self._output = _input(graph, signature, where), _output(signature, where)
+        self._moved = [(name, self._places[argument]) for name, argument in _mutations(signature)]
+        self.image_shape, self.batch_size = _shape(graph["tensor_values"][self._input], where)
+        self._nodes = [_node(node, where) for node in graph["nodes"]]
+        self._forget = _last_uses(graph["nodes"], {self._output, *(name for name, _ in self._moved)})
+
+    def train(self, mode: bool = True) -> "Program":
+        """Notes the mode, to no effect."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.batch_size
+        if size is None or len(images) == size:
+            return self._run(images)
+        logits = []
+        for part in images.split(size):
+            filled = torch.cat([part, part.new_zeros(size - len(part), *part.shape[1:])])
+            logits.append(self._run(filled)[: len(part)])
+        return torch.cat(logits)
+
+    def _run(self, images: Tensor) -> Tensor:
+        values: Values = {argument: getattr(self, place) for argument, place in self._places.items()}
+        values[self._input] = images
+        for (function, arguments, options, results), unused in zip(self._nodes, self._forget, strict=True):
+            # A program may name the device on which it was made.
+            found = function(*(read(values, images) for read in arguments), **_read(options, values, images))
+            values.update(results(found))
+            for name in unused:
+                values.pop(name, None)
+        with torch.no_grad():
+            for name, place in self._moved:
+                getattr(self, place).copy_(values[name])
+        return values[self._output]
+
+
+def load_program(path: Path | str, device: torch.device | str = "cpu") -> Program:
+    """The program of a .pt2 file on `device`. Reads no pickle and runs no text of the file as code.
+
+    Errors: another file, one of an older torch whose weights are pickled, compiled code, operators that are not ATen's,
+    a program that takes or returns anything but one tensor.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "models/model.json" not in files:
+                raise InputError(f"{path}: no program of torch.export in it ({SAVE_AGAIN})")
+            program = json.loads(archive.read(files["models/model.json"]))
+            version = program["schema_version"]["major"]
+            if version != SCHEMA:
+                raise InputError(f"{path}: schema {version} of torch.export, want {SCHEMA} ({SAVE_AGAIN})")
+            tensors = _tensors(archive, files, "weights", path) | _tensors(archive, files, "constants", path)
+        module = program["graph_module"]
+        return Program(module["graph"], module["signature"], tensors, str(path)).to(device).eval()
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no readable program of torch.export: {type(error).__name__}: {reason}") from None
+
+
+def _tensors(
+    archive: zipfile.ZipFile, files: Mapping[str, str], kind: str, path: Path | str
+) -> dict[str, tuple[Tensor, bool]]:
+    name = f"data/{kind}/model_{kind}_config.json"
+    if name not in files:
+        raise InputError(f"{path}: its {kind} are pickled, and pickles are not read ({SAVE_AGAIN})")
+    found = {}
+    for target, entry in json.loads(archive.read(files[name]))["config"].items():
+        if entry["use_pickle"] or entry["tensor_meta"] is None:
+            raise InputError(f"{path}: {target} is pickled, and pickles are not read ({SAVE_AGAIN})")
+        meta = entry["tensor_meta"]
+        sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+        data = bytearray(archive.read(files[f"data/{kind}/{entry['path_name']}"]))
+        flat = (
+            torch.frombuffer(data, dtype=DTYPES[meta["dtype"]]) if data else torch.empty(0, dtype=DTYPES[meta["dtype"]])
+        )
+        strided = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
+        found[target] = strided.clone(), bool(entry["is_param"])
+    return found
+
+
+def _inputs(signature: Spec) -> list[tuple[str, str]]:
+    """Of every parameter, buffer and constant: what the graph calls it, and what the archive does."""
+    names = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+    found = [next(iter(spec.items())) for spec in signature["input_specs"]]
+    return [(spec["arg"]["name"], spec[names[kind]]) for kind, spec in found if kind in names]
+
+
+def _of(tensors: Mapping[str, tuple[Tensor, bool]], target: str, where: str) -> tuple[Tensor, bool]:
+    if target not in tensors:
+        raise InputError(f"{where}: no tensor {target!r}, which its program wants")
+    return tensors[target]
+
+
+def _input(graph: Spec, signature: Spec, where: str) -> str:
+    others = {"parameter", "buffer", "tensor_constant"}
+    given = [spec for spec in signature["input_specs"] if not others & set(spec)]
+    names = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in given if "as_tensor" in str(spec)]
+    if len(given) != 1 or len(names) != 1:
+        raise InputError(f"{where}: takes {len(given)} inputs, want one tensor of images")
+    return names[0]
+
+
+def _output(signature: Spec, where: str) -> str:
+    given = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
+    if len(given) != 1 or "as_tensor" not in given[0]:
+        raise InputError(f"{where}: returns {len(given)} values, want one tensor of logits")
+    return given[0]["as_tensor"]["name"]
+
+
+def _mutations(signature: Spec) -> list[tuple[str, str]]:
+    """What the program computes as new content of its buffers: name of the value, what the graph calls the buffer."""
+    arguments = {target: argument for argument, target in _inputs(signature)}
+    moved = [spec["buffer_mutation"] for spec in signature["output_specs"] if "buffer_mutation" in spec]
+    return [(spec["arg"]["name"], arguments[spec["buffer_name"]]) for spec in moved]
+
+
+def _shape(meta: Spec, where: str) -> tuple[tuple[int, int, int], int | None]:
+    """Channels, height and width of the images, and how many a batch has, if that is fixed."""
+    sizes = [size.get("as_int") for size in meta["sizes"]]
+    if len(sizes) != 4 or None in sizes[1:] or meta["dtype"] != 7:
+        raise InputError(f"{where}: takes sizes {sizes} (dtype code {meta['dtype']}), want float32 images [N, C, H, W]")
+    return (sizes[1], sizes[2], sizes[3]), sizes[0]
+
+
+Read = Callable[[Values, Tensor], Any]
+Node = tuple[Callable[..., Any], list[Read], dict[str, Read], Callable[[Any], Values]]
+
+
+def _node(node: Spec, where: str) -> Node:
+    """An operator, how to read its arguments, positional and by name, and how to name what it returns."""
+    arguments, options = [], {}
+    for given in node["inputs"]:
+        read = _argument(given["arg"], where)
+        if given["kind"] == 2:
+            options[given["name"]] = read
+        else:
+            arguments.append(read)
+    return _operator(node["target"], where), arguments, options, _results(node["outputs"], where)
+
+
+def _operator(target: str, where: str) -> Callable[..., Any]:
+    if found := re.fullmatch(r"_operator\.([a-z]+)", target):
+        if found[1] in ARITHMETIC:
+            return getattr(operator, found[1])
+    elif (found := re.fullmatch(r"torch\.ops\.aten\.(_?[a-z]\w*)\.(\w+)", target)) and "__" not in target:
+        packet = getattr(torch.ops.aten, found[1], None)
+        overload = getattr(packet, found[2], None)
+        if isinstance(overload, torch._ops.OpOverload) and found[1] not in FORBIDDEN:
+            return overload
+    raise InputError(f"{where}: operator {target!r} (allowed: operators of torch.ops.aten)")
+
+
+def _argument(given: Spec, where: str) -> Read:
+    (kind, value), *_ = given.items()
+    if kind in PLAIN:
+        return lambda values, images: value
+    if kind in ("as_float", "as_floats"):
+        # JSON has no infinity: there it is a word.
+        number = float(value) if kind == "as_float" else [float(one) for one in value]
+        return lambda values, images: number
+    if kind == "as_none":
+        return lambda values, images: None
+    if kind == "as_tensor":
+        return lambda values, images: values[value["name"]]
+    if kind == "as_tensors":
+        return lambda values, images: [values[one["name"]] for one in value]
+    if kind in ("as_sym_int", "as_sym_bool", "as_sym_float", "as_optional_tensor"):
+        return _maybe_named(value)
+    if kind in ("as_sym_ints", "as_sym_bools", "as_sym_floats", "as_optional_tensors"):
+        parts = [_maybe_named(one) for one in value]
+        return lambda values, images: [part(values, images) for part in parts]
+    if kind == "as_scalar_type":
+        return lambda values, images: DTYPES[value]
+    if kind == "as_memory_format":
+        return lambda values, images: MEMORY_FORMATS[value]
+    if kind == "as_layout":
+        return lambda values, images: torch.strided
+    if kind == "as_device":
+        return lambda values, images: images.device
+    raise InputError(f"{where}: an argument of kind {kind} (want tensors, numbers and shapes alone)")
+
+
+def _maybe_named(given: Spec) -> Read:
+    """A part of a list: the name of a value, or the value itself."""
+    (kind, value), *_ = given.items()
+    if kind == "as_name":
+        return lambda values, images: values[value]
+    if kind == "as_tensor":
+        return lambda values, images: values[value["name"]]
+    return lambda values, images: None if kind == "as_none" else value
+
+
+def _results(outputs: list[Spec], where: str) -> Callable[[Any], Values]:
+    names = [_names(output, where) for output in outputs]
+    if len(names) == 1:
+        (only,) = names
+        return lambda found: {only: found} if isinstance(only, str) else dict(zip(only, found, strict=True))
+    return lambda found: {str(name): one for name, one in zip(names, found, strict=True)}
+
+
+def _names(output: Spec, where: str) -> str | list[str]:
+    (kind, value), *_ = output.items()
+    if kind == "as_tensors":
+        return [one["name"] for one in value]
+    if kind in ("as_tensor", "as_sym_int", "as_sym_bool", "as_sym_float", "as_none"):
+        return str(value.get("name") or value.get("as_name")) if isinstance(value, Mapping) else "nothing"
+    raise InputError(f"{where}: a result of kind {kind} (want tensors, numbers and shapes alone)")
+
+
+def _read(options: Mapping[str, Read], values: Values, images: Tensor) -> Values:
+    return {name: read(values, images) for name, read in options.items()}
+
+
+def _last_uses(nodes: list[Spec], kept: set[str]) -> list[list[str]]:
+    """After every node, the names that no later one asks for, so that their memory can go."""
+    seen, after = set(kept), []
+    for node in reversed(nodes):
+        used = set(re.findall(r'"(?:name|as_name)": "(\w+)"', json.dumps([node["inputs"], node["outputs"]])))
+        # Names of arguments of operators are among them, and harmless: a name is dropped where a value has it.
+        after.append(sorted(used - seen))
+        seen |= used
+    return after[::-1]

@@ -1,0 +1,242 @@
+"""What a model does when it is probed: counts on a few hundred test images, from which `verdict.judge` decides."""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.attacks.parts.ascent import eval_mode, input_gradient
+from components.attacks.parts.attack import Attack
+from components.attacks.parts.victim import Victim, exact
+from components.evaluation.one_attack import Outcome, TestSet, run_attack
+from components.foundation.errors import InputError
+from components.foundation.params import Ratio
+from components.numerics.cost import PassCounter
+from components.numerics.losses import cross_entropy, margin
+from components.threats.parts.threat import Threat
+
+FORWARDS = 5
+# How many images go through the model alone, and how many at a time when they go in small batches.
+ALONE, FEW = 16, 7
+# Names of modules and buffers that a finding lists, at most.
+LISTED = 5
+# How far a sum of probabilities may be from one, and a log of such a sum from zero, in float32.
+UNIT = 1e-5
+
+
+def wanted(threat: Threat, image_shape: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """The attacks that `probe` asks for, by the name it asks with: sections as params.yaml would hold them.
+
+    `image_shape` is (channels, height, width). Error: a radius of 0, where there is nothing to probe.
+    """
+    if threat.epsilon == 0:
+        raise InputError("threat.epsilon: got 0, want a radius above 0: without one no attack can be judged")
+
+    def pgd(name: str, steps: int, restarts: int = 1) -> dict[str, Any]:
+        step_size = str(Ratio(radius_of(name, threat, image_shape).epsilon / 4))
+        loss = {"loss": "cross_entropy", "restarts": restarts}
+        return {"name": "pgd", "steps": steps, "step_size": step_size, "start": "uniform", **loss}
+
+    ladder = {"pgd": 20, "pgd_few": 5, "pgd_half": 10, "pgd_double": 10, "pgd_large": 20}
+    square = {"name": "square", "p_init": 0.8, "restarts": 1, "loss": "margin"}
+    return {name: pgd(name, steps) for name, steps in ladder.items()} | {
+        "pgd_restarts": pgd("pgd_restarts", ladder["pgd_few"], restarts=3),
+        "cw": {"name": "cw", "steps": 10, "step_size": str(Ratio(threat.epsilon / 4)), "confidence": 50},
+        "fgsm": {"name": "fgsm", "aim": "true"},
+        "fgsm_predicted": {"name": "fgsm", "aim": "predicted"},
+        "step_ll": {"name": "step_ll"},
+        "r_fgsm": {"name": "r_fgsm"},
+        "square": square | {"queries": 200},
+        "square_few": square | {"queries": 50},
+    }
+
+
+def radius_of(name: str, threat: Threat, image_shape: tuple[int, ...]) -> Threat:
+    """The threat model of one of the `wanted` attacks.
+
+    `pgd_large`: the radius at which every image can become plain grey, 1/2 in L∞ and √d/2 (rounded up to halves) in L2
+    for d numbers per image. `pgd_double`: twice epsilon, or that radius where it is smaller.
+    """
+    numbers = math.prod(image_shape)
+    grey = Ratio(1, 2) if threat.norm == "linf" else Ratio(math.isqrt(numbers - 1) + 1, 2)
+    large = max(grey, threat.epsilon)
+    radii = {"pgd_half": threat.epsilon / 2, "pgd_double": min(2 * threat.epsilon, large), "pgd_large": large}
+    return threat.at(Ratio(radii.get(name, threat.epsilon)))
+
+
+def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int) -> dict[str, Any]:
+    """The evidence on a model, as `judge` reads it: JSON-able counts and numbers (docs/verdict.md lists the keys).
+
+    Args:
+        model: as handed over, in whatever mode; its state is the same afterwards.
+        test: some of the test images, a few hundred: uint8, or float pixels as the model is given them.
+        attacks: the `wanted` ones, built; what is missing leaves its rules unmeasured.
+    """
+    network = exact(model)
+    evidence: dict[str, Any] = {
+        "images": len(test.labels),
+        "most_common": int(test.labels.bincount().max()),
+        "threat": {"norm": threat.norm, "epsilon": str(threat.epsilon)},
+        "training": _training(network),
+    }
+    counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
+    evidence |= _forwards(network, test)
+    inside = evidence["pixels"]["low"] >= 0 and evidence["pixels"]["high"] <= 1
+    # Attacks on images out of range, or on a network that cannot be differentiated, would stop with an error.
+    if inside and evidence["outputs"]["finite"]:
+        evidence["zero_gradients"] = _zero_gradients(network, test)
+        if evidence["zero_gradients"]["differentiable"]:
+            evidence |= _attacked(model, test, threat, attacks, seed)
+    counter.close()
+    return evidence | {"passes": counter.take()}
+
+
+def pair(first: str, right_first: Tensor, then: str, right_then: Tensor) -> dict[str, Any]:
+    """How accuracy changes from one condition to another on the same images (outcomes [n], 1 is right).
+
+    `gained` images are right only under `then`, `lost` ones only under `first`.
+    """
+    one, other = right_first.bool(), right_then.bool()
+    gained, lost = int((other & ~one).sum()), int((one & ~other).sum())
+    rights = {"right_first": int(one.sum()), "right_then": int(other.sum())}
+    return {"first": first, "then": then, "n": one.numel(), **rights, "gained": gained, "lost": lost}
+
+
+def used_budget(attack: str, images: Tensor, images_adv: Tensor, threat: Threat) -> dict[str, Any]:
+    """The largest perturbation among adversarial images [N, C, H, W], beside the radius that was claimed for them."""
+    return {"attack": attack, "largest": float(threat.size(images_adv - images).max()), "epsilon": threat.radius}
+
+
+def _training(network: nn.Module) -> dict[str, Any]:
+    names = [name or "the model itself" for name, module in network.named_modules() if module.training]
+    return {"modules": len(names), "names": names[:LISTED]}
+
+
+@torch.no_grad()
+def _forwards(network: nn.Module, test: TestSet) -> dict[str, Any]:
+    """What plain forward passes show: pixels, the form of the outputs, buffers that move, repeats and batches."""
+    images = torch.cat([part for part, _, _ in test.batches()])
+    low, high = torch.aminmax(images)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with eval_mode(network):
+        # The same batches again for repeats; then each image among other neighbours, or among none.
+        repeats = [_logits(network, images, test.batch_size) for _ in range(FORWARDS)]
+        alone = _logits(network, images[:ALONE], 1)
+        small = _logits(network, images, FEW)
+        turned = _logits(network, images.flip(0), len(images)).flip(0)
+    buffers = dict(network.named_buffers())
+    moved = [name for name, buffer in before.items() if not torch.equal(buffer, buffers[name])]
+    for name, buffer in before.items():
+        buffers[name].copy_(buffer)
+    first = repeats[0]
+    return {
+        "pixels": {"low": _number(low), "high": _number(high)},
+        "outputs": _form(first),
+        "moved_buffers": {"buffers": len(moved), "names": moved[:LISTED]},
+        "repeats": {"forwards": FORWARDS} | _difference([(first, again) for again in repeats[1:]]),
+        "batches": _difference([(first[:ALONE], alone), (first, small), (first, turned)]),
+    }
+
+
+def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([network(part) for part in images.split(batch_size)]).float()
+
+
+def _form(logits: Tensor) -> dict[str, Any]:
+    """On how many images the outputs look like probabilities, or like their logarithms."""
+    sums_to_one = (logits.sum(1) - 1).abs() < UNIT
+    in_range = ((logits >= 0) & (logits <= 1)).all(1)
+    normalised = logits.logsumexp(1).abs() < UNIT * 10
+    return {
+        "finite": bool(logits.isfinite().all()),
+        "probabilities": int((sums_to_one & in_range).sum()),
+        "log_probabilities": int(normalised.sum()),
+    }
+
+
+def _difference(logits: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """The largest change of an image's logits relative to their own size, and how many answers changed at all."""
+    changed = sum(int((one.argmax(1) != other.argmax(1)).sum()) for one, other in logits)
+    sizes = [(one - other).norm(dim=1) / one.norm(dim=1).clamp_min(1e-12) for one, other in logits]
+    return {"changed": changed, "difference": _number(torch.cat(sizes).max())}
+
+
+def _zero_gradients(network: nn.Module, test: TestSet) -> dict[str, Any]:
+    """Among the images classified right: how many have no gradient at all, of the margin and of the cross-entropy."""
+    counts: dict[str, Any] = {"differentiable": True, "right": 0, "margin": 0, "cross_entropy": 0}
+    with eval_mode(network):
+        for images, labels, _ in test.batches():
+            with torch.enable_grad():
+                logits = network(images.detach().requires_grad_())
+            right = logits.argmax(1) == labels
+            counts["right"] += int(right.sum())
+            if not logits.requires_grad:
+                return counts | {"differentiable": False}
+            for name, loss in (("margin", margin), ("cross_entropy", cross_entropy)):
+                gradient = input_gradient(network, images, partial(loss, labels=labels))
+                counts[name] += int((right & (gradient.flatten(1) == 0).all(1)).sum())
+    return counts
+
+
+def _attacked(
+    model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int
+) -> dict[str, Any]:
+    """Right answers under every attack, the pairs to be compared, and the budget that the main attack used."""
+    clean = run_attack(model, test, None, threat, seed)
+    right, budget = {"clean": clean.right}, []
+    shape = tuple(test.images.shape[1:])
+    for name, attack in attacks.items():
+        outcome = run_attack(model, test, attack, radius_of(name, threat, shape), seed)
+        right[name] = outcome.right
+        if name == "pgd":
+            images = torch.cat([part for part, _, _ in test.batches()])
+            budget = [used_budget(repr(attack), images, outcome.images_adv, threat)]
+    if {"pgd", "cw"} <= right.keys():
+        right["white_box"] = torch.minimum(right["pgd"], right["cw"])
+    pairs = {rule: list(_pairs(chain, right)) for rule, chain in COMPARED.items()}
+    none = _nothing(model, test, threat, attacks, seed, clean)
+    counts = {name: int(outcome.sum()) for name, outcome in right.items()}
+    found = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
+    return found | ({"budget": budget} if budget else {}) | none
+
+
+COMPARED = {
+    "monotone_epsilon": [
+        ("clean", "pgd_half"),
+        ("pgd_half", "pgd"),
+        ("pgd", "pgd_double"),
+        ("pgd_double", "pgd_large"),
+    ],
+    "more_steps": [("pgd_few", "pgd")],
+    "more_restarts": [("pgd_few", "pgd_restarts")],
+    "more_queries": [("square_few", "square")],
+    "one_step": [("fgsm", "pgd")],
+    "black_box": [("square", "white_box")],
+    "label_leak": [("clean", "fgsm")],
+    "mask_gap_labels": [("fgsm_predicted", "fgsm"), ("step_ll", "fgsm"), ("r_fgsm", "fgsm")],
+}
+"""Per rule, conditions in pairs: the second should leave no more images right than the first."""
+
+
+def _pairs(chain: list[tuple[str, str]], right: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    # All or none: half a comparison would look like a whole one.
+    if all(first in right and then in right for first, then in chain):
+        yield from (pair(first, right[first], then, right[then]) for first, then in chain)
+
+
+def _nothing(
+    model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int, clean: Outcome
+) -> dict[str, Any]:
+    """On how many images an attack that may change nothing changes the answer."""
+    if "pgd_few" not in attacks:
+        return {}
+    still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)
+    return {"epsilon_zero": {"changed": int((still.predicted != clean.predicted).sum())}}
+
+
+def _number(value: Tensor) -> float:
+    """As a float that JSON can hold: what is not a number counts as the largest one."""
+    return float(value.nan_to_num(nan=torch.finfo(torch.float32).max))

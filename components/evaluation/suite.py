@@ -1,0 +1,131 @@
+"""What an evaluation runs: the section of params.yaml with its attacks built, and the tasks each model meets."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from pydantic.dataclasses import dataclass
+
+from components.attacks.parts.attack import Attack
+from components.attacks.pgd import Pgd
+from components.evaluation.adversarials import Dtype
+from components.evaluation.campaign import Task, cascade
+from components.evaluation.cascades import NAMES
+from components.evaluation.search_network import Search
+from components.foundation.params import STRICT, Fractional, Ratio
+from components.numerics.compute import Compute
+from components.threats.parts.threat import Threat
+
+# What tables call their other columns.
+RESERVED = ("clean", "worst_case", "w_robust", "cascade", "curve", "grid")
+
+Specs = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Grid:
+    """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
+
+    epsilons: tuple[Fractional, ...]
+    attacks: Specs
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluationSection:
+    """How models are evaluated; attacks are named mappings as everywhere in params.yaml.
+
+    `attacks` meet every image. `cascade` is `autoattack`, `quick`, `none` or attacks of your own, cheapest first, each
+    on the images still standing, and at `cascade_epsilons` besides the threat model's. `curve_attack` draws the ε curve
+    and the gallery; what `transfer_attacks` craft is shown to the other models; last checkpoints meet
+    `last_epoch_attacks` only. The verdict's probes look at `probe_images`. `adversarial` is the form in which worst
+    cases are kept.
+    """
+
+    batch_size: int
+    search: Search
+    attacks: Specs
+    cascade: str | Specs
+    cascade_epsilons: tuple[Fractional, ...]
+    curve_attack: str
+    curve_epsilons: tuple[Fractional, ...]
+    grid: Grid
+    transfer_attacks: tuple[str, ...]
+    last_epoch_attacks: tuple[str, ...]
+    probe_images: int
+    gallery_images: int
+    adversarial: Dtype
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "gallery_images", "probe_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, want at least 1")
+        if isinstance(self.cascade, str) and self.cascade not in NAMES:
+            raise ValueError(f"got cascade {self.cascade!r}, want {', '.join(NAMES)}, or a mapping of attacks")
+        own = self.cascade if isinstance(self.cascade, dict) else {}
+        for name in (*self.attacks, *self.grid.attacks, *own):
+            if name in RESERVED or "/" in name or "@" in name:
+                wrong = f"want no '/' or '@' in it and none of {', '.join(RESERVED)}"
+                raise ValueError(f"got an attack called {name!r}, {wrong}")
+        for name, epsilons in (
+            ("curve_epsilons", self.curve_epsilons),
+            ("cascade_epsilons", self.cascade_epsilons),
+            ("grid.epsilons", self.grid.epsilons),
+        ):
+            if epsilons and min(epsilons) < 0:
+                raise ValueError(f"got {name} {list(map(str, epsilons))}, want all of at least 0")
+
+
+class Suite(NamedTuple):
+    """The section with its attacks built, and the sections it shares."""
+
+    section: EvaluationSection
+    attacks: dict[str, Attack]
+    cascade: dict[str, Attack]
+    grid: dict[str, Attack]
+    curve_attack: Pgd
+    threat: Threat
+    compute: Compute
+    seed: int
+
+    @property
+    def cascade_name(self) -> str:
+        """`autoattack`, `quick`, `none`, or `custom` for attacks of one's own."""
+        return self.section.cascade if isinstance(self.section.cascade, str) else "custom"
+
+    def full_tasks(self) -> list[Task]:
+        """What a selected model meets: every task, cheapest first."""
+        return [*self.short_tasks(), *self._cascade(), *self._curve(), *self._grid()]
+
+    def short_tasks(self, only: tuple[str, ...] | None = None) -> list[Task]:
+        """No attack, then the attacks on every image (`only` those named)."""
+        transfers = self.section.transfer_attacks
+        chosen = {name: attack for name, attack in self.attacks.items() if only is None or name in only}
+        return [
+            Task("clean", None, self.threat),
+            *(
+                Task(name, attack, self.threat, transfers=only is None and name in transfers)
+                for name, attack in chosen.items()
+            ),
+        ]
+
+    def _cascade(self) -> list[Task]:
+        others = [self.threat.at(e) for e in self.section.cascade_epsilons if e != self.threat.epsilon]
+        return cascade(self.cascade, [self.threat, *others])
+
+    def _curve(self) -> list[Task]:
+        """Its step keeps its proportion to the radius. Every radius is attacked alone, so that no order is built in."""
+        tasks = []
+        for index, epsilon in enumerate(self.section.curve_epsilons):
+            attack = None
+            if epsilon:
+                step_size = Ratio(Fraction(self.curve_attack.step_size) * epsilon / self.threat.epsilon)
+                attack = replace(self.curve_attack, step_size=step_size)
+            tasks.append(Task(f"curve/{index}", attack, self.threat.at(epsilon), counts=False))
+        return tasks
+
+    def _grid(self) -> list[Task]:
+        return [
+            Task(f"grid/{name}/{index}", attack if epsilon else None, self.threat.at(epsilon), counts=False)
+            for index, epsilon in enumerate(self.section.grid.epsilons)
+            for name, attack in self.grid.items()
+        ]

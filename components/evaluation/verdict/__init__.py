@@ -1,0 +1,1 @@
+"""Whether an evaluation can be trusted: rules and what they find."""

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, parameters, files, provenance, processes. Nothing here imports torch."""

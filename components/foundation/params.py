@@ -1,0 +1,164 @@
+"""The only reader of params.yaml: strict and typed, exact fractions, one line for a mistake.
+
+A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field
+has a default: `params.yaml` is the one place that holds numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+
+from components.foundation.errors import InputError, choose
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+# Seeds are multiplied by a million and more, and must still fit 64 bits.
+MAX_SEED = 2**32 - 1
+
+
+class Ratio(Fraction):
+    """An exact fraction that prints as params.yaml writes it, `8/255`, so that a member's repr stays readable."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _ratio(value: object) -> Ratio:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):
+        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number")
+    try:
+        # A float goes through its shortest text: 0.2 means 1/5, not the nearest binary fraction.
+        ratio = Ratio(value if isinstance(value, Fraction) else str(value).replace(" ", ""))
+        float(ratio)
+        return ratio
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number") from None
+
+
+def _real(value: object) -> object:
+    # YAML 1.1 reads 1e-4 as text; 1/3 is welcome too.
+    return float(_ratio(value)) if isinstance(value, str) else value
+
+
+Fractional = Annotated[Ratio, BeforeValidator(_ratio), PlainSerializer(str)]
+"""A field written as an exact fraction: epsilon, step sizes."""
+Real = Annotated[float, BeforeValidator(_real)]
+"""A float field that also reads `1e-4`, which YAML takes for text."""
+
+
+class Params:
+    """The content of params.yaml, read once; sections are typed when a stage asks for them."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "params.yaml") -> None:
+        self.values, self.path = values, path
+
+    @classmethod
+    def read(cls, path: Path | str = "params.yaml") -> "Params":
+        """The file's content. Errors: missing file, broken YAML, anything but a mapping."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file (run from the project's root)") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
+        _require_text_keys(values, str(path))
+        return cls(values, str(path))
+
+    def require_known(self, known: set[str]) -> None:
+        """Refuses top-level keys outside `known`, which a stage alone would never look at."""
+        unknown = sorted(set(self.values) - known)
+        if unknown:
+            raise InputError(f"{self.path}: unknown key {unknown[0]!r} (allowed: {', '.join(sorted(known))})")
+
+    def get(self, *keys: str) -> Any:
+        """The raw value under a top-level key, or under the keys of sections one inside the other."""
+        value: Any = self.values
+        for depth, key in enumerate(keys, start=1):
+            if not isinstance(value, Mapping) or key not in value:
+                raise InputError(f"{self.path}: missing key {'.'.join(keys[:depth])!r}")
+            value = value[key]
+        return value
+
+    def typed(self, kind: type[T], *keys: str) -> T:
+        """The value under `keys` as `kind`: a frozen dataclass, or any type pydantic knows."""
+        return typed(kind, self.get(*keys), f"{self.path}: {'.'.join(keys)}")
+
+    @property
+    def seed(self) -> int:
+        """The top-level key `seed`."""
+        seed = self.typed(int, "seed")
+        if not 0 <= seed <= MAX_SEED:
+            raise InputError(f"{self.path}: seed: got {seed}, want 0 to {MAX_SEED}")
+        return seed
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` checked against `kind`. Errors name the key, what was given and what is allowed, in one line."""
+    try:
+        # Through JSON, since only there does strict mode take a mapping for a dataclass and a list for a tuple.
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(_one_line(error, kind, where)) from None
+
+
+def member(table: Mapping[str, Any], spec: Any, where: str) -> Any:
+    """The family member a section names: `{name: pgd, steps: 10, …}` becomes `table["pgd"](steps=10, …)`.
+
+    Errors: no name, an unknown name (lists the valid ones), unknown or missing fields, wrong types.
+    """
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {spec!r}")
+    kind = choose(table, spec["name"], f"{where}.name")
+    return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where)
+
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _one_line(error: ValidationError, kind: Any, where: str) -> str:
+    # A misspelt key is also a missing one: name the misspelling.
+    first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
+    key = ".".join([where, *(str(part) for part in first["loc"])])
+    more = f" (and {len(rest)} more)" if rest else ""
+    if first["type"] in _UNKNOWN:
+        known = _fields_at(kind, first["loc"][:-1])
+        allowed = f" (allowed: {', '.join(known)})" if known else ""
+        return f"{key}: unknown key{allowed}{more}"
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{key}: missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if message.startswith("got ") else f", got {first['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{given}{more}"
+
+
+def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The fields of the dataclass that is `path` inside `kind`; none where there is no dataclass."""
+    for part in path:
+        kind = _only_dataclass(get_type_hints(kind).get(str(part))) if is_dataclass(kind) else None
+    return sorted(field.name for field in fields(kind)) if is_dataclass(kind) else []
+
+
+def _only_dataclass(kind: Any) -> Any:
+    """Of `Section | None` the section."""
+    choices = [choice for choice in get_args(kind) if is_dataclass(choice)]
+    return choices[0] if len(choices) == 1 else kind
+
+
+def _require_text_keys(values: Any, where: str) -> None:
+    # YAML reads `50:` as a number and `on:` as true, which no section can have meant.
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise InputError(f"{where}: key {key!r} is read as {type(key).__name__}, put it in quotes")
+            _require_text_keys(value, f"{where}.{key}" if ": " in where else f"{where}: {key}")

@@ -1,0 +1,100 @@
+"""Files that are whole or absent, and the same bytes for the same content: safetensors, JSON and CSV, no pickle."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from components.foundation.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` only when the block succeeds, so no reader sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def beginning(path: Path | str) -> Iterator[BinaryIO]:
+    """A file whose content becomes `path` only when the block succeeds, and only if `path` is not there by then.
+
+    For files that several processes begin and then fill together: what one has begun, no other replaces.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        # A link, unlike a rename, never takes the place of a file.
+        with suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes UTF-8 text with the line ends it has, atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes indented JSON; NaN and infinity are refused, since no JSON reader has to take them."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file. Errors: missing or broken file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from None
+
+
+def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one line per row; columns in order of first appearance, an absent value left empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: Path | str) -> list[dict[str, str]]:
+    """The rows of a CSV file as text. Errors: missing file, no header, a line with too few or too many columns."""
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames, list(reader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    if not header or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{path}: truncated, or no CSV table")
+    return rows
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None

@@ -1,0 +1,168 @@
+"""Batches of clean and attacked images as in training at scale: who is attacked, how far and how, what each weighs.
+
+Kurakin et al., arXiv 1611.01236, section 3 (algorithm 1).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.attacks.parts.kurakin import grey_steps, one_step
+from components.attacks.parts.objectives import Aim
+from components.data.batch import Batch
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Fractional, Ratio, Real
+from components.methods.parts.contract import Loss
+from components.numerics import parallel
+from components.numerics.losses import accuracy, cross_entropy, hard
+from components.numerics.random_numbers import Rng, subset, uniform
+from components.threats.parts.threat import Threat
+
+InnerAttack = Literal["fgsm", "fgsm_predicted", "step_ll", "step_rnd", "bim", "iter_ll"]
+
+INNER_ATTACKS: dict[InnerAttack, tuple[Callable[..., Tensor], Aim]] = {
+    "fgsm": (one_step, "true"),
+    "fgsm_predicted": (one_step, "predicted"),
+    "step_ll": (one_step, "least_likely"),
+    "step_rnd": (one_step, "random"),
+    "bim": (grey_steps, "true"),
+    "iter_ll": (grey_steps, "least_likely"),
+}
+
+
+class Mixed(NamedTuple):
+    """Images [m, C, H, W], of which the first k are attacked within `radii` [k] and the others clean."""
+
+    images: Tensor
+    radii: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mix:
+    """A share `adversarial` of each batch is replaced by attacked images, whose losses count `weight` times.
+
+    Each attacked image has an epsilon of its own: the size of a normal number of standard deviation `epsilon_sigma`,
+    given that it is at most the threat model's epsilon; with null, that epsilon itself. The paper takes step_ll, half
+    of the batch, weight 0.3, and 8/255 with an epsilon of 16/255. Errors: a share that is not between 0 and 1, a
+    negative weight, a standard deviation that is not above 0.
+    """
+
+    attack: InnerAttack
+    adversarial: Fractional
+    weight: Real
+    epsilon_sigma: Fractional | None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.adversarial < 1:
+            raise ValueError(f"got adversarial {self.adversarial}, want a share between 0 and 1, such as 1/2")
+        if self.weight < 0:
+            raise ValueError(f"got weight {self.weight}, want at least 0")
+        if self.epsilon_sigma is not None and self.epsilon_sigma <= 0:
+            raise ValueError(f"got epsilon_sigma {self.epsilon_sigma}, want more than 0, or null")
+
+    def num_attacked(self, batch: Batch) -> int:
+        """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.
+
+        Where processes train together it is this one's part of the first k of the whole batch.
+        """
+        count = len(batch.images)
+        if count < 2:
+            raise InputError(f"mixed batches: got a batch of {count} image, want one clean and one attacked at least")
+        return min(max(1, parallel.num_own(self._num_attacked(_num_images(batch)))), count - 1)
+
+    def _num_attacked(self, count: int) -> int:
+        return min(max(1, int(count * self.adversarial)), count - 1)
+
+    def craft(self, source: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Mixed:
+        """The batch with its first k images attacked through `source` in evaluation mode."""
+        count = self.num_attacked(batch)
+        images, labels = batch.images[:count], hard(batch.labels)[:count]
+        rng = subset(rng, torch.arange(count, device=images.device))
+        radii = self.draw_radii(images, threat, rng)
+        attack, aim = INNER_ATTACKS[self.attack]
+        images_adv = attack(source, images, labels, aim, threat.each(radii), rng)
+        return Mixed(torch.cat([images_adv, batch.images[count:]]), radii)
+
+    def draw_radii(self, images: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        """An epsilon for each of `images`, [N]."""
+        if self.epsilon_sigma is None:
+            return images.new_full((len(images),), threat.radius)
+        return truncated_normal(uniform(rng, images, ()), self.epsilon_sigma, threat.epsilon)
+
+    def loss(self, model: nn.Module, batch: Batch, mixed: Mixed, label_smoothing: float) -> Loss:
+        """[Σ clean + weight · Σ adversarial] / [(m - k) + weight · k] of the cross-entropies, in one forward pass.
+
+        One pass, so that batch norm sees both kinds together, as the paper insists.
+        """
+        logits, count = model(mixed.images), len(mixed.radii)
+        losses = cross_entropy(logits, batch.labels, label_smoothing)
+        adversarial, clean = losses[:count], losses[count:]
+        # The loop averages over processes by numbers of images; the weights here are those of the whole batch.
+        num, attacked = _num_images(batch), self._num_attacked(_num_images(batch))
+        weights = (num - attacked + self.weight * attacked) * len(losses) / num
+        total = (clean.sum() + self.weight * adversarial.sum()) / weights
+        return Loss(total, self._parts(logits, batch, mixed.radii), adversarial, clean)
+
+    def clean_loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
+        """The mean cross-entropy of all m images, for the time before the attacks begin.
+
+        The same is logged as later on, of the images to be attacked at an epsilon of zero.
+        """
+        logits = model(batch.images)
+        clean = cross_entropy(logits, batch.labels, label_smoothing)
+        radii = batch.images.new_zeros(self.num_attacked(batch))
+        return Loss(clean.mean(), self._parts(logits, batch, radii), clean=clean)
+
+    def _parts(self, logits: Tensor, batch: Batch, radii: Tensor) -> dict[str, Tensor]:
+        count, images, num = len(radii), len(batch.images), _num_images(batch)
+        attacked = self._num_attacked(num)
+        # As if each process had its even part of either kind: what the loop averages are then means over all of a kind.
+        as_clean, as_attacked = (images - count) * num / (images * (num - attacked)), count * num / (images * attacked)
+        return {
+            "train_accuracy": accuracy(logits[count:], batch.labels[count:]) * as_clean,
+            "train_adversarial_accuracy": accuracy(logits[:count], batch.labels[:count]) * as_attacked,
+            "train_epsilon": radii.mean() * as_attacked,
+        }
+
+
+def _num_images(batch: Batch) -> int:
+    """Of the whole batch, over all processes."""
+    return batch.total or len(batch.images)
+
+
+class Clock:
+    """Counts a method's steps up to the first that attacks; its one number is part of checkpoints."""
+
+    def __init__(self) -> None:
+        # On the CPU whatever the model's device, so that asking it waits for nothing.
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def tick(self) -> int:
+        """How many steps came before this one."""
+        steps = int(self.steps)
+        self.steps = self.steps + 1
+        return steps
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.steps = state["steps"].cpu()
+
+
+def require_delay(delay: int) -> None:
+    """Refuses a negative number of steps."""
+    if delay < 0:
+        raise ValueError(f"got delay {delay}, want at least 0 steps")
+
+
+def truncated_normal(uniforms: Tensor, sigma: Ratio, largest: Ratio) -> Tensor:
+    """Numbers in [0, 1) -> numbers of N(0, sigma²) given that they are in [0, largest], same shape: the inverse of
+    F(x) = erf(x / (√2 · sigma)) / erf(largest / (√2 · sigma))."""
+    scale = math.sqrt(2) * float(sigma)
+    inside = math.erf(float(largest) / scale)
+    return (scale * torch.erfinv(uniforms * inside)).clamp_max(float(largest))

@@ -1,0 +1,107 @@
+"""A model as one safetensors file: its weights, and a card from which it can be built and traced. No pickle."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.data.normalization import Normalization
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, member, typed
+from components.models import MODELS
+from components.numerics.tensor_files import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelCard:
+    """What a model file says about its weights.
+
+    `architecture` is the section of params.yaml, `{name: …, …}`; `image_shape` is (channels, height, width); `epoch`
+    counts the finished epochs of `stage`; `upstream` maps a name such as `clean_teacher` to that file's SHA-256.
+    """
+
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    stage: str
+    epoch: int
+    upstream: dict[str, str]
+
+
+def save_model(path: Path | str, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Writes a model's state dict and its card, atomically; equal content gives equal bytes."""
+    write_tensors(path, state, TypeAdapter(ModelCard).dump_python(card, mode="json"))
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """The model of a file, in evaluation mode on `device`, and its card.
+
+    Draws no random numbers. Errors: missing, truncated or foreign file, no or a wrong card, an unknown architecture,
+    weights that do not fit the card.
+    """
+    tensors, metadata = read_tensors(path)
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: no model card in the file (want a file that a training stage wrote)")
+    card = typed(ModelCard, metadata, f"{path}: model card")
+    return assemble(card, tensors, path).to(device), card
+
+
+def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -> nn.Module:
+    """The model that a card describes, with these weights, in evaluation mode. Error: weights that do not fit."""
+    architecture = member(MODELS, card.architecture, f"{path}: architecture")
+    # Without memory and without random numbers for weights that are replaced at once.
+    with torch.device("meta"):
+        model = architecture.build(len(card.classes), card.image_shape, card.normalization)
+    _require_fit(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def require_same_architecture(card: ModelCard, architecture: Mapping[str, Any], where: str) -> None:
+    """Refuses weights of another architecture, as a warm start needs.
+
+    Args:
+        card: of the file that holds the weights.
+        architecture: the section of params.yaml that wants them.
+        where: file and key of that section, for the message, which names the first field that differs.
+    """
+    ours, theirs = _flat(architecture, where), _flat(card.architecture, "model card: architecture")
+    for field in ours | theirs:
+        given, start = ours.get(field), theirs.get(field)
+        if given != start:
+            raise InputError(f"{where}.{field}: got {given!r}, but the {card.stage} model to start from has {start!r}")
+
+
+def _flat(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Name and typed fields, `batch_norm.momentum` for a nested one, so that 1, 1.0 and `1e0` are the same."""
+    return {"name": architecture.get("name"), **_fields(member(MODELS, architecture, where))}
+
+
+def _fields(part: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        flat |= _fields(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+    return flat
+
+
+def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        given, want = _form(tensors[name]), _form(expected[name])
+        if given != want:
+            problems.append(f"{name} is {given}, want {want}")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: weights do not fit the model card: {problems[0]}{more}")
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

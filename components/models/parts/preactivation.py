@@ -1,0 +1,39 @@
+"""The residual block that PreActResNet and WideResNet are made of (He et al., arXiv 1603.05027, fig. 4e)."""
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.models.parts.batch_norm import BatchNorm
+from components.models.parts.classifier import chain, convolution
+
+
+class PreactivationBlock(nn.Module):
+    """[N, channels_in, H, W] -> [N, channels_out, H / stride, W / stride]; norm and ReLU come before each convolution.
+
+    Where the shape changes, the shortcut is a bare 1x1 convolution of the activated input; elsewhere it is the input.
+    """
+
+    def __init__(self, batch_norm: BatchNorm, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = batch_norm.layer(channels_in)
+        self.conv1 = convolution(channels_in, channels_out, 3, stride)
+        self.norm2 = batch_norm.layer(channels_out)
+        self.conv2 = convolution(channels_out, channels_out, 3)
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut = None if same else convolution(channels_in, channels_out, 1, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        active = F.relu(self.norm1(features))
+        shortcut = features if self.shortcut is None else self.shortcut(active)
+        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(active))))
+
+
+def preactivation_features(
+    batch_norm: BatchNorm, channels: int, stem_channels: int, stages: list[tuple[int, int, int]]
+) -> nn.Module:
+    """A 3x3 stem, the blocks, and the batch norm and ReLU that the last block still owes."""
+    blocks = chain(partial(PreactivationBlock, batch_norm), stem_channels, stages)
+    last = [batch_norm.layer(stages[-1][0]), nn.ReLU(inplace=True)]
+    return nn.Sequential(convolution(channels, stem_channels, 3), blocks, *last)

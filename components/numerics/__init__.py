@@ -1,0 +1,1 @@
+"""How numbers are computed: devices and precision, processes, random numbers, losses, cost."""

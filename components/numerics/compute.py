@@ -1,0 +1,106 @@
+"""Where tensors live and how reproducibly they are computed."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT
+from components.numerics import parallel, winograd
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What matrix products and convolutions compute in.
+
+`auto` is the fastest: bfloat16 where the device is made for it, else float32 with Winograd's algorithm where it gains.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Compute:
+    """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
+
+    The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again.
+    """
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    deterministic: bool
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"got threads {self.threads}, want at least 1")
+
+    def prepare(self) -> torch.device:
+        """The device, after setting this process's threads and determinism and meeting those it trains with.
+
+        Errors: a GPU asked for, but none there; more processes than GPUs.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
+        torch.set_num_threads(self.threads)
+        device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
+        if device.type == "cuda":
+            self._take_gpu()
+        parallel.join(device)
+        # Else a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
+        torch.backends.cudnn.allow_tf32 = False
+        if self.deterministic:
+            # cuBLAS reads this when it is first used, which is after this line.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            # The same switch as torch.use_deterministic_algorithms, without that one's import of the compiler
+            # (seconds).
+            torch.set_deterministic_debug_mode("error")
+            # It would fill each new tensor before an operation writes it: a fifth of a small network's epoch.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+            torch.backends.cudnn.benchmark = False
+        else:
+            torch.backends.cudnn.benchmark = True
+        return device
+
+    def _take_gpu(self) -> None:
+        place, gpus = parallel.place_on_machine(), torch.cuda.device_count()
+        if place >= gpus:
+            raise InputError(f"process {place + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)")
+        torch.cuda.set_device(place)
+
+
+def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The precision that `auto` stands for on this device, or the one that is named.
+
+    Processors without bfloat16 instructions compute it too, ten to a hundred times as slowly as float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
+
+
+def training_arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """For a block: matrix products and convolutions as `precision` has it; weights and losses are float32 always."""
+    if resolved(precision, device) == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    fast = precision == "auto" and device.type == "cpu" and winograd.gains_here()
+    return winograd.fewer_multiplications() if fast else nullcontext()
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """`model` itself, its weights laid out channels last; what it flattens gets its gradient in that layout too.
+
+    The gradient of a flattening arrives in rows. The backward pass of the last ReLU would walk the two layouts side by
+    side, ten times as slowly.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Flatten):
+            module.register_forward_pre_hook(_gradient_channels_last)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _gradient_channels_last(_: nn.Module, args: tuple[Tensor]) -> None:
+    if args[0].requires_grad and args[0].ndim == 4:
+        args[0].register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,90 @@
+"""Losses per image, each with its reduction said aloud: what attacks climb and methods descend."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.foundation.errors import InputError
+
+# Keeps equal logits from dividing by zero.
+TINY = 1e-12
+
+Reduction = Literal["batch_mean", "class_mean", "none"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each image, [N], from logits [N, K] and labels [N].
+
+    With smoothing s the target is 1 - s on the label plus s/K on every class (Szegedy et al., arXiv 1512.00567,
+    section 7).
+    """
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best wrong logit minus the right one, [N]; positive where the image is misclassified.
+
+    The negated f₆ of Carlini & Wagner (arXiv 1608.04644, section V-A), to be maximised.
+    """
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return wrong - right
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The difference of logits ratio, [N]: the margin over the distance from the largest to the third largest logit.
+
+    Unlike cross-entropy it changes neither when the logits are shifted nor when they are scaled, so a model cannot hide
+    its gradient behind large logits (Croce & Hein, arXiv 2003.01690, section 4). Errors: fewer than 3 classes.
+    """
+    top = _largest(logits, 3, "dlr", "margin")
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """(z_target - z_label) / (z₁ - (z₃ + z₄) / 2), [N], where z₁ ≥ z₂ ≥ … are the sorted logits.
+
+    The two in the denominator keep it from being constant where the target ranks third (the same section). Errors:
+    fewer than 4 classes.
+    """
+    top = _largest(logits, 4, "targeted_dlr", "dlr or margin")
+    ahead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
+    return ahead.squeeze(1) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
+
+
+def _largest(logits: Tensor, count: int, loss: str, remedy: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise InputError(
+            f"loss {loss}: the model has {logits.shape[1]} classes, want at least {count} (use {remedy} instead)"
+        )
+    return logits.topk(count, dim=1).values
+
+
+def kl_divergence(target: Tensor, logits: Tensor, reduction: Reduction) -> Tensor:
+    """KL(target ‖ softmax(logits)) in nats, with `target` probabilities [N, K] and `logits` [N, K].
+
+    `batch_mean`: summed over classes, averaged over images, the mathematical divergence. `class_mean`: averaged over
+    images *and* classes, K times smaller: what much published distillation code does (facts on B-MTARD and RSLAD), so
+    its learning rates belong to it. `none`: one value per image, [N].
+    """
+    per_image = (torch.xlogy(target, target) - target * F.log_softmax(logits, dim=1)).sum(1)
+    if reduction == "none":
+        return per_image
+    return per_image.mean() if reduction == "batch_mean" else per_image.mean() / logits.shape[1]
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Shannon entropy of each row in nats, [N], from probabilities [N, K]."""
+    return -torch.xlogy(probabilities, probabilities).sum(1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of images classified right, a detached scalar."""
+    return (logits.detach().argmax(1) == hard(labels)).float().mean()
+
+
+def hard(labels: Tensor) -> Tensor:
+    """One class for each image, int64 [N]: of probabilities [N, K] the likeliest."""
+    return labels if labels.ndim == 1 else labels.argmax(1)

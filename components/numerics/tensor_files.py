@@ -1,0 +1,42 @@
+"""Tensors in files: safetensors, whole or absent, the same bytes for the same content."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from components.foundation.errors import InputError
+from components.foundation.storage import replacing
+
+# safetensors writes several metadata keys in hash order, one key always in the same bytes.
+METADATA_KEY = "temper"
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+    """Writes a safetensors file with one JSON metadata value, atomically; equal content gives equal bytes."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    data = tensors_to_bytes(contiguous, {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
+    """Tensors (on the CPU) and the metadata value of a safetensors file. Errors: missing, truncated or foreign file."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path}: truncated, or no safetensors file: {error}") from None
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The raw bytes of a tensor's values, for hashing images."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,221 @@
+"""Figures of what was measured, from the document: title, one line on how to read it, SVG."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe, number_axis, percent_axis, whole_axis
+from components.reports.robustness.document import best_models
+from components.reports.robustness.label_leaking import ONE_STEP, kind
+from components.reports.wording import cascade_title, epsilon_text, norm_text, sentence, title
+from components.statistics.outcomes import Document
+
+DASHED = "dashed"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing with its title and the line that says how to read it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: its name, its place in the palette, its style and its points."""
+
+    name: str
+    palette: int
+    points: list[tuple[float, float]]
+    style: str = ""
+
+
+def plane(document: Document) -> Figure | None:
+    """Clean accuracy across, worst-case accuracy up, a cross of intervals per selected model; None without attacks."""
+    found = [(name, document["models"][name]) for name in best_models(document)]
+    shown = [(i, name, m["clean"], m["worst_case"]) for i, (name, m) in enumerate(found) if m["worst_case"]]
+    if not shown:
+        return None
+    clean = [rate[bound] for _, _, rate, _ in shown for bound in ("low", "high")]
+    plot = Plot(percent_axis("clean accuracy, %", [*clean, 1.0]), percent_axis("robust"), width=460, height=330)
+    for index, name, right, robust in shown:
+        x, y = right["value"], robust["value"]
+        plot.segment((right["low"], y), (right["high"], y), f"whisker {colour(index)}")
+        plot.segment((x, robust["low"]), (x, robust["high"]), f"whisker {colour(index)}")
+        plot.mark(x, y, index, f"{describe(f'{title(name)}, clean', right)}; {describe('worst case', robust)}")
+    _name_points(plot, [(title(name), right["value"], robust["value"]) for _, name, right, robust in shown])
+    plot.text(plot.x.high, 1.0, "better ↗", "note end", (0.0, 14.0))
+    return Figure(
+        "Accuracy against robustness",
+        "Across: share of clean images classified right. Up: share still right in the worst case. "
+        "Up and right is better; the arms are 95 % intervals.",
+        plot.render("Clean accuracy against worst-case accuracy of " + ", ".join(title(name) for _, name, *_ in shown)),
+    )
+
+
+def _name_points(plot: Plot, points: Sequence[tuple[str, float, float]]) -> None:
+    """Writes each name above its point, or below where another name is already there."""
+    taken: list[tuple[float, float]] = []
+    for name, x, y in points:
+        left, (across, up) = plot.x.share(x) > 0.5, plot.at(x, y)
+        above, below = up - 10, up + 20
+        down = below if any(abs(across - a) < 150 and abs(above - b) < 16 for a, b in taken) else above
+        taken.append((across, down))
+        plot.text(x, y, name, "name end" if left else "name", (-8.0 if left else 8.0, down - up))
+
+
+def epsilon_curves(document: Document) -> Figure | None:
+    """Accuracy against the size of the perturbation, with bands; None where no curve was measured."""
+    names = [name for name in best_models(document) if document["models"][name]["curve"]]
+    if not names:
+        return None
+    x, position = _epsilon_axis(document, document["curve"]["epsilons"])
+    plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
+    _limit(plot, position(document["threat"]["epsilon"]))
+    for name in names:
+        index, curve = best_models(document).index(name), document["models"][name]["curve"]
+        at = [position(point["epsilon"]) for point in curve]
+        low, value, high = (list(zip(at, (p[key] for p in curve), strict=True)) for key in ("low", "value", "high"))
+        plot.band(low, high, colour(index))
+        plot.line(value, colour(index))
+        for (x_at, y), point in zip(value, curve, strict=True):
+            plot.mark(x_at, y, index, describe(f"{title(name)}, ε = {epsilon_text(point['epsilon'])}", point))
+    return Figure(
+        "Accuracy as the attack grows",
+        f"Across: the size of the change the attack may make ({norm_text(document['threat']['norm'])} ε). Up: accuracy "
+        "in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
+        plot.render("Accuracy against epsilon of " + ", ".join(map(title, names))),
+    )
+
+
+def _epsilon_axis(document: Document, measured: Sequence[str]) -> tuple[Axis, Callable[[str], float]]:
+    """The axis over the measured epsilons, and where one lies on it: in grey levels for L∞, in its own unit else."""
+    unit = 255 if document["threat"]["norm"] == "linf" else 1
+
+    def position(epsilon: str) -> float:
+        return float(Fraction(epsilon) * unit)
+
+    epsilons = [position(epsilon) for epsilon in measured]
+    return whole_axis("ε, in grey levels of 255", epsilons) if unit == 255 else number_axis("ε", epsilons), position
+
+
+def _limit(plot: Plot, epsilon: float) -> None:
+    """A dashed line at the threat model's ε, where it is on the drawing."""
+    if plot.x.low <= epsilon <= plot.x.high:
+        plot.segment((epsilon, 0.0), (epsilon, 1.0), "limit")
+        # Right of the line, where accuracies have fallen already, unless the drawing ends there.
+        style, shift = ("note", (5.0, 12.0)) if plot.x.share(epsilon) < 0.7 else ("note end", (-5.0, 12.0))
+        plot.text(epsilon, 1.0, "threat model", style, shift)
+
+
+def staircase(document: Document) -> Figure | None:
+    """What still stands after each attack of the cascade, a falling line per selected model; None without cascade."""
+    names = [name for name in best_models(document) if document["models"][name]["cascade"]]
+    if not names:
+        return None
+    places = ["clean", *document["cascade"]["attacks"]]
+    ticks = tuple((float(place), _cut(title(attack), 12)) for place, attack in enumerate(places))
+    plot = Plot(Axis("", -0.5, len(places) - 0.5, ticks), percent_axis("accuracy"), width=460, height=330)
+    for name in names:
+        index, model = best_models(document).index(name), document["models"][name]
+        steps = [(0, model["clean"]), *((places.index(step["attack"]), step) for step in model["cascade"])]
+        edges = {
+            key: [(at + side, step[key]) for at, step in steps for side in (-0.5, 0.5)]
+            for key in ("low", "value", "high")
+        }
+        plot.band(edges["low"], edges["high"], colour(index))
+        plot.line(edges["value"], colour(index))
+        for at, step in steps:
+            plot.mark(float(at), step["value"], index, describe(f"{title(name)} after {title(places[at])}", step))
+    return Figure(
+        f"What still stands in the cascade: {cascade_title(document)}",
+        "From left to right, each attack runs only on the images still standing; a step is the accuracy after it. "
+        "Bands are 95 % intervals. A last step that falls far means that the attacks before it were too weak.",
+        plot.render("Accuracy after each attack of the cascade of " + ", ".join(map(title, names))),
+    )
+
+
+def one_step(document: Document) -> list[Figure]:
+    """Per selected model, accuracy under every attack of the grid over its epsilons: one-step dashed, others solid."""
+    described = document["grid"]
+    charts = []
+    for name in best_models(document):
+        if not (grid := document["models"][name]["grid"]):
+            continue
+        x, position = _epsilon_axis(document, described["epsilons"])
+        plot = Plot(x, percent_axis("accuracy"))
+        for index, attack in enumerate(described["attacks"]):
+            single = kind(described["attacks"][attack]) in ONE_STEP
+            points = grid.get(attack, [])
+            plot.line(
+                [(position(p["epsilon"]), p["value"]) for p in points], f"{colour(index)} {DASHED if single else ''}"
+            )
+            for point in points:
+                words = describe(f"{title(attack)}, ε = {epsilon_text(point['epsilon'])}", point)
+                plot.mark(
+                    position(point["epsilon"]), point["value"], index, words, "small hollow" if single else "small"
+                )
+        heading = sentence(title(name))
+        charts.append(Figure(heading, "", plot.render(f"One-step and iterative attacks on the {title(name)}")))
+    return charts
+
+
+def capacities(document: Document) -> list[Figure]:
+    """Per architecture with several sizes: clean (dashed) and worst-case accuracy against the number of parameters."""
+    charts = []
+    for family in document["capacity"]:
+        models = family["models"]
+        at = [math.log10(model["num_parameters"]) for model in models]
+        ticks = {place: _magnitude(model["num_parameters"]) for place, model in zip(at, models, strict=True)}
+        margin = 0.08 * (at[-1] - at[0])
+        x = Axis("parameters (logarithmic)", at[0] - margin, at[-1] + margin, tuple(ticks.items()))
+        plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
+        for key, index, style, hollow in (("clean", 0, DASHED, "hollow"), ("worst_case", 1, "", "")):
+            shown = [(place, m["model"], m[key]) for place, m in zip(at, models, strict=True) if m[key]]
+            # Models of one size stand side by side: no line leads from one to the next.
+            if len(ticks) == len(models):
+                plot.line([(place, rate["value"]) for place, _, rate in shown], f"{colour(index)} {style}")
+            for place, model, rate in shown:
+                plot.segment((place, rate["low"]), (place, rate["high"]), f"whisker {colour(index)}")
+                plot.mark(place, rate["value"], index, describe(f"{title(model)}, {title(key)}", rate), hollow)
+            if key == "worst_case":
+                _name_points(plot, [(title(model), place, rate["value"]) for place, model, rate in shown])
+        drawing = plot.render(f"Accuracy against capacity, {family['architecture']}")
+        charts.append(Figure(family["architecture"], "Arms are 95 % intervals.", drawing))
+    return charts
+
+
+def _magnitude(count: int) -> str:
+    """A count to three digits: `23456` -> `23.5k`."""
+    for unit, text in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{text}"
+    return str(count)
+
+
+def per_class(document: Document) -> list[Figure]:
+    """One chart per selected model: clean and worst-case accuracy of every class with their intervals."""
+    return [_class_chart(document, name, index) for index, name in enumerate(best_models(document))]
+
+
+def _class_chart(document: Document, name: str, index: int) -> Figure:
+    rows = document["models"][name]["per_class"]
+    ticks = tuple((-float(place), _cut(row["class"])) for place, row in enumerate(rows))
+    left = 14 + 7 * max((len(text) for _, text in ticks), default=1)
+    y = Axis("class", 0.5 - len(rows) if rows else -1.0, 0.5, ticks)
+    plot = Plot(percent_axis("accuracy, %"), y, height=TOP + BOTTOM + 21 * len(rows), left=left)
+    for place, row in enumerate(rows):
+        for key, style, shift in (("clean", "hollow", 0.16), ("worst_case", "", -0.16)):
+            if found := row[key]:
+                at = shift - place
+                plot.segment((found["low"], at), (found["high"], at), f"whisker {colour(index)}")
+                plot.mark(found["value"], at, index, describe(f"{row['class']}, {title(key)}", found), style)
+    heading = sentence(title(name))
+    return Figure(heading, "", plot.render(f"Clean and worst-case accuracy per class of the {title(name)}"))
+
+
+def _cut(text: str, limit: int = 16) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

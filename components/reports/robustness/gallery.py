@@ -1,0 +1,94 @@
+"""The gallery: images, perturbations and adversarial images as data URIs, with what every model answered."""
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.statistics.outcomes import Document
+
+# Smaller images are shown enlarged with their pixels as squares.
+SMALL = 64
+
+
+def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Document, limit: int) -> dict[str, Any]:
+    """What the page shows of the first `limit` images.
+
+    Args:
+        tensors: `images` uint8 [K, C, H, W] and `adversarial/<model>` float [K, C, H, W] in [0, 1].
+        metadata: indices and labels [K], the attack, and per model the answers to the clean and adversarial images.
+        document: the robustness document, for the class names.
+        limit: how many images to show at most.
+    Without a tensor `images` there are no samples.
+    """
+    if "images" not in tensors:
+        return {"samples": []}
+    images = tensors["images"][:limit].float() / 255
+    models = [name for name in metadata["adversarial"] if f"adversarial/{name}" in tensors]
+    changes = {name: tensors[f"adversarial/{name}"][:limit].float() - images for name in models}
+    # One scale for the whole gallery, so that perturbations compare; the largest change reaches black or white.
+    largest = max((float(change.abs().max()) for change in changes.values() if change.numel()), default=0.0) or 1.0
+    samples = [_sample(index, images, changes, metadata, document, largest) for index in range(len(images))]
+    return {
+        "attack": metadata["attack"],
+        "amplified": 0.5 / largest,
+        "largest": largest,
+        "small": images.shape[-1] < SMALL,
+        "samples": samples,
+    }
+
+
+def _sample(
+    index: int,
+    images: Tensor,
+    changes: Mapping[str, Tensor],
+    metadata: dict[str, Any],
+    document: Document,
+    largest: float,
+) -> dict[str, Any]:
+    label, classes = metadata["labels"][index], document["classes"]
+    models = [
+        {
+            "name": name,
+            "perturbation": data_uri(0.5 + change[index] * (0.5 / largest)),
+            "adversarial": data_uri(images[index] + change[index]),
+            **_answers("clean", metadata["clean"][name][index], label, classes),
+            **_answers("adversarial", metadata["adversarial"][name][index], label, classes),
+        }
+        for name, change in changes.items()
+    ]
+    return {
+        "index": metadata["indices"][index],
+        "label": classes[label],
+        "image": data_uri(images[index]),
+        "models": models,
+    }
+
+
+def _answers(kind: str, answer: int, label: int, classes: list[str]) -> dict[str, Any]:
+    return {f"{kind}_answer": classes[answer], f"{kind}_right": answer == label}
+
+
+def data_uri(image: Tensor) -> str:
+    """A [C, H, W] image in [0, 1] as a PNG in a `data:` address."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def png(image: Tensor) -> bytes:
+    """A [C, H, W] image in [0, 1] as PNG bytes: grey for one channel, the first three as colours else."""
+    kept = image[:1] if image.shape[0] < 3 else image[:3]
+    pixels = (kept.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    height, width, channels = pixels.shape
+    # Bit depth 8, colour type grey or RGB; every row starts with filter 0.
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(rows, 9)), _chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

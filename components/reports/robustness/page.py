@@ -1,0 +1,226 @@
+"""The page: one file with its styles, drawings and images inside, the same bytes for the same document."""
+
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from components.foundation.errors import InputError
+from components.reports import wording as tables
+from components.reports.charts import mark
+from components.reports.robustness import figures, training_figures
+from components.reports.robustness.document import best_models, conditions, failed, status, subject
+from components.reports.robustness.gallery import data_uri, gallery
+from components.reports.wording import title
+from components.statistics.outcomes import Document
+
+FOLDER = Path(__file__).parent
+TEMPLATE, PAGE_STYLE, FIGURE_STYLE = "report.html.j2", FOLDER / "page.css", FOLDER.parent / "figures.css"
+
+# Every section in its order: where its markup is, its name there and on the page, its heading.
+SECTIONS = (
+    ("evidence", "verdict", "What the verdict rests on"),
+    ("evidence", "attacks", "Accuracy under every attack"),
+    ("evidence", "tradeoff", "The trade-off, and growing attacks"),
+    ("evidence", "transfer", "Attacks made for another model"),
+    ("evidence", "classes", "Class by class"),
+    ("scale", "leak", "Does the attack tell the model the answer?"),
+    ("scale", "steps", "One-step against iterative attacks"),
+    ("scale", "capacity", "Does a larger model stand up better?"),
+    ("images", "hardest", "The hardest images"),
+    ("images", "gallery", "What the attacks look like"),
+    ("record", "checkpoints", "Best against last checkpoint"),
+    ("record", "training", "How the models were trained"),
+    ("record", "balance", "How the student balanced its teachers"),
+    ("record", "kernel", "How the models' inner geometry moved"),
+    ("record", "costs", "What it cost"),
+    ("record", "provenance", "Where the numbers come from"),
+)
+
+
+def page(
+    document: Document,
+    curves: training_figures.Curves,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, Any],
+    gallery_images: int,
+) -> str:
+    """The HTML of the report. Errors: jinja2 is not installed.
+
+    Args:
+        document: the robustness document.
+        curves: per trained model the rows of its curves file; may be empty.
+        tensors, metadata: the content of evaluation/gallery.safetensors. Images beyond the gallery's are shown where
+            they are among the hardest.
+        gallery_images: how many images the gallery shows.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ModuleNotFoundError:
+        raise InputError("report: needs jinja2, which is not installed (pip install 'temper[report]')") from None
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bounds": tables.bounds,
+        "count": count,
+        "epsilon": tables.epsilon_text,
+        "grey": tables.grey_text,
+        "measured": tables.measured_text,
+        "norm": tables.norm_text,
+        "passes": passes,
+        "percent": tables.percent,
+        "points": tables.points,
+        "rule": tables.rule_title,
+        "sentence": tables.sentence,
+        "title": title,
+    }
+    context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
+    context["thumbnails"] = thumbnails(document, tensors, metadata)
+    context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
+    # In a style element, characters keep their meaning: nothing is escaped.
+    styles = {"figure_style": FIGURE_STYLE.read_text("utf-8"), "page_style": PAGE_STYLE.read_text("utf-8")}
+    return environment.get_template(TEMPLATE).render(**context, **styles) + "\n"
+
+
+def figure_files(document: Document, curves: training_figures.Curves) -> dict[str, str]:
+    """Every drawing as an SVG file of its own, with its style inside: file name to text."""
+    style = FIGURE_STYLE.read_text(encoding="utf-8")
+    return {
+        f"{group.replace('_', '-')}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower()).strip('-')}.svg": _standalone(
+            figure, style
+        )
+        for group, drawn in _figures(document, curves).items()
+        for figure in drawn
+    }
+
+
+def _standalone(figure: figures.Figure, style: str) -> str:
+    inside = f"<title>{escape(figure.title)}</title><style>{style} svg {{ background: var(--card); }}</style>"
+    opening, rest = figure.svg.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg" font-family="sans-serif">{inside}{rest}'
+
+
+def count(number: float) -> str:
+    """A count with a thin space between thousands: `12 345`."""
+    return f"{round(number):,}".replace(",", "\u202f")
+
+
+def passes(number: float) -> str:
+    """Passes per image: three digits below 100, a whole count above."""
+    return f"{number:.3g}" if number < 100 else count(number)
+
+
+def thumbnails(document: Document, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> dict[int, str]:
+    """The hardest images of which the gallery's file has the pixels: place in the test split to `data:` address."""
+    hard = {image["index"] for image in document["hardest"]["images"]} if document["hardest"] else set()
+    places = {index: place for place, index in enumerate(metadata.get("indices", ())) if index in hard}
+    return {index: data_uri(tensors["images"][place].float() / 255) for index, place in places.items()}
+
+
+def _context(document: Document, curves: training_figures.Curves) -> dict[str, Any]:
+    best = best_models(document)
+    return {
+        "document": document,
+        "best": best,
+        "subject": subject(document),
+        "status": {name: status(document, name) for name in best},
+        "failed": {name: failed(document, name) for name in best},
+        "worst_of": {name: tables.worst_of(document, name) for name in best},
+        "cascade_title": tables.cascade_title(document),
+        "columns": {column: tables.column_title(document, column) for column in tables.columns(document)},
+        "rows": {name: conditions(document["models"][name]) for name in best},
+        "marks": [mark(index) for index in range(max(len(best), len(document["grid"]["attacks"]), 2))],
+        "figures": _figures(document, curves),
+        "weakest": _weakest(document),
+        "cost_table": _costs(document),
+        "facts": _facts(document),
+        "params": _flat(document["params"], ""),
+    }
+
+
+def _figures(document: Document, curves: training_figures.Curves) -> dict[str, list[figures.Figure]]:
+    """Every drawing of the page, by the section that it is for; what there is nothing to draw of is left out."""
+    single = {"plane": figures.plane, "growth": figures.epsilon_curves, "staircase": figures.staircase}
+    found = {name: [figure] if (figure := draw(document)) else [] for name, draw in single.items()}
+    return {
+        **found,
+        "per_class": figures.per_class(document),
+        "steps": figures.one_step(document),
+        "capacity": figures.capacities(document),
+        "training": training_figures.training(curves),
+        "balance": training_figures.balance(curves),
+        "kernel": training_figures.ntk(curves),
+    }
+
+
+def _has(section: str, context: dict[str, Any]) -> bool:
+    """Whether there is anything to say in a section."""
+    document, shown, drawn = context["document"], context["shown"], context["figures"]
+    present = {
+        "verdict": document["verdict"],
+        "tradeoff": drawn["plane"] or drawn["growth"],
+        "transfer": document["transfer"]["accuracy"],
+        "leak": any(model["label_leak"] for model in document["models"].values()),
+        "hardest": document["hardest"],
+        "gallery": shown["samples"] and shown["samples"][0]["models"],
+        "checkpoints": document["best_versus_last"],
+        **{name: drawn[name] for name in ("steps", "capacity", "training", "balance", "kernel")},
+    }
+    return bool(present.get(section, True))
+
+
+def _weakest(document: Document) -> Document | None:
+    """The class of the subject with the lowest worst-case accuracy."""
+    rows = [row for row in document["models"][subject(document)]["per_class"] if row["worst_case"]]
+    return min(rows, key=lambda row: row["worst_case"]["value"], default=None)
+
+
+def _costs(document: Document) -> Document:
+    """Per selected model: parameters, passes of the training, and passes per test image of each attack and in all."""
+    n, rows, columns = document["num_images"], [], {}
+    for name in best_models(document):
+        model = document["models"][name]
+        passes: dict[str, dict[str, float]] = {}
+        for task, cost in {**model["cost"], "in all": _total(model["cost"])}.items():
+            # A curve is one thing, whatever the number of its epsilons; a cascade's attacks differ.
+            head, _, rest = task.partition("/")
+            attack, _, epsilon = rest.partition("@")
+            at = f" at ε = {epsilon}" if epsilon else ""
+            column = f"cascade: {title(attack)}{at}" if head == "cascade" else title(head)
+            sums = passes.setdefault(column, {"forward": 0.0, "backward": 0.0})
+            passes[column] = {kind: total + cost[kind] / n for kind, total in sums.items()}
+        rows.append({"name": name, "model": model, "training": model["training_cost"], "passes": passes})
+        columns |= dict.fromkeys(passes)
+    ordered = [*(column for column in columns if column != "in all"), "in all"]
+    return {"columns": ordered if len(ordered) > 1 else [], "rows": rows}
+
+
+def _total(cost: dict[str, dict[str, int]]) -> dict[str, int]:
+    return {kind: sum(one[kind] for one in cost.values()) for kind in ("forward", "backward")}
+
+
+def _facts(document: Document) -> dict[str, str]:
+    """Where the numbers come from: data, seed, precision, model files, and the evaluation's own provenance."""
+    models = {
+        f"{title(name)} file": f"{model['file']} ({model['sha256']})" for name, model in document["models"].items()
+    }
+    curves = {f"{title(name)} curves": f"{one['file']} ({one['sha256']})" for name, one in document["training"].items()}
+    fixed = {key: str(document[key]) for key in ("schema", "dataset", "seed")}
+    parts = {key: _flat(document[key], key) for key in ("precision", "adversarial", "data")}
+    flat = {key: text for part in parts.values() for key, text in part.items()}
+    return {**fixed, **models, **curves, **flat, **_flat(document["provenance"], "")}
+
+
+def _flat(value: Any, name: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        parts = (_flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+        return {key: text for part in parts for key, text in part.items()}
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}

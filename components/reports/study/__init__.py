@@ -1,0 +1,1 @@
+"""A study's document, tables and figures."""

@@ -1,0 +1,18 @@
+"""Half a cosine after a warm-up."""
+
+from pydantic.dataclasses import dataclass
+
+from components.foundation.params import STRICT, Real
+from components.schedules.parts.schedule import half_cosine
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cosine:
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter, arXiv 1608.03983, eq. 5), after a linear warm-up in epochs."""
+
+    warmup: Real
+
+    def factor(self, progress: float, epochs: int) -> float:
+        if progress < self.warmup:
+            return progress / self.warmup
+        return half_cosine((progress - self.warmup) / max(epochs - self.warmup, 1e-9))

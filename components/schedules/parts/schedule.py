@@ -1,0 +1,51 @@
+"""Learning-rate schedules: the factor on the base rate as a function of training progress."""
+
+import math
+from typing import Protocol
+
+# A rate that changes by this share at one point jumps; what is smaller is a slope to the losses.
+JUMP = 0.1
+# Jumps are looked for in so many parts of an epoch; a part that may hold one is halved so often.
+PARTS, HALVINGS = 16, 40
+
+
+class Schedule(Protocol):
+    """Progress in epochs, a float in [0, epochs], -> the factor on the base learning rate."""
+
+    def factor(self, progress: float, epochs: int) -> float: ...
+
+
+def jumps(schedule: Schedule, epochs: int) -> list[float]:
+    """The points, in epochs, at which the learning rate jumps during a run of `epochs`.
+
+    Halving a stretch keeps the change of a jump in it, while that of a slope halves, however steep it is.
+    """
+    found = []
+    for part in range(epochs * PARTS):
+        low, high = part / PARTS, (part + 1) / PARTS
+        before, after = schedule.factor(low, epochs), schedule.factor(high, epochs)
+        least = JUMP * max(before, after)
+        for _ in range(HALVINGS):
+            if abs(after - before) <= least:
+                break
+            middle = (low + high) / 2
+            between = schedule.factor(middle, epochs)
+            if abs(between - before) > abs(after - between):
+                high, after = middle, between
+            else:
+                low, before = middle, between
+        # What comes with the very end touches no step.
+        if abs(after - before) > least and high < epochs:
+            found.append(high)
+    return found
+
+
+def half_cosine(share: float) -> float:
+    """Half a cosine from 1 at `share` 0 to 0 at 1, level beyond."""
+    return (1 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2
+
+
+def require_share(peak: float) -> None:
+    """Refuses a peak that is not inside training."""
+    if not 0 < peak < 1:
+        raise ValueError(f"got peak {peak}, want a share of training between 0 and 1")

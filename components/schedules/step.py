@@ -1,0 +1,22 @@
+"""The learning rate falls by a factor at given epochs."""
+
+from itertools import pairwise
+
+from pydantic.dataclasses import dataclass
+
+from components.foundation.params import STRICT, Real
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Step:
+    """The base rate times `decay` for each of `milestones` (in epochs) that has passed."""
+
+    milestones: tuple[int, ...]
+    decay: Real
+
+    def __post_init__(self) -> None:
+        if any(late <= early for early, late in pairwise(self.milestones)):
+            raise ValueError(f"got milestones {list(self.milestones)}, want them increasing")
+
+    def factor(self, progress: float, epochs: int) -> float:
+        return self.decay ** sum(progress >= milestone for milestone in self.milestones)

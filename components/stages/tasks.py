@@ -1,0 +1,50 @@
+"""Opens the table of attacks for an evaluation: params.yaml -> the suite of attacks that each model meets."""
+
+from components.attacks import ATTACKS
+from components.attacks.parts.attack import Attack
+from components.attacks.pgd import Pgd
+from components.evaluation.cascades import specs
+from components.evaluation.suite import EvaluationSection, Specs, Suite
+from components.foundation.errors import InputError, choose
+from components.foundation.params import Params, member
+from components.numerics.compute import Compute
+from components.threats.parts.threat import Threat
+
+
+def read_suite(params: Params, stage: str, num_classes: int) -> Suite:
+    """The suite under the key `stage`, all checked, for images of `num_classes` classes."""
+    section = params.typed(EvaluationSection, stage)
+    threat, compute = params.typed(Threat, "threat"), params.typed(Compute, "compute")
+    return suite_of(section, threat, compute, params.seed, num_classes, f"{params.path}: {stage}")
+
+
+def suite_of(
+    section: EvaluationSection, threat: Threat, compute: Compute, seed: int, num_classes: int, where: str
+) -> Suite:
+    """The section with its attacks built. Errors: attacks that are not there, a curve whose step cannot scale."""
+    attacks = _built(section.attacks, f"{where}.attacks")
+    curve = choose(attacks, section.curve_attack, f"{where}.curve_attack")
+    if not isinstance(curve, Pgd):
+        raise InputError(
+            f"{where}.curve_attack: {section.curve_attack} is {curve}, want a pgd (its step scales with ε)"
+        )
+    for key in ("transfer_attacks", "last_epoch_attacks"):
+        for name in getattr(section, key):
+            choose(attacks, name, f"{where}.{key}")
+    if threat.epsilon == 0 and any(section.curve_epsilons):
+        raise InputError(f"{where}.curve_epsilons: want only 0 where threat.epsilon is 0 (its step scales with ε)")
+    chosen = section.cascade if isinstance(section.cascade, dict) else specs(section.cascade, num_classes)
+    return Suite(
+        section,
+        attacks,
+        _built(chosen, f"{where}.cascade"),
+        _built(section.grid.attacks, f"{where}.grid.attacks"),
+        curve,
+        threat,
+        compute,
+        seed,
+    )
+
+
+def _built(named: Specs, where: str) -> dict[str, Attack]:
+    return {name: member(ATTACKS, spec, f"{where}.{name}") for name, spec in named.items()}

@@ -1,0 +1,1 @@
+"""Rates with intervals, paired tests, and what per-image outcomes say."""

@@ -1,0 +1,1 @@
+"""Records of stages, and their way to MLflow."""

@@ -1,0 +1,320 @@
+"""Forwards journals to MLflow, in a process of its own, and reads back. With serving.py, all that imports MLflow.
+
+Its command line, `python -m components.tracking.mlflow_runs`:
+
+    follow FOLDER           what a stage starts: forwards a pipeline run's journals as they grow
+    send                    sends what has not been sent
+    status                  says what has not been sent
+    fetch REF FOLDER        fetches the evaluation of a run or of a registered model
+    promote REF             gives a registered model an alias, if rules allow it
+    fetch-model URI FOLDER  fetches the file of a model
+
+Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
+`temper`. A pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what
+it read. Runs are named explicitly in each call: nothing uses MLflow's active run. One process serves all stages of a
+pipeline run, since importing MLflow and opening its database cost about five seconds of CPU.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.foundation.errors import InputError
+from components.tracking import delivery, registry
+from components.tracking import download as model_download
+from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
+from components.tracking.journal_files import pipeline_status, stage_of
+
+# Set unless the user has: MLflow's own defaults keep trying for many minutes.
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+# MLflow's limits are 1000 metrics and 100 parameters or tags a batch; long values are hard to read in its tables.
+METRICS_PER_BATCH, ENTRIES_PER_BATCH, MAX_PARAM, MAX_TAG = 500, 100, 250, 5000
+# The record itself is wrong: sending it again would not help.
+REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+
+
+class Mlflow:
+    """A connection: the client, the experiment, and the runs found or made in it."""
+
+    def __init__(self, uri: str) -> None:
+        self.client = open_client(uri)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "temper")
+        found = self.client.get_experiment_by_name(name)
+        # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
+        local = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+        place = str(local) if uri.startswith("sqlite:") else None
+        self.experiment = found.experiment_id if found else self.client.create_experiment(name, place)
+
+    def send(self, box: Outbox, events: list[Event]) -> None:
+        """Takes one record, or several of metrics. Errors: Unreachable, Refused."""
+        try:
+            if events[0]["event"] == "metrics":
+                self.measure(box.state.run, events)
+            else:
+                SEND[events[0]["event"]](self, box, events[0])
+        except Exception as error:
+            raise _sorted_out(error) from error
+
+    def run(self, name: str, started: int, tags: Mapping[str, str]) -> str:
+        """The id of the run with these tags, made if there is none."""
+        return self.find(tags) or self.client.create_run(self.experiment, started, dict(tags), name).info.run_id
+
+    def find(self, tags: Mapping[str, str]) -> str | None:
+        """The id of the latest run with these tags."""
+        text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.client.search_runs([self.experiment], text, max_results=1, order_by=["attributes.start_time DESC"])
+        return found[0].info.run_id if found else None
+
+    def pipeline(self, box: Outbox, event: Event) -> str:
+        """The id of the pipeline's run, the parent of its stages."""
+        name = box.path.parent.name
+        return self.run(name, _milliseconds(event), {"temper.pipeline": name, "temper.stage": "pipeline"})
+
+    def measure(self, run: str, events: list[Event]) -> None:
+        """Logs metrics, in batches."""
+        from mlflow.entities import Metric
+
+        points = ((event, key, value) for event in events for key, value in event["metrics"].items())
+        found = [Metric(_key(key), value, _milliseconds(event), event["step"] or 0) for event, key, value in points]
+        for some in _chunks(found, METRICS_PER_BATCH):
+            self.client.log_batch(run, metrics=some)
+
+    def params(self, run: str, tree: Mapping[str, Any]) -> None:
+        """Logs the parameters that are short and not there yet: MLflow never changes one."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run).data.params
+        flat = {_key(key): value for key, value in _flat(tree)}
+        fresh = [Param(key, value) for key, value in flat.items() if key not in known and len(value) <= MAX_PARAM]
+        for some in _chunks(fresh, ENTRIES_PER_BATCH):
+            self.client.log_batch(run, params=some)
+
+    def tag(self, run: str, tags: Mapping[str, Any]) -> None:
+        """Sets tags."""
+        from mlflow.entities import RunTag
+
+        found = [RunTag(key, str(value)[:MAX_TAG]) for key, value in tags.items()]
+        for some in _chunks(found, ENTRIES_PER_BATCH):
+            self.client.log_batch(run, tags=some)
+
+
+def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    # Found by what a journal is, so that a forwarder that dies between making a run and noting it makes no second one.
+    tags = {"temper.pipeline": box.path.parent.name, "temper.stage": event["stage"], "temper.journal": box.path.stem}
+    parent = mlflow.pipeline(box, event)
+    box.state.run = mlflow.run(box.path.stem.replace(".", " "), _milliseconds(event), tags)
+    flow = {"prefect.flow_run": event["flow_run"]} if event["flow_run"] else {}
+    flow |= event.get("labels", {})
+    source = {"mlflow.source.name": f"components.stages.{event['stage']}", "mlflow.source.type": "JOB"}
+    mlflow.tag(box.state.run, {"mlflow.parentRunId": parent, **source, **flow})
+    mlflow.tag(parent, {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT", **flow})
+    for run in (box.state.run, parent):
+        mlflow.client.update_run(run, status="RUNNING")
+
+
+def _params(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    # The pipeline's run has them too, so that pipelines compare; long ones are in the file only.
+    mlflow.params(box.state.run, event["params"])
+    mlflow.params(mlflow.pipeline(box, event), {stage_of(box.path): event["params"]})
+    mlflow.client.log_dict(box.state.run, dict(event["params"]), "params.json")
+
+
+def _tags(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    commit = event["tags"].get("git.commit")
+    # MLflow shows the second as the version of a run.
+    shared = {"git.commit": commit, "mlflow.source.git.commit": commit} if commit else {}
+    # A verdict is what one looks for in the list of pipeline runs.
+    shared |= {key: value for key, value in event["tags"].items() if key.startswith("verdict")}
+    mlflow.tag(box.state.run, {**event["tags"], **shared})
+    mlflow.tag(mlflow.pipeline(box, event), shared)
+
+
+def _headline(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    for run in (box.state.run, mlflow.pipeline(box, event)):
+        mlflow.measure(run, [event])
+
+
+def _dataset(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    schema = {"features": _tensor("uint8", *event["image_shape"]), "targets": _tensor("int64")}
+    profile = {"images": event["counts"], "classes": event["classes"], "sha256": event["digest"]}
+    dataset = Dataset(
+        name=event["name"],
+        # As much as MLflow keeps; the profile has all of it.
+        digest=event["digest"][:36],
+        source_type="local",
+        source=json.dumps({"uri": event["path"]}),
+        schema=json.dumps({"mlflow_tensorspec": schema}),
+        profile=json.dumps(profile),
+    )
+    tag = InputTag("mlflow.data.context", event["context"])
+    mlflow.client.log_inputs(box.state.run, [DatasetInput(dataset, [tag])])
+
+
+def _produced(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    mlflow.tag(box.state.run, {f"produced.{name}": digest for name, digest in event["hashes"].items()})
+
+
+def _upstream(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    for name, digest in event["hashes"].items():
+        tags = {f"upstream.{name}.sha256": digest}
+        if source := mlflow.find({f"produced.{name}": digest}):
+            tags[f"upstream.{name}"] = source
+            mlflow.tag(source, {f"downstream.{stage_of(box.path)}": box.state.run})
+        mlflow.tag(box.state.run, tags)
+
+
+def _artifact(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    for run in [box.state.run, *([mlflow.pipeline(box, event)] if event["on_pipeline"] else [])]:
+        mlflow.client.log_artifact(run, str(box.path.parent / event["kept"][0]), event["folder"] or None)
+
+
+def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    # Only here, since it needs torch.
+    from components.tracking import serving
+
+    client, run, name, tags = mlflow.client, box.state.run, event["name"], event["tags"]
+    # A forwarder that died before it noted the version has registered it all the same.
+    if client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
+        return
+    logged = client.create_logged_model(mlflow.experiment, name, run, tags, model_type="classifier")
+    weights, example = (box.path.parent / kept for kept in event["kept"])
+    form = {key: event[key] for key in ("image_shape", "num_classes")}
+    with tempfile.TemporaryDirectory() as folder:
+        serving.save(Path(folder, "model"), weights, example, run=run, model_id=logged.model_id, **form)
+        client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
+    client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
+    client.finalize_logged_model(logged.model_id, "READY")
+    with contextlib.suppress(MlflowException):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, f"models:/{logged.model_id}", run, tags, model_id=logged.model_id)
+    mlflow.tag(run, {"registered": f"{name} version {version.version}"})
+
+
+def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    if box.notes:
+        mlflow.client.log_text(box.state.run, "\n".join(box.notes) + "\n", "log.txt")
+    mlflow.client.set_terminated(box.state.run, event["status"], _milliseconds(event))
+    if (status := pipeline_status(box.path.parent)) != "RUNNING":
+        mlflow.client.set_terminated(mlflow.pipeline(box, event), status, _milliseconds(event))
+
+
+SEND: dict[str, Callable[[Mlflow, Outbox, Event], None]] = {
+    "open": _open,
+    "params": _params,
+    "tags": _tags,
+    "headline": _headline,
+    "dataset": _dataset,
+    "produced": _produced,
+    "upstream": _upstream,
+    "artifact": _artifact,
+    "model": _model,
+    "note": lambda mlflow, box, event: None,
+    "end": _end,
+}
+
+
+def place() -> str:
+    """Where records go: MLFLOW_TRACKING_URI, else a database in the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def connect(uri: str) -> Mlflow:
+    """A connection. Errors: Unreachable, within seconds."""
+    try:
+        return Mlflow(uri)
+    except Exception as error:
+        raise (
+            error if isinstance(error, Unreachable) else Unreachable(f"MLflow at {uri}: {first_line(error)}")
+        ) from error
+
+
+def open_client(uri: str) -> Any:
+    """MLflow's client. Errors: Unreachable, within seconds."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise Unreachable("MLflow is not installed")
+    require_reachable(uri)
+    for key, value in BOUNDS.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Where the files of a model or an artifact are, after copying them into the folder."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=place()))
+
+
+def _sorted_out(error: Exception) -> Exception:
+    from mlflow.exceptions import MlflowException
+
+    traceback.print_exception(error)
+    later = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    if isinstance(error, MlflowException):
+        later = error.error_code not in REFUSED  # pyright: ignore[reportAttributeAccessIssue]
+    return Unreachable(f"MLflow: {first_line(error)}") if later else Refused(first_line(error))
+
+
+def _milliseconds(event: Event) -> int:
+    """When an event happened, in MLflow's unit; journals count microseconds, so that stages keep their order."""
+    return event["time"] // 1000
+
+
+def _key(name: str) -> str:
+    # The characters MLflow allows in a name.
+    return re.sub(r"[^\w.\-/: ]", "_", name)[:250]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    # {"attack": {"steps": 10}} as ("attack.steps", "10").
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        yield from _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, str(value))]
+
+
+def _tensor(dtype: str, *shape: int) -> str:
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape]}}])
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code, 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m components.tracking.mlflow_runs", description="Records in MLflow.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    delivery.add_commands(commands, place(), connect)
+    registry.add_commands(commands, place(), open_client)
+    model_download.add_commands(commands, place(), open_client, download)
+    given = parser.parse_args(arguments)
+    try:
+        return given.run(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Reads evaluations back from a tracker and promotes registered models. Gets MLflow's client, and so imports no MLflow.
+
+A registered version belongs to the run that registered it, which read what a sibling run evaluated: both have the
+pipeline's run as their parent. Where the evaluation was up to date and did not run again, the latest one of the same
+model file is it.
+"""
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.foundation.errors import InputError
+from components.tracking.delivery import Unreachable, first_line
+
+Ask = Callable[[Callable[[Any], Any]], Any]
+
+FILES = ("evaluation.json", "outcomes.safetensors")
+TRUSTED = "trusted"
+REFUSED = 1
+_VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+_RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})")
+
+
+class Source(NamedTuple):
+    """What a reference means: a title for people, the run it belongs to, the registered version if it is one."""
+
+    title: str
+    run: Any
+    version: Any
+
+
+class Bar(NamedTuple):
+    """What a version has to pass: least lower bounds of its accuracies, and no loss against who has the alias now."""
+
+    alias: str
+    min_clean: float | None
+    min_worst_case: float | None
+    not_worse: bool
+
+
+def add_commands(commands: Any, place: str, connect: Callable[[str], Any]) -> None:
+    """Adds `fetch` and `promote` to a command line; `run` is what each does, to an exit code."""
+
+    def ask(question: Callable[[Any], Any]) -> Any:
+        return answered(question, place, connect)
+
+    reference = "an MLflow run, models:/NAME/VERSION or models:/NAME@ALIAS"
+    parser = commands.add_parser("fetch", help="fetch the evaluation of a run or of a registered model")
+    parser.add_argument("reference", metavar="REF", help=reference)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.set_defaults(run=lambda given: _fetch(given, ask))
+    parser = commands.add_parser("promote", help="give a registered model an alias, if rules allow it")
+    parser.add_argument("reference", metavar="REF", help=reference)
+    parser.add_argument("--alias", default="champion", help="default: champion")
+    for name in ("clean", "worst-case"):
+        parser.add_argument(
+            f"--min-{name}", type=_share, metavar="SHARE", help="least lower bound of its 95 %% interval"
+        )
+    parser.add_argument("--not-worse-than-champion", action="store_true", help="compare with who has the alias now")
+    parser.set_defaults(run=lambda given: _promote(given, ask))
+
+
+def answered(question: Callable[[Any], Any], place: str, connect: Callable[[str], Any]) -> Any:
+    """What `question` finds out from the client at an address. Errors: InputError, also where nothing was recorded."""
+    if place.startswith("sqlite:") and not Path(place.removeprefix("sqlite:///")).exists():
+        # Opening it would make it.
+        raise InputError(f"{place}: no such database, nothing has been recorded here (set MLFLOW_TRACKING_URI?)")
+    try:
+        return question(connect(place))
+    except Unreachable as error:
+        raise InputError(str(error)) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow."):
+            raise
+        raise InputError(f"MLflow at {place}: {first_line(error)}") from None
+
+
+def resolve(client: Any, reference: str) -> Source:
+    """What a reference means. Errors: neither a run id nor a version or alias of a registered model."""
+    if found := _RUN.fullmatch(reference):
+        return Source(f"run {found['run'][:8]}", client.get_run(found["run"]), None)
+    found = _VERSION.fullmatch(reference)
+    if not found:
+        raise InputError(f"{reference}: want a run id (32 hex digits), models:/NAME/VERSION or models:/NAME@ALIAS")
+    if found["alias"]:
+        version = client.get_model_version_by_alias(found["name"], found["alias"])
+    else:
+        version = client.get_model_version(found["name"], found["version"])
+    if not version.run_id:
+        raise InputError(f"{reference}: registered without a run, so it has no evaluation")
+    return Source(f"{version.name} {version.version}", client.get_run(version.run_id), version)
+
+
+def fetch(client: Any, source: Source, folder: Path) -> str | None:
+    """Downloads the evaluation of a source into a folder; returns the name in it of a registered version's model.
+
+    Errors: no evaluation with that run or its pipeline, an evaluation of other models.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = source.version.tags.get("sha256") if source.version else None
+    others: dict[str, None] = {}
+    for run in _evaluations(client, source):
+        for name in FILES:
+            client.download_artifacts(run, name, str(folder))
+        if digest is None:
+            return None
+        models = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))["models"]
+        # A pipeline may have evaluated models from outside as well.
+        if own := [name for name, card in models.items() if card["sha256"] == digest]:
+            return own[0]
+        others |= dict.fromkeys(models)
+    if others:
+        raise InputError(f"{source.title}: its pipeline evaluated {', '.join(others)}, none of which is this version")
+    unsent = "it had none, or it is not sent yet: python -m components.tracking.mlflow_runs send"
+    raise InputError(f"{source.title}: its pipeline has no {' and '.join(FILES)} in MLflow ({unsent})")
+
+
+def _evaluations(client: Any, source: Source) -> Iterator[str]:
+    """The runs that hold an evaluation: the run itself, its siblings and children, then any of the same model file."""
+    own, tags, place = source.run.info.run_id, source.run.data.tags, [source.run.info.experiment_id]
+    if _has_evaluation(client, own):
+        yield own
+    parent = tags.get("mlflow.parentRunId", own)
+    newest = {"order_by": ["attributes.start_time DESC"]}
+    family = client.search_runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", **newest)
+    yield from (run.info.run_id for run in family if _has_evaluation(client, run.info.run_id))
+    for run in (source.run, *family):
+        if digest := run.data.tags.get("upstream.student.sha256"):
+            others = client.search_runs(place, f"tags.`upstream.student.sha256` = '{digest}'", **newest)
+            yield from (run.info.run_id for run in others if _has_evaluation(client, run.info.run_id))
+
+
+def _has_evaluation(client: Any, run: str) -> bool:
+    return set(FILES) <= {file.path for file in client.list_artifacts(run)}
+
+
+def promote(client: Any, source: Source, bar: Bar) -> tuple[list[str], list[str]]:
+    """Gives a version the alias if no rule objects, and notes on it what it passed; the failed rules, the passed ones.
+
+    Errors: not a registered version.
+    """
+    version = source.version
+    if version is None:
+        raise InputError(f"{source.title}: want a registered version, models:/NAME/VERSION or models:/NAME@ALIAS")
+    passed, failed = [], []
+    verdict = version.tags.get("verdict")
+    (passed if verdict == TRUSTED else failed).append(
+        f"verdict {verdict}" if verdict else "no verdict (not registered by the report stage?)"
+    )
+    if bar.min_clean is not None or bar.min_worst_case is not None or bar.not_worse:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                measured = _measure(client, source, bar, Path(folder))
+            except InputError as error:
+                measured = ([], [str(error)])
+        passed, failed = passed + measured[0], failed + measured[1]
+    if not failed:
+        client.set_registered_model_alias(version.name, bar.alias, version.version)
+        client.set_model_version_tag(version.name, version.version, f"promoted.{bar.alias}", "; ".join(passed))
+    return failed, passed
+
+
+def _measure(client: Any, source: Source, bar: Bar, folder: Path) -> tuple[list[str], list[str]]:
+    """What of the bar a version's evaluation passes, and what not."""
+    # Only here, since it needs torch.
+    from components.reports.comparison import document as comparison
+    from components.statistics.intervals import rate
+
+    candidate = comparison.load(folder, fetch(client, source, folder), source.title)
+    passed, failed = [], []
+    clean, attacked = candidate.outcomes[f"{candidate.model}/clean"], candidate.attacked
+    outcomes = {"clean": clean, "worst case": comparison.worst([clean, *attacked.values()]) if attacked else None}
+    for name, least in (("clean", bar.min_clean), ("worst case", bar.min_worst_case)):
+        if least is None:
+            continue
+        if (outcome := outcomes[name]) is None:
+            failed.append(f"{name} was not measured")
+            continue
+        found = rate(outcome)
+        shown = f"{name} at least {found.low:.1%} ({found.value:.1%}, n = {found.n})"
+        if found.low >= least:
+            passed.append(f"{shown}, wanted {least:.1%}")
+        else:
+            failed.append(f"{shown}, want {least:.1%}")
+    if bar.not_worse:
+        text, is_worse = _against_present(client, source, bar.alias, candidate, folder / "present")
+        (failed if is_worse else passed).append(text)
+    return passed, failed
+
+
+def _against_present(client: Any, source: Source, alias: str, candidate: Any, folder: Path) -> tuple[str, bool]:
+    """How a candidate compares with who has the alias now, and whether it is significantly worse."""
+    from components.reports.comparison import document as comparison
+    from components.statistics.intervals import Paired
+
+    name = source.version.name
+    present = client.get_registered_model(name).aliases.get(alias)
+    if present is None or str(present) == str(source.version.version):
+        return f"no other {alias} to compare with", False
+    holder = resolve(client, f"models:/{name}/{present}")
+    found = comparison.compare(comparison.load(folder, fetch(client, holder, folder), holder.title), candidate)
+    said = []
+    for key in ("worst_case", "clean"):
+        if condition := found["conditions"].get(key):
+            difference = Paired(**condition["difference"])
+            names = f"{alias} {present}", f"version {source.version.version}"
+            said.append(comparison.answer(key, difference, condition["detectable"]["paired"], *names))
+            if difference.value < 0 and difference.p < comparison.SIGNIFICANT:
+                return said[-1], True
+    return said[0], False
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}, want a share from 0 to 1")
+    return value
+
+
+def _fetch(given: argparse.Namespace, ask: Ask) -> int:
+    def fetched(client: Any) -> dict[str, Any]:
+        source = resolve(client, given.reference)
+        return {"title": source.title, "model": fetch(client, source, given.folder)}
+
+    print(json.dumps(ask(fetched)))
+    return 0
+
+
+def _promote(given: argparse.Namespace, ask: Ask) -> int:
+    bar = Bar(given.alias, given.min_clean, given.min_worst_case, given.not_worse_than_champion)
+
+    def promoted(client: Any) -> tuple[str, list[str], list[str]]:
+        source = resolve(client, given.reference)
+        return source.title, *promote(client, source, bar)
+
+    title, failed, passed = ask(promoted)
+    if failed:
+        print(f"refused: {title} does not become {bar.alias}: {'; '.join(failed)}")
+        return REFUSED
+    print(f"{title} is {bar.alias}: {'; '.join(passed)}")
+    return 0

@@ -1,0 +1,263 @@
+"""`fit`, the one training loop: it owns modes, optimizer, precision and checkpoints, and yields a record per epoch."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from components.data.augmentation import Augmentation
+from components.data.batch import Batch
+from components.data.loader import Batches
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import Companioned, EpochAware, EpochEnding, Loss, Method, Replaying
+from components.models.parts.averaging import Ema, Swa
+from components.models.parts.batch_norm import synchronised
+from components.numerics import parallel
+from components.numerics.compute import Precision, channels_last, training_arithmetic
+from components.numerics.cost import PassCounter
+from components.numerics.random_numbers import Part
+from components.schedules.parts.schedule import Schedule
+from components.threats.parts.threat import Threat
+from components.training.checkpoint import Measure, TrainingState, trained_parameters
+
+Record = dict[str, float]
+"""One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
+
+# A loss that is not finite is looked for this often, so that a GPU is not stopped at every step.
+CHECK_EVERY = 50
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
+
+    `average` is what becomes of the weights on the way (`ema`, `swa`, or null); `gradient_clip` the largest gradient
+    norm, or null. The best epoch is the last one with the highest `select_by` on the validation split; training ends
+    early once `patience` epochs have not reached it, or never with null.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: Real
+    momentum: Real
+    nesterov: bool
+    weight_decay: Real
+    gradient_clip: Real | None
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None
+    augmentation: Augmentation
+    precision: Precision
+    select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("weight_decay", 0), ("patience", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"got {name} {getattr(self, name)}, want more than 0")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise ValueError(f"got momentum {self.momentum}, want 0 to below 1, and above 0 with nesterov")
+
+
+class Plan(NamedTuple):
+    """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order.
+
+    `batch_norm` matters where processes train together.
+    """
+
+    recipe: Recipe
+    schedule: Schedule
+    threat: Threat
+    seed: int
+    batch_norm: parallel.BatchNormOver = "synchronised"
+
+
+class _Step(NamedTuple):
+    """What is kept of a step until the epoch ends: still tensors, so that nothing waits for the device."""
+
+    learning_rate: float
+    loss: Loss
+    gradient_norm: Tensor | None
+
+
+def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
+    """The state before the first step. `model` is already on its device; the generator is on the same one."""
+    model = channels_last(model)
+    optimizer = torch.optim.SGD(
+        list(trained_parameters(model, method).values()),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    return TrainingState(
+        model=model,
+        optimizer=optimizer,
+        rng=torch.Generator(next(model.parameters()).device).manual_seed(seed),
+        method=method,
+        measure=measure,
+        average=None if recipe.average is None else recipe.average.of(model),
+    )
+
+
+def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iterator[Record]:
+    """Trains `state.model` and yields the record of each epoch that ran now (earlier ones are in `state.history`).
+
+    A checkpoint is written to `folder` before each yield; if there is one already, training continues after it, bit
+    for bit as if it had never stopped. After a roll back of the sentinel, records of epochs that were rolled back come
+    again. Errors: a loss that is not finite, with what led to it; a checkpoint that does not fit.
+    """
+    state.load(folder)
+    while len(state.history) <= plan.recipe.epochs and not _is_over(state, plan.recipe):
+        began = time.monotonic()
+        record = _epoch(state, loader, plan, len(state.history))
+        state.seconds += time.monotonic() - began
+        if state.watch is not None and state.watch.alarmed:
+            state.give_up_epoch(folder)
+            continue
+        _keep(state, record, plan.recipe, folder)
+        yield record
+
+
+def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
+    """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
+    counter, watch = PassCounter(state.model, *_teachers(state.method)), state.watch
+    shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
+    try:
+        # Record 0 is the model before training: the reference of every curve.
+        with synchronised(*shared_norms):
+            record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
+        # Looking is not training.
+        passes = {name: n - (watch.passes[name] if watch is not None else 0) for name, n in counter.take().items()}
+    finally:
+        counter.close()
+    passes = dict(zip(passes, parallel.total(*passes.values()), strict=True))
+    for name, count in passes.items():
+        state.passes[name] += count
+    if watch is not None and watch.alarmed:
+        return record
+    record |= parallel.agreed(state.measure(state.published, epoch))
+    if watch is not None:
+        record |= watch.end_epoch(state.model, record, sum(passes.values()))
+    return record
+
+
+def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
+    state.model.train()
+    if isinstance(state.method, Companioned):
+        state.method.companion.train()
+    replays = state.method.replays if isinstance(state.method, Replaying) else 1
+    if isinstance(state.method, EpochAware):
+        state.method.begin_epoch(epoch)
+    recipe = plan.recipe
+    steps: list[_Step] = []
+    # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
+    batches = loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)
+    num_steps = loader.num_batches * replays
+    for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
+        rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
+        with training_arithmetic(batch.images.device, recipe.precision):
+            loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
+        loss, norm = _update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip)
+        steps.append(_Step(rate, loss, norm))
+        if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
+            _require_finite(steps, epoch)
+        if state.watch and state.watch.after_step(state.model, loss.total, epoch, index + 1, num_steps):
+            return {}
+    parallel.average_buffers(*_networks(state))
+    if isinstance(state.method, EpochEnding):
+        state.method.end_epoch(state.model)
+    if state.average is not None:
+        state.average.end_epoch(state.model, epoch + 1, loader.clean)
+        parallel.average_buffers(state.average.model)
+    return _summary(steps)
+
+
+def _stream(state: TrainingState, batch: Batch) -> Part:
+    """What this process draws from for its part of the batch. Error: too small a part for batch norm."""
+    ranks = parallel.world_size()
+    if batch.total < 2 * ranks and ranks > 1:
+        raise InputError(f"recipe.batch_size: got a batch of {batch.total} for {ranks} processes, want at least 2 each")
+    return Part.share(state.rng, parallel.rank(), ranks, batch.total)
+
+
+def _update(
+    state: TrainingState, loss: Loss, share: float, rate: float, gradient_clip: float | None
+) -> tuple[Loss, Tensor | None]:
+    """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
+
+    The loss and its parts for the whole batch, detached, and the norm of the gradient if it is clipped.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.zero_grad(set_to_none=True)
+    (loss.total * share).backward()
+    parameters = trained_parameters(state.model, state.method).values()
+    numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
+    total, *parts = parallel.sum_gradients(parameters, *numbers)
+    norm = None
+    if gradient_clip is not None:
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update(state.model)
+    return Loss(total, dict(zip(loss.parts, parts, strict=True))), norm
+
+
+def _require_finite(steps: list[_Step], epoch: int) -> None:
+    """Stops at the first loss that is not finite among the steps not looked at yet, and says what led to it."""
+    losses = torch.stack([step.loss.total for step in steps])
+    finite = losses.isfinite()
+    if bool(finite.all()):
+        return
+    bad = int((~finite).nonzero()[0])
+    before = ", ".join(
+        f"{float(step.loss.total):.4g}"
+        + (f" (gradient norm {float(step.gradient_norm):.3g})" if step.gradient_norm is not None else "")
+        for step in steps[max(0, bad - 5) : bad]
+    )
+    parts = ", ".join(f"{name} {float(value):.4g}" for name, value in steps[bad].loss.parts.items())
+    raise InputError(
+        f"training: loss became {float(losses[bad])} in epoch {epoch + 1}, step {bad + 1}, at learning rate "
+        f"{steps[bad].learning_rate:.4g}; {parts}; losses before: {before or 'none in this epoch'}. "
+        "Lower learning_rate, set gradient_clip, or use precision float32"
+    )
+
+
+def _summary(steps: list[_Step]) -> Record:
+    """Means over the epoch's steps; one transfer from the device for all of them."""
+    names = ["train_loss", *steps[0].loss.parts]
+    values = torch.stack([torch.stack([s.loss.total, *(s.loss.parts[n] for n in names[1:])]).double() for s in steps])
+    return {"learning_rate": steps[-1].learning_rate} | dict(zip(names, values.mean(0).tolist(), strict=True))
+
+
+def _keep(state: TrainingState, record: Record, recipe: Recipe, folder: Path) -> None:
+    state.history.append(record)
+    score = record[recipe.select_by]
+    # Ties go to the later epoch: with few validation images they are common, and it has seen more.
+    if score >= state.best_score:
+        state.best_epoch, state.best_score = int(record["epoch"]), score
+    state.save(folder)
+
+
+def _is_over(state: TrainingState, recipe: Recipe) -> bool:
+    """Whether patience has run out, or the sentinel has stopped training."""
+    stopped = state.watch is not None and state.watch.stopped
+    return stopped or (recipe.patience is not None and len(state.history) - 1 - state.best_epoch >= recipe.patience)
+
+
+def _networks(state: TrainingState) -> list[nn.Module]:
+    """All that has running statistics of the training batches."""
+    companion = [state.method.companion] if isinstance(state.method, Companioned) else []
+    return [state.model, *companion, *([] if state.average is None else [state.average.model])]
+
+
+def _teachers(method: Method) -> list[nn.Module]:
+    return [value for value in vars(method).values() if isinstance(value, nn.Module)]

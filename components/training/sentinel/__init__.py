@@ -1,0 +1,1 @@
+"""The sentinel: watches for overfitting while a model is trained."""

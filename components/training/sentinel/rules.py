@@ -1,0 +1,243 @@
+"""The overfitting sentinel's rules and settings: which looks at a model in training say that it collapses.
+
+A look is plain data: named numbers of one moment (`probe.py` measures them). A rule says of the
+last of some looks whether it alarms, so that rules can be tried on any curve, also after the fact (`lead_times`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic.dataclasses import dataclass
+
+from components.foundation.params import STRICT, Fractional, Real
+
+Look = Mapping[str, float]
+"""`epoch` (a whole number at an epoch's end), `clean_accuracy`, `fgsm_accuracy`, `pgd_accuracy`, `clean_loss`,
+`adversarial_loss`, `alignment`, `direction`, `distortion`, and where known `train_loss` since the look before,
+`train_adversarial_accuracy` of the epoch, `kernel_velocity` and `kernel_rank`."""
+
+RuleName = Literal[
+    "catastrophic", "fall", "gap", "alignment", "direction", "loss", "distortion", "kernel", "robust_overfitting"
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rules:
+    """The thresholds. Shares are of the largest value seen: of all looks so far, or of the last `memory` looks.
+
+    `gap` and `collapse` define catastrophic overfitting, `recovery` its end; the other rules try to be early.
+    """
+
+    gap: Real  # FGSM accuracy minus PGD accuracy.
+    collapse: Real  # Share of the largest PGD accuracy so far.
+    recovery: Real  # The same.
+    fall: Real  # PGD accuracy lost between two looks.
+    alignment: Real  # Share of the recent cosine of the gradients at an image and beside it.
+    direction: Real  # Share of the recent cosine of the FGSM and the PGD perturbation.
+    loss_drop: Real  # Share of the adversarial loss lost between two looks,
+    wobble: Real  # while the clean loss moves by less than this share.
+    stride: tuple[Real, Real]  # Bounds of what the training loss may fall between two looks.
+    distortion: Real  # Share of the recent length of the Frank-Wolfe perturbation.
+    velocity: Real  # How many times as fast as before the kernel turns.
+    rank: Real  # Share of the recent effective rank of the kernel.
+    memory: int  # Looks.
+    patience: int  # Epochs of decline that are robust overfitting.
+
+    def __post_init__(self) -> None:
+        for name in ("collapse", "recovery", "alignment", "direction", "loss_drop", "wobble", "distortion", "rank"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"got {name} {getattr(self, name)}, want a share from 0 to 1")
+        if self.memory < 1 or self.patience < 1:
+            raise ValueError(f"got memory {self.memory} and patience {self.patience}, want at least 1")
+        if not 0 <= self.stride[0] <= self.stride[1]:
+            raise ValueError(f"got stride {list(self.stride)}, want the smallest, then the largest")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sentinel:
+    """What is looked at during training, which rules alarm, and what happens then.
+
+    `looks` per epoch, the last at its end, at `images` held-out images, stratified by class; PGD takes `steps` steps of
+    `step_size`. An alarm is noted; or training stops, or goes back to the last good checkpoint: the end of the last
+    epoch without alarm and with at least the share `good` of the largest PGD accuracy. The n-th roll back puts the n-th
+    of `changes` on top of those before: fields of the method, or of the section `smoothing` or `perturbation` beside
+    it. When all are used up, an alarm stops training.
+    """
+
+    images: int
+    looks: int
+    steps: int
+    step_size: Fractional
+    alarm_on: tuple[RuleName, ...]
+    action: Literal["note", "stop", "roll_back"]
+    changes: tuple[dict[str, Any], ...]
+    good: Real
+    rules: Rules
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 2), ("looks", 1), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
+        if self.step_size <= 0 or not 0 <= self.good <= 1:
+            raise ValueError(f"got step_size {self.step_size} and good {self.good}, want more than 0, and 0 to 1")
+        if bool(self.changes) != (self.action == "roll_back"):
+            given = f"action '{self.action}' with {len(self.changes)} changes"
+            raise ValueError(f"got {given}, want changes with 'roll_back' and with no other")
+
+
+# In the first epochs hardly any image withstands PGD: one more or less is no collapse.
+LEARNED = 0.05
+
+
+def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
+    """Catastrophic overfitting by definition: FGSM no longer stands for PGD, whose accuracy had been learned (more than
+    5 %) and has collapsed."""
+    best = _best(looks)
+    return gap(looks, rules) and best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
+
+
+def recovered(looks: Sequence[Look], rules: Rules) -> bool:
+    """Whether the PGD accuracy has come back by the last look, after a collapse that none before it had come back
+    from."""
+    collapsed = False
+    for count in range(1, len(looks) + 1):
+        back = looks[count - 1]["pgd_accuracy"] > rules.recovery * _best(looks[:count])
+        if collapsed and back:
+            collapsed = False
+            if count == len(looks):
+                return True
+        collapsed = collapsed or catastrophic(looks[:count], rules)
+    return False
+
+
+def gap(looks: Sequence[Look], rules: Rules) -> bool:
+    """The first half of the definition alone."""
+    return looks[-1]["fgsm_accuracy"] - looks[-1]["pgd_accuracy"] > rules.gap
+
+
+def fall(looks: Sequence[Look], rules: Rules) -> bool:
+    """PGD accuracy fell at once (rule W: Wong et al., arXiv 2001.03994; on held-out images here)."""
+    return len(looks) > 1 and looks[-2]["pgd_accuracy"] - looks[-1]["pgd_accuracy"] > rules.fall
+
+
+def alignment(looks: Sequence[Look], rules: Rules) -> bool:
+    """The gradient beside an image has turned away (rule GA: Andriushchenko & Flammarion, arXiv 2007.02617)."""
+    return _fell_below(looks, "alignment", rules.alignment, rules.memory)
+
+
+def direction(looks: Sequence[Look], rules: Rules) -> bool:
+    """FGSM and PGD no longer go the same way (the same paper)."""
+    return _fell_below(looks, "direction", rules.direction, rules.memory)
+
+
+def loss(looks: Sequence[Look], rules: Rules) -> bool:
+    """The adversarial loss dropped while the clean loss hardly moved, or the training loss fell farther than its
+    stride, the fall before within bounds (rule CS, after the convergence stride of Zhao et al., arXiv 2308.12857)."""
+    if len(looks) < 2:
+        return False
+    before, now = looks[-2:]
+    dropped = all(name in look for name in ("adversarial_loss", "clean_loss") for look in (before, now)) and (
+        now["adversarial_loss"] < (1 - rules.loss_drop) * before["adversarial_loss"]
+        and abs(now["clean_loss"] - before["clean_loss"]) < rules.wobble * before["clean_loss"]
+    )
+    losses = _values(looks, "train_loss")
+    if len(losses) < 3 or "train_loss" not in now:
+        return dropped
+    least, most = rules.stride
+    stride = min(max(abs(losses[-2] - losses[-3]), least), most)
+    return dropped or losses[-2] - losses[-1] > stride
+
+
+def distortion(looks: Sequence[Look], rules: Rules) -> bool:
+    """Two Frank-Wolfe steps contradict each other (rule FW: Tsiligkaridis & Roberts, arXiv 2012.12368)."""
+    return _fell_below(looks, "distortion", rules.distortion, rules.memory)
+
+
+def kernel(looks: Sequence[Look], rules: Rules) -> bool:
+    """The tangent kernel on attacked images turns suddenly, or its effective rank drops (rule NTK, a hypothesis)."""
+    velocities = _values(looks, "kernel_velocity")
+    spike = "kernel_velocity" in looks[-1] and len(velocities) > 1 and velocities[-1] > rules.velocity * velocities[-2]
+    return spike or _fell_below(looks, "kernel_rank", rules.rank, rules.memory)
+
+
+def robust_overfitting(looks: Sequence[Look], rules: Rules) -> bool:
+    """At an epoch's end: for `patience` epochs the PGD accuracy has been below its largest and declining, while the
+    training images have become ever better defended (Rice et al., arXiv 2002.11569)."""
+    ends = [look for look in looks if look["epoch"] == int(look["epoch"])]
+    if not ends or looks[-1] is not ends[-1]:
+        return False
+    best = max(range(len(ends)), key=lambda index: ends[index]["pgd_accuracy"])
+    since = ends[best:][-(rules.patience + 1) :]
+    defended = _values(since, "train_adversarial_accuracy")
+    return (
+        len(since) == len(defended) == rules.patience + 1
+        and _slope([look["pgd_accuracy"] for look in since]) < 0
+        and _slope(defended) > 0
+    )
+
+
+RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
+    "catastrophic": catastrophic,
+    "fall": fall,
+    "gap": gap,
+    "alignment": alignment,
+    "direction": direction,
+    "loss": loss,
+    "distortion": distortion,
+    "kernel": kernel,
+    "robust_overfitting": robust_overfitting,
+}
+
+
+def alarms(looks: Sequence[Look], rules: Rules) -> list[RuleName]:
+    """The rules that alarm at the last of these looks."""
+    return [name for name, rule in RULES.items() if rule(looks, rules)]
+
+
+class Lead(NamedTuple):
+    """What one rule said of one run: the epoch of its first alarm; how many epochs before the definition's that was
+    (negative: after it); and all of its alarms if the run never collapses, each of which is false then."""
+
+    first: float | None
+    lead: float | None
+    false_alarms: int
+
+
+def lead_times(looks: Sequence[Look], rules: Rules) -> dict[str, Lead]:
+    """How early each rule alarms in a run; None where it never does, or where there is no collapse to be early for."""
+    found = {
+        name: [look["epoch"] for count, look in enumerate(looks, start=1) if rule(looks[:count], rules)]
+        for name, rule in RULES.items()
+    }
+    collapse = next(iter(found["catastrophic"]), None)
+    leads = {}
+    for name, epochs in found.items():
+        first = next(iter(epochs), None)
+        lead = None if first is None or collapse is None else collapse - first
+        leads[name] = Lead(first, lead, len(epochs) if collapse is None else 0)
+    return leads
+
+
+def _best(looks: Sequence[Look]) -> float:
+    return max(look["pgd_accuracy"] for look in looks)
+
+
+def is_good(looks: Sequence[Look], share: float) -> bool:
+    """Whether the PGD accuracy of the last look is at least this share of the largest so far."""
+    return looks[-1]["pgd_accuracy"] >= share * _best(looks)
+
+
+def _values(looks: Sequence[Look], name: str) -> list[float]:
+    return [look[name] for look in looks if name in look]
+
+
+def _fell_below(looks: Sequence[Look], name: str, share: float, memory: int) -> bool:
+    """Whether a signal of the last look is below a share of the largest of the `memory` values before it."""
+    *before, now = _values(looks, name) or [0.0]
+    return name in looks[-1] and bool(before) and now < share * max(before[-memory:])
+
+
+def _slope(values: Sequence[float]) -> float:
+    """The sign and size, up to a positive factor, of the straight line through evenly spaced values."""
+    middle = (len(values) - 1) / 2
+    return sum((place - middle) * value for place, value in enumerate(values))

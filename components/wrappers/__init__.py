@@ -1,0 +1,1 @@
+"""What may go around any training method."""

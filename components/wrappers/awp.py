@@ -1,0 +1,141 @@
+"""AWP: a method's loss at the weights that a small step made worse, which flattens the loss around the weights."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from components.data.batch import Batch
+from components.foundation.errors import InputError
+from components.foundation.params import STRICT, Real
+from components.methods.parts.contract import (
+    Companioned,
+    Crafting,
+    EpochAware,
+    EpochEnding,
+    Loss,
+    Method,
+    Relabelling,
+    Stateful,
+)
+from components.numerics import parallel
+from components.numerics.losses import TINY
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Awp:
+    """Adversarial weight perturbation (Wu et al., arXiv 2004.05884), from epoch `start` on (counted from 0).
+
+    The step's gradient is taken at w + v. For each tensor of two or more dimensions v = gamma · ‖w‖ / ‖g‖ · g, with g
+    the gradient of the same loss, on the same attacked images, at w; for others v = 0. Published: `gamma` 0.01 and
+    `start` 0 for adversarial training, 0.005 and 10 for TRADES.
+    """
+
+    gamma: Real
+    start: int
+
+    def __post_init__(self) -> None:
+        if self.gamma <= 0 or self.start < 0:
+            raise ValueError(f"got gamma {self.gamma} and start {self.start}, want gamma above 0 and start at least 0")
+
+    def around(self, method: Method) -> "Perturbed":
+        """`method` with perturbed weights. Errors: a method that does not attack first and compute its loss then."""
+        if not isinstance(method, Crafting):
+            name = type(method).__name__.removesuffix("Method")
+            raise InputError(f"perturbation: got method {name}, want one that attacks first, such as pgd_at or trades")
+        return Perturbed(self, method)
+
+
+class Perturbed:
+    """A method under `Awp`: attacks are crafted at w, once; state, epochs and companion are the inner method's.
+
+    A step costs one more pass of the loss. It leaves no trace in batch norm's statistics, which see w + v alone. Part,
+    besides the method's: `loss_rise`, by how much v raises the loss (0 before `start`).
+    """
+
+    companion: nn.Module
+
+    def __init__(self, fields: Awp, method: Crafting) -> None:
+        self.fields, self.method = fields, method
+        self.is_active = fields.start == 0
+        # The loop looks for networks among a method's attributes, a companion to train and teachers to count.
+        self.__dict__ |= {name: value for name, value in vars(method).items() if isinstance(value, nn.Module)}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Decides whether weights are perturbed in this epoch (counted from 0)."""
+        self.is_active = epoch >= self.fields.start
+        if isinstance(self.method, EpochAware):
+            self.method.begin_epoch(epoch)
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """The inner method's."""
+        if isinstance(self.method, EpochEnding):
+            self.method.end_epoch(model)
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        if isinstance(self.method, Relabelling):
+            batch = self.method.relabelled(model, batch)
+        images_adv = self.method.craft(model, batch, threat, rng)
+        if not self.is_active:
+            loss = self.method.objective(model, batch, images_adv)
+            return loss._replace(parts=loss.parts | {"loss_rise": torch.zeros_like(loss.total.detach())})
+        moved, before = self._moved(model, batch, images_adv)
+        loss = self.method.objective(moved, batch, images_adv)
+        return loss._replace(parts=loss.parts | {"loss_rise": loss.total.detach() - before})
+
+    def _moved(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[nn.Module, Tensor]:
+        """The model at w + v, and the loss at w."""
+        weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        networks = [model, self.companion] if isinstance(self.method, Companioned) else [model]
+        # Where processes train together, the gradient is that of the whole batch, as the loop's is.
+        share = len(batch.images) / (batch.total or len(batch.images))
+        with _buffers_kept(networks):
+            total = self.method.objective(model, batch, images_adv).total
+            # Unlike backward, this leaves `.grad` alone.
+            gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
+        moved = {}
+        for (name, weight), own in zip(weights.items(), gradients, strict=True):
+            gradient = parallel.sum_(own)
+            size = weight.detach().norm() / (gradient.norm() + TINY)
+            moved[name] = weight + self.fields.gamma * size * gradient
+        return _At(model, moved), total.detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The inner method's."""
+        return self.method.state_dict() if isinstance(self.method, Stateful) else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores the inner method's `state_dict`."""
+        if isinstance(self.method, Stateful):
+            self.method.load_state_dict(state)
+
+
+class _At(nn.Module):
+    """A model that computes with other weights: `weights` replace those of the same names, buffers stay its own.
+
+    As w + v is computed from w, the gradient at w + v arrives in w's `.grad`; nothing has to be put back.
+    """
+
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional_call(self.model, self.weights, (images,))
+
+
+@contextmanager
+def _buffers_kept(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """What the block does to buffers is undone after it."""
+    kept = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)

@@ -1,0 +1,161 @@
+"""The flow that evaluates models that a team already has: `temper evaluate` as a task, or several.
+
+What is finished stays finished: a retry, and a later run with the same parameters, continue from the journal.
+"""
+
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import as_completed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from pipelines.flows.harden import results
+from pipelines.running import process
+from pipelines.running.slots import gpu_in_use, gpu_slot
+from pipelines.running.stage import MISTAKE, MISTAKE_CODE, environment
+
+MODULE = "components.commands.evaluate"
+
+
+@flow(name="evaluate", persist_result=False)
+def evaluate(
+    models: list[str],
+    data: str,
+    threats: list[str] | None = None,
+    params: str | None = None,
+    cascade: str | None = None,
+    precision: str | None = None,
+    images: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    out: str = "evaluation/outside",
+    architectures: list[str] | None = None,
+    normalizations: list[str] | None = None,
+    adversarial: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    track: bool = False,
+    shards: int = 1,
+    retries: int = 2,
+    retry_delay_seconds: float = 10,
+    hours: float = 24,
+) -> State[Any]:
+    """The outcomes, the verdict and the report of models under attack, in the folder `out`.
+
+    Args:
+        models: `NAME=REF` each: a file, or models:/… or runs:/… of MLflow.
+        data: a data file, a data set's name, or `{name: …, …}`; its test split is attacked.
+        threats: `linf:8/255`; further ones are radii of the cascade.
+        params: a file in the form of params.yaml with attacks, threat and seed.
+        cascade: quick, autoattack or none.
+        precision: float32 or bfloat16, of the search; float32 decides.
+        images: attack that many images; none means all.
+        batch_size: images that go through a model at a time.
+        seed: of all random numbers.
+        out: the folder of the results and the journal; one folder, one evaluation.
+        architectures: `[NAME=]{name: …, …}` of state dicts.
+        normalizations: `[NAME=]MEAN:STD` or identity, of state dicts.
+        adversarial: uint8 or float32, the form in which adversarial images are kept.
+        device: auto, cpu or cuda.
+        threads: of the CPU.
+        track: record the result in MLflow, too.
+        shards: processes that share the work, each on a GPU of its own where GPUs are used.
+        retries: how often a failed process is tried again; it continues.
+        retry_delay_seconds: wait before a retry, varied by half.
+        hours: time limit for one attempt.
+    """
+    repeated = {"model": models, "threat": threats, "architecture": architectures, "normalization": normalizations}
+    single = {"data": data, "params": params, "cascade": cascade, "precision": precision, "images": images}
+    single |= {"batch-size": batch_size, "seed": seed, "out": out, "adversarial": adversarial, "device": device}
+    arguments = command_line(repeated, {**single, "threads": threads}, track)
+    if shards < 1:
+        return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
+    stop, gpu = threading.Event(), gpu_in_use(device)
+    with gpu_slot(gpu, stop, get_run_logger().info, shards):
+        states = _run(arguments, shards, stop, hours * 3600, gpu, (retries, retry_delay_seconds))
+    return _end(states, Path(out))
+
+
+def _run(
+    arguments: list[str], shards: int, stop: threading.Event, time_limit: float, gpu: bool, again: tuple[int, float]
+) -> list[State[Any]]:
+    """The final state of every process. On any interruption all are stopped before it goes on."""
+
+    def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
+        return not stop.is_set() and state.name != MISTAKE
+
+    futures = []
+    for number in range(shards):
+        one = run_shard.with_options(
+            task_run_name=f"shard {number} of {shards}",
+            retries=again[0],
+            retry_delay_seconds=again[1],
+            retry_jitter_factor=0.5,
+            retry_condition_fn=worth_retrying,
+        )
+        # Each on a GPU of its own, if there are several.
+        own = {"CUDA_VISIBLE_DEVICES": str(number)} if gpu and shards > 1 else {}
+        futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], stop, time_limit, own))
+    try:
+        for future in as_completed(futures):
+            future.wait()
+            if not future.state.is_completed():
+                # The others would wait for its share for ever.
+                stop.set()
+    except BaseException:
+        stop.set()
+        raise
+    return [future.state for future in futures]
+
+
+def command_line(repeated: Mapping[str, Sequence[str] | None], single: Mapping[str, Any], track: bool) -> list[str]:
+    """What a person would type behind the module's name; what is not given is left out."""
+    many = [part for option, values in repeated.items() for value in values or [] for part in (f"--{option}", value)]
+    one = [part for option, value in single.items() if value is not None for part in (f"--{option}", str(value))]
+    return [*many, *one, *(["--track"] if track else [])]
+
+
+@task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
+def run_shard(arguments: Sequence[str], stop: threading.Event, time_limit: float, own: Mapping[str, str]) -> State[Any]:
+    """The end of one process: Completed, Failed, Refused (a user's mistake), TimedOut or Cancelled, with its line."""
+    if stop.is_set():
+        return Cancelled(message="stopped before it started")
+    outcome = process.run(
+        [sys.executable, "-m", MODULE, *arguments],
+        root=Path.cwd(),
+        environment=environment(TEMPER_FLOW_RUN=str(flow_run.id), **own),
+        log=get_run_logger().info,
+        stop=stop,
+        time_limit=time_limit,
+    )
+    if outcome.ended_by == "stop":
+        return Cancelled(message="stopped; the same run continues")
+    if outcome.ended_by == "time limit":
+        return Failed(name="TimedOut", message=f"stopped after its time limit of {time_limit:g} s")
+    said = outcome.lines[-1] if outcome.lines else "no output"
+    if outcome.returncode == MISTAKE_CODE:
+        return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))
+    if outcome.returncode:
+        return Failed(message=f"{said} (exit code {outcome.returncode})")
+    return Completed(message="ran")
+
+
+def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
+    failed = [state for state in states if state.is_failed() or state.is_crashed()]
+    if failed:
+        return Failed(name=failed[0].name, message=failed[0].message or "a process failed")
+    if not all(state.is_completed() for state in states):
+        return Cancelled(message="stopped; the same run continues")
+    table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
+    if table:
+        create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")
+    create_link_artifact((Path.cwd() / out / "robustness.html").as_uri(), key="report", link_text="robustness report")
+    return Completed(message=f"results in {out}")

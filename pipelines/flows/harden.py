@@ -1,0 +1,152 @@
+"""The flow over dvc.yaml: one Prefect task per stage, each run by DVC as a process of its own.
+
+DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. The flow adds order, parallel branches,
+retries, time limits, GPU slots, live logs and artifacts.
+"""
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from components.foundation.errors import InputError
+from pipelines import graph
+from pipelines.graph import Stage
+from pipelines.parameters import change as parameters
+from pipelines.running.slots import gpu_in_use
+from pipelines.running.stage import Run, environment, stage_task
+
+RESULT = Path("reports/robustness.json")
+REPORT = Path("reports/robustness.html")
+
+
+# Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
+@flow(name="harden", persist_result=False)
+def harden(
+    preset: str | None = None,
+    set: list[str] | None = None,
+    targets: list[str] | None = None,
+    force: bool = False,
+    retries: int = 2,
+    retry_delay_seconds: float = 10,
+    stage_hours: float = 24,
+) -> State[Any]:
+    """Hardened models and their report, by running what is stale in dvc.yaml.
+
+    Args:
+        preset: name of a file in presets/ that replaces params.yaml; none keeps the present parameters.
+        set: single parameters on top, `key=value` each, such as `distill_student.recipe.epochs=10`.
+        targets: stages to run, with everything upstream of them; none means all.
+        force: run the stages even where nothing changed.
+        retries: how often a failed stage is tried again; it resumes from its last checkpoint.
+        retry_delay_seconds: wait before a retry, varied by half.
+        stage_hours: time limit for one attempt at one stage.
+    """
+    root = Path.cwd()
+    try:
+        parameters.change(root, preset, set or [])
+        stages = graph.select(graph.read_graph(root), targets or [])
+        gpu = gpu_in_use((parameters.value_of(root, "compute") or {}).get("device"))
+    except InputError as error:
+        return Failed(name="Refused", message=str(error))
+    pipeline = pipeline_id()
+    get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
+    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
+    run = Run(root=root, environment=ids, force=force, time_limit=stage_hours * 3600, gpu=gpu)
+    entries = graph.lock_entries(root)
+    states = _walk(run, stages, retries, retry_delay_seconds)
+    graph.order_lock(root, [*entries, *stages])
+    if run.unsent.is_set():
+        _send_records(run)
+    _publish(run, stages, states)
+    return _end(states)
+
+
+def pipeline_id() -> str:
+    """A name for one pipeline run that sorts by time: UTC time and four random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
+    """The result table and where the report is, or None where there are no results or they cannot be rendered."""
+    if not (root / document).exists():
+        return None
+    answer = _component(root, environment(), "components.commands.report", str(document), *options)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _walk(run: Run, stages: Mapping[str, Stage], retries: int, delay: float) -> dict[str, State[Any]]:
+    """The final state of every stage. On any interruption all processes are stopped before it goes on."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    try:
+        progress = create_progress_artifact(progress=0.0, key="progress", description="stages done")
+        for name, stage in stages.items():
+            upstream = [futures[dependency] for dependency in stage.dependencies]
+            futures[name] = stage_task(run, stage, retries, delay).submit(run, stage, wait_for=upstream)
+        for done, future in enumerate(as_completed(list(futures.values())), start=1):
+            future.wait()  # takes the final state from the thread; the server may not have it yet
+            update_progress_artifact(progress, progress=100.0 * done / len(futures))  # pyright: ignore[reportArgumentType]
+    except BaseException:
+        run.stop.set()
+        raise
+    return {name: future.state for name, future in futures.items()}
+
+
+def _end(states: Mapping[str, State[Any]]) -> State[Any]:
+    failed = [state for state in states.values() if state.is_failed() or state.is_crashed()]
+    if failed:
+        return Failed(name=failed[0].name, message=failed[0].message or "a stage failed")
+    if not all(state.is_completed() for state in states.values()):
+        return Cancelled(message="stopped")
+    cached = sum(state.name == "Cached" for state in states.values())
+    return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
+
+
+def _publish(run: Run, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
+    rows = [
+        {"stage": name, "state": states[name].name, "seconds": round(run.seconds.get(name, 0.0), 1)} for name in stages
+    ]
+    create_table_artifact(table=rows, key="stages", description="How each stage ended, and its last attempt's time")
+    if not all(state.is_completed() for state in states.values()):
+        return
+    table = results(run.root, "--markdown")
+    if table:
+        create_markdown_artifact(table, key="results", description=f"Pipeline run {run.environment['TEMPER_PIPELINE']}")
+    if (run.root / REPORT).exists():
+        create_link_artifact((run.root / REPORT).resolve().as_uri(), key="report", link_text="robustness report")
+
+
+def _send_records(run: Run) -> None:
+    answer = _component(run.root, run.environment, "components.tracking.mlflow_runs", "send")
+    if answer.returncode:
+        get_run_logger().warning(
+            "records for the tracker are still unsent; later: python -m components.tracking.mlflow_runs send"
+        )
+
+
+def _component(root: Path, ids: Mapping[str, str], *module: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=root,
+        env=ids,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )

@@ -1,0 +1,112 @@
+"""The flow `study`: its jobs as Prefect tasks, with retries, GPU slots, live logs, and the table as an artifact."""
+
+import contextvars
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
+
+from components.foundation.errors import InputError
+from pipelines import study as plain
+from pipelines.running.slots import gpu_in_use, gpu_slot
+from pipelines.running.stage import MISTAKE
+from pipelines.studies.job import Ended, Workplace, run
+from pipelines.studies.plan import Job
+
+STATES: dict[str, Callable[[str], State[Any]]] = {
+    "ran": lambda message: Completed(message=message),
+    "kept": lambda message: Completed(name="Cached", message=message),
+    "refused": lambda message: Failed(name=MISTAKE, message=message),
+    "failed": lambda message: Failed(message=message),
+    "skipped": lambda message: Cancelled(name="Skipped", message=message),
+    "stopped": lambda message: Cancelled(message=message),
+}
+
+
+@flow(name="study", flow_run_name="{name} {scale}", persist_result=False)
+def study(
+    name: str,
+    scale: str = "cpu",
+    seeds: list[int] | None = None,
+    arms: list[str] | None = None,
+    jobs: int = 1,
+    data: str | None = None,
+    work: str = plain.WORK,
+    keep: bool = False,
+    stop_after: float | None = None,
+    hours: float = 24,
+    retries: int = 2,
+    retry_delay_seconds: float = 10,
+) -> State[Any]:
+    """Table and figure of a study, by running the jobs that are not finished.
+
+    Args:
+        name: a folder of studies/, or any folder with a study.yaml.
+        scale: a size that its study.yaml has.
+        seeds, arms: only these; none means all.
+        jobs: that many at the same time.
+        data: folder with downloaded data sets, in torchvision's layout.
+        work: where jobs run.
+        keep: take what other versions of the code have finished.
+        stop_after: seconds after which all is stopped; the same flow continues.
+        hours: time limit for one attempt at one job.
+        retries: how often a failed job is tried again; it continues.
+        retry_delay_seconds: wait before a retry, varied by half.
+    """
+    try:
+        planned, place = plain.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
+    except InputError as error:
+        return Failed(name=MISTAKE, message=str(error))
+    here = contextvars.copy_context()
+
+    def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
+        return state.name == "Failed" and not place.stop.is_set()
+
+    def start(job: Job) -> Ended:
+        """The job as a task of this flow, called in a thread that knows nothing of it."""
+        one = run_job.with_options(
+            name=job.stage,
+            task_run_name=plain.title(job),
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_jitter_factor=0.5,
+            retry_condition_fn=worth_retrying,
+        )
+        ended: list[Ended] = []
+        state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
+        return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
+
+    with plain.stopping(place.stop, stop_after):
+        ended = plain.walk(planned, place, jobs, start)
+    return _end(planned, place, ended, Path(name).name)
+
+
+def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:
+    status = plain.exit_status(ended)
+    if status == plain.MORE_TO_DO:
+        return Cancelled(name="Stopped", message=plain.summary(ended))
+    if plain.collect(planned, place):
+        return Failed(message="the table could not be made")
+    table = planned.folder / "results" / f"{planned.scale}.md"
+    if table.exists():
+        key = f"study-{name}-{planned.scale}".lower().replace("_", "-")
+        create_markdown_artifact(table.read_text(encoding="utf-8"), key=key)
+    return Failed(message=plain.summary(ended)) if status else Completed(message=plain.summary(ended))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_job(job: Job, place: Workplace, time_limit: float, ended: list[Ended]) -> State[Any]:
+    """The end of one job as a state, noted in `ended`, too."""
+    logger = get_run_logger()
+    with gpu_slot(_computes_on_gpu(job), place.stop, logger.info):
+        ended.append(run(job, place, logger.info, time_limit))
+    return STATES[ended[-1].status](ended[-1].message)
+
+
+def _computes_on_gpu(job: Job) -> bool:
+    return "compute" in job.told and gpu_in_use((job.told["compute"] or {}).get("device"))

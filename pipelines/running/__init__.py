@@ -1,0 +1,1 @@
+"""How processes of stages are started, slotted and stopped."""

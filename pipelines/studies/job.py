@@ -1,0 +1,226 @@
+"""Runs one job of a study as a process in a folder of its own, or finds it finished there. Imports no Prefect.
+
+A folder is finished when its record says so, with the hashes of the code and of the files that are there now. What was
+begun with other code or other files is thrown away; the rest is continued from the stage's own checkpoint.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from pipelines.running import process
+from pipelines.studies.plan import Job, Plan
+
+RECORD = "job.json"
+MISTAKE_CODE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where and how the jobs of a study run."""
+
+    root: Path
+    """The project's."""
+    work: Path
+    """Of this study: `jobs/`, and `SCALE/ARM-SEED/` with a link to each job of an arm."""
+    data: Path | None = None
+    """Folder with downloaded data sets, in torchvision's layout."""
+    keep: bool = False
+    """Take what other code has finished."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """When set, processes are stopped, and none is started."""
+
+    def folder(self, job: Job) -> Path:
+        return self.work / "jobs" / job.folder
+
+
+class Ended(NamedTuple):
+    """How a job ended, with one line on why."""
+
+    status: Literal["ran", "kept", "refused", "failed", "stopped", "skipped"]
+    message: str
+
+    @property
+    def well(self) -> bool:
+        return self.status in ("ran", "kept")
+
+
+def run(job: Job, place: Workplace, log: Callable[[str], None], time_limit: float) -> Ended:
+    """Runs a job unless it is finished; one that reads from a job that did not finish is skipped.
+
+    Another process that runs the same job is waited for. `time_limit` is seconds for this attempt.
+    """
+    folder = place.folder(job)
+    if any(not record(read.job, place).get("finished") for read in job.reads):
+        return Ended("skipped", "the jobs before it did not finish")
+    with _owned(folder, place.stop):
+        if place.stop.is_set():
+            return Ended("stopped", "stopped before it started")
+        if finished(job, place):
+            return Ended("kept", "finished before")
+        spent = _prepare(job, place)
+        log(f"in {folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder}")
+        began = time.monotonic()
+        outcome = process.run(
+            job.command,
+            root=folder,
+            environment=_environment(job, place),
+            log=log,
+            stop=place.stop,
+            time_limit=time_limit,
+        )
+        done = outcome.returncode == 0 and outcome.ended_by == "itself"
+        _write(job, place, finished=done, seconds=spent + time.monotonic() - began)
+    return _ended(outcome, time_limit)
+
+
+def finished(job: Job, place: Workplace) -> bool:
+    """Whether the job's files are there, made by the code and from the files of now (by any code with `keep`)."""
+    found, folder = record(job, place), place.folder(job)
+    if not found.get("finished") or not all((folder / path).exists() for path in job.writes):
+        return False
+    return found["reads"] == _hashes_read(job, place) and (place.keep or found["code"] == code_hash(job, place.root))
+
+
+def record(job: Job, place: Workplace) -> dict[str, Any]:
+    """What is noted about a job: `finished`, `seconds` of all attempts, hashes of `code`, `reads` and `writes`."""
+    try:
+        return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def code_hash(job: Job, root: Path) -> str:
+    """SHA-256 over the files that a job executes, as dvc.yaml lists them."""
+    whole = hashlib.sha256()
+    for name in sorted(set(job.code)):
+        path = root / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            whole.update(str(file.relative_to(root)).encode() + b"\0" + (file.read_bytes() if file.exists() else b""))
+    return whole.hexdigest()
+
+
+def show(plan: Plan, place: Workplace) -> None:
+    """Puts a folder SCALE/ARM-SEED for every run under the study's, with links to its jobs, for people to find them."""
+    for run_ in plan.runs:
+        folder = place.work / plan.scale / f"{run_.name}-{run_.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in _with_upstream(run_.evaluated):
+            link = folder / job.stage
+            link.unlink(missing_ok=True)
+            link.symlink_to(place.folder(job).resolve(), target_is_directory=True)
+
+
+def _with_upstream(job: Job) -> Iterator[Job]:
+    yield job
+    for read in job.reads:
+        yield from _with_upstream(read.job)
+
+
+def _prepare(job: Job, place: Workplace) -> float:
+    """The folder with parameters and linked inputs, emptied where it was begun otherwise; seconds spent so far."""
+    folder, before = place.folder(job), record(job, place)
+    same = before.get("code") == code_hash(job, place.root) and before.get("reads") == _hashes_read(job, place)
+    if folder.exists() and not same:
+        shutil.rmtree(folder)
+        before = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(job.params, sort_keys=False), encoding="utf-8")
+    # One place for the records of all jobs: `components.tracking.mlflow_runs send` in the root finds them.
+    journals = place.root / ".temper" / "journals"
+    journals.mkdir(parents=True, exist_ok=True)
+    (folder / ".temper").mkdir(exist_ok=True)
+    _link(journals, folder / ".temper" / "journals")
+    for read in job.reads:
+        _link(place.folder(read.job) / read.source, folder / read.path)
+    _write(job, place, finished=False, seconds=before.get("seconds", 0.0))
+    return before.get("seconds", 0.0)
+
+
+def _link(target: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
+def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
+    folder = place.folder(job)
+    noted = {
+        "stage": job.stage,
+        "labels": dict(job.labels),
+        "finished": finished,
+        "seconds": round(seconds, 2),
+        "code": code_hash(job, place.root),
+        "reads": _hashes_read(job, place),
+        "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},
+    }
+    partial = folder / f".{RECORD}.partial"
+    partial.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / RECORD)
+
+
+def _hashes_read(job: Job, place: Workplace) -> dict[str, str]:
+    return {read.path: record(read.job, place).get("writes", {}).get(read.source, "") for read in job.reads}
+
+
+def _sha256(path: Path) -> str:
+    if path.is_dir():
+        return hashlib.sha256("".join(map(_sha256, sorted(path.iterdir()))).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _environment(job: Job, place: Workplace) -> Mapping[str, str]:
+    labels, given = job.labels, os.environ
+    own = {
+        "PYTHONPATH": os.pathsep.join([str(place.root), *filter(None, [given.get("PYTHONPATH")])]),
+        "PYTHONUNBUFFERED": "1",
+        "DO_NOT_TRACK": "1",
+        "TEMPER_DATA": str(place.data or given.get("TEMPER_DATA") or place.root / ".temper" / "downloads"),
+    }
+    return {**given, **own, **tracking(place.root, labels)}
+
+
+def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:
+    """The environment that puts all records of a study into one MLflow experiment, a pipeline run per arm and seed."""
+    return {
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}",
+        "MLFLOW_EXPERIMENT_NAME": f"temper-study-{labels['study']}",
+        "TEMPER_PIPELINE": "-".join(labels.values()),
+        "TEMPER_LABELS": json.dumps(dict(labels)),
+    }
+
+
+def _ended(outcome: process.Outcome, time_limit: float) -> Ended:
+    if outcome.ended_by == "stop":
+        return Ended("stopped", "stopped; it continues next time")
+    if outcome.ended_by == "time limit":
+        return Ended("failed", f"stopped after its time limit of {time_limit:g} s")
+    said = outcome.lines[-1] if outcome.lines else f"exit code {outcome.returncode}"
+    if outcome.returncode == MISTAKE_CODE:
+        return Ended("refused", said.split("error: ", 1)[-1])
+    return Ended("failed", said) if outcome.returncode else Ended("ran", "ran")
+
+
+@contextmanager
+def _owned(folder: Path, stop: threading.Event) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("wb") as lock:
+        while not stop.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                stop.wait(0.5)
+        yield

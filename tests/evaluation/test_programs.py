@@ -1,0 +1,230 @@
+"""Programs of torch.export: what they compute is what was exported, and nothing in a file is run."""
+
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.attacks.parts.ascent import input_gradient
+from components.data.splits import LabelledImages
+from components.evaluation.outside.models import Foreign, Images, load_outside
+from components.evaluation.outside.programs import load_program
+from components.foundation.errors import InputError
+from components.foundation.params import member
+from components.models import MODELS
+from tests.parts.outside_files import ARCHITECTURE, CLASSES, NORMALIZATION, bomb, digits, network, pixels, same
+
+CPU = torch.device("cpu")
+NOTHING = Foreign(None, None)
+
+
+class Attention(nn.Module):
+    """Everything that the small networks have not: views, lists, constants, numbers made of shapes."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(1, 8, 4, 4)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 10)
+        self.register_buffer("places", torch.randn(1, 4, 8), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.cut(images).flatten(2).transpose(1, 2).chunk(2, 1)
+        tokens = torch.cat([first, second], 1) + self.places
+        tokens = tokens + torch.zeros(tokens.shape[0], 1, 8)
+        return self.head(nn.functional.gelu(self.mix(tokens), approximate="tanh").mean(1))
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "attention":
+        return Attention().eval().requires_grad_(False)
+    fields = {"width": 0.25, "batch_norm": ARCHITECTURE["batch_norm"]}
+    return (
+        member(MODELS, {"name": name, **fields}, name).build(10, (1, 8, 8), NORMALIZATION).eval().requires_grad_(False)
+    )
+
+
+def export(path: Path, model: nn.Module, batch_size: int | None = None, decompose: bool = False) -> Path:
+    """A program for batches of one size, or of any."""
+    shapes = None if batch_size else ({0: torch.export.Dim.DYNAMIC},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, while it traces
+        program = torch.export.export(model, (pixels(batch_size or 3),), dynamic_shapes=shapes)
+        torch.export.save(program.run_decompositions() if decompose else program, path)
+    return path
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("name", ["small_cnn", "attention", "resnet18"])
+def test_a_program_answers_and_differentiates_like_its_model(tmp_path, name, batch_size, decompose):
+    model = built(name)
+    program = load_program(export(tmp_path / "m.pt2", model, batch_size, decompose))
+    images, labels = pixels(7), torch.arange(7)
+    assert program.batch_size == batch_size and program.image_shape == (1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(program(images), model(images), atol=1e-5)
+        assert len(program(images[:0])) == 0 or batch_size is None
+
+    def loss(logits: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    # Float32: how far the two round apart depends on the processor's kernels.
+    assert torch.allclose(
+        input_gradient(program, images, loss), input_gradient(model, images, loss), rtol=1e-4, atol=1e-5
+    )
+    assert sum(p.numel() for p in program.parameters()) == sum(p.numel() for p in model.parameters())
+    assert not any(p.requires_grad for p in program.parameters())
+
+
+def test_a_program_keeps_the_mode_it_was_exported_in(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    program = load_program(export(tmp_path / "m.pt2", model, 5))
+    model.load_state_dict(before, strict=False)
+    for mode in (True, False):
+        assert program.train(mode) is program and program.training is mode
+    with torch.no_grad():
+        want = model(pixels(5))
+        assert torch.allclose(program.eval()(pixels(5)), want, atol=1e-5)
+        # Batch norm in training mode: an image's answer depends on its neighbours, and buffers move. Not ours to hide.
+        assert not torch.allclose(program(torch.cat([pixels(4), pixels(9)[8:]]))[:4], want[:4], atol=1e-3)
+    moved = {tuple(buffer.shape): buffer for buffer in program.buffers() if buffer.is_floating_point()}
+    assert not torch.equal(moved[(4,)], before["1.running_mean"])
+
+
+def test_a_program_as_a_reference(tmp_path):
+    images, labels = digits()
+    narrow = Images("d", CLASSES, LabelledImages(images[:9], labels[:9]), None)
+    found = load_outside("mine", str(export(tmp_path / "m.pt2", network())), narrow, NOTHING, CPU)
+    assert same(found.model, network(), pixels())
+    assert found.facts["architecture"] == {"name": "torch.export program", "file": "m.pt2"}
+    assert found.facts["num_parameters"] == sum(p.numel() for p in network().parameters())
+    wide = Images("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
+    with pytest.raises(InputError, match=r"takes images of \[1, 8, 8\], the data has \[1, 16, 8\]"):
+        load_outside("mine", str(tmp_path / "m.pt2"), wide, NOTHING, CPU)
+
+
+def changed(path: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    """A copy of an archive whose files were changed."""
+    copy = path.with_name("changed.pt2")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)))
+    return copy
+
+
+def edited(ending: str, edit: Callable[[Any], None]) -> Callable[[str, bytes], bytes]:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith(ending):
+            return content
+        value = json.loads(content)
+        edit(value)
+        return json.dumps(value).encode()
+
+    return change
+
+
+def first_node(**fields: Any) -> Callable[[str, bytes], bytes]:
+    return edited("models/model.json", lambda program: program["graph_module"]["graph"]["nodes"][0].update(fields))
+
+
+def weights(**fields: Any) -> Callable[[str, bytes], bytes]:
+    return edited("weights_config.json", lambda found: next(iter(found["config"].values())).update(fields))
+
+
+def text_argument(value: str) -> list[dict[str, Any]]:
+    return [{"name": "x", "arg": {"as_string": value}, "kind": 1}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (first_node(target="torch.hub.load"), "operator 'torch.hub.load' (allowed: operators of torch.ops.aten)"),
+        (first_node(target="torch.ops.aten.from_file.default"), "operator 'torch.ops.aten.from_file.default'"),
+        (first_node(target="torch.ops.aten.__class__.mro"), "operator 'torch.ops.aten.__class__.mro'"),
+        (first_node(target="_operator.attrgetter"), "operator '_operator.attrgetter'"),
+        (first_node(target="torch.ops.higher_order.cond"), "operator 'torch.ops.higher_order.cond'"),
+        (first_node(inputs=[{"arg": {"as_graph": {}}, "kind": 1}]), "an argument of kind as_graph"),
+        (first_node(inputs=[{"arg": {"as_custom_obj": {}}, "kind": 1}]), "an argument of kind as_custom_obj"),
+        (first_node(outputs=[{"as_custom_obj": {}}]), "a result of kind as_custom_obj"),
+        (weights(use_pickle=True), "is pickled, and pickles are not read"),
+        (weights(path_name="../../secret"), "no readable program"),
+        (edited("model.json", lambda program: program["schema_version"].update(major=9)), "schema 9 of torch.export"),
+        (edited("model.json", lambda program: program.pop("graph_module")), "no readable program of torch.export"),
+        (lambda name, content: content[:40] if "weight_" in name else content, "no readable program"),
+        (lambda name, content: b"{" if name.endswith("model.json") else content, "no readable program"),
+    ],
+)
+def test_a_program_that_wants_more_than_tensors_is_refused(tmp_path, change, message):
+    path = changed(export(tmp_path / "m.pt2", network()), change)
+    with pytest.raises(InputError) as refused:
+        load_program(path)(pixels(2))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_nothing_in_a_program_is_unpickled_or_evaluated(tmp_path):
+    """What torch.export.load would run: sample inputs, which are a pickle, guards and shapes, which are code."""
+    command = f"__import__('os').mkdir({str(tmp_path / 'exploded')!r})"
+
+    def plant(name: str, content: bytes) -> bytes:
+        if "sample_inputs" in name:
+            return bomb(tmp_path)
+        if not name.endswith("models/model.json"):
+            return content
+        program = json.loads(content)
+        program["guards_code"] = [command]
+        for node in program["graph_module"]["graph"]["nodes"]:
+            node["metadata"] = {"nn_module_stack": command, "custom": command}
+        shapes = program["graph_module"]["graph"]["sym_int_values"]
+        for name in shapes:
+            shapes[name] = {"as_expr": {"expr_str": command, "hint": None}}
+        return json.dumps(program).encode()
+
+    path = changed(export(tmp_path / "m.pt2", network()), plant)
+    assert same(load_program(path), network(), pixels()) and not (tmp_path / "exploded").exists()
+    # The same file does harm elsewhere: were it harmless, this test would show nothing.
+    with io.BytesIO(path.read_bytes()) as file, pytest.raises(Exception):  # noqa: B017
+        torch.export.load(file)
+    assert (tmp_path / "exploded").exists()
+
+
+def test_files_that_are_no_programs(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_program(tmp_path / "none.pt2")
+    (tmp_path / "text.pt2").write_text("hello")
+    with pytest.raises(InputError, match="no readable program"):
+        load_program(tmp_path / "text.pt2")
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("root/data.pkl", "")
+    with pytest.raises(InputError, match=r"no program of torch\.export in it"):
+        load_program(tmp_path / "other.pt2")
+
+
+@pytest.mark.parametrize("model", [lambda x, y: x + y, lambda x, _=None: (x, x)], ids=["two inputs", "two outputs"])
+def test_programs_of_another_form(tmp_path, model):
+    class Odd(nn.Module):
+        def forward(self, *images: Tensor) -> Any:
+            return model(*images)
+
+    inputs = (pixels(2),) * (2 if model.__code__.co_argcount == 2 and not model.__defaults__ else 1)
+    torch.export.save(torch.export.export(Odd(), inputs), tmp_path / "m.pt2")
+    with pytest.raises(InputError, match=r"takes 2 inputs|returns 2 values"):
+        load_program(tmp_path / "m.pt2")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_program_made_on_a_cpu_runs_on_a_gpu(tmp_path):
+    program = load_program(export(tmp_path / "m.pt2", built("attention")), "cuda")
+    with torch.no_grad():
+        assert torch.allclose(program(pixels(4).cuda()).cpu(), built("attention")(pixels(4)), atol=1e-4)

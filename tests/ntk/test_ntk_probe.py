@@ -1,0 +1,183 @@
+"""The kernel's numbers against hand-made kernels; the probe's images, distances and state."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.data.dividing import stratified_indices
+from components.foundation.errors import InputError
+from components.foundation.params import typed
+from components.ntk import metrics
+from components.ntk.kernels import trace_kernel
+from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.numerics.tensor_files import read_tensors, write_tensors
+
+NUM_CLASSES = 6
+
+
+def test_distance_ignores_scale_and_sees_orthogonal_kernels() -> None:
+    factor = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
+    kernel = factor @ factor.T
+    assert metrics.kernel_distance(kernel, 7 * kernel) < 1e-12
+    one, other = torch.diag(torch.tensor([1.0, 0, 0])).double(), torch.diag(torch.tensor([0.0, 1, 1])).double()
+    assert metrics.kernel_distance(one, other) == 1
+    assert metrics.kernel_distance(one, one + other) == pytest.approx(1 - 3**-0.5)
+
+
+def test_ranks_and_mass_of_known_spectra() -> None:
+    identity, one = torch.ones(12).double(), torch.tensor([5.0] + [0.0] * 11).double()
+    for rank in (metrics.effective_rank, metrics.participation_ratio):
+        assert rank(identity) == pytest.approx(12)
+        assert rank(one) == pytest.approx(1)
+    known = torch.tensor([3.0, 1.0]).double()
+    assert metrics.effective_rank(known) == pytest.approx(4 / 3**0.75)
+    assert metrics.participation_ratio(known) == pytest.approx(1.6)
+    assert metrics.top_mass(known, 1) == pytest.approx(0.9)
+    assert metrics.top_mass(identity, 10) == pytest.approx(10 / 12)
+
+
+def test_spectrum_is_descending_and_not_negative() -> None:
+    factor = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)).double()
+    eigenvalues = metrics.spectrum(factor @ factor.T)
+    assert bool((eigenvalues >= 0).all()) and bool((eigenvalues.diff() <= 0).all())
+    assert float(eigenvalues.sum()) == pytest.approx(float(factor.square().sum()))
+
+
+def test_alignment_of_the_target_kernel_is_one() -> None:
+    labels = torch.tensor([0, 0, 1, 2, 2, 2])
+    targets = nn.functional.one_hot(labels, 3).double()
+    assert metrics.alignment(targets @ targets.T, labels, 3) == pytest.approx(1)
+    # A constant added to a kernel is what centring removes; the identity knows no class.
+    assert metrics.alignment(targets @ targets.T + 100, labels, 3) == pytest.approx(1)
+    assert metrics.alignment(torch.eye(6).double(), labels, 3) < 0.7
+
+
+def test_metrics_of_a_hand_made_kernel() -> None:
+    kernel, labels = torch.diag(torch.tensor([3.0, 1.0])).double(), torch.tensor([0, 1])
+    values = metrics.kernel_metrics(kernel, labels, 2, previous=2 * kernel, first=torch.eye(2).double())
+    assert values == pytest.approx(
+        {
+            "distance_previous": 0,
+            "distance_first": 1 - 4 / 20**0.5,
+            "effective_rank": 4 / 3**0.75,
+            "participation_ratio": 1.6,
+            "top10_mass": 1,
+            "alignment": 1,
+            "trace": 4,
+        },
+        abs=1e-12,
+    )
+
+
+# The probe.
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3, stride=2)
+    return nn.Sequential(
+        convolution, nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, NUM_CLASSES)
+    )
+
+
+def labelled(count: int) -> tuple[Tensor, Tensor]:
+    images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return images, torch.arange(count) % NUM_CLASSES
+
+
+def new_probe(size: int = 8) -> KernelProbe:
+    return KernelProbe(ProbeSchedule(epochs=(0, 2), size=size, directions=4), *labelled(40), NUM_CLASSES, seed=5)
+
+
+def nudge(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.ones_like(parameter))
+
+
+def test_stratified_indices_are_balanced_seeded_and_unique() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 2)
+    chosen = stratified_indices(labels, 17, seed=0)
+    assert torch.bincount(labels[chosen]).tolist() == [8, 7, 2]
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert torch.equal(chosen, stratified_indices(labels, 17, seed=0))
+    assert not torch.equal(chosen, stratified_indices(labels, 17, seed=1))
+    with pytest.raises(InputError, match="only 82 images"):
+        stratified_indices(labels, 83, seed=0)
+
+
+def test_probe_holds_pixels_and_measures_both_kinds() -> None:
+    probe, model = new_probe(), small_net()
+    assert probe.images.shape == (8, 3, 8, 8) and 0 < probe.images.max() <= 1
+    assert (probe.due(0), probe.due(1), probe.due(2)) == (True, False, True)
+    clean = probe.measure(model, 0, None)
+    assert set(clean) == {
+        f"ntk_clean_{name}"
+        for name in (
+            "distance_previous",
+            "distance_first",
+            "effective_rank",
+            "participation_ratio",
+            "top10_mass",
+            "alignment",
+            "trace",
+        )
+    }
+    both = new_probe().measure(model, 0, 1 - probe.images)
+    assert {name: both[name] for name in clean} == clean
+    assert set(both) - set(clean) == {name.replace("clean", "adversarial") for name in clean}
+    assert both["ntk_adversarial_trace"] != both["ntk_clean_trace"]
+
+
+def test_probe_measures_distance_to_previous_and_first() -> None:
+    probe, model = new_probe(), small_net()
+    rows, taken = [], []
+    for epoch in range(3):
+        rows.append(probe.measure(model, epoch, None))
+        taken.append(trace_kernel(model, probe.images, 4, seed=5))
+        nudge(model)
+    assert rows[0]["ntk_clean_distance_previous"] == rows[0]["ntk_clean_distance_first"] == 0
+    assert rows[2]["ntk_clean_distance_previous"] == metrics.kernel_distance(taken[2], taken[1])
+    assert rows[2]["ntk_clean_distance_first"] == metrics.kernel_distance(taken[2], taken[0])
+    assert rows[2]["ntk_clean_distance_first"] != rows[2]["ntk_clean_distance_previous"]
+
+
+def test_resumed_probe_gives_the_same_numbers(tmp_path) -> None:
+    probe, model = new_probe(), small_net()
+    probe.measure(model, 0, 1 - probe.images)
+    # Through a file right after the first measurement, where first and previous are one tensor.
+    write_tensors(tmp_path / "probe.safetensors", probe.state_dict())
+    nudge(model)
+    resumed = new_probe()
+    resumed.load_state_dict(read_tensors(tmp_path / "probe.safetensors")[0])
+    wanted = probe.measure(model, 2, 1 - probe.images)
+    assert wanted["ntk_adversarial_distance_first"] > 0
+    assert resumed.measure(model, 2, 1 - probe.images) == wanted
+    assert all(kernel.dtype == torch.float64 for kernel in resumed.state_dict().values())
+    with pytest.raises(InputError, match=r"is \[8, 8\], want \[9, 9\]"):
+        new_probe(size=9).load_state_dict(probe.state_dict())
+
+
+def test_diverged_model_is_an_error_with_its_epoch() -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.get_parameter("4.weight").fill_(float("nan"))
+    with pytest.raises(InputError, match="clean kernel of epoch 2 is not finite"):
+        new_probe().measure(model, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("directions", 3, "at least 4"),
+        ("directions", "sum", "directions"),
+        ("size", 1, "at least 2"),
+        ("epochs", [-1], "-1"),
+    ],
+)
+def test_bad_schedule_is_refused(field: str, value: object, message: str) -> None:
+    good = {"epochs": [0, 10], "size": 64, "directions": "exact"}
+    assert typed(ProbeSchedule, good, "params.yaml: ntk").directions == "exact"
+    assert typed(ProbeSchedule, good | {"directions": 4}, "params.yaml: ntk").epochs == (0, 10)
+    with pytest.raises(InputError, match=message):
+        typed(ProbeSchedule, good | {field: value}, "params.yaml: ntk")

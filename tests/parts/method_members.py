@@ -1,0 +1,145 @@
+"""One of every training method and distillation, small: what the tables of tests run over."""
+
+from collections.abc import Callable
+
+import torch
+
+from components.attacks.pgd import Pgd
+from components.distillation.b_mtard import BMtard
+from components.distillation.kd_swa import KdSwa
+from components.foundation.params import Ratio
+from components.methods.adr import Adr
+from components.methods.cktat import Cktat
+from components.methods.ensemble_at import EnsembleAt
+from components.methods.fgsm_mep import FgsmMep
+from components.methods.fgsm_rs import FgsmRs
+from components.methods.free_at import FreeAt
+from components.methods.gradalign import GradAlign
+from components.methods.hat import Hat
+from components.methods.lbgat import Lbgat
+from components.methods.mart import Mart
+from components.methods.mixed import Mixed
+from components.methods.n_fgsm import NFgsm
+from components.methods.parts.contract import Method
+from components.methods.parts.mixed_batch import Mix
+from components.methods.pgd_at import PgdAt
+from components.methods.standard import Standard
+from components.methods.trades import Trades
+from components.schedules.constant import Constant
+from components.wrappers.converge_smooth import Smoothing
+from tests.conftest import TinyNet
+
+STEP = Ratio(4, 255)
+MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
+ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
+# The attack of TRADES.
+KL_ATTACK = Pgd(steps=2, step_size=STEP, start="gaussian", loss="kl", restarts=1)
+
+
+def frozen(seed: int) -> TinyNet:
+    """A teacher: its weights stay, its batch norm too."""
+    torch.manual_seed(seed)
+    return TinyNet().eval().requires_grad_(False)
+
+
+def b_mtard() -> Method:
+    fields = BMtard(
+        attack=ATTACK,
+        reduction="batch_mean",
+        temperature_step=1e-3,
+        temperature_min=1.0,
+        temperature_max=10.0,
+        weight_step=0.025,
+        balance_milestones=(2,),
+        balance_decay=0.1,
+    )
+    return fields.taught_by(frozen(11), frozen(12))
+
+
+def adr(**changes) -> Adr:
+    fields = {
+        "steps": 2,
+        "step_size": STEP,
+        "start": "uniform",
+        "temperature_from": 2.5,
+        "temperature_to": 2.0,
+        "weight_from": 0.7,
+        "weight_to": 0.95,
+        "decay": 0.9,
+        "epochs": 4,
+    }
+    return Adr(**fields | changes)
+
+
+def cktat(**changes) -> Cktat:
+    fields = {
+        "attack": ATTACK,
+        "temperature": 4.0,
+        "alpha": 0.4,
+        "beta": 3.0,
+        "rectify": True,
+        "lower_difficulty": True,
+        "correct_guidance": True,
+    }
+    return Cktat(**fields | changes)
+
+
+# By the name in METHODS or DISTILLATIONS; each call makes a new one, with a memory of its own.
+MEMBERS: dict[str, Callable[[], Method]] = {
+    "standard": lambda: Standard(label_smoothing=0.1),
+    "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.1),
+    "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1),
+    "fgsm_rs": lambda: FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.1, batch_norm="train"),
+    "n_fgsm": lambda: NFgsm(step_size=Ratio(8, 255), noise=Ratio(2), label_smoothing=0.1, batch_norm="eval"),
+    "free_at": lambda: FreeAt(replays=3, label_smoothing=0.1),
+    "gradalign": lambda: GradAlign(weight=0.5, step_size=Ratio(8, 255), label_smoothing=0.1, batch_norm="eval"),
+    "fgsm_mep": lambda: FgsmMep(
+        step_size=Ratio(8, 255),
+        momentum=0.3,
+        reset_every=3,
+        weight=10.0,
+        label_smoothing=0.1,
+        align=True,
+        batch_norm="train",
+    ),
+    # The attacks begin inside the second epoch of a run that is stopped after it.
+    "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1),
+    "ensemble_at": lambda: EnsembleAt(mix=MIX, delay=0, label_smoothing=0.1).guided_by(frozen(13)),
+    "mart": lambda: Mart(attack=ATTACK, beta=5.0),
+    "lbgat": lambda: Lbgat(attack=KL_ATTACK, beta=6.0, reduction="class_mean", companion="random").guided_by(
+        frozen(11)
+    ),
+    "hat": lambda: Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).guided_by(frozen(11)),
+    "cktat": lambda: cktat().guided_by(frozen(11)),
+    "adr": adr,
+    "b_mtard": b_mtard,
+    "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).taught_by(
+        frozen(11), frozen(12)
+    ),
+}
+
+
+def smoothed(name: str, **changes) -> Method:
+    """A member within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
+    fields = {
+        "form": "batch",
+        "weight_adversarial": 0.5,
+        "weight_clean": 1.0,
+        "stride_min": 0.0,
+        "stride_max": 0.03,
+        "weight_centralisation": 0.1,
+        "centre_epochs": 2,
+        "clean": "pass",
+        "warm_up": 0,
+        "guard": 1,
+    }
+    return Smoothing(**fields | changes).around(MEMBERS[name](), Constant(), 4)
+
+
+# Members within others, by no name of a table.
+WRAPPED: dict[str, Callable[[], Method]] = {
+    "smoothed_fgsm_rs": lambda: smoothed("fgsm_rs", clean="start"),
+    "smoothed_fgsm_mep": lambda: smoothed("fgsm_mep", form="example", clean="start"),
+    "smoothed_free_at": lambda: smoothed("free_at"),
+    "smoothed_trades": lambda: smoothed("trades", form="example"),
+}

@@ -1,0 +1,82 @@
+"""`dvc repro` on a copy of the repository with few images: what runs, what does not, and the same lock file again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.stages import STAGES
+from tests.parts.pipeline_files import ROOT, changed, environment, files, hashes, make_project, outputs
+
+pytest.importorskip("dvc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no Git checkout")]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """A dvc command's stdout; its stages run on the code of `folder`, by the Python of this test."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    surroundings = environment() | {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, f"dvc {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def ran(output: str) -> list[str]:
+    """The stages that `dvc repro` says it ran."""
+    mark = "Running stage '"
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith(mark)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as it is now, committed or not, without outputs, with small parameters."""
+    folder = tmp_path_factory.mktemp("dvc") / "clone"
+    git(ROOT, "clone", "--quiet", str(ROOT), str(folder))
+    for name in git(ROOT, "ls-files", "-co", "--exclude-standard", "-z").split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    for path in ("dvc.lock", *outputs()):
+        (folder / path).unlink(missing_ok=True)
+    return make_project(folder)
+
+
+def test_the_graph_from_nothing_to_report(clone):
+    assert ran(dvc(clone, "repro")) == list(STAGES)
+    assert all((clone / path).exists() for path in outputs())
+    assert "up to date" in dvc(clone, "status")
+    assert ran(dvc(clone, "repro")) == []
+    shown = dvc(clone, "metrics", "show", "--md")
+    assert "metrics/report.json" in shown and "student.worst_case" in shown
+    drawn = clone / "drawn"
+    dvc(clone, "plots", "show", "--out", str(drawn))
+    assert "curves/student.csv" in (drawn / "index.html").read_text(encoding="utf-8")
+    shutil.rmtree(drawn)
+
+    # Forced, every byte is made anew; nothing may differ.
+    before = (clone / "dvc.lock").read_bytes(), hashes(clone)
+    assert ran(dvc(clone, "repro", "--force")) == list(STAGES)
+    assert ((clone / "dvc.lock").read_bytes(), hashes(clone)) == before
+
+    # What only the report reads runs only the report, although the page shows every parameter.
+    path = clone / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(changed(values, {"report.gallery_images": 2}), sort_keys=False), encoding="utf-8")
+    assert ran(dvc(clone, "repro")) == ["report"]
+    assert hashes(clone, *STAGES[:-1]) == {path: before[1][path] for path in files(clone, *STAGES[:-1])}

@@ -1,0 +1,139 @@
+"""The flow `evaluate`: its process's command line, retries that continue, ends that say why, and a real evaluation."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("prefect")
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.testing.utilities import prefect_test_harness
+
+from components.commands.evaluate_options import parser
+from pipelines.flows import evaluate as pipeline
+from pipelines.flows.evaluate import command_line
+from tests.parts.outside_files import make_case
+from tests.parts.pipeline_files import ROOT
+
+# Stands in for the real module: what it does is the data's name, what it was told is in a file.
+STAND_IN = """\
+import pathlib, sys, time
+
+arguments = sys.argv[1:]
+number, shards = arguments[arguments.index("--shard") + 1].split("/")
+does = arguments[arguments.index("--data") + 1]
+out = pathlib.Path(arguments[arguments.index("--out") + 1]); out.mkdir(parents=True, exist_ok=True)
+with open(out / f"told.{number}", "a") as file:
+    print(*arguments, file=file)
+if does == "fails once" and len((out / "told.0").read_text().splitlines()) == 1:
+    print("no luck", flush=True)
+    sys.exit(3)
+if does == "refuses" and number == "0":
+    print("evaluate: error: --threat: missing", file=sys.stderr)
+    sys.exit(2)
+if does == "hangs" or (does == "refuses" and number != "0"):
+    time.sleep(60)
+print("done")
+"""
+
+Evaluate = Callable[..., State[Any]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    """A Prefect server with a database of its own."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture
+def run(server: None) -> Evaluate:
+    """Runs the flow and returns its final state."""
+    return lambda **given: pipeline.evaluate(**{"retry_delay_seconds": 0, **given}, return_state=True)  # pyright: ignore
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the module is the stand-in."""
+    for package in ("components", "components/commands"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "components/commands/evaluate.py").write_text(STAND_IN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(folder: Path, shard: int = 0) -> list[str]:
+    return (folder / f"told.{shard}").read_text().splitlines()
+
+
+def test_every_parameter_is_an_option_of_the_module():
+    """And every option a parameter, so that a deployment can do what a command line can."""
+    parameters = set(inspect.signature(pipeline.evaluate.fn).parameters)
+    options = {action.dest for action in parser()._actions} - {"help", "shard"}
+    renamed = {"models": "model", "threats": "threat", "architectures": "architecture"}
+    renamed |= {"normalizations": "normalization"}
+    own = {"shards", "retries", "retry_delay_seconds", "hours"}
+    assert {renamed.get(name, name) for name in parameters - own} == options
+
+
+def test_what_is_given_is_on_the_command_line_and_nothing_else():
+    repeated = {"model": ["a=b", "c=d"], "threat": None}
+    assert command_line(repeated, {"data": "x", "seed": 0, "images": None}, False) == [
+        *("--model", "a=b", "--model", "c=d", "--data", "x", "--seed", "0"),
+    ]
+    assert command_line({}, {}, True) == ["--track"]
+
+
+def test_shards_are_processes_with_the_same_arguments(toy, run):
+    state = run(models=["a=b"], data="works", threats=["linf:8/255"], out="to", shards=3)
+    assert state.is_completed() and state.message == "results in to"
+    for number in range(3):
+        want = f"--model a=b --threat linf:8/255 --data works --out to --shard {number}/3"
+        assert told(toy / "to", number) == [want]
+
+
+def test_a_failure_is_tried_again_in_the_same_folder(toy, run):
+    state = run(models=["a=b"], data="fails once", retries=1)
+    assert state.is_completed() and len(told(toy / "evaluation/outside")) == 2
+    assert len(set(told(toy / "evaluation/outside"))) == 1
+
+
+def test_a_failure_without_another_try_says_its_last_line(toy, run):
+    state = run(models=["a=b"], data="fails once", retries=0)
+    assert state.is_failed() and state.message == "no luck (exit code 3)"
+
+
+def test_a_mistake_is_not_tried_again_and_stops_the_others(toy, run):
+    state = run(models=["a=b"], data="refuses", retries=5, shards=2)
+    assert (state.name, state.message) == ("Refused", "--threat: missing")
+    assert len(told(toy / "evaluation/outside")) == 1
+    state = run(models=["a=b"], data="works", shards=0)
+    assert (state.name, state.message) == ("Refused", "shards: got 0, want at least 1")
+
+
+def test_a_time_limit(toy, run):
+    state = run(models=["a=b"], data="hangs", retries=0, hours=1 / 3600)
+    assert (state.name, state.message) == ("TimedOut", "stopped after its time limit of 1 s")
+
+
+@pytest.mark.slow
+def test_a_real_evaluation_gives_table_and_page(tmp_path, monkeypatch, run):
+    make_case(tmp_path / "case")
+    monkeypatch.chdir(tmp_path / "case")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    given = {"models": ["one=one.safetensors"], "data": "images.safetensors", "params": "small.yaml", "out": "to"}
+    assert run(**given, shards=2).is_completed()
+    journal = (tmp_path / "case/to/journal.jsonl").read_bytes()
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    assert "98.3" in artifacts["evaluation"] and "Report: `to/robustness.html`" in artifacts["evaluation"]
+    assert "case/to/robustness.html" in artifacts["report"]
+    # Again with the same parameters: nothing is left to do.
+    assert run(**given).is_completed() and (tmp_path / "case/to/journal.jsonl").read_bytes() == journal
+    refused = run(**given | {"seed": 1})
+    assert refused.name == "Refused" and "seed was 0, is 1; delete it to start anew" in str(refused.message)

@@ -1,0 +1,224 @@
+"""What the flow is made of: the DVC graph, changes of params.yaml, one stage's process, how its end is read."""
+
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("prefect")
+pytest.importorskip("dvc")
+
+from components.foundation.errors import InputError
+from pipelines import graph, harden
+from pipelines.flows import harden as flow
+from pipelines.parameters import change as parameters
+from pipelines.running import process, stage
+from pipelines.running.process import Outcome
+from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, make_toy, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy project before its first run, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return make_toy(tmp_path)
+
+
+# The graph
+
+
+def test_graph_is_in_order_and_staleness_flows_down(toy: Path) -> None:
+    dvc(toy, "repro", "--quiet")
+    stages = graph.read_graph(toy)
+    assert list(stages) == ["fetch", "left", "right", "join"]
+    assert {name: one.dependencies for name, one in stages.items()} == {
+        "fetch": (),
+        "left": ("fetch",),
+        "right": ("fetch",),
+        "join": ("left", "right"),
+    }
+    assert [name for name, one in stages.items() if one.uses_device] == ["left"]
+    assert not any(one.stale for one in stages.values())
+    parameters.change(toy, None, ["right.value=7"])
+    assert [name for name, one in graph.read_graph(toy).items() if one.stale] == ["right", "join"]
+
+
+def test_graph_of_a_folder_without_dvc_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^dvc\.yaml: .*not inside of a DVC repository"):
+        graph.read_graph(tmp_path)
+
+
+def test_lock_is_put_in_order_and_nothing_is_lost(toy: Path) -> None:
+    def entry(name: str) -> str:
+        return f"  {name}:\n    cmd: |-\n      one\n      two\n    outs:\n    - path: {name}.txt\n"
+
+    lock, head = toy / "dvc.lock", "schema: '2.0'\nstages:\n"
+    lock.write_text(head + entry("b") + entry("old") + entry("a"))
+    graph.order_lock(toy, ["old", "a", "b", "old", "a", "absent"])
+    assert lock.read_text() == head + entry("old") + entry("a") + entry("b")
+    with_section = head + entry("b") + "datasets:\n" + entry("a")
+    lock.write_text(with_section)
+    graph.order_lock(toy, ["a", "b"])
+    assert lock.read_text() == with_section
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("assignment", "before", "after"),
+    [
+        ("left.value=4/255", "8/255     # a fraction", "4/255     # a fraction"),
+        ("left.steps.0.size=1e-4", "size: 1e-3}   # a list", "size: 1e-4}   # a list"),
+        ("fetch.value=[1, 2]", "{value: 1, does", "{value: [1, 2], does"),
+        ("compute.device=cuda", "device: cpu   # or", "device: cuda  # or"),
+        ("fetch.does=yes", "1, does: works", "1, does: yes"),
+    ],
+)
+def test_edit_changes_one_place_and_keeps_the_rest(assignment: str, before: str, after: str) -> None:
+    assert parameters.edited(PARAMS, [assignment]) == PARAMS.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("left.valu=1", "--set left.valu: no key 'valu' in left (allowed: value, does, limit, steps)"),
+        ("left.steps.1.size=1", "--set left.steps.1.size: no key '1' in left.steps (allowed: 0)"),
+        (
+            "compute.device.x=1",
+            "--set compute.device.x: no key 'x' in compute.device (allowed: none, it is a single value)",
+        ),
+        ("compute", "--set compute: want key=value, such as seed=1"),
+        ("compute=[1", "--set compute=[1: the value is not readable as YAML"),
+    ],
+)
+def test_edit_refuses_in_one_line(assignment: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parameters.edited(PARAMS, [assignment])
+    assert str(error.value) == message
+
+
+def test_preset_replaces_the_file_and_assignments_come_on_top(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parameters.main(["--preset", "toy", "--set", "right.value=5"]) == 0
+    assert (toy / "params.yaml").read_text() == PARAMS.replace("value: 3", "value: 5") + "# preset\n"
+    assert parameters.main(["--preset", "../params"]) == 2
+    assert capsys.readouterr().err == "error: --preset: unknown '../params' (allowed: toy)\n"
+    assert not list(toy.glob(".params*"))
+
+
+# One stage's process
+
+
+def process_run(code: str, log: Callable[[str], None] = lambda _: None, limit: float = 60, **given: Any) -> Outcome:
+    stop = given.get("stop", threading.Event())
+    arguments = {"root": Path.cwd(), "environment": stage.environment(), "log": log, "stop": stop, "time_limit": limit}
+    return process.run([PYTHON, "-c", code], **arguments)
+
+
+def test_process_lines_are_clean_and_live() -> None:
+    seen: list[tuple[float, str]] = []
+    code = (
+        "import sys, time\n"
+        "print('\\x1b[31mred\\x1b[0m'); print('one\\r\\ntwo'); time.sleep(0.7)\n"
+        "for i in range(3): sys.stderr.write(f'\\r{i}/2 \\u2588'); sys.stderr.flush()\n"
+        "sys.stderr.write('\\n'); sys.exit(3)"
+    )
+    outcome = process_run(code, lambda line: seen.append((time.monotonic(), line)))
+    assert [line for _, line in seen] == ["red", "one", "two", "2/2 █"] == list(outcome.lines)
+    assert seen[3][0] - seen[2][0] > 0.5
+    assert (outcome.returncode, outcome.ended_by) == (3, "itself")
+
+
+HANG = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+deaf = "import time, signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print(1, flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("ended_by", ["time limit", "stop", "itself"])
+def test_process_leaves_no_child(ended_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_SEQUENCE", ((signal.SIGINT, 0.2), (signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0)))
+    stop, pids = threading.Event(), []
+
+    def log(line: str) -> None:
+        pids.append(int(line))
+        if ended_by == "stop":
+            stop.set()
+
+    end = "" if ended_by == "itself" else "time.sleep(60)"
+    outcome = process_run(HANG + end, log, limit=3 if ended_by == "time limit" else 60, stop=stop)
+    assert outcome.ended_by == ended_by
+    assert wait_until(lambda: not is_alive(pids[0]), 5)
+
+
+def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
+    path = str(tmp_path / "pid")
+    sleeper = f"import os, time; print(os.getpid(), file=open({path!r}, 'w'), flush=True); time.sleep(60)"
+    code = (
+        "import sys, threading; from pathlib import Path; from pipelines.running import process; import os\n"
+        f"process.run([sys.executable, '-c', {sleeper!r}], root=Path('.'), environment=os.environ, log=print,"
+        " stop=threading.Event(), time_limit=60)"
+    )
+    flow_process = subprocess.Popen([PYTHON, "-c", code], cwd=ROOT)
+    pid = tmp_path / "pid"
+    assert wait_until(lambda: pid.exists() and pid.read_text() != "")
+    flow_process.kill()
+    flow_process.wait()
+    assert wait_until(lambda: not is_alive(int(pid.read_text())), 5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name", "message"),
+    [
+        (Outcome(returncode=0, lines=("ok",), ended_by="itself"), "Completed", "ran"),
+        (Outcome(returncode=0, lines=("Stage 'a' didn't change, skipping",), ended_by="itself"), "Cached", "unchanged"),
+        (Outcome(returncode=-15, lines=(), ended_by="stop"), "Cancelled", "a: stopped"),
+        (Outcome(returncode=9, lines=(), ended_by="time limit"), "TimedOut", "a: stopped after its time limit of 60 s"),
+        (Outcome(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: dvc ended with code -9"),
+        (
+            Outcome(returncode=255, lines=("ERROR: failed to reproduce 'a': missing data 'x'",), ended_by="itself"),
+            "Failed",
+            "a: failed to reproduce 'a': missing data 'x'",
+        ),
+        (
+            Outcome(
+                returncode=255,
+                lines=("> run me", "a: error: params.yaml: seed", "ERROR: failed to run: run me, exited with 2"),
+                ended_by="itself",
+            ),
+            "Refused",
+            "a: params.yaml: seed",
+        ),
+        (
+            Outcome(
+                returncode=255, lines=("> run me", "ERROR: failed to run: run me, exited with -9"), ended_by="itself"
+            ),
+            "Failed",
+            "a: no output (exit code -9)",
+        ),
+    ],
+    ids=lambda value: value.ended_by if isinstance(value, Outcome) else None,
+)
+def test_end_of_a_process_names_the_state(outcome: Outcome, name: str, message: str) -> None:
+    state = stage.end_state("a", outcome, 60)
+    assert (state.name, state.message) == (name, message)
+
+
+def test_pipeline_id_and_help_need_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", flow.pipeline_id())
+    with pytest.raises(SystemExit):
+        harden.main(["--help"])
+    assert "--preset" in capsys.readouterr().out

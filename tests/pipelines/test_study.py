@@ -1,0 +1,328 @@
+"""Studies: what their jobs are, that finished work is kept and stale work is not, and that they end in an answer."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.commands.check_params import check
+from components.foundation.errors import InputError
+from components.foundation.params import Params
+from components.reports.study.document import collapse_epoch
+from components.reports.study.tables import what_alarms_did
+from pipelines import study
+from pipelines.studies.file import arm_params, changed, read_study
+from pipelines.studies.job import Ended, Workplace, finished, run
+from pipelines.studies.plan import plan
+from tests.parts.study_toy import make_toy
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "studies").glob("*/study.yaml"))
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The toy project as the working directory, where stages note that they started."""
+    monkeypatch.chdir(make_toy(tmp_path / "toy"))
+    monkeypatch.setenv("TOY_JOURNAL", str(tmp_path / "journal"))
+    return tmp_path / "toy"
+
+
+def started(toy: Path) -> list[str]:
+    journal = toy.parent / "journal"
+    return [line.split()[0] for line in journal.read_text().splitlines()] if journal.exists() else []
+
+
+def run_toy(*options: str) -> int:
+    return study.main(["toy", "--plain", *options])
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_jobs_are_shared_where_nothing_differs(toy):
+    planned = plan(toy, toy / "studies/toy", "cpu")
+    count = {stage: sum(job.stage == stage for job in planned.jobs) for stage in {job.stage for job in planned.jobs}}
+    assert count == {"fetch_data": 1, "normalize_data": 2, "train_robust_teacher": 6, "evaluate": 6, "transfer": 2}
+    assert [one.name for one in planned.runs[:3]] == ["quick-small", "quick-big", "slow"]
+    steps = {one.name: one.trained.params["train_robust_teacher"]["method"]["steps"] for one in planned.runs}
+    assert steps == {"quick-small": 4, "quick-big": 9, "slow": 3}
+    places = {job.key: place for place, job in enumerate(planned.jobs)}
+    assert all(places[read.job.key] < places[job.key] for job in planned.jobs for read in job.reads)
+    quick, slow = planned.runs[0].trained, planned.runs[2].trained
+    assert "components/methods/quick.py" in quick.code and "components/methods/slow.py" in slow.code
+    assert planned.runs[0].evaluated.params["evaluate_attacks"]["transfer_attacks"] == []
+    section = planned.transfers[0].params["evaluate_attacks"]
+    assert section["transfer_attacks"] == ["fgsm"] and section["attacks"] == {"fgsm": 1, "pgd": 2}
+    assert "quick-big=models/quick-big.last.safetensors" in planned.transfers[0].command
+
+
+def test_a_study_runs_once_and_only_what_is_stale_again(toy, capsys):
+    assert run_toy("--seeds", "0") == 0
+    assert len(started(toy)) == 9 and "quick-small-0 quick-big-0 slow-0" in results(toy)
+    assert run_toy("--seeds", "0", "--jobs", "2") == 0 and len(started(toy)) == 9
+    assert {line.split()[2] for line in (toy.parent / "journal").read_text().splitlines()} == {"temper-study-toy"}
+    link = toy / ".temper/studies/toy/cpu/slow-0/train_robust_teacher"
+    assert json.loads((link / "job.json").read_text())["finished"]
+
+    (toy / "components/methods/quick.py").write_text("# another line\n")
+    assert run_toy("--seeds", "0", "--keep") == 0 and len(started(toy)) == 9
+    assert run_toy("--seeds", "0") == 0
+    # Their models came out the same, so no evaluation is stale.
+    assert started(toy)[9:] == ["train_robust_teacher"] * 2
+    edit(toy / "presets/toy.yaml", "of: toys", "of: bricks")
+    capsys.readouterr()
+    assert run_toy("--seeds", "0", "--list") == 0
+    assert capsys.readouterr().out.count("to do") == 9
+
+
+def results(toy: Path) -> str:
+    return (toy / "studies/toy/results/cpu.md").read_text()
+
+
+def test_models_that_came_out_otherwise_are_evaluated_again(toy):
+    assert run_toy("--seeds", "0", "--arms", "slow") == 0
+    before = len(started(toy))
+    edit(toy / "components/stages/train_robust_teacher.py", "text = json", "text = 'x' + json")
+    assert run_toy("--seeds", "0", "--arms", "slow") == 0
+    assert started(toy)[before:] == ["train_robust_teacher", "evaluate", "evaluate"]
+
+
+def test_a_killed_study_goes_on_and_repeats_nothing(toy, tmp_path):
+    edit(toy / "presets/toy.yaml", "does: works", "does: hangs")
+    command = [sys.executable, "-m", "pipelines.study", "toy", "--plain", "--seeds", "0"]
+    environment = study.os.environ | {"PYTHONPATH": str(ROOT)}
+    # The project's own `components` must win over the repository's, as it does in a checkout.
+    process = subprocess.Popen([sys.executable, "-c", _main(command[3:])], cwd=toy, env=environment)
+    deadline = time.monotonic() + 60
+    while "train_robust_teacher" not in started(toy) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert started(toy) == ["fetch_data", "normalize_data", "train_robust_teacher"]
+    Path(f"{tmp_path / 'journal'}.go").touch()
+    assert run_toy("--seeds", "0") == 0
+    assert sorted(started(toy)[3:]) == ["evaluate"] * 4 + ["train_robust_teacher"] * 3
+
+
+def _main(arguments: list[str]) -> str:
+    return (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipelines.study import main; sys.exit(main({arguments}))"
+    )
+
+
+def test_what_runs_too_long_is_stopped_and_said_to_be_left(toy, capsys):
+    edit(toy / "presets/toy.yaml", "does: works", "does: hangs")
+    assert run_toy("--stop-after", "3", "--seeds", "1", "--arms", "slow") == study.MORE_TO_DO
+    assert "jobs are left; the same command continues" in capsys.readouterr().err
+    assert not (toy / "studies/toy/results").exists()
+
+
+def test_a_refused_arm_fails_alone(toy, capsys):
+    edit(toy / "studies/toy/study.yaml", "slow: {}", "slow: {train_robust_teacher.does: refuses}")
+    assert run_toy("--seeds", "0") == study.FAILED
+    assert "slow-0 train_robust_teacher" in (said := capsys.readouterr().err) and "does: got refuses" in said
+    assert results(toy) == "quick-small-0 quick-big-0"
+
+
+def test_a_job_waits_for_another_process_with_the_same_job(toy):
+    planned = plan(toy, toy / "studies/toy", "cpu", [0], ["slow"])
+    place = Workplace(root=toy, work=toy / "work")
+    fetch = planned.jobs[0]
+    ended: list[Ended] = []
+    threads = [threading.Thread(target=lambda: ended.append(run(fetch, place, print, 60))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.status for one in ended) == ["kept", "ran"] and finished(fetch, place)
+    assert run(planned.runs[0].evaluated, place, print, 60).status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("figure: points", "figure: pie", r"figure: Input should be 'curves', 'capacity' or 'points'"),
+        ("claim: None.", "claims: None.", r"claims: unknown key \(allowed: .*, claim, .*\)"),
+        ("crossed: [quick]", "crossed: [quack]", r"got 'quack' in crossed, want one of quick, slow"),
+        ("[slow, quick-big]", "[slow, quick]", r"got 'quick' in pairs, want one of quick-small, quick-big, slow"),
+        ("slow: {}", "s-low: {}", r"got the name 's-low'"),
+        ("preset: toy", "preset: boy", r"unknown 'boy' \(allowed: toy\)"),
+        ("slow: {}", "slow: {train_robust_teacher.metod: 1}", r"arms.slow: .* no key 'metod' in train_robust_teacher"),
+        ("question: Which?", "question: [", r"not readable as YAML"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_line(toy, capsys, before, after, words):
+    edit(toy / "studies/toy/study.yaml", before, after)
+    assert run_toy() == study.MISTAKE
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0 and re.search(words, said), said
+    assert not started(toy)
+
+
+def test_unknown_scales_and_arms_are_refused(toy, capsys):
+    assert run_toy("--scale", "moon") == run_toy("--arms", "quick") == study.MISTAKE
+    assert "allowed: cpu)" in (said := capsys.readouterr().err) and "allowed: quick-small, quick-big, slow)" in said
+
+
+def test_keys_are_changed_in_order_and_inside_what_was_replaced():
+    params = {"method": {"name": "a", "steps": 1}, "seed": 0}
+    assert changed(params, {"method": {"name": "b", "noise": 0}, "method.noise": 2}, "here") == {
+        "method": {"name": "b", "noise": 2},
+        "seed": 0,
+    }
+    assert params["method"] == {"name": "a", "steps": 1}
+    with pytest.raises(InputError, match=r"here: seed.x: no key 'x' in seed \(allowed: none, it is a single value\)"):
+        changed(params, {"seed.x": 1}, "here")
+
+
+def arms_of_studies() -> list[tuple[Path, str, str]]:
+    found = [(path.parent, read_study(path.parent)) for path in STUDIES]
+    return [(folder, scale, name) for folder, one in found for scale in one.scales for name in one.names()]
+
+
+@pytest.mark.parametrize(("folder", "scale", "name"), arms_of_studies(), ids=lambda part: getattr(part, "name", part))
+def test_every_arm_of_every_study_is_valid(folder, scale, name):
+    params = arm_params(ROOT, folder, read_study(folder), scale, name)
+    check(Params(yaml.safe_load(yaml.safe_dump(params))))
+    assert plan(ROOT, folder, scale, [0], [name]).runs[0].name == name
+
+
+def test_studies_answer_with_three_seeds_and_pairs_of_their_own():
+    assert [path.parent.name for path in STUDIES] == ["guidance", "scale", "smooth"]
+    for path in STUDIES:
+        one = read_study(path.parent)
+        assert len(one.seeds) >= 3 and one.pairs and {"cpu", "gpu"} <= set(one.scales)
+
+
+def test_a_collapse_is_a_fall_below_half_of_the_best():
+    assert collapse_epoch([0.1, 0.3, 0.4, 0.21, 0.19, 0.4]) == 4
+    assert collapse_epoch([0.5, 0.1, 0.2, 0.3]) is None  # luck before training
+    assert collapse_epoch([]) is None
+
+
+def test_curves_have_a_panel_per_arm_and_a_line_per_seed():
+    curve = [{"epoch": epoch, "robust_accuracy": 0.1 * epoch} for epoch in range(4)]
+    seeds = {seed: {"curve": curve} for seed in ("0", "3")}
+    arms = {"first": {"seeds": seeds}, "other": {"seeds": {"3": {"curve": curve}}}}
+    drawn = xml.etree.ElementTree.fromstring(_figure({"figure": "curves", "arms": arms}))
+    assert len(drawn.findall(".//{*}polyline")) == 3
+    words = [text.text for text in drawn.findall(".//{*}text[@class='legend']")]
+    assert words == ["validation accuracy under attack, %", "first", "other", "seed 0", "seed 3"]
+    assert [title.text for title in drawn.findall(".//{*}title")][-1] == "other, seed 3, epoch 3: 30.0 %"
+
+
+def test_many_alarms_of_one_kind_take_one_cell():
+    done = [("note", 2.5), ("note", 3), ("note", 9), ("roll_back", 9.5), ("stop", 12)]
+    events = [{"action": action, "epoch": epoch} for action, epoch in done]
+    assert what_alarms_did({"events": events}) == "note 2.5–9 (3); roll back 9.5; stop 12"
+    assert what_alarms_did({"events": events[:2]}) == "note 2.5; note 3"
+    assert what_alarms_did(None) == what_alarms_did({"events": []}) == "–"
+
+
+TINY = {
+    "compute.threads": 1,
+    "compute.device": "cpu",
+    "ntk.epochs": [],
+    "normalize_data.train_limit": 300,
+    "normalize_data.test_limit": 60,
+    "train_clean_teacher.recipe.epochs": 1,
+    "train_clean_teacher.model.width": 0.25,
+    "train_robust_teacher.model.width": 0.25,
+    "train_robust_teacher.recipe.epochs": 2,
+    "train_robust_teacher.recipe.batch_size": 64,
+    "evaluate_attacks.attacks": {
+        "fgsm": {"name": "fgsm"},
+        "pgd": {
+            "name": "pgd",
+            "steps": 3,
+            "step_size": "13/255",
+            "start": "uniform",
+            "loss": "cross_entropy",
+            "restarts": 1,
+        },
+    },
+    "evaluate_attacks.cascade": "none",
+    "evaluate_attacks.curve_attack": "pgd",
+    "evaluate_attacks.curve_epsilons": [],
+    "evaluate_attacks.grid": {"epsilons": ["51/255"], "attacks": {"fgsm": {"name": "fgsm"}}},
+    "evaluate_attacks.transfer_attacks": ["fgsm"],
+    "evaluate_attacks.last_epoch_attacks": [],
+    "evaluate_attacks.probe_images": 20,
+    "evaluate_attacks.gallery_images": 2,
+}
+
+
+WATCHED = {
+    **yaml.safe_load((ROOT / "studies/smooth/study.yaml").read_text())["scales"]["cpu"]["set"][
+        "train_robust_teacher.sentinel"
+    ],
+    "images": 20,
+}
+
+
+@pytest.mark.slow
+def test_a_study_of_digits_ends_in_a_table_a_figure_and_numbers(tmp_path, capfd, monkeypatch):
+    # A project of its own, with the repository's code: what is recorded stays out of the repository.
+    for name in ("components", "dvc.yaml", "presets"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    steps = "train_robust_teacher.method.attack.steps"
+    tiny = yaml.safe_load((ROOT / "studies/smooth/study.yaml").read_text()) | {
+        "scales": {"cpu": {"preset": "digits", "set": TINY | {"train_robust_teacher.sentinel": WATCHED}, "arms": {}}},
+        "arms": {"one": {steps: 1}, "two": {steps: 2}},
+        "seeds": [0, 1],
+        "pairs": [["one", "two"]],
+        "robust": "pgd",
+        "transfer": "last",
+    }
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(yaml.safe_dump(tiny))
+    command = [str(folder), "--plain"]
+    assert study.main([*command, "--seeds", "0", "--arms", "one"]) == 0
+    assert study.main(command) == 0
+    out = capfd.readouterr().out
+    assert out.count("one-0 train_robust_teacher: ran") == 1, "finished work was repeated"
+    assert "arm  checkpoint  seeds" in out
+
+    document = json.loads((folder / "results/cpu.json").read_text())
+    assert document["schema"] == "temper/study/1" and list(document["arms"]) == ["one", "two"]
+    one = document["arms"]["one"]
+    values = [seed["last"]["pgd"]["value"] for seed in one["seeds"].values()]
+    assert one["over_seeds"]["last"]["pgd"]["mean"] == pytest.approx(sum(values) / 2, abs=1e-6)
+    assert one["over_seeds"]["last"]["pgd"]["n"] == 2 and one["seeds"]["0"]["last"]["pgd"]["n"] == 60
+    for pair in document["pairs"]:
+        a, b = (document["arms"][pair[side]]["seeds"]["0"][pair["checkpoint"]][pair["condition"]] for side in "ab")
+        assert pair["seeds"]["0"]["value"] == pytest.approx(b["value"] - a["value"], abs=1e-6)
+        assert pair["seeds"]["0"]["p"] <= pair["seeds"]["0"]["p_corrected"] <= 1
+    # What a model's attack does to itself is what it did in its own evaluation.
+    assert (
+        document["transfers"]["0"]["accuracy"]["fgsm"]["one"]["one"]["count"]
+        == one["seeds"]["0"]["last"]["fgsm"]["count"]
+    )
+    assert one["seeds"]["0"]["sentinel"]["leads"].keys() >= {"catastrophic", "alignment"}
+    table = (folder / "results/cpu.md").read_text()
+    assert all(
+        part in table
+        for part in ("## Course", "## Lead times", "## Paired differences", "## Label leaking", "## Transfer, FGSM")
+    )
+    for kind in ("curves", "capacity", "points"):
+        drawn = xml.etree.ElementTree.fromstring(_figure(document | {"figure": kind}))
+        assert len(drawn.findall(".//{*}path")) >= 4
+
+
+def _figure(document: dict) -> str:
+    from components.reports.study.figures import figure
+
+    return figure(document)

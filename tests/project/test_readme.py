@@ -1,0 +1,80 @@
+"""The README and the pages it leads to tell the truth: commands, paths, keys and names in them exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.attacks import ATTACKS
+from components.datasets import DATASETS
+from components.models import MODELS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker" / "README.md"]
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def params() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pages
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pages
+def test_modules_and_scripts_exist(page):
+    for module in re.findall(r"python -m ([\w.]+)", page.read_text()):
+        path = ROOT / Path(*module.split("."))
+        known = module in ("pip", "venv", "pytest") or "STAGE" in module or "NAME" in module
+        assert known or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
+    for script in re.findall(r"python (benchmarks/\S+\.py)", page.read_text()):
+        assert (ROOT / script).exists(), f"{page.name}: {script}"
+
+
+@pages
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+    assert set(re.findall(r"(?m)^\s*make ([a-z-]+)", page.read_text())) <= targets
+
+
+@pages
+def test_presets_and_keys_that_commands_name_exist(page):
+    text = page.read_text()
+    presets = {path.stem for path in (ROOT / "presets").glob("*.yaml")} | {"NAME", "PRESET"}
+    assert set(re.findall(r"--preset (\w+)", text)) <= presets
+    for key in re.findall(r"(?:--set |-S |set=\[\")([\w.]+)=", text):
+        found = params()
+        for part in key.split("."):
+            assert part in found, f"{page.name}: no key {key}"
+            found = found[part]
+
+
+def test_image_folder_example_has_the_fields_of_the_member():
+    example = re.search(r"fetch_data\.dataset: (\{name: image_folder.*?\})", (ROOT / "README.md").read_text())
+    assert example is not None
+    fields = yaml.safe_load(example[1])
+    assert DATASETS[fields.pop("name")](**fields)
+
+
+@pytest.mark.parametrize("command", ["components.commands.check_params", "pipelines.harden --help"])
+def test_quick_commands_run(command):
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_default_is_a_preset_too():
+    """So that `--preset digits` is the way back from any other."""
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "presets" / "digits.yaml").read_text()
+
+
+def test_every_member_is_named_somewhere_a_user_looks():
+    """A member no preset and no page names would never be found."""
+    text = "".join(path.read_text() for path in [*PAGES, *(ROOT / "presets").glob("*.yaml")])
+    for name in [*ATTACKS, *DATASETS, *MODELS]:
+        assert re.search(rf"\b{name}\b", text), name

@@ -1,0 +1,115 @@
+"""What changed between two reports: nothing where nothing did, and each change by its name."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.commands.report import main as print_report
+from components.foundation.storage import write_json
+from components.reports.robustness.changes import differences, text
+from tests.parts.evaluation_files import document, evidence
+
+
+@pytest.fixture(scope="module")
+def old() -> dict[str, Any]:
+    return document()
+
+
+@pytest.fixture
+def new(old: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(old)
+
+
+def test_a_report_does_not_differ_from_itself(old: dict[str, Any]) -> None:
+    found = differences(old, old)
+    assert not (found["verdicts"] or found["rates"] or found["facts"] or found["only"]["old"] or found["only"]["new"])
+    assert found["same_rates"] > 100
+    words = text(found, ("a", "b"))
+    assert "No rate changed." in words and "The verdicts are the same." in words and "Nothing else differs." in words
+
+
+def test_a_changed_rate_is_told_with_points_and_intervals(old: dict[str, Any], new: dict[str, Any]) -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 30, "n": 60}
+    old = copy.deepcopy(old)
+    old["models"]["student"]["clean"] = rate
+    new["models"]["student"]["clean"] = rate | {"value": 0.55, "low": 0.45, "high": 0.65}
+    (one,) = differences(old, new)["rates"]
+    assert (one["name"], one["change"], one["apart"]) == ("student clean", 0.05, False)
+    new["models"]["student"]["clean"] = rate | {"value": 0.3, "low": 0.2, "high": 0.39}
+    found = differences(old, new)
+    assert (found["rates"][0]["change"], found["rates"][0]["apart"]) == (-0.2, True)
+    line = next(line for line in text(found, ("a", "b")).splitlines() if line.startswith("student clean"))
+    assert line.split()[-1] == "apart" and "\u221220.0" in line
+
+
+def test_rates_in_lists_have_names(old: dict[str, Any], new: dict[str, Any]) -> None:
+    student = new["models"]["student"]
+    for point in (
+        student["curve"][1],
+        student["cascade"][0],
+        student["grid"]["bim"][2],
+        student["per_class"][0]["clean"],
+    ):
+        point["n"] += 1
+    new["transfer"]["fooling"]["pgd_sat"]["student"]["clean_teacher"]["n"] += 1
+    assert {one["name"] for one in differences(old, new)["rates"]} == {
+        "student curve ε = 1/51",
+        "student cascade apgd_ce",
+        "student grid bim ε = 1/5",
+        "student per_class circle clean",
+        "transfer fooling pgd_sat student clean_teacher",
+    }
+
+
+def test_a_verdict_that_changed_is_told_with_its_rules(old: dict[str, Any]) -> None:
+    new = document(evidence={"clean_teacher": evidence(0), "robust_teacher": evidence(8), "student": evidence(8)})
+    found = differences(old, new)
+    assert found["verdicts"] == [
+        {
+            "model": "student",
+            "old": {"status": "trusted", "reasons": []},
+            "new": {"status": "suspect", "reasons": ["square_helps"]},
+        }
+    ]
+    assert "suspect (square helps)" in text(found, ("a", "b"))
+
+
+def test_other_facts_and_missing_rates_are_told(old: dict[str, Any], new: dict[str, Any]) -> None:
+    new["attacks"] = {**new["attacks"], "fgsm": "Fgsm(aim='predicted')"}
+    new["params"] = {"seed": 1, "report": {"gallery_images": 3}}
+    del new["models"]["student"]["attacks"]["cw"]
+    found = differences(old, new)
+    assert {fact["name"]: (fact["old"], fact["new"]) for fact in found["facts"]} == {
+        "attacks.fgsm": ("Fgsm(aim='true')", "Fgsm(aim='predicted')"),
+        "params.seed": (0, 1),
+    }
+    assert found["only"] == {"old": ["student attacks cw"], "new": []}
+    assert "Only in the old report: student attacks cw." in text(found, ("a", "b"))
+    many = {
+        "old": [f"student per_class {i} clean" for i in range(7)] + ["teacher clean", "teacher worst_case"],
+        "new": [],
+    }
+    assert "Only in the old report: 7 of student, 2 of teacher." in text(found | {"only": many}, ("a", "b"))
+
+
+def test_a_model_on_one_side_alone_is_no_error(old: dict[str, Any]) -> None:
+    found = differences(old, document(roles=["student"]))
+    assert {one["model"] for one in found["verdicts"]} == {"clean_teacher", "robust_teacher"}
+    assert all(one["new"] is None for one in found["verdicts"])
+    assert "\u2013" in text(found, ("a", "b"))
+
+
+def test_the_command_prints_text_and_markdown(
+    old: dict[str, Any], new: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new["params"] = {"seed": 1, "report": {"gallery_images": 3}}
+    paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
+    for path, document_ in zip(paths, (old, new), strict=True):
+        write_json(path, document_)
+    print_report(["diff", *paths])
+    assert "params.seed  0    1" in capsys.readouterr().out
+    print_report(["diff", *paths, "--markdown"])
+    printed = capsys.readouterr().out
+    assert "| params.seed | 0 | 1 |" in printed and "## Rates" in printed

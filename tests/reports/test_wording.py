@@ -1,0 +1,130 @@
+"""The verdict and the main table in a terminal: first things first, aligned, nothing called what it is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.commands.report import main as print_report
+from components.foundation.storage import write_json
+from components.reports.robustness.document import best_models, build
+from components.reports.wording import WIDTH, epsilon_text, markdown_table, measured_text, points, text_table, worst_of
+from tests.parts.evaluation_files import (
+    ATTACKS,
+    LAST_ATTACKS,
+    ROLES,
+    document,
+    evaluation,
+    judged,
+    outcomes,
+    run_stage,
+    write_evaluation,
+)
+
+
+@pytest.fixture(scope="module")
+def made_up() -> dict[str, Any]:
+    """The document of the made-up evaluation."""
+    return document()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of the made-up evaluation."""
+    write_evaluation(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_attacks", [1, 4, 12])
+def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
+    found, described = outcomes(60, torch.Generator().manual_seed(7)), evaluation(60)
+    described["attacks"] = {f"attack_{i}": "Attack()" for i in range(num_attacks)}
+    found |= {f"{role}/attack_{i}": found[f"{role}/worst_case"] for role in ROLES for i in range(num_attacks)}
+    lines = text_table(build(described, found, {}, {}, judged)).splitlines()
+    assert lines[0] == "Verdict: student trusted; clean teacher trusted; robust teacher suspect (square helps)"
+    assert max(map(len, lines)) <= WIDTH
+    table = lines[5:-4]
+    assert {len(line) for line in table[1:] if "±" in line} == {len(table[0])}
+    assert table[0] == "\u2500" * len(table[0])
+
+
+def test_every_rate_of_the_table_has_an_interval(made_up: dict[str, Any]) -> None:
+    rows = [line for line in markdown_table(made_up).splitlines() if line.startswith("| ") and "±" in line]
+    assert len(rows) == len(best_models(made_up))
+    # Clean, the attacks, the cascade, worst case, W-Robust.
+    assert all(line.count("±") == 4 + len(ATTACKS) for line in rows)
+    assert markdown_table(made_up).startswith("**Verdict: student trusted; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "attacks", "text"),
+    [
+        ("autoattack", {}, "AutoAttack"),
+        ("autoattack", {"fgsm": "Fgsm()"}, "AutoAttack and 1 more attack"),
+        ("quick", {"fgsm": "Fgsm()", "cw": "Cw()"}, "APGD-CE + APGD-T and 2 more attacks"),
+        ("custom", {}, "APGD ce 2 + APGD-T"),
+    ],
+)
+def test_autoattack_is_called_so_only_where_it_is_one(name: str, attacks: dict[str, str], text: str) -> None:
+    found, described = outcomes(60, torch.Generator().manual_seed(7), ["student"]), evaluation(60, ["student"])
+    steps = {"apgd_ce_2" if name == "custom" else "apgd_ce": "Apgd()", "apgd_t": "Apgd()"}
+    described |= {"attacks": attacks, "cascade": {"name": name, "attacks": steps}}
+    found["student/cascade/apgd_ce_2"] = found["student/cascade/apgd_ce"]
+    kept = [found[f"student/{name}"] for name in ("clean", "cascade/apgd_t", *attacks)]
+    found["student/worst_case"] = torch.stack(kept).amin(0)
+    for attack in LAST_ATTACKS:
+        if attack not in attacks:
+            del found[f"student_last/{attack}"]
+    last = [found["student_last/clean"], *(found[f"student_last/{name}"] for name in attacks if name in LAST_ATTACKS)]
+    found["student_last/worst_case"] = torch.stack(last).amin(0)
+    made = build(described, found, {}, {}, judged)
+    assert worst_of(made, "student") == text
+    assert ("AutoAttack" in text_table(made)) == (name == "autoattack")
+
+
+def test_models_of_any_name_and_number_make_a_report() -> None:
+    one = document(roles=["resnet"])
+    assert text_table(one).startswith("Verdict: resnet trusted\n")
+    many = document(roles=[f"width_{2**i}" for i in range(6)])
+    assert len(best_models(many)) == 6 and "width 32 trusted" in text_table(many)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [("1/5", "1/5 (51/255)"), ("8/255", "8/255"), ("0", "0"), ("1/2", "1/2"), ("1/51", "1/51 (5/255)")],
+)
+def test_epsilon_is_shown_in_grey_levels_where_whole(epsilon: str, text: str) -> None:
+    assert epsilon_text(epsilon) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.012, "\u22121.2"), (0.0504, "+5.0"), (0.0, "0.0"), (-0.0001, "0.0")])
+def test_differences_are_signed_points(value: float, text: str) -> None:
+    assert points(value) == text
+
+
+def test_what_was_measured_is_put_in_words() -> None:
+    pair = {"first": "clean", "then": "fgsm", "n": 300, "right_first": 290, "right_then": 240, "gained": 0, "p": 1.0}
+    assert measured_text(pair) == "clean 290 \u2192 FGSM 240 of 300 right (\u221216.7 points); p 1"
+    assert measured_text({"low_end": 0.123456, "finite": True}) == "low end 0.1235, finite yes"
+    assert measured_text({}) == measured_text(None) == "\u2013"
+
+
+def test_the_command_prints_table_and_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_stage(folder)
+    printed = capsys.readouterr().out.replace("reports/robustness.html", f"{folder}/reports/robustness.html")
+    print_report([f"{folder}/reports/robustness.json"])
+    assert capsys.readouterr().out.strip() == printed.strip()
+    print_report([f"{folder}/reports/robustness.json", "--markdown"])
+    assert capsys.readouterr().out.rstrip().endswith(f"Report: `{folder}/reports/robustness.html`")
+
+
+@pytest.mark.parametrize("content", [None, {"schema": "other"}, [1]])
+@pytest.mark.parametrize("command", [[], ["diff"]])
+def test_the_command_refuses_other_files_in_one_line(tmp_path: Path, content: Any, command: list[str]) -> None:
+    if content is not None:
+        write_json(tmp_path / "robustness.json", content)
+    path = str(tmp_path / "robustness.json")
+    with pytest.raises(SystemExit, match=r"^error: .*robustness\.json: ") as stopped:
+        print_report([*command, path, path] if command else [path])
+    assert "\n" not in str(stopped.value)

@@ -1,0 +1,148 @@
+"""A mistake in params.yaml is one line that names the key, what was given and what is allowed."""
+
+import math
+from typing import Any
+
+import pytest
+
+from components.commands import check_params
+from components.foundation.errors import InputError
+from components.foundation.params import Params
+from tests.parts.pipeline_files import ROOT, changed, small_params
+
+MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
+SECTIONS = (
+    "compute, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, threat, "
+    "train_clean_teacher, train_robust_teacher"
+)
+CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
+RECIPE, NO_FRACTION = f"{CLEAN}.recipe", "want a fraction such as 8/255 or a number"
+ADR = {
+    "name": "adr",
+    "steps": 1,
+    "step_size": "1/255",
+    "start": "zero",
+    "temperature_from": 2,
+    "temperature_to": 1,
+    "weight_from": 0,
+    "weight_to": 1,
+    "decay": 0.9,
+}
+
+# The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
+MISTAKES: list[tuple[str, Any, str]] = [
+    # keys
+    ("devise", "cpu", f"unknown key 'devise' (allowed: {SECTIONS})"),
+    ("ntk", ..., "missing key 'ntk'"),
+    ("seed", ..., "missing key 'seed'"),
+    ("report", ..., "missing key 'report'"),
+    (f"{STUDENT}.required", ..., f"missing key '{STUDENT}.required'"),
+    ("train_robust_teacher.warm_start", ..., "missing key 'train_robust_teacher.warm_start'"),
+    (f"{RECIPE}.epochs", ..., f"{RECIPE}.epochs: missing"),
+    (
+        f"{RECIPE}.epocs",
+        3,
+        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, "
+        "learning_rate, momentum, nesterov, patience, precision, select_by, weight_decay)",
+    ),
+    (
+        f"{CLEAN}.recip",
+        {},
+        f"{CLEAN}.recip: unknown key (allowed: method, model, perturbation, recipe, schedule, sentinel, smoothing, "
+        "validation_attack)",
+    ),
+    (f"{CLEAN}.method", {"name": "hat"}, f"{CLEAN}.method"),
+    (f"{CLEAN}.warm_start", True, f"{CLEAN}.warm_start: unknown key (allowed: "),
+    (f"{CLEAN}.model.widht", 1, f"{CLEAN}.model.widht: unknown key (allowed: batch_norm, width)"),
+    (
+        f"{CLEAN}.model.batch_norm.momentun",
+        1,
+        f"{CLEAN}.model.batch_norm.momentun: unknown key (allowed: estimator, momentum)",
+    ),
+    # types
+    (f"{RECIPE}.epochs", "many", f"{RECIPE}.epochs: input should be a valid integer, got 'many'"),
+    (f"{RECIPE}.epochs", True, f"{RECIPE}.epochs: input should be a valid integer, got True"),
+    (f"{RECIPE}.nesterov", 1, f"{RECIPE}.nesterov: input should be a valid boolean, got 1"),
+    (f"{RECIPE}.learning_rate", math.nan, f"{RECIPE}.learning_rate: input should be a finite number"),
+    (f"{RECIPE}.learning_rate", "fast", f"{RECIPE}.learning_rate: got 'fast', {NO_FRACTION}"),
+    (RECIPE, [1], f"{RECIPE}: input should be an object, got [1]"),
+    (CLEAN, None, f"{CLEAN}: input should be an object, got None"),
+    ("threat", 3, "threat: input should be an object, got 3"),
+    ("ntk.epochs", 3, "ntk.epochs: input should be a valid array, got 3"),
+    ("seed", "a", "seed: input should be a valid integer, got 'a'"),
+    ("train_robust_teacher.warm_start", "yes", "train_robust_teacher.warm_start: input should be a valid boolean"),
+    (f"{CLEAN}.model", "small_cnn", f"{CLEAN}.model: input should be an object, got 'small_cnn'"),
+    # values
+    ("threat.epsilon", "8/x", f"threat.epsilon: got '8/x', {NO_FRACTION}"),
+    ("threat.epsilon", "0/0", f"threat.epsilon: got '0/0', {NO_FRACTION}"),
+    ("threat.epsilon", "-8/255", "threat: got epsilon -8/255, want a radius of at least 0"),
+    ("threat.epsilon", 8, "threat: got epsilon 8, want a share of the pixel range [0, 1], such as 8/255"),
+    ("threat.epsilon", 0, f"{EVALUATE}.curve_epsilons: want only 0 where threat.epsilon is 0"),
+    ("threat.norm", "l1", "threat.norm: input should be 'linf' or 'l2', got 'l1'"),
+    ("seed", -1, "seed: got -1, want 0 to 4294967295"),
+    ("seed", 2**60, f"seed: got {2**60}, want 0 to"),
+    ("compute.device", "gpu", "compute.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    ("compute.threads", 0, "compute: got threads 0, want at least 1"),
+    (f"{RECIPE}.epochs", 0, f"{RECIPE}: got epochs 0, want at least 1"),
+    (f"{RECIPE}.batch_size", 1, f"{RECIPE}: got batch_size 1, want at least 2"),
+    (f"{RECIPE}.learning_rate", 0, f"{RECIPE}: got learning_rate 0.0, want more than 0"),
+    (f"{RECIPE}.gradient_clip", 0, f"{RECIPE}: got gradient_clip 0.0, want more than 0"),
+    (f"{RECIPE}.weight_decay", -1, f"{RECIPE}: got weight_decay -1.0, want at least 0"),
+    (f"{RECIPE}.momentum", 0, f"{RECIPE}: got momentum 0.0, want 0 to below 1, and above 0 with nesterov"),
+    (f"{RECIPE}.momentum", 2, f"{RECIPE}: got momentum 2.0"),
+    (f"{RECIPE}.average.decay", 1, f"{RECIPE}.average.ema: got decay 1.0, want it between 0 and 1"),
+    (f"{RECIPE}.average.name", "mean", f"{RECIPE}.average: "),
+    (f"{RECIPE}.patience", 0, f"{RECIPE}: got patience 0, want at least 1"),
+    (f"{CLEAN}.model.width", 0, f"{CLEAN}.model.width: input should be greater than 0, got 0"),
+    (f"{CLEAN}.validation_attack.steps", 0, f"{CLEAN}.validation_attack: got Pgd(steps=0, "),
+    ("ntk.size", 1, "ntk: got size 1, want at least 2 images"),
+    ("normalize_data.validation", 1, "normalize_data: got validation 1 and test 1/5, want two shares"),
+    (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required: got 95.0, want shares from 0 to 1"),
+    (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}: got batch_size 0, want at least 1"),
+    (f"{EVALUATE}.grid.epsilons", ["-8/255"], f"{EVALUATE}: got grid.epsilons ['-8/255'], want"),
+    (f"{EVALUATE}.cascade", "fast", f"{EVALUATE}: got cascade 'fast', want autoattack, quick, none, or"),
+    (f"{EVALUATE}.search.precision", "float16", f"{EVALUATE}.search.precision: "),
+    (f"{EVALUATE}.transfer_attacks", ["pgd"], f"{EVALUATE}.transfer_attacks: unknown 'pgd'"),
+    (f"{EVALUATE}.probe_images", 0, f"{EVALUATE}: got probe_images 0, want at least 1"),
+    (f"{EVALUATE}.curve_epsilons", ["-1/255"], f"{EVALUATE}: got curve_epsilons ['-1/255'], want"),
+    ("report.gallery_images", -1, "report: got gallery_images -1, want at least 0"),
+    # names
+    ("fetch_data.dataset.name", "mnist", "fetch_data.dataset.name: unknown 'mnist' (allowed: cifar10, cifar100, "),
+    ("fetch_data.dataset", {"nam": "digits"}, "fetch_data.dataset: want a mapping with a name (one of: cifar10, "),
+    (f"{CLEAN}.model.name", "vgg", f"{CLEAN}.model.name: unknown 'vgg' (allowed: {MODELS})"),
+    (
+        f"{CLEAN}.method.name",
+        "at",
+        f"{CLEAN}.method.name: unknown 'at' (allowed: adr, cktat, ensemble_at, ",
+    ),
+    (f"{CLEAN}.method", ADR | {"epochs": 7}, f"{CLEAN}.method: got epochs 7, want the recipe's 2"),
+    (
+        f"{CLEAN}.schedule.name",
+        "x",
+        f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, one_cycle, step)",
+    ),
+    (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: b_mtard, kd_swa)"),
+    (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
+    (
+        f"{EVALUATE}.attacks.clean",
+        {"name": "fgsm"},
+        f"{EVALUATE}: got an attack called 'clean', want no '/' or '@'",
+    ),
+    (f"{EVALUATE}.curve_attack", "no", f"{EVALUATE}.curve_attack: unknown 'no' (allowed: cw, fgsm, pgd_50, pgd_sat, "),
+    (f"{EVALUATE}.curve_attack", "cw", f"{EVALUATE}.curve_attack: cw is Cw("),
+    (f"{EVALUATE}.last_epoch_attacks", ["no"], f"{EVALUATE}.last_epoch_attacks: unknown 'no' (allowed: cw, "),
+]
+
+
+IDS = [f"{key}={value}"[:80] for key, value, _ in MISTAKES]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), MISTAKES, ids=IDS)
+def test_mistakes_in_params(key, value, message):
+    with pytest.raises(InputError) as caught:
+        check_params.check(Params(changed(small_params(), {key: value})))
+    assert str(caught.value).startswith(f"params.yaml: {message}") and "\n" not in str(caught.value)
+
+
+def test_the_repositorys_own_params_are_right():
+    check_params.check(Params.read(ROOT / "params.yaml"))

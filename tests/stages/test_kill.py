@@ -1,0 +1,135 @@
+"""Stages that are stopped and run again end as if nothing had happened; a stop leaves no half-written output."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.numerics.tensor_files import read_tensors
+from tests.parts.pipeline_files import (
+    TRAINING,
+    finish,
+    hashes,
+    make_project,
+    partial_files,
+    run_here,
+    start,
+    start_stage,
+)
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 24
+EPOCHS_OF_EACH = {f"{stage}.recipe.epochs": EPOCHS for stage in TRAINING}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose models were trained without interruption."""
+    folder = make_project(tmp_path_factory.mktemp("kill") / "whole", **EPOCHS_OF_EACH)
+    run_here(folder, "fetch_data", "normalize_data", *TRAINING)
+    return folder
+
+
+@pytest.fixture
+def fresh(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that project without resume state; a test takes away what its stage is to write."""
+    shutil.copytree(whole, tmp_path / "fresh", ignore=shutil.ignore_patterns(".temper"))
+    return tmp_path / "fresh"
+
+
+def forget(folder: Path, stage: str) -> None:
+    for path in hashes(folder, stage):
+        (folder / path).unlink()
+
+
+def last_epoch(folder: Path) -> int:
+    """The last epoch in the folder's checkpoint, -1 where there is none yet."""
+    files = list((folder / ".temper/resume").glob("*/checkpoint.safetensors"))
+    return int(dict(read_tensors(files[0])[1]["history"][-1])["epoch"]) if files else -1
+
+
+def await_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 120
+    while last_epoch(folder) < epoch:
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline, "the stage does not come to its epochs"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_killed_and_run_again_equals_uninterrupted(stage, fresh, whole):
+    forget(fresh, stage)
+    draws = random.Random(stage)
+    process = start_stage(stage, fresh)
+    await_epoch(process, fresh, draws.randrange(1, EPOCHS // 2))
+    time.sleep(draws.uniform(0, 0.1))
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    stopped_after = last_epoch(fresh)
+    assert 1 <= stopped_after < EPOCHS and not hashes(fresh, stage)
+    status, out, err = finish(start_stage(stage, fresh))
+    assert (status, err) == (0, "")
+    assert f"epoch  {stopped_after:2d}/" not in out and f"epoch  {stopped_after + 1:2d}/{EPOCHS}" in out
+    assert hashes(fresh) == hashes(whole)
+    assert not any((fresh / ".temper/resume").iterdir())
+
+
+def test_terminated_says_so_and_leaves_nothing_behind(fresh, whole):
+    stage = "train_robust_teacher"
+    forget(fresh, stage)
+    process = start_stage(stage, fresh)
+    await_epoch(process, fresh, 2)
+    process.terminate()
+    status, _, err = finish(process)
+    assert status == 128 + signal.SIGTERM and "Traceback" not in err
+    (journal,) = (fresh / ".temper/journals").glob(f"*/*{stage}*.jsonl")
+    assert '"KILLED"' in journal.read_text().splitlines()[-1]
+    assert not hashes(fresh, stage) and not partial_files(fresh)
+    run_here(fresh, stage)
+    assert hashes(fresh) == hashes(whole)
+
+
+# Runs a stage as `python -m` does, but stops dead before it puts the named file in place, or gives up its resume state.
+STOPS_IN_PUBLISH = """
+import os, pathlib, runpy, shutil, signal, sys
+stage, at = sys.argv[1], sys.argv[2]
+replace, rmtree = os.replace, shutil.rmtree
+
+def stop_before(path):
+    if at in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def replacing(source, target):
+    stop_before(target)
+    replace(source, target)
+
+def removing(folder):
+    stop_before("rmtree")
+    rmtree(folder)
+
+os.replace, shutil.rmtree = replacing, removing
+sys.argv = [stage]
+runpy.run_module(f"components.stages.{stage}", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_killed_while_publishing_shows_whole_files_only(fresh, whole):
+    stage = "train_clean_teacher"
+    forget(fresh, stage)
+    want = hashes(whole, stage)
+    seen = []
+    for at in ("models/clean_teacher.safetensors", "rmtree"):
+        process = start([sys.executable, "-c", STOPS_IN_PUBLISH, stage, at], fresh)
+        assert finish(process)[0] == -signal.SIGKILL
+        found = hashes(fresh, stage)
+        assert found.items() <= want.items()
+        seen.append(len(found))
+    assert seen == [len(want) - 1, len(want)]
+    assert finish(start_stage(stage, fresh))[0] == 0
+    assert hashes(fresh, stage) == want

@@ -1,0 +1,134 @@
+"""The sentinel in a training stage: what it writes, what its changes may be, and what a mistake in them says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.foundation.errors import InputError
+from components.foundation.params import Params
+from components.foundation.storage import read_csv, read_json
+from components.stages.train_robust_teacher import read
+from components.stages.training_stage import with_change
+from components.tracking.journal_files import Reader
+from tests.parts.pipeline_files import hashes, make_project, run_here, small_params
+
+RULES = {
+    "gap": 0.15,
+    "collapse": 0.5,
+    "recovery": 0.8,
+    "fall": 0.2,
+    "alignment": 0.5,
+    "direction": 0.5,
+    "loss_drop": 0.3,
+    "wobble": 0.1,
+    "stride": [0.1, 0.3],
+    "distortion": 0.85,
+    "velocity": 3,
+    "rank": 0.7,
+    "memory": 8,
+    "patience": 5,
+}
+SENTINEL = {
+    "images": 10,
+    "looks": 2,
+    "steps": 2,
+    "step_size": "20/255",
+    "alarm_on": ["catastrophic"],
+    "action": "note",
+    "changes": [],
+    "good": 0.8,
+    "rules": RULES,
+}
+# FGSM accuracy is always more than 100 points below PGD accuracy: an alarm at every look.
+ALWAYS = {"alarm_on": ["gap"], "rules": RULES | {"gap": -2}}
+KEY = "train_robust_teacher.sentinel"
+
+
+def project(folder: Path, sentinel: dict[str, Any]) -> Path:
+    """A project in which the robust teacher has been trained, with this sentinel."""
+    made = make_project(folder, **{KEY: SENTINEL | sentinel})
+    run_here(made, "fetch_data", "normalize_data", "train_robust_teacher")
+    return made
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob(".temper/journals/*/train_robust_teacher.jsonl")
+    return [event for _, event in Reader(path).new()]
+
+
+def test_looks_are_written_and_are_columns_at_epoch_ends(tmp_path, capsys):
+    made = project(tmp_path / "a", {})
+    seen = read_json(made / "curves/robust_teacher.sentinel.json")
+    # An epoch has three batches: half of it is over after two.
+    assert [look["epoch"] for look in seen["looks"]] == [0, 2 / 3, 1, 1 + 2 / 3, 2] and seen["events"] == []
+    rows = read_csv(made / "curves/robust_teacher.csv")
+    ends = [look for look in seen["looks"] if look["epoch"] == int(look["epoch"])]
+    for signal in ("pgd_accuracy", "fgsm_accuracy", "alignment", "direction", "distortion", "adversarial_loss"):
+        assert [float(row[f"sentinel_{signal}"]) for row in rows] == [look[signal] for look in ends]
+    blind = project(tmp_path / "b", {"images": 12})
+    models = [path for path in hashes(made, "train_robust_teacher") if path.startswith("models/")]
+    assert models and all(hashes(made)[path] == hashes(blind)[path] for path in models)
+
+
+def test_roll_backs_are_told_and_end_in_a_stop(tmp_path, capsys):
+    changes = [{"attack": {"steps": 3}}, {"label_smoothing": "1/10"}]
+    made = project(tmp_path, {"action": "roll_back", "changes": changes} | ALWAYS)
+    lines = [event["text"] for event in journal(made) if event["event"] == "note"]
+    alarms = [line.split(": ") for line in lines if line.startswith("sentinel: epoch")]
+    assert [line[1] for line in alarms] == ["epoch 0.67"] * 3
+    assert [line[-1] for line in alarms] == [
+        "rolled back to epoch 0, attack.steps 3",
+        "rolled back to epoch 0, label_smoothing 1/10",
+        "stopped",
+    ]
+    assert all(line in capsys.readouterr().out for line in lines[:1])
+    tags = {key: value for event in journal(made) if event["event"] == "tags" for key, value in event["tags"].items()}
+    told = {key: value for key, value in tags.items() if key.startswith("sentinel.")}
+    assert told == {"sentinel.alarms": "3", "sentinel.roll_backs": "2", "sentinel.stopped": "True"}
+    events = read_json(made / "curves/robust_teacher.sentinel.json")["events"]
+    assert [(event["action"], event["back_to"], event["change"]) for event in events] == [
+        ("roll_back", 0, changes[0]),
+        ("roll_back", 0, changes[1]),
+        ("stop", 0, None),
+    ]
+    metrics = read_json(made / "metrics/robust_teacher.json")
+    # Three times two batches were trained and given up: their passes count.
+    assert metrics["last"]["epoch"] == 0 and metrics["passes"]["forward"] > 0
+
+
+def test_a_change_is_of_the_method_or_of_what_it_is_wrapped_in():
+    section = {"method": {"name": "pgd_at", "attack": {"steps": 2, "step_size": "1/255"}}, "smoothing": None}
+    changed = with_change(section, {"attack": {"steps": 3}, "smoothing": {"form": "batch"}})
+    assert changed == {
+        "method": {"name": "pgd_at", "attack": {"steps": 3, "step_size": "1/255"}},
+        "smoothing": {"form": "batch"},
+    }
+    assert section["method"]["attack"]["steps"] == 2 and section["smoothing"] is None
+
+
+def test_changes_come_on_top_of_each_other():
+    changes = [{"attack": {"steps": 3}}, {"label_smoothing": 0.1}]
+    values = small_params(**{KEY: SENTINEL | {"action": "roll_back", "changes": changes}})
+    settings = read(Params(values)).training
+    assert [one.method.attack.steps for one in (settings, *settings.changed)] == [2, 3, 3]
+    assert [one.method.label_smoothing for one in (settings, *settings.changed)] == [0, 0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("sentinel", "message"),
+    [
+        ({"action": "roll_back", "changes": [{"nois": 2}]}, f"{KEY}.changes.0.method.nois: unknown key (allowed: "),
+        ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
+        ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
+        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0 and patience 5, want at least 1"),
+        ({"alarm_on": ["panic"]}, f"{KEY}.alarm_on.0: "),
+        ({"action": "roll_back"}, f"{KEY}: got action 'roll_back' with 0 changes, want changes with 'roll_back'"),
+        ({"lookz": 1}, f"{KEY}.lookz: unknown key (allowed: action, alarm_on, "),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(sentinel, message):
+    with pytest.raises(InputError) as error:
+        read(Params(small_params(**{KEY: SENTINEL | sentinel})))
+    assert f"params.yaml: {message}" in str(error.value) and "\n" not in str(error.value)

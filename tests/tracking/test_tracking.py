@@ -1,0 +1,289 @@
+"""MLflow: what a pipeline run looks like when read back through MLflow's own client."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.parts.paired_evaluations import outcomes, record_evaluation, write_evaluation
+
+pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
+
+from components.data.normalization import Normalization
+from components.foundation.params import member
+from components.models import MODELS
+from components.models.parts.model_file import ModelCard, load_model, save_model
+from components.tracking import mlflow_runs as tracking
+from components.tracking.journal import SEND_LATER, Journal
+from components.tracking.journal_files import Sent, is_sent, on_duty
+
+# MLflow's own dependencies warn; ours are still errors in every other file.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ARCHITECTURE = {"name": "small_cnn", "width": "1/4", "batch_norm": {"estimator": "running", "momentum": 0.1}}
+DIGEST = "ab" * 32
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run stages in, with no forwarder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEMPER_TRACKING", "off")
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
+    for key in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "TEMPER_PIPELINE",
+        "TEMPER_FLOW_RUN",
+        *tracking.BOUNDS,
+    ):
+        monkeypatch.delenv(key, raising=False)
+    return tmp_path
+
+
+def write_student() -> None:
+    """student.safetensors and example.npy in the working folder."""
+    normalization = Normalization(method="standardize", offset=(0.3,), scale=(0.4,))
+    torch.manual_seed(0)
+    model = member(MODELS, ARCHITECTURE, "test").build(10, (1, 8, 8), normalization)
+    card = ModelCard(
+        architecture=ARCHITECTURE,
+        classes=tuple("0123456789"),
+        image_shape=(1, 8, 8),
+        normalization=normalization,
+        stage="distill_student",
+        epoch=1,
+        upstream={},
+    )
+    save_model("student.safetensors", model.state_dict(), card)
+    np.save("example.npy", np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32))
+
+
+def run_pipeline() -> None:
+    """Three stages of a pipeline run, as journals."""
+    with Journal.open("normalize_data") as journal:
+        journal.produced({"normalized": DIGEST})
+    with Journal.open("distill_student") as journal:
+        journal.params(
+            {"optimizer": {"name": "sgd", "rate": 0.1}, "long": "x" * 400, "many": {str(n): n for n in range(150)}}
+        )
+        journal.tags({"git.commit": "0123abc", "dvc.params": "42"})
+        journal.upstream({"normalized": DIGEST, "clean_teacher": "unknown"})
+        journal.dataset("digits", DIGEST, "data/normalized.safetensors", (1, 8, 8), "0123456789", {"train": 1200})
+        for epoch in range(3):
+            journal.metrics({"train/loss": 1 / (epoch + 1), "odd (name)": float("nan")}, step=epoch)
+        journal.note("done")
+        journal.model("student.safetensors", "temper-student", (1, 8, 8), 10, "example.npy", {"robust_accuracy": 0.7})
+    with Journal.open("report") as journal:
+        journal.headline({"student/robust_accuracy": 0.7})
+        Path("report.html").write_text("report")
+        journal.artifact("report.html", "report", on_pipeline=True)
+
+
+def runs_of(client, name: str = "temper") -> dict:
+    experiment = client.get_experiment_by_name(name)
+    return {run.data.tags["temper.stage"]: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("TEMPER_FLOW_RUN", "flow-7")
+    monkeypatch.setenv("TEMPER_LABELS", '{"arm": "pgd", "seed": 3}')
+    write_student()
+    run_pipeline()
+    assert tracking.main(["send"]) == 0
+    assert tracking.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    runs = runs_of(client)
+    assert set(runs) == {"pipeline", "normalize_data", "distill_student", "report"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    parent, data, student = (runs[name] for name in ("pipeline", "normalize_data", "distill_student"))
+    _check_links(parent, data, student)
+    _check_records(client, student)
+    _check_headline(client, parent, runs["report"])
+    _check_model(client, uri, student)
+    assert not (project / "mlruns").exists()
+    assert list((project / ".temper").glob("journals/*/files/*")) == [], "copies go when they are sent"
+
+
+def _check_links(parent, data, student) -> None:
+    tags = student.data.tags
+    assert tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (tags["upstream.normalized"], tags["upstream.normalized.sha256"]) == (data.info.run_id, DIGEST)
+    assert "upstream.clean_teacher" not in tags
+    assert parent.data.params["distill_student.optimizer.rate"] == "0.1"
+    assert data.data.tags["downstream.distill_student"] == student.info.run_id
+    assert tags["git.commit"] == tags["mlflow.source.git.commit"] == parent.data.tags["git.commit"] == "0123abc"
+    assert tags["prefect.flow_run"] == parent.data.tags["prefect.flow_run"] == "flow-7"
+    assert all((run.data.tags["arm"], run.data.tags["seed"]) == ("pgd", "3") for run in (parent, data, student))
+    assert (tags["temper.stage"], tags["dvc.params"]) == ("distill_student", "42")
+
+
+def _check_records(client, student) -> None:
+    run = student.info.run_id
+    assert student.data.params["optimizer.rate"] == "0.1"
+    assert student.data.params["many.149"] == "149"
+    assert "long" not in student.data.params
+    assert {file.path for file in client.list_artifacts(run)} == {"params.json", "log.txt"}
+    losses = [(metric.step, metric.value) for metric in client.get_metric_history(run, "train/loss")]
+    assert losses == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert len(client.get_metric_history(run, "odd _name_")) == 3
+    (used,) = student.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", DIGEST[:36])
+
+
+def _check_headline(client, parent, report) -> None:
+    assert parent.data.metrics == report.data.metrics == {"student/robust_accuracy": 0.7}
+    for run in (parent, report):
+        assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/report.html"]
+
+
+@pytest.fixture(autouse=True)
+def own_place() -> Iterator[None]:
+    """Gives MLflow's place back: it is the whole process's, and other tests have stores of their own."""
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+
+
+def _check_model(client, uri: str, student) -> None:
+    import mlflow
+
+    (version,) = client.search_model_versions("name = 'temper-student'")
+    assert (version.run_id, version.tags["robust_accuracy"]) == (student.info.run_id, "0.7")
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/temper-student/{version.version}")
+    images = np.random.default_rng(1).random((5, 1, 8, 8), dtype=np.float32)
+    with torch.inference_mode():
+        expected = load_model("student.safetensors")[0](torch.from_numpy(images)).numpy()
+    assert np.array_equal(loaded.predict(images), expected), "the same logits, bit for bit"
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert not [path for path in Path("mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")]
+
+
+@pytest.mark.slow
+def test_a_killed_stage_is_killed_until_it_finishes(project: Path) -> None:
+    write = "from components.tracking.journal import Journal; import os; journal = Journal.open('train'); "
+    write += "journal.metrics({'loss': 1.0}, step=0); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", write], check=False)
+    connection = tracking.connect(tracking.place())
+    tracking.main(["send"])
+    runs = runs_of(connection.client)
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    with Journal.open("train") as journal:
+        journal.metrics({"loss": 1.0}, step=0)
+        journal.metrics({"loss": 0.5}, step=1)
+        tracking.main(["send"])
+        assert {run.info.status for run in runs_of(connection.client).values()} == {"RUNNING"}
+    tracking.main(["send"])
+    after = runs_of(connection.client)
+    assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in runs.items()}
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    history = connection.client.get_metric_history(after["train"].info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
+
+
+@pytest.mark.slow
+def test_no_server_is_said_once_and_sent_later(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("TEMPER_TRACKING")
+    started = time.monotonic()
+    with Journal.open("train") as journal:
+        journal.metrics({"loss": 1.0}, step=0)
+    assert time.monotonic() - started < 10
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert uri in said
+    assert SEND_LATER in said
+    assert not is_sent(journal.path)
+    _await(lambda: not on_duty(journal.path.parent), 10)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert tracking.main(["send"]) == 0
+    assert is_sent(journal.path)
+    assert (project / "other.db").exists()
+    assert not (project / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_the_forwarder_follows_a_stage_and_leaves_after_the_report(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TEMPER_TRACKING")
+    with Journal.open("report") as journal:
+        journal.metrics({"loss": 1.0}, step=0)
+        assert on_duty(journal.path.parent)
+        _await(lambda: Sent.of(journal.path).sent >= 2, 60)
+        runs = runs_of(tracking.connect(tracking.place()).client)
+        assert {run.info.status for run in runs.values()} == {"RUNNING"}
+        assert runs["report"].data.metrics == {"loss": 1.0}
+    assert is_sent(journal.path), "the last stage waits"
+    assert capfd.readouterr().err == ""
+    _await(lambda: not on_duty(journal.path.parent), 10)
+
+
+@pytest.fixture
+def server(project: Path) -> Iterator[str]:
+    """A real MLflow server on a free loopback port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{project / 'server.db'}"]
+    command += ["--artifacts-destination", str(project / "served")]
+    with (project / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await(lambda: _answers(port), 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    write_student()
+    evaluation = write_evaluation(project / "evaluation", outcomes(40))
+    record_evaluation(evaluation, DIGEST)
+    run_pipeline()
+    assert tracking.main(["send"]) == 0
+    client = mlflow.MlflowClient(server)
+    runs = runs_of(client)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    _check_records(client, runs["distill_student"])
+    _check_headline(client, runs["pipeline"], runs["report"])
+    _check_model(client, server, runs["distill_student"])
+    assert list((project / "served").rglob("report.html"))
+    assert tracking.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    for file in evaluation.iterdir():
+        assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
+    assert not (project / "mlflow.db").exists()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _await(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.05)
