@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(files["json"], document)
     write_text(files["md"], markdown(document))
     write_text(files["svg"], figure(document))
-    with Journal.open("study", inputs=fingerprint(plan=plan)) as journal:
+    with Journal.open("study", inputs=fingerprint(plan)) as journal:
         journal.params({key: plan[key] for key in ("study", "scale", "role", "robust")})
         journal.tags({"git.commit": git_commit()})
         journal.headline(numbers(document))
