@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.tracking.delivery import Desk, Outbox, Refused, Unreachable
+from components.tracking.delivery import Forwarder, Outbox, Refused, Unreachable
 from components.tracking.journal import Journal
 from components.tracking.journal_files import (
     Reader,
@@ -206,7 +206,7 @@ def test_delivery_is_in_order_and_once(tmp_path: Path) -> None:
             journal.metrics({"loss": 0.5}, step=1)
         time.sleep(0.002)
     for _ in range(2):
-        Desk(journal.path.parent, "here", lambda place: tracker).turn()
+        Forwarder(journal.path.parent, "here", lambda place: tracker).send_pending()
     assert [event["event"] for event in tracker.taken] == ["open", "metrics", "metrics", "end"] * 2
     assert [event["stage"] for event in tracker.taken if event["event"] == "open"] == ["second", "first"]
     assert all(is_sent(path) for path in journals(journal.path.parent))
@@ -215,11 +215,11 @@ def test_delivery_is_in_order_and_once(tmp_path: Path) -> None:
 def test_metrics_repeated_after_a_kill_are_sent_once(tmp_path: Path) -> None:
     tracker = FakeTracker()
     path = killed_writer(tmp_path)
-    Desk(path.parent, "here", lambda place: tracker).turn()
+    Forwarder(path.parent, "here", lambda place: tracker).send_pending()
     with Journal.open("train", tmp_path) as journal:
         journal.metrics({"loss": 1.5}, step=0)
         journal.metrics({"loss": 1.25}, step=1)
-    Desk(path.parent, "here", lambda place: tracker).turn()
+    Forwarder(path.parent, "here", lambda place: tracker).send_pending()
     assert journal.path == path
     assert [event["status"] for event in tracker.taken if event["event"] == "end"] == ["KILLED", "FINISHED"]
     sent = [(key, event["step"]) for event in tracker.taken for key in event.get("metrics", ())]
@@ -231,11 +231,15 @@ def test_an_unreachable_tracker_loses_nothing(tmp_path: Path) -> None:
     tracker.failure = Unreachable("no answer")
     with Journal.open("train", tmp_path) as journal:
         journal.metrics({"loss": 1.0}, step=0)
-    desk = Desk(journal.path.parent, "here", lambda place: tracker)
-    assert not desk.turn()
+    forwarder = Forwarder(journal.path.parent, "here", lambda place: tracker)
+    forwarder.send_pending()
+    assert forwarder.problem == "no answer"
     assert (Sent.of(journal.path).sent, Sent.of(journal.path).problem) == (0, "no answer")
     tracker.failure = None
-    assert Desk(journal.path.parent, "here", lambda place: tracker).turn()
+    forwarder.send_live()
+    assert tracker.taken == [], "a tracker that could not be reached is left alone for a while"
+    forwarder.send_pending()
+    assert forwarder.problem == ""
     assert [event["event"] for event in tracker.taken] == ["open", "metrics", "end"]
     assert Sent.of(journal.path).problem == ""
 
@@ -249,7 +253,7 @@ def test_a_refused_record_does_not_stop_the_others(tmp_path: Path) -> None:
     with Journal.open("train", tmp_path) as journal:
         journal.tags({"git.commit": "0"})
     tracker = Picky()
-    Desk(journal.path.parent, "here", lambda place: tracker).turn()
+    Forwarder(journal.path.parent, "here", lambda place: tracker).send_pending()
     assert [event["event"] for event in tracker.taken] == ["open", "end"]
     assert Sent.of(journal.path).problem == "MLflow refused a record: bad name"
     assert json.loads(journal.path.with_suffix(".sent.json").read_text())["sent"] == 3

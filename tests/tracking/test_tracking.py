@@ -16,13 +16,14 @@ from tests.parts.paired_evaluations import outcomes, record_evaluation, write_ev
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
+from components.commands import records
 from components.data.normalization import Normalization
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import SEND_LATER, Journal
-from components.tracking.journal_files import Sent, is_sent, on_duty
+from components.tracking.journal_files import is_sent
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,7 +34,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run stages in, with no forwarder of its own."""
+    """A folder to run stages in, that send nothing of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEMPER_TRACKING", "off")
     monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
@@ -99,8 +100,8 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TEMPER_LABELS", '{"arm": "pgd", "seed": 3}')
     write_student()
     run_pipeline()
-    assert tracking.main(["send"]) == 0
-    assert tracking.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
+    assert records.main(["send"]) == 0
+    assert records.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
     uri = f"sqlite:///{project / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
     runs = runs_of(client)
@@ -176,15 +177,15 @@ def test_a_killed_stage_is_killed_until_it_finishes(project: Path) -> None:
     write += "journal.metrics({'loss': 1.0}, step=0); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", write], check=False)
     connection = tracking.connect(tracking.place())
-    tracking.main(["send"])
+    records.main(["send"])
     runs = runs_of(connection.client)
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     with Journal.open("train") as journal:
         journal.metrics({"loss": 1.0}, step=0)
         journal.metrics({"loss": 0.5}, step=1)
-        tracking.main(["send"])
+        records.main(["send"])
         assert {run.info.status for run in runs_of(connection.client).values()} == {"RUNNING"}
-    tracking.main(["send"])
+    records.main(["send"])
     after = runs_of(connection.client)
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in runs.items()}
     assert {run.info.status for run in after.values()} == {"FINISHED"}
@@ -210,29 +211,11 @@ def test_no_server_is_said_once_and_sent_later(
     assert uri in said
     assert SEND_LATER in said
     assert not is_sent(journal.path)
-    _await(lambda: not on_duty(journal.path.parent), 10)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert tracking.main(["send"]) == 0
+    assert records.main(["send"]) == 0
     assert is_sent(journal.path)
     assert (project / "other.db").exists()
     assert not (project / "mlflow.db").exists()
-
-
-@pytest.mark.slow
-def test_the_forwarder_follows_a_stage_and_leaves_after_the_report(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("TEMPER_TRACKING")
-    with Journal.open("report") as journal:
-        journal.metrics({"loss": 1.0}, step=0)
-        assert on_duty(journal.path.parent)
-        _await(lambda: Sent.of(journal.path).sent >= 2, 60)
-        runs = runs_of(tracking.connect(tracking.place()).client)
-        assert {run.info.status for run in runs.values()} == {"RUNNING"}
-        assert runs["report"].data.metrics == {"loss": 1.0}
-    assert is_sent(journal.path), "the last stage waits"
-    assert capfd.readouterr().err == ""
-    _await(lambda: not on_duty(journal.path.parent), 10)
 
 
 @pytest.fixture
@@ -263,7 +246,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     evaluation = write_evaluation(project / "evaluation", outcomes(40))
     record_evaluation(evaluation, DIGEST)
     run_pipeline()
-    assert tracking.main(["send"]) == 0
+    assert records.main(["send"]) == 0
     client = mlflow.MlflowClient(server)
     runs = runs_of(client)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -271,7 +254,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     _check_headline(client, runs["pipeline"], runs["report"])
     _check_model(client, server, runs["distill_student"])
     assert list((project / "served").rglob("report.html"))
-    assert tracking.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    assert records.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
     for file in evaluation.iterdir():
         assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
     assert not (project / "mlflow.db").exists()
