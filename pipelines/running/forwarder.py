@@ -1,6 +1,5 @@
 """The one process that sends the records of a flow's stages to MLflow: live while they run, and the rest at the end."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,9 +32,7 @@ def forwarding(
     (root / WORK).mkdir(parents=True, exist_ok=True)
     log = root / WORK / "forwarder.log"
     command = [sys.executable, "-m", "components.commands.records", "forward", *pipelines]
-    # The project's code, also where the flow was not started in its folder.
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [environment.get("PYTHONPATH")])])
-    child = Child(command, log=log, root=root, environment={**environment, "PYTHONPATH": path})
+    child = Child(command, log=log, root=root, environment=environment)
     seconds = INTERRUPTED_SECONDS
     try:
         yield {SWITCH: "later"}

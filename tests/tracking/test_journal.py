@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from components.tracking.delivery import Forwarder, Outbox, Refused, Unreachable
+from components.tracking.delivery import Forwarder, Outbox, Refused, Unreachable, forward, lock_folder
 from components.tracking.journal import Journal
 from components.tracking.journal_files import (
     Reader,
@@ -257,3 +258,62 @@ def test_a_refused_record_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [event["event"] for event in tracker.taken] == ["open", "end"]
     assert Sent.of(journal.path).problem == "MLflow refused a record: bad name"
     assert json.loads(journal.path.with_suffix(".sent.json").read_text())["sent"] == 3
+
+
+def test_forwarding_is_live_and_sends_the_rest_when_told_to_finish(tmp_path: Path) -> None:
+    tracker, finish, told = FakeTracker(), threading.Event(), []
+    with Journal.open("train", tmp_path) as journal:
+        folders = [journal.path.parent, tmp_path / "journals" / "never begun"]
+        served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+        served.start()
+        await_taken(tracker, 1)
+        assert lock_folder(journal.path.parent) is None, "one forwarder at a time"
+        journal.metrics({"loss": 1.0}, step=0)
+        await_taken(tracker, 2)
+    finish.set()
+    served.join(10)
+    assert told == [True]
+    assert [event["event"] for event in tracker.taken] == ["open", "metrics", "end"]
+    lock = lock_folder(journal.path.parent)
+    assert lock is not None, "the lock is given back"
+    lock.close()
+
+
+def test_a_folder_that_another_process_forwards_is_waited_for(tmp_path: Path) -> None:
+    tracker, finish, told = FakeTracker(), threading.Event(), []
+    with Journal.open("train", tmp_path) as journal:
+        pass
+    finish.set()
+    lock = lock_folder(journal.path.parent)
+    assert lock is not None
+    folders = [journal.path.parent]
+    served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+    served.start()
+    served.join(0.5)
+    assert served.is_alive() and tracker.taken == []
+    lock.close()
+    served.join(10)
+    assert told == [True] and is_sent(journal.path)
+
+
+def test_forwarding_tells_what_could_not_be_sent(tmp_path: Path) -> None:
+    tracker, finish = FakeTracker(), threading.Event()
+    tracker.failure = Unreachable("no answer")
+    with Journal.open("train", tmp_path) as journal:
+        pass
+    finish.set()
+    assert not forward([journal.path.parent], "here", lambda _: tracker, finish)
+    assert Sent.of(journal.path).problem == "no answer"
+
+
+def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    noted = {"tracker": "here", "run": "7", "sent": 3, "tried": 4, "problem": "no answer"}
+    (tmp_path / "train.sent.json").write_text(json.dumps(noted))
+    assert Sent.of(tmp_path / "train.jsonl") == Sent("here", "7", 3, "no answer")
+
+
+def await_taken(tracker: FakeTracker, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(tracker.taken) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
