@@ -1,7 +1,7 @@
 """The record of a stage: an append-only file of JSON lines that another process forwards to MLflow.
 
 While a stage works it only appends to a local file, so no tracker can slow or stop it. At its end a child process sends
-the records, within a time limit, unless whoever started the stage forwards them (TEMPER_TRACKING=later; a flow does).
+the records, within a time limit, unless whoever started the stage forwards them (TEMPER_TRACKING=off; a flow does).
 A stage that was killed or failed and is run again continues its journal, and so its MLflow run. Imports neither MLflow
 nor torch.
 """
@@ -200,8 +200,8 @@ class Journal:
 
 
 def sends_at_end() -> bool:
-    """Whether a stage sends its records: not with TEMPER_TRACKING=off, nor `later`, when its starter sends them."""
-    return os.environ.get("TEMPER_TRACKING", "").lower() not in ("off", "later")
+    """Whether a stage sends its records: not with TEMPER_TRACKING=off, which a flow sets that forwards them itself."""
+    return os.environ.get("TEMPER_TRACKING", "").lower() != "off"
 
 
 def _status(error: BaseException | None) -> Status:

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.foundation.child import Child
 from components.foundation.process import WORK
 
+# With "off" a stage only writes its journal.
 SWITCH = "TEMPER_TRACKING"
 # Importing MLflow takes a few seconds, a model its upload. A Prefect worker kills a cancelled flow after 30 s, of which
 # stopping the stages takes up to 20 (process.STOP_SEQUENCE).
@@ -26,7 +27,7 @@ def forwarding(
         environment: of the process; says where MLflow is.
         warn: takes one line if records are left unsent.
     """
-    if not pipelines or environment.get(SWITCH, "").lower() in ("off", "later"):
+    if not pipelines or environment.get(SWITCH, "").lower() == "off":
         yield {}
         return
     (root / WORK).mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def forwarding(
     child = Child(command, log=log, root=root, environment=environment)
     seconds = INTERRUPTED_SECONDS
     try:
-        yield {SWITCH: "later"}
+        yield {SWITCH: "off"}
         seconds = FINISH_SECONDS
     finally:
         if child.finish(seconds) != 0:
