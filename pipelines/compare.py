@@ -23,7 +23,7 @@ def located(letter: str, reference: str, scratch: Path) -> list[str]:
 
     Args:
         letter: a or b.
-        reference: a folder, or what `components.tracking.mlflow_runs fetch` takes.
+        reference: a folder, or what `components.commands.records fetch` takes.
         scratch: an empty folder of this side's own.
 
     Errors: no such folder, or the tracker has no such evaluation.
@@ -32,7 +32,7 @@ def located(letter: str, reference: str, scratch: Path) -> list[str]:
         return [reference]
     if not re.match(r"models:/|runs:/|[0-9a-f]{32}$", reference):
         raise InputError(f"{reference}: no such folder, and neither a run id nor models:/NAME/VERSION or @ALIAS")
-    command = [sys.executable, "-m", "components.tracking.mlflow_runs", "fetch", reference, str(scratch)]
+    command = [sys.executable, "-m", "components.commands.records", "fetch", reference, str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
     if done.returncode:

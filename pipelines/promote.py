@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = [
         sys.executable,
         "-m",
-        "components.tracking.mlflow_runs",
+        "components.commands.records",
         "promote",
         given.version,
         "--alias",

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import yaml
 
 from components.foundation.errors import InputError
+from pipelines.running.forwarder import forwarding
 from pipelines.studies.job import Ended, Workplace, finished, record, run, show, tracking
 from pipelines.studies.plan import Job, Plan, plan
 
@@ -112,8 +114,22 @@ def collect(planned: Plan, place: Workplace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "components.commands.study", str(path), "--out", str(planned.folder / "results")]
-    labels = {"study": planned.folder.name, "scale": planned.scale, "arm": "all"}
-    return subprocess.run(command, cwd=place.root, env={**os.environ, **tracking(place.root, labels)}).returncode
+    environment = {**os.environ, **tracking(place.root, _all_arms(planned)), **place.environment}
+    return subprocess.run(command, cwd=place.root, env=environment).returncode
+
+
+@contextmanager
+def forwarded(planned: Plan, place: Workplace, warn: Callable[[str], None]) -> Iterator[Workplace]:
+    """The place for jobs whose records are sent while the block runs, and the table's, too."""
+    every = [*(job.labels for job in planned.jobs), _all_arms(planned)]
+    environments = [tracking(place.root, labels) for labels in every]
+    pipelines = list(dict.fromkeys(one["TEMPER_PIPELINE"] for one in environments))
+    with forwarding(place.root, pipelines, {**os.environ, **environments[-1]}, warn) as told:
+        yield replace(place, environment=told)
+
+
+def _all_arms(planned: Plan) -> dict[str, str]:
+    return {"study": planned.folder.name, "scale": planned.scale, "arm": "all"}
 
 
 def describe(planned: Plan, place: Workplace) -> dict[str, Any]:
@@ -221,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run_plain(given: argparse.Namespace, planned: Plan, place: Workplace) -> int:
+def _run_plain(given: argparse.Namespace, planned: Plan, own: Workplace) -> int:
     def start(job: Job) -> Ended:
         ended = run(job, place, lambda line: print(f"{title(job)} | {line}", flush=True), given.hours * 3600)
         if ended.status != "kept":
@@ -232,12 +248,13 @@ def _run_plain(given: argparse.Namespace, planned: Plan, place: Workplace) -> in
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
-    with stopping(place.stop, given.stop_after):
-        ended = walk(planned, place, given.jobs, start)
-    status = exit_status(ended)
-    if status:
-        print(f"{'' if status == MORE_TO_DO else 'error: '}{summary(ended)}", file=sys.stderr)
-    return status if status == MORE_TO_DO else collect(planned, place) or status
+    with forwarded(planned, own, lambda line: print(f"temper: {line}", file=sys.stderr)) as place:
+        with stopping(place.stop, given.stop_after):
+            ended = walk(planned, place, given.jobs, start)
+        status = exit_status(ended)
+        if status:
+            print(f"{'' if status == MORE_TO_DO else 'error: '}{summary(ended)}", file=sys.stderr)
+        return status if status == MORE_TO_DO else collect(planned, place) or status
 
 
 def _run_flow(given: argparse.Namespace, common: Mapping[str, Any]) -> int:

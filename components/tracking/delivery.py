@@ -1,44 +1,38 @@
-"""Brings the records of journals to a tracker: in order, once, later if need be. Knows no tracker (`tracking.py` does).
+"""Brings the records of journals to a tracker: in order, once, later if need be. Knows no tracker (`mlflow_runs` does).
 
-A tracker is whatever takes records. What it has taken is noted after each step (`Sent`), so a forwarder that dies goes
-on where it was; what it refuses is reported and passed; when it cannot be reached the records stay, and the reason is
-noted for the stage to say. One forwarder at a time serves a pipeline run's folder.
+A tracker is whatever takes records. What it has taken is noted after each step (`Sent`), so that a forwarder that dies
+is continued by the next one. What the tracker refuses is reported and skipped. When it cannot be reached the records
+stay, and the reason is noted for the stage to say. One forwarder at a time serves the folder of a pipeline run.
 """
 
 import fcntl
-import os
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from components.tracking.journal_files import (
-    CLOSING_STAGE,
     Reader,
     Sent,
     end_abandoned,
     is_sent,
     journals,
     locked,
-    stage_of,
 )
 
 Event = Mapping[str, Any]
 
 POLL_SECONDS = 0.2
-# Longer than DVC or Prefect takes from the end of one stage to the start of the next.
-LINGER_SECONDS = 20
 RETRY_SECONDS = 15
 CONNECT_SECONDS = 2
 PORTS = {"http": 80, "https": 443}
-# A stage that looks whether a forwarder is on duty holds the lock for a moment.
-LOCK_SECONDS = 1
 
 
 class Unreachable(Exception):
@@ -91,7 +85,7 @@ class Outbox:
 
     def note(self, sent: int, problem: str) -> None:
         """Notes beside the journal how far it is sent and what is in the way."""
-        self.state.sent, self.state.tried, self.state.problem = sent, self.reader.lines, problem
+        self.state.sent, self.state.problem = sent, problem
         self.state.save(self.path)
 
     def _ready(self) -> int:
@@ -117,50 +111,35 @@ class Tracker(Protocol):
         ...
 
 
-class Desk:
-    """Serves the journals of one pipeline run."""
+class Forwarder:
+    """Forwards the journals of one pipeline run. Whoever has one holds the folder's lock (`lock_folder`)."""
 
     def __init__(self, folder: Path, place: str, connect: Callable[[str], Tracker]) -> None:
         self.folder, self.place, self.connect = folder, place, connect
         self.boxes: dict[Path, Outbox] = {}
         self.problem = ""
+        """Why the tracker could not be reached the last time, or nothing."""
         self._tracker: Tracker | None = None
         self._retry_at = 0.0
 
-    def turn(self) -> bool:
-        """Sends everything there is now; true if anything was sent."""
+    def send_pending(self) -> None:
+        """Sends everything there is now, or notes the `problem`."""
         waiting = self._pull()
-        urgent = any(box.reader.status != "RUNNING" and box.state.tried < box.reader.lines for box in waiting)
-        if not waiting or (time.monotonic() < self._retry_at and not urgent):
-            return False
         try:
-            self._tracker = self._tracker or self.connect(self.place)
             for box in waiting:
+                self._tracker = self._tracker or self.connect(self.place)
                 box.push(self._tracker)
+            self.problem = ""
         except Unreachable as error:
-            self._give_up(waiting, str(error))
-            return False
-        self.problem = ""
-        return True
+            self.problem, self._tracker, self._retry_at = str(error), None, time.monotonic() + RETRY_SECONDS
+            for box in waiting:
+                if box.waiting:
+                    box.note(box.state.sent, self.problem)
 
-    def running(self) -> bool:
-        """Whether a stage is still writing."""
-        return any(box.reader.status == "RUNNING" for box in self.boxes.values())
-
-    def follow(self) -> None:
-        """Serves until the pipeline run is over, or nothing has happened for a while, or nothing can be sent."""
-        quiet_since = time.monotonic()
-        while True:
-            if self.turn() or self.running():
-                quiet_since = time.monotonic()
-            over = self._closed() or self.problem or time.monotonic() - quiet_since > LINGER_SECONDS
-            if over and not self.running():
-                return
-            time.sleep(POLL_SECONDS)
-
-    def has_news(self) -> bool:
-        """Whether a journal has grown since the last turn."""
-        return any(path not in self.boxes or self.boxes[path].reader.grown() for path in journals(self.folder))
+    def send_live(self) -> None:
+        """Like `send_pending`, but leaves a tracker that could not be reached alone for a while."""
+        if time.monotonic() >= self._retry_at:
+            self.send_pending()
 
     def _pull(self) -> list[Outbox]:
         for path in journals(self.folder):
@@ -173,43 +152,35 @@ class Desk:
         # Older first, so that a run is there before the runs that read its files.
         return sorted(waiting, key=lambda box: box.waiting[0][1]["time"])
 
-    def _closed(self) -> bool:
-        return any(
-            stage_of(path) == CLOSING_STAGE and box.reader.status == "FINISHED" for path, box in self.boxes.items()
-        )
 
-    def _give_up(self, waiting: list[Outbox], problem: str) -> None:
-        self.problem, self._tracker, self._retry_at = problem, None, time.monotonic() + RETRY_SECONDS
-        for box in waiting:
-            if box.waiting:
-                box.note(box.state.sent, problem)
+def lock_folder(folder: Path) -> BinaryIO | None:
+    """The folder's lock as an open file, held until that is closed; None if another process forwards the folder."""
+    file = (folder / "forwarder.lock").open("ab")
+    if locked(file.fileno(), fcntl.LOCK_EX):
+        return file
+    file.close()
+    return None
 
 
-@contextmanager
-def duty(folder: Path) -> Iterator[int | None]:
-    """The folder's lock, as an open file, or None if another forwarder has it."""
-    with (folder / "forwarder.lock").open("ab") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while not (taken := locked(file.fileno(), fcntl.LOCK_EX)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield file.fileno() if taken else None
+def forward(folders: Sequence[Path], place: str, connect: Callable[[str], Tracker], finish: threading.Event) -> bool:
+    """Sends the records of pipeline runs while they are written, until `finish` is set, and then the rest.
 
-
-def follow(folder: Path, place: str, connect: Callable[[str], Tracker]) -> None:
-    """Serves a folder in the background: returns at once, when the new process has the folder's lock."""
-    with duty(folder) as lock:
-        # The lock goes with the open file, which the child has too.
-        if lock is None or os.fork():
-            return
-        os.setsid()
-        os.nice(5)
-        desk = Desk(folder, place, connect)
+    Returns whether all could be sent. A folder that another process forwards is waited for; the caller limits the time.
+    """
+    served: dict[Path, Forwarder] = {}
+    with ExitStack() as locks:
         while True:
-            desk.follow()
-            # A stage looks for the lock after it has written, so one of the two sees the other.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            if not desk.has_news() or not locked(lock, fcntl.LOCK_EX):
-                return
+            # Asked before reading, so that the last turn reads all that was written before the request.
+            ending = finish.is_set()
+            for folder in folders:
+                if folder not in served and journals(folder) and (lock := lock_folder(folder)):
+                    locks.enter_context(lock)
+                    served[folder] = Forwarder(folder, place, connect)
+            for forwarder in served.values():
+                forwarder.send_pending() if ending else forwarder.send_live()
+            if ending and all(folder in served or not journals(folder) for folder in folders):
+                return not any(forwarder.problem for forwarder in served.values())
+            time.sleep(POLL_SECONDS) if ending else finish.wait(POLL_SECONDS)
 
 
 def send(root: Path, place: str, connect: Callable[[str], Tracker]) -> int:
@@ -218,17 +189,17 @@ def send(root: Path, place: str, connect: Callable[[str], Tracker]) -> int:
     for folder in folders(root):
         if all(map(is_sent, journals(folder))):
             continue
-        with duty(folder) as lock:
-            desk = Desk(folder, place, connect)
-            if lock is not None:
-                desk.turn()
-        if lock is None:
+        if (lock := lock_folder(folder)) is None:
             print(f"{folder.name}: being sent by another process")
-        elif desk.problem:
+            continue
+        with lock:
+            forwarder = Forwarder(folder, place, connect)
+            forwarder.send_pending()
+        if forwarder.problem:
             failed += 1
-            print(f"{folder.name}: {desk.problem}")
+            print(f"{folder.name}: {forwarder.problem}")
         else:
-            problems = sorted({box.state.problem for box in desk.boxes.values()} - {""})
+            problems = sorted({box.state.problem for box in forwarder.boxes.values()} - {""})
             print(f"{folder.name}: sent to {place}", *problems, sep="; ")
     return failed
 
@@ -240,23 +211,6 @@ def status(root: Path) -> None:
         reader.new()
         share = "sent" if is_sent(path) else f"{state.sent} of {reader.lines} records sent"
         print(path.parent.name, path.stem, reader.status, share, state.problem, sep="  ")
-
-
-def add_commands(commands: Any, place: str, connect: Callable[[str], Tracker]) -> None:
-    """Adds `follow FOLDER`, `send` and `status` to a command line; `run` is what each does, to an exit code."""
-
-    def done(_nothing: None) -> int:
-        return 0
-
-    parser = commands.add_parser("follow", help="forward a pipeline run's records while they are written")
-    parser.add_argument("folder", type=Path)
-    parser.set_defaults(run=lambda given: done(follow(given.folder, place, connect)))
-    parser = commands.add_parser("send", help="send what has not been sent")
-    parser.add_argument("--root", type=Path, default=".temper")
-    parser.set_defaults(run=lambda given: 1 if send(given.root, place, connect) else 0)
-    parser = commands.add_parser("status", help="say what has not been sent")
-    parser.add_argument("--root", type=Path, default=".temper")
-    parser.set_defaults(run=lambda given: done(status(given.root)))
 
 
 def folders(root: Path) -> list[Path]:

@@ -1,31 +1,15 @@
 """Fetches the file of a model that MLflow keeps. Gets the download itself as a function, and so imports no MLflow."""
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from components.foundation.errors import InputError
-from components.tracking.registry import answered
 
 READABLE = (".safetensors", ".pt2")
 Download = Callable[[str, Path], Path]
 """A model's address and a folder -> where its files are then."""
-
-
-def add_commands(commands: Any, place: str, connect: Callable[[str], Any], download: Download) -> None:
-    """Adds `fetch-model URI FOLDER` to a command line; `run` is what it does, to an exit code."""
-    parser = commands.add_parser("fetch-model", help="fetch the file of a model, safetensors or a torch.export program")
-    parser.add_argument("uri", metavar="URI", help="models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/PATH")
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-
-    def run(given: argparse.Namespace) -> int:
-        print(answered(lambda client: fetch_model(given.uri, given.folder, download), place, connect))
-        return 0
-
-    parser.set_defaults(run=run)
 
 
 def fetch_model(uri: str, folder: Path, download: Download) -> str:

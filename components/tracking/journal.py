@@ -1,16 +1,15 @@
 """The record of a stage: an append-only file of JSON lines that another process forwards to MLflow.
 
-A stage only ever appends to a local file, so no tracker can slow or stop it, and sending later is the same as sending
-now (`mlflow_runs.py`). A stage that was killed or failed and is run again continues its journal, and so
-its MLflow run. Imports neither MLflow nor torch.
+While a stage works it only appends to a local file, so no tracker can slow or stop it. At its end a child process sends
+the records, within a time limit, unless whoever started the stage forwards them (TEMPER_TRACKING=off; a flow does).
+A stage that was killed or failed and is run again continues its journal, and so its MLflow run. Imports neither MLflow
+nor torch.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from components.foundation.child import Child
 from components.tracking.journal_files import (
     CLOSING_STAGE,
-    Reader,
     Sent,
     close_pipeline,
+    folder_of,
     gap,
+    is_sent,
     journal_for,
     labels,
-    on_duty,
     own,
     pipeline_id,
     stage_of,
@@ -35,10 +35,11 @@ from components.tracking.journal_files import (
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 ROOT = Path(".temper")
-SEND_LATER = "python -m components.tracking.mlflow_runs send"
-# The last stage of a pipeline run waits this long for its records to be sent: MLflow's import and a model's upload.
-# Others only look whether something is in the way, since the forwarder stays on duty.
-WAIT_SECONDS, GLANCE_SECONDS = 60, 2
+SEND_LATER = "temper records send"
+# Importing MLflow takes a few seconds, a request to a server that hangs 20 (`mlflow_runs.BOUNDS`), a model its upload.
+SEND_SECONDS = 60
+# Who sends a signal sends a stronger one soon: after 8 s where a stage is several processes, 10 s in containers.
+KILLED_SECONDS = 6
 
 
 class Journal:
@@ -53,7 +54,7 @@ class Journal:
 
     @classmethod
     def open(cls, stage: str, root: Path | str = ROOT, inputs: str = "") -> "Journal":
-        """The journal of a stage in the current pipeline run, with a forwarder on duty.
+        """The journal of a stage in the current pipeline run.
 
         Args:
             stage: the stage's name in dvc.yaml.
@@ -61,13 +62,12 @@ class Journal:
             inputs: hash of what the stage reads; an unfinished journal of the same inputs is continued.
         """
         root = Path(root)
-        folder = root / "journals" / pipeline_id(root)
+        folder = folder_of(root, pipeline_id(root))
         folder.mkdir(parents=True, exist_ok=True)
         journal = cls(journal_for(folder, stage, inputs), root)
         flow_run = os.environ.get("TEMPER_FLOW_RUN", "")
         told = {"stage": stage, "pipeline": folder.name, "inputs": inputs, "flow_run": flow_run, "labels": labels()}
         journal._append("open", **told, pid=os.getpid())
-        journal._call_forwarder()
         return journal
 
     def params(self, params: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Journal:
         print(text, flush=True)
 
     def end(self, status: Status) -> None:
-        """Ends the journal; says so, once and in one line, if its records cannot be sent now."""
+        """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now."""
         if self._ended:
             return
         self._ended = True
@@ -152,11 +152,8 @@ class Journal:
         os.close(self._file)
         if status == "FINISHED" and self.stage == CLOSING_STAGE:
             close_pipeline(self.root, self.pipeline)
-        # Who sends a signal sends a stronger one soon: the forwarder, in its own session, does the rest.
-        if status != "KILLED" and tracking_is_on():
-            self._call_forwarder()
-            if problem := self._await_forwarder():
-                _warn(f"{self.stage}: {problem}; the records are kept, send them later: {SEND_LATER}")
+        if sends_at_end():
+            self._send(KILLED_SECONDS if status == "KILLED" else SEND_SECONDS)
 
     def __enter__(self) -> "Journal":
         return self
@@ -184,34 +181,26 @@ class Journal:
             return ""
         return str(kept)
 
-    def _call_forwarder(self) -> None:
-        if not tracking_is_on() or on_duty(self.path.parent):
+    def _send(self, seconds: float) -> None:
+        """Sends what waits in the pipeline run's folder, in a child that is waited for."""
+        log = self.path.parent / "forwarder.log"
+        command = [sys.executable, "-m", "components.commands.records", "forward", self.pipeline]
+        try:
+            code = Child([*command, "--root", str(self.root)], log=log).finish(seconds)
+        except OSError as error:
+            _warn(f"{self.stage}: {error}; the records are kept, send them later: {SEND_LATER}")
             return
-        command = [sys.executable, "-m", "components.tracking.mlflow_runs", "follow", str(self.path.parent)]
-        with contextlib.suppress(OSError), (self.path.parent / "forwarder.log").open("ab") as log:
-            # It goes to the background by itself, and holds none of the stage's streams open.
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
-
-    def _await_forwarder(self) -> str:
-        """What is in the way of sending, or nothing."""
-        reader = Reader(self.path)
-        reader.new()
-        last = self.stage == CLOSING_STAGE
-        deadline = time.monotonic() + (WAIT_SECONDS if last else GLANCE_SECONDS)
-        while time.monotonic() < deadline:
-            working = on_duty(self.path.parent)
-            state = Sent.of(self.path)
-            connected = state.run and working and not last and not state.problem
-            if connected or state.sent >= reader.lines or (state.problem and state.tried >= reader.lines):
-                return state.problem
-            if not working:
-                return f"the forwarder stopped (see {self.path.parent / 'forwarder.log'})"
-            time.sleep(0.05)
-        return f"not all is sent after {WAIT_SECONDS} s" if last else ""
+        state = Sent.of(self.path)
+        if is_sent(self.path):
+            if state.problem:
+                _warn(f"{self.stage}: {state.problem}")
+            return
+        ended = f"not all is sent after {seconds:g} s" if code is None else f"the forwarder stopped (see {log})"
+        _warn(f"{self.stage}: {state.problem or ended}; the records are kept, send them later: {SEND_LATER}")
 
 
-def tracking_is_on() -> bool:
-    """Whether a forwarder is to run: not with TEMPER_TRACKING=off."""
+def sends_at_end() -> bool:
+    """Whether a stage sends its records: not with TEMPER_TRACKING=off, which a flow sets that forwards them itself."""
     return os.environ.get("TEMPER_TRACKING", "").lower() != "off"
 
 

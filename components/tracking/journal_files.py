@@ -1,11 +1,11 @@
-"""Journals on disk, as their writer and their forwarder both see them: reading, locks, state of sending, pipeline runs.
+"""Layout, locks and send state of journal folders.
 
 One folder per pipeline run, one journal per stage, beside it the state of its sending:
 
     .temper/journals/<pipeline>/<stage>.jsonl, <stage>.sent.json, files/ (artifacts not sent yet), forwarder.log
 
-The writer holds a lock on its journal for life, which is how others see that it is gone; so does the forwarder on the
-folder. Imports neither MLflow nor torch.
+A writer holds a lock on its journal as long as it lives, so that others see when it is gone. A forwarder holds one on
+the folder. Imports neither MLflow nor torch.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,16 @@ class Sent:
     tracker: str = ""
     run: str = ""
     sent: int = 0
-    tried: int = 0
     problem: str = ""
 
     @classmethod
     def of(cls, journal: Path) -> "Sent":
         """The state beside a journal, or the state of one never sent."""
         try:
-            return cls(**json.loads(journal.with_suffix(".sent.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            noted = json.loads(journal.with_suffix(".sent.json").read_text(encoding="utf-8"))
+            # Versions before this one noted more.
+            return cls(**{field.name: noted[field.name] for field in fields(cls)})
+        except (OSError, ValueError, TypeError, KeyError):
             return cls()
 
     def save(self, journal: Path) -> None:
@@ -77,9 +78,10 @@ class Reader:
                 self.inputs = event.get("inputs", self.inputs)
         return events
 
-    def grown(self) -> bool:
-        """Whether the journal has more than was read."""
-        return self.path.stat().st_size > self._offset
+
+def folder_of(root: Path, pipeline: str) -> Path:
+    """The folder of a pipeline run's journals."""
+    return root / "journals" / re.sub(r"[^\w.-]", "-", pipeline)
 
 
 def journals(folder: Path) -> list[Path]:
@@ -112,7 +114,7 @@ def pipeline_status(folder: Path) -> str:
 def pipeline_id(root: Path) -> str:
     """The pipeline run: TEMPER_PIPELINE (from the flow), else the one open in pipeline.json, opened here if none is."""
     if given := os.environ.get("TEMPER_PIPELINE"):
-        return re.sub(r"[^\w.-]", "-", given)
+        return given
     root.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     opened = {"id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", "opened": now.isoformat(timespec="seconds")}
@@ -141,13 +143,6 @@ def close_pipeline(root: Path, pipeline: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         if json.loads((root / "pipeline.json").read_text(encoding="utf-8"))["id"] == pipeline:
             (root / "pipeline.json").unlink()
-
-
-def on_duty(folder: Path) -> bool:
-    """Whether a forwarder serves this folder: it holds the folder's lock."""
-    with contextlib.suppress(OSError), (folder / "forwarder.lock").open("rb") as file:
-        return not locked(file.fileno(), fcntl.LOCK_SH)
-    return False
 
 
 def end_abandoned(journal: Path) -> None:

@@ -1,36 +1,21 @@
-"""Forwards journals to MLflow, in a process of its own, and reads back. With serving.py, all that imports MLflow.
-
-Its command line, `python -m components.tracking.mlflow_runs`:
-
-    follow FOLDER           what a stage starts: forwards a pipeline run's journals as they grow
-    send                    sends what has not been sent
-    status                  says what has not been sent
-    fetch REF FOLDER        fetches the evaluation of a run or of a registered model
-    promote REF             gives a registered model an alias, if rules allow it
-    fetch-model URI FOLDER  fetches the file of a model
+"""A pipeline run's journals as runs in MLflow, and MLflow's client. With serving.py, all that imports MLflow.
 
 Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
 `temper`. A pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what
-it read. Runs are named explicitly in each call: nothing uses MLflow's active run. One process serves all stages of a
-pipeline run, since importing MLflow and opening its database cost about five seconds of CPU.
+it read. Runs are named explicitly in each call: nothing uses MLflow's active run.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
 import os
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.foundation.errors import InputError
-from components.tracking import delivery, registry
-from components.tracking import download as model_download
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import pipeline_status, stage_of
 
@@ -299,22 +284,3 @@ def _tensor(dtype: str, *shape: int) -> str:
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code, 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m components.tracking.mlflow_runs", description="Records in MLflow.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    delivery.add_commands(commands, place(), connect)
-    registry.add_commands(commands, place(), open_client)
-    model_download.add_commands(commands, place(), open_client, download)
-    given = parser.parse_args(arguments)
-    try:
-        return given.run(given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ What is finished stays finished: a retry, and a later run with the same paramete
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines.flows.harden import results
+from pipelines.flows.harden import pipeline_id, results
 from pipelines.running import process
+from pipelines.running.forwarder import forwarding
 from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import MISTAKE, MISTAKE_CODE, environment
 
@@ -79,39 +81,57 @@ def evaluate(
     if shards < 1:
         return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
     stop, gpu = threading.Event(), gpu_in_use(device)
-    with gpu_slot(gpu, stop, get_run_logger().info, shards):
-        states = _run(arguments, shards, stop, hours * 3600, gpu, (retries, retry_delay_seconds))
+    pipeline = pipeline_id()
+    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
+    recorded = [pipeline] if track else []
+    with (
+        gpu_slot(gpu, stop, get_run_logger().info, shards),
+        forwarding(Path.cwd(), recorded, ids, get_run_logger().warning) as told,
+    ):
+        attempts = Attempts(ids | told, stop, hours * 3600, retries, retry_delay_seconds)
+        states = _run(arguments, shards, attempts, gpu)
     return _end(states, Path(out))
 
 
-def _run(
-    arguments: list[str], shards: int, stop: threading.Event, time_limit: float, gpu: bool, again: tuple[int, float]
-) -> list[State[Any]]:
+@dataclass(frozen=True)
+class Attempts:
+    """What the processes of one flow run share."""
+
+    environment: Mapping[str, str]
+    stop: threading.Event
+    """When set, processes are stopped, and nothing is tried again."""
+    time_limit: float
+    """Seconds for one attempt."""
+    retries: int
+    retry_delay: float
+
+
+def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool) -> list[State[Any]]:
     """The final state of every process. On any interruption all are stopped before it goes on."""
 
     def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-        return not stop.is_set() and state.name != MISTAKE
+        return not attempts.stop.is_set() and state.name != MISTAKE
 
     futures = []
     for number in range(shards):
         one = run_shard.with_options(
             task_run_name=f"shard {number} of {shards}",
-            retries=again[0],
-            retry_delay_seconds=again[1],
+            retries=attempts.retries,
+            retry_delay_seconds=attempts.retry_delay,
             retry_jitter_factor=0.5,
             retry_condition_fn=worth_retrying,
         )
         # Each on a GPU of its own, if there are several.
         own = {"CUDA_VISIBLE_DEVICES": str(number)} if gpu and shards > 1 else {}
-        futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], stop, time_limit, own))
+        futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], attempts, own))
     try:
         for future in as_completed(futures):
             future.wait()
             if not future.state.is_completed():
                 # The others would wait for its share for ever.
-                stop.set()
+                attempts.stop.set()
     except BaseException:
-        stop.set()
+        attempts.stop.set()
         raise
     return [future.state for future in futures]
 
@@ -124,22 +144,22 @@ def command_line(repeated: Mapping[str, Sequence[str] | None], single: Mapping[s
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def run_shard(arguments: Sequence[str], stop: threading.Event, time_limit: float, own: Mapping[str, str]) -> State[Any]:
+def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, str]) -> State[Any]:
     """The end of one process: Completed, Failed, Refused (a user's mistake), TimedOut or Cancelled, with its line."""
-    if stop.is_set():
+    if attempts.stop.is_set():
         return Cancelled(message="stopped before it started")
     outcome = process.run(
         [sys.executable, "-m", MODULE, *arguments],
         root=Path.cwd(),
-        environment=environment(TEMPER_FLOW_RUN=str(flow_run.id), **own),
+        environment={**attempts.environment, **own},
         log=get_run_logger().info,
-        stop=stop,
-        time_limit=time_limit,
+        stop=attempts.stop,
+        time_limit=attempts.time_limit,
     )
     if outcome.ended_by == "stop":
         return Cancelled(message="stopped; the same run continues")
     if outcome.ended_by == "time limit":
-        return Failed(name="TimedOut", message=f"stopped after its time limit of {time_limit:g} s")
+        return Failed(name="TimedOut", message=f"stopped after its time limit of {attempts.time_limit:g} s")
     said = outcome.lines[-1] if outcome.lines else "no output"
     if outcome.returncode == MISTAKE_CODE:
         return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))

@@ -29,6 +29,7 @@ from components.foundation.errors import InputError
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
+from pipelines.running.forwarder import forwarding
 from pipelines.running.slots import gpu_in_use
 from pipelines.running.stage import Run, environment, stage_task
 
@@ -68,12 +69,11 @@ def harden(
     pipeline = pipeline_id()
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
-    run = Run(root=root, environment=ids, force=force, time_limit=stage_hours * 3600, gpu=gpu)
     entries = graph.lock_entries(root)
-    states = _walk(run, stages, retries, retry_delay_seconds)
+    with forwarding(root, [pipeline], ids, get_run_logger().warning) as told:
+        run = Run(root=root, environment=ids | told, force=force, time_limit=stage_hours * 3600, gpu=gpu)
+        states = _walk(run, stages, retries, retry_delay_seconds)
     graph.order_lock(root, [*entries, *stages])
-    if run.unsent.is_set():
-        _send_records(run)
     _publish(run, stages, states)
     return _end(states)
 
@@ -87,7 +87,15 @@ def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
     if not (root / document).exists():
         return None
-    answer = _component(root, environment(), "components.commands.report", str(document), *options)
+    answer = subprocess.run(
+        [sys.executable, "-m", "components.commands.report", str(document), *options],
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
@@ -130,23 +138,3 @@ def _publish(run: Run, stages: Mapping[str, Stage], states: Mapping[str, State[A
         create_markdown_artifact(table, key="results", description=f"Pipeline run {run.environment['TEMPER_PIPELINE']}")
     if (run.root / REPORT).exists():
         create_link_artifact((run.root / REPORT).resolve().as_uri(), key="report", link_text="robustness report")
-
-
-def _send_records(run: Run) -> None:
-    answer = _component(run.root, run.environment, "components.tracking.mlflow_runs", "send")
-    if answer.returncode:
-        get_run_logger().warning(
-            "records for the tracker are still unsent; later: python -m components.tracking.mlflow_runs send"
-        )
-
-
-def _component(root: Path, ids: Mapping[str, str], *module: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *module],
-        cwd=root,
-        env=ids,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )

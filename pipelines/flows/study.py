@@ -59,13 +59,13 @@ def study(
         retry_delay_seconds: wait before a retry, varied by half.
     """
     try:
-        planned, place = plain.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
+        planned, own = plain.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
     except InputError as error:
         return Failed(name=MISTAKE, message=str(error))
     here = contextvars.copy_context()
 
     def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-        return state.name == "Failed" and not place.stop.is_set()
+        return state.name == "Failed" and not own.stop.is_set()
 
     def start(job: Job) -> Ended:
         """The job as a task of this flow, called in a thread that knows nothing of it."""
@@ -81,9 +81,10 @@ def study(
         state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
         return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
 
-    with plain.stopping(place.stop, stop_after):
-        ended = plain.walk(planned, place, jobs, start)
-    return _end(planned, place, ended, Path(name).name)
+    with plain.forwarded(planned, own, get_run_logger().warning) as place:
+        with plain.stopping(place.stop, stop_after):
+            ended = plain.walk(planned, place, jobs, start)
+        return _end(planned, place, ended, Path(name).name)
 
 
 def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:

@@ -24,7 +24,6 @@ from pipelines.running.slots import gpu_slot
 MISTAKE = "Refused"
 """State name of a stage that refused its input: running it again would not help."""
 MISTAKE_CODE = 2
-UNSENT = "components.tracking.mlflow_runs send"
 ALARM_EVENT = "temper.sentinel.alarm"
 # What the overfitting sentinel says of an alarm, and what it did: components/training/sentinel/watch.py.
 _ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<done>.*)$")
@@ -50,8 +49,6 @@ class Run:
     """Set when the flow is ending: processes stop, nothing is tried again."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage's last attempt."""
-    unsent: threading.Event = field(default_factory=threading.Event)
-    """Set when a stage said that the tracker could not be reached."""
 
 
 def stage_task(run: Run, stage: Stage, retries: int, retry_delay: float) -> Task[..., Any]:
@@ -91,8 +88,6 @@ def run_stage(run: Run, stage: Stage) -> State[Any]:
             time_limit=run.time_limit,
         )
         run.seconds[stage.name] = time.monotonic() - started
-    if any(UNSENT in line for line in outcome.lines):
-        run.unsent.set()
     return end_state(stage.name, outcome, run.time_limit)
 
 

@@ -38,6 +38,8 @@ class Workplace:
     """Folder with downloaded data sets, in torchvision's layout."""
     keep: bool = False
     """Take what other code has finished."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the processes of all jobs get besides."""
     stop: threading.Event = field(default_factory=threading.Event)
     """When set, processes are stopped, and none is started."""
 
@@ -137,7 +139,7 @@ def _prepare(job: Job, place: Workplace) -> float:
         before = {}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(job.params, sort_keys=False), encoding="utf-8")
-    # One place for the records of all jobs: `components.tracking.mlflow_runs send` in the root finds them.
+    # One place for the records of all jobs: `temper records send` in the root finds them.
     journals = place.root / ".temper" / "journals"
     journals.mkdir(parents=True, exist_ok=True)
     (folder / ".temper").mkdir(exist_ok=True)
@@ -189,7 +191,7 @@ def _environment(job: Job, place: Workplace) -> Mapping[str, str]:
         "DO_NOT_TRACK": "1",
         "TEMPER_DATA": str(place.data or given.get("TEMPER_DATA") or place.root / ".temper" / "downloads"),
     }
-    return {**given, **own, **tracking(place.root, labels)}
+    return {**given, **own, **tracking(place.root, labels), **place.environment}
 
 
 def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:

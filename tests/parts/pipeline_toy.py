@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.running.stage import environment
 
 PYTHON = sys.executable
+COMPONENTS = Path(__file__).resolve().parents[2] / "components"
 
 DVC_YAML = """\
 stages:
@@ -90,8 +91,9 @@ FILES = {
     "params.yaml": PARAMS,
     "presets/toy.yaml": PARAMS + "# preset\n",
     "work.py": WORK,
-    "components/__init__.py": "",
-    "components/stages/__init__.py": "",
+    # The toy's own check of parameters; all else is ours.
+    "components/__init__.py": f"__path__.append({str(COMPONENTS)!r})\n",
+    "components/commands/__init__.py": f"__path__.append({str(COMPONENTS / 'commands')!r})\n",
     "components/commands/check_params.py": CHECK,
 }
 

@@ -1,5 +1,7 @@
 """The flow on a toy graph: order, cache, retries, mistakes, limits, and the same dvc.lock as `dvc repro`."""
 
+import contextlib
+import os
 import re
 import shutil
 import signal
@@ -22,6 +24,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
+from components.tracking.journal_files import Reader, Sent
 from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
@@ -29,6 +32,14 @@ from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, mak
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
+RECORDING = """
+import sys, time
+from components.foundation.process import as_process
+from components.tracking.journal import Journal
+with as_process(sys.argv[1]), Journal.open(sys.argv[1]) as journal:
+    journal.note("begun")
+    time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +141,31 @@ def test_command_line_interrupted_leaves_no_process(toy: Path, number: int, code
     assert child.wait(timeout=60) == code
     assert not is_alive(int(pid.read_text()))
     assert started(toy) == ["fetch"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_flow_forwards_records_and_no_process_of_it_outlives_it(toy: Path, number: int, server: None) -> None:
+    (toy / "work.py").write_text(RECORDING)
+    environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    environment |= {"TEMPER_TRACKING": "", "MLFLOW_TRACKING_URI": ""}
+    child = subprocess.Popen([PYTHON, "-m", "pipelines.harden"], cwd=toy, env=environment, stderr=subprocess.DEVNULL)
+    journals = toy / ".temper" / "journals"
+    assert wait_until(lambda: any(Sent.of(path).sent == 2 for path in journals.glob("*/fetch.jsonl")), 120), "live"
+    child.send_signal(number)
+    child.wait(timeout=60)
+    assert wait_until(lambda: not processes_in(toy))
+    (path,) = journals.glob("*/fetch.jsonl")
+    assert [event["event"] for _, event in Reader(path).new()] == ["open", "note", "end"]
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The processes whose working directory this is."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            found += [place.parent.name] if place.readlink() == folder else []
+    return [number for number in found if number != str(os.getpid()) and is_alive(int(number))]
 
 
 @pytest.mark.slow

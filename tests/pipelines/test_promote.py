@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
+from components.commands import records
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json
 from components.tracking import mlflow_runs as tracking
@@ -49,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # A model from outside, evaluated in the same pipeline run, is not to be taken for it.
         record_evaluation(write_evaluation(root / "outside", outcomes(10, "theirs"), "e" * 64), "e" * 64)
         record_report(second, registry_digest(root, 2), "trusted")
-        assert tracking.main(["send"]) == 0
+        assert records.main(["send"]) == 0
         yield root
 
 
@@ -115,7 +116,7 @@ def test_an_evaluation_of_another_model_is_none(client: Any, tmp_path: Path) -> 
 def test_a_run_without_an_evaluation_says_so(client: Any, tmp_path: Path) -> None:
     bare = client.create_run(client.create_experiment("other"), tags={})
     with pytest.raises(
-        InputError, match=r"no evaluation\.json and outcomes\.safetensors in MLflow .*tracking.mlflow_runs send"
+        InputError, match=r"no evaluation\.json and outcomes\.safetensors in MLflow .*temper records send"
     ):
         fetch(client, resolve(client, bare.info.run_id), tmp_path)
 
@@ -216,7 +217,7 @@ def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pyte
 def test_mistakes_are_one_line(
     client: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert tracking.main(arguments) == 2
+    assert records.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -225,10 +226,10 @@ def test_mistakes_are_one_line(
 
 def test_a_run_is_no_version_to_promote(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run = resolve(client, reference(1)).run.info.run_id
-    assert tracking.main(["promote", run]) == 2
+    assert records.main(["promote", run]) == 2
     assert "want a registered version" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tracking.main(["promote", reference(1), "--min-clean", "90"])
+        records.main(["promote", reference(1), "--min-clean", "90"])
     assert "want a share from 0 to 1" in capsys.readouterr().err
 
 
@@ -236,7 +237,7 @@ def test_reading_makes_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
-    assert tracking.main(["fetch", reference(1), str(tmp_path / "found")]) == 2
+    assert records.main(["fetch", reference(1), str(tmp_path / "found")]) == 2
     assert "nothing has been recorded here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from components.tracking.delivery import Desk, Outbox, Refused, Unreachable
+from components.tracking.delivery import Forwarder, Outbox, Refused, Unreachable, forward, lock_folder
 from components.tracking.journal import Journal
 from components.tracking.journal_files import (
     Reader,
@@ -206,7 +207,7 @@ def test_delivery_is_in_order_and_once(tmp_path: Path) -> None:
             journal.metrics({"loss": 0.5}, step=1)
         time.sleep(0.002)
     for _ in range(2):
-        Desk(journal.path.parent, "here", lambda place: tracker).turn()
+        Forwarder(journal.path.parent, "here", lambda place: tracker).send_pending()
     assert [event["event"] for event in tracker.taken] == ["open", "metrics", "metrics", "end"] * 2
     assert [event["stage"] for event in tracker.taken if event["event"] == "open"] == ["second", "first"]
     assert all(is_sent(path) for path in journals(journal.path.parent))
@@ -215,11 +216,11 @@ def test_delivery_is_in_order_and_once(tmp_path: Path) -> None:
 def test_metrics_repeated_after_a_kill_are_sent_once(tmp_path: Path) -> None:
     tracker = FakeTracker()
     path = killed_writer(tmp_path)
-    Desk(path.parent, "here", lambda place: tracker).turn()
+    Forwarder(path.parent, "here", lambda place: tracker).send_pending()
     with Journal.open("train", tmp_path) as journal:
         journal.metrics({"loss": 1.5}, step=0)
         journal.metrics({"loss": 1.25}, step=1)
-    Desk(path.parent, "here", lambda place: tracker).turn()
+    Forwarder(path.parent, "here", lambda place: tracker).send_pending()
     assert journal.path == path
     assert [event["status"] for event in tracker.taken if event["event"] == "end"] == ["KILLED", "FINISHED"]
     sent = [(key, event["step"]) for event in tracker.taken for key in event.get("metrics", ())]
@@ -231,11 +232,15 @@ def test_an_unreachable_tracker_loses_nothing(tmp_path: Path) -> None:
     tracker.failure = Unreachable("no answer")
     with Journal.open("train", tmp_path) as journal:
         journal.metrics({"loss": 1.0}, step=0)
-    desk = Desk(journal.path.parent, "here", lambda place: tracker)
-    assert not desk.turn()
+    forwarder = Forwarder(journal.path.parent, "here", lambda place: tracker)
+    forwarder.send_pending()
+    assert forwarder.problem == "no answer"
     assert (Sent.of(journal.path).sent, Sent.of(journal.path).problem) == (0, "no answer")
     tracker.failure = None
-    assert Desk(journal.path.parent, "here", lambda place: tracker).turn()
+    forwarder.send_live()
+    assert tracker.taken == [], "a tracker that could not be reached is left alone for a while"
+    forwarder.send_pending()
+    assert forwarder.problem == ""
     assert [event["event"] for event in tracker.taken] == ["open", "metrics", "end"]
     assert Sent.of(journal.path).problem == ""
 
@@ -249,7 +254,66 @@ def test_a_refused_record_does_not_stop_the_others(tmp_path: Path) -> None:
     with Journal.open("train", tmp_path) as journal:
         journal.tags({"git.commit": "0"})
     tracker = Picky()
-    Desk(journal.path.parent, "here", lambda place: tracker).turn()
+    Forwarder(journal.path.parent, "here", lambda place: tracker).send_pending()
     assert [event["event"] for event in tracker.taken] == ["open", "end"]
     assert Sent.of(journal.path).problem == "MLflow refused a record: bad name"
     assert json.loads(journal.path.with_suffix(".sent.json").read_text())["sent"] == 3
+
+
+def test_forwarding_is_live_and_sends_the_rest_when_told_to_finish(tmp_path: Path) -> None:
+    tracker, finish, told = FakeTracker(), threading.Event(), []
+    with Journal.open("train", tmp_path) as journal:
+        folders = [journal.path.parent, tmp_path / "journals" / "never begun"]
+        served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+        served.start()
+        await_taken(tracker, 1)
+        assert lock_folder(journal.path.parent) is None, "one forwarder at a time"
+        journal.metrics({"loss": 1.0}, step=0)
+        await_taken(tracker, 2)
+    finish.set()
+    served.join(10)
+    assert told == [True]
+    assert [event["event"] for event in tracker.taken] == ["open", "metrics", "end"]
+    lock = lock_folder(journal.path.parent)
+    assert lock is not None, "the lock is given back"
+    lock.close()
+
+
+def test_a_folder_that_another_process_forwards_is_waited_for(tmp_path: Path) -> None:
+    tracker, finish, told = FakeTracker(), threading.Event(), []
+    with Journal.open("train", tmp_path) as journal:
+        pass
+    finish.set()
+    lock = lock_folder(journal.path.parent)
+    assert lock is not None
+    folders = [journal.path.parent]
+    served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+    served.start()
+    served.join(0.5)
+    assert served.is_alive() and tracker.taken == []
+    lock.close()
+    served.join(10)
+    assert told == [True] and is_sent(journal.path)
+
+
+def test_forwarding_tells_what_could_not_be_sent(tmp_path: Path) -> None:
+    tracker, finish = FakeTracker(), threading.Event()
+    tracker.failure = Unreachable("no answer")
+    with Journal.open("train", tmp_path) as journal:
+        pass
+    finish.set()
+    assert not forward([journal.path.parent], "here", lambda _: tracker, finish)
+    assert Sent.of(journal.path).problem == "no answer"
+
+
+def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    noted = {"tracker": "here", "run": "7", "sent": 3, "tried": 4, "problem": "no answer"}
+    (tmp_path / "train.sent.json").write_text(json.dumps(noted))
+    assert Sent.of(tmp_path / "train.jsonl") == Sent("here", "7", 3, "no answer")
+
+
+def await_taken(tracker: FakeTracker, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(tracker.taken) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,6 +1,9 @@
 """MLflow: what a pipeline run looks like when read back through MLflow's own client."""
 
+import contextlib
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,27 +16,31 @@ import pytest
 import torch
 
 from tests.parts.paired_evaluations import outcomes, record_evaluation, write_evaluation
+from tests.parts.pipeline_files import make_project
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
+from components.commands import records
 from components.data.normalization import Normalization
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.tracking import mlflow_runs as tracking
-from components.tracking.journal import SEND_LATER, Journal
-from components.tracking.journal_files import Sent, is_sent, on_duty
+from components.tracking.journal import KILLED_SECONDS, SEND_LATER, Journal
+from components.tracking.journal_files import Reader, is_sent
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ARCHITECTURE = {"name": "small_cnn", "width": "1/4", "batch_norm": {"estimator": "running", "momentum": 0.1}}
 DIGEST = "ab" * 32
+# A namespace whose processes all end with its first one, as those of a container do.
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run stages in, with no forwarder of its own."""
+    """A folder to run stages in, that send nothing of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEMPER_TRACKING", "off")
     monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
@@ -99,8 +106,8 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TEMPER_LABELS", '{"arm": "pgd", "seed": 3}')
     write_student()
     run_pipeline()
-    assert tracking.main(["send"]) == 0
-    assert tracking.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
+    assert records.main(["send"]) == 0
+    assert records.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
     uri = f"sqlite:///{project / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
     runs = runs_of(client)
@@ -176,15 +183,15 @@ def test_a_killed_stage_is_killed_until_it_finishes(project: Path) -> None:
     write += "journal.metrics({'loss': 1.0}, step=0); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", write], check=False)
     connection = tracking.connect(tracking.place())
-    tracking.main(["send"])
+    records.main(["send"])
     runs = runs_of(connection.client)
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     with Journal.open("train") as journal:
         journal.metrics({"loss": 1.0}, step=0)
         journal.metrics({"loss": 0.5}, step=1)
-        tracking.main(["send"])
+        records.main(["send"])
         assert {run.info.status for run in runs_of(connection.client).values()} == {"RUNNING"}
-    tracking.main(["send"])
+    records.main(["send"])
     after = runs_of(connection.client)
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in runs.items()}
     assert {run.info.status for run in after.values()} == {"FINISHED"}
@@ -210,29 +217,86 @@ def test_no_server_is_said_once_and_sent_later(
     assert uri in said
     assert SEND_LATER in said
     assert not is_sent(journal.path)
-    _await(lambda: not on_duty(journal.path.parent), 10)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert tracking.main(["send"]) == 0
+    assert records.main(["send"]) == 0
     assert is_sent(journal.path)
     assert (project / "other.db").exists()
     assert not (project / "mlflow.db").exists()
 
 
 @pytest.mark.slow
-def test_the_forwarder_follows_a_stage_and_leaves_after_the_report(
+def test_a_stage_that_is_a_containers_main_process_sends_all(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(project)
+    for stage in ("fetch_data", "normalize_data"):
+        subprocess.run([sys.executable, "-m", f"components.stages.{stage}"], check=True)
+    monkeypatch.delenv("TEMPER_TRACKING")
+    stage = [sys.executable, "-m", "components.stages.train_clean_teacher"]
+    assert run_as_main_process(stage) == (0, "")
+    client = tracking.connect(tracking.place()).client
+    run = runs_of(client)["train_clean_teacher"]
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2]
+    assert run.data.metrics["cost_seconds"] > 0
+    assert run.data.params["train_clean_teacher.recipe.epochs"] == "2"
+    assert "git.commit" in run.data.tags and "produced.clean_teacher" in run.data.tags
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"params.json", "log.txt", "clean_teacher.csv"} <= files
+
+
+def run_as_main_process(command: list[str]) -> tuple[int, str]:
+    """Exit status and stderr of a command; with it ends its namespace, or its process group where there are none."""
+    if shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"], check=False).returncode == 0:
+        command = [*NAMESPACE, *command]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        _, said = process.communicate(timeout=120)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+STOPPED = """
+import sys, time
+from components.foundation.process import as_process
+from components.tracking.journal import Journal
+with as_process("train"), Journal.open("train") as journal:
+    journal.note("ready")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_told_to_stop_is_killed_in_mlflow_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEMPER_TRACKING")
+    tracking.connect(tracking.place())  # makes the database, which takes longer than a stage that is killed waits
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as stage:
+        assert stage.stdout is not None and stage.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        stage.terminate()
+        assert stage.wait(30) == 143
+    assert time.monotonic() - began < KILLED_SECONDS + 3
+    (path,) = Path(".temper/journals").glob("*/train.jsonl")
+    assert Reader(path).new()[-1][1]["status"] == "KILLED"
+    records.main(["send"])
+    assert {run.info.status for run in runs_of(tracking.connect(tracking.place()).client).values()} == {"KILLED"}
+
+
+def test_a_tracker_that_hangs_holds_a_stage_no_longer_than_its_limit(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("components.tracking.journal.SEND_SECONDS", 1)
     monkeypatch.delenv("TEMPER_TRACKING")
-    with Journal.open("report") as journal:
-        journal.metrics({"loss": 1.0}, step=0)
-        assert on_duty(journal.path.parent)
-        _await(lambda: Sent.of(journal.path).sent >= 2, 60)
-        runs = runs_of(tracking.connect(tracking.place()).client)
-        assert {run.info.status for run in runs.values()} == {"RUNNING"}
-        assert runs["report"].data.metrics == {"loss": 1.0}
-    assert is_sent(journal.path), "the last stage waits"
-    assert capfd.readouterr().err == ""
-    _await(lambda: not on_duty(journal.path.parent), 10)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with Journal.open("train") as journal:
+            pass
+        assert time.monotonic() - began < 4
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert f"not all is sent after 1 s; the records are kept, send them later: {SEND_LATER}" in said
+    assert not is_sent(journal.path)
 
 
 @pytest.fixture
@@ -263,7 +327,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     evaluation = write_evaluation(project / "evaluation", outcomes(40))
     record_evaluation(evaluation, DIGEST)
     run_pipeline()
-    assert tracking.main(["send"]) == 0
+    assert records.main(["send"]) == 0
     client = mlflow.MlflowClient(server)
     runs = runs_of(client)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -271,7 +335,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     _check_headline(client, runs["pipeline"], runs["report"])
     _check_model(client, server, runs["distill_student"])
     assert list((project / "served").rglob("report.html"))
-    assert tracking.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    assert records.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
     for file in evaluation.iterdir():
         assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
     assert not (project / "mlflow.db").exists()
