@@ -17,10 +17,13 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
+from components.foundation.process import USER_ERROR
 from pipelines.flows.harden import results
 from pipelines.running import process
+from pipelines.running.retries import MISTAKE, Retries
+from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import MISTAKE, MISTAKE_CODE, environment
+from pipelines.running.stage import environment
 
 MODULE = "components.commands.evaluate"
 
@@ -80,27 +83,17 @@ def evaluate(
         return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
     stop, gpu = threading.Event(), gpu_in_use(device)
     with gpu_slot(gpu, stop, get_run_logger().info, shards):
-        states = _run(arguments, shards, stop, hours * 3600, gpu, (retries, retry_delay_seconds))
+        states = _run(arguments, shards, stop, hours * 3600, gpu, retried(retries, retry_delay_seconds, stop))
     return _end(states, Path(out))
 
 
 def _run(
-    arguments: list[str], shards: int, stop: threading.Event, time_limit: float, gpu: bool, again: tuple[int, float]
+    arguments: list[str], shards: int, stop: threading.Event, time_limit: float, gpu: bool, again: Retries
 ) -> list[State[Any]]:
     """The final state of every process. On any interruption all are stopped before it goes on."""
-
-    def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-        return not stop.is_set() and state.name != MISTAKE
-
     futures = []
     for number in range(shards):
-        one = run_shard.with_options(
-            task_run_name=f"shard {number} of {shards}",
-            retries=again[0],
-            retry_delay_seconds=again[1],
-            retry_jitter_factor=0.5,
-            retry_condition_fn=worth_retrying,
-        )
+        one = run_shard.with_options(task_run_name=f"shard {number} of {shards}", **again)
         # Each on a GPU of its own, if there are several.
         own = {"CUDA_VISIBLE_DEVICES": str(number)} if gpu and shards > 1 else {}
         futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], stop, time_limit, own))
@@ -141,7 +134,7 @@ def run_shard(arguments: Sequence[str], stop: threading.Event, time_limit: float
     if outcome.ended_by == "time limit":
         return Failed(name="TimedOut", message=f"stopped after its time limit of {time_limit:g} s")
     said = outcome.lines[-1] if outcome.lines else "no output"
-    if outcome.returncode == MISTAKE_CODE:
+    if outcome.returncode == USER_ERROR:
         return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))
     if outcome.returncode:
         return Failed(message=f"{said} (exit code {outcome.returncode})")

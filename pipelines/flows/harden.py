@@ -26,9 +26,11 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
+from components.foundation.params import read_yaml
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
+from pipelines.parameters.check import PARAMS
 from pipelines.running.slots import gpu_in_use
 from pipelines.running.stage import Run, environment, stage_task
 
@@ -62,7 +64,7 @@ def harden(
     try:
         parameters.change(root, preset, set or [])
         stages = graph.select(graph.read_graph(root), targets or [])
-        gpu = gpu_in_use((parameters.value_of(root, "compute") or {}).get("device"))
+        gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
     except InputError as error:
         return Failed(name="Refused", message=str(error))
     pipeline = pipeline_id()

@@ -19,11 +19,12 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from components.foundation.process import USER_ERROR
+from components.foundation.storage import sha256, write_json
 from pipelines.running import process
 from pipelines.studies.plan import Job, Plan
 
 RECORD = "job.json"
-MISTAKE_CODE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +166,7 @@ def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
         "reads": _hashes_read(job, place),
         "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},
     }
-    partial = folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    write_json(folder / RECORD, noted)
 
 
 def _hashes_read(job: Job, place: Workplace) -> dict[str, str]:
@@ -175,10 +174,10 @@ def _hashes_read(job: Job, place: Workplace) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
     if path.is_dir():
         return hashlib.sha256("".join(map(_sha256, sorted(path.iterdir()))).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _environment(job: Job, place: Workplace) -> Mapping[str, str]:
@@ -208,7 +207,7 @@ def _ended(outcome: process.Outcome, time_limit: float) -> Ended:
     if outcome.ended_by == "time limit":
         return Ended("failed", f"stopped after its time limit of {time_limit:g} s")
     said = outcome.lines[-1] if outcome.lines else f"exit code {outcome.returncode}"
-    if outcome.returncode == MISTAKE_CODE:
+    if outcome.returncode == USER_ERROR:
         return Ended("refused", said.split("error: ", 1)[-1])
     return Ended("failed", said) if outcome.returncode else Ended("ran", "ran")
 
