@@ -4,7 +4,6 @@ DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. 
 retries, time limits, GPU slots, live logs and artifacts.
 """
 
-import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
+from components.foundation.process import new_pipeline_id
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
@@ -67,7 +67,7 @@ def harden(
         gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
     except InputError as error:
         return Failed(name="Refused", message=str(error))
-    pipeline = pipeline_id()
+    pipeline = new_pipeline_id(datetime.now(UTC))
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
     run = Run(root=root, environment=ids, force=force, time_limit=stage_hours * 3600, gpu=gpu)
@@ -78,11 +78,6 @@ def harden(
         _send_records(run)
     _publish(run, stages, states)
     return _end(states)
-
-
-def pipeline_id() -> str:
-    """A name for one pipeline run that sorts by time: UTC time and four random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def results(root: Path, *options: str, document: Path = RESULT) -> str | None:

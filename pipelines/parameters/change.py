@@ -42,7 +42,7 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
     before = _read(path)
     after = preset_text(root, preset) if preset else before
     if assignments:
-        after = edited(after, _delta(assignments), "--set")
+        after = edited(after, delta_of(assignments), "--set")
     if after != before:
         write_text(path, after)
     try:
@@ -75,7 +75,8 @@ def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
     return _spaced(out.getvalue(), text)
 
 
-def _delta(assignments: Sequence[str]) -> dict[str, Any]:
+def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
+    """The delta that `key=value` strings make together. Errors: one that is none, a value that is no YAML."""
     delta: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -88,7 +88,8 @@ if yaml.safe_load(open("params.yaml"))["compute"]["device"] == "toaster":
 FILES = {
     "dvc.yaml": DVC_YAML,
     "params.yaml": PARAMS,
-    "presets/toy.yaml": PARAMS + "# preset\n",
+    "presets/digits.yaml": PARAMS,
+    "presets/toy.yaml": "# Another recipe.\n\njoin.value: 8\n",
     "work.py": WORK,
     "components/__init__.py": "",
     "components/stages/__init__.py": "",
