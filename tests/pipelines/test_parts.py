@@ -110,7 +110,7 @@ def test_edit_refuses_in_one_line(assignment: str, message: str) -> None:
 def test_several_keys_are_one_delta() -> None:
     """So the name of a member and its fields may come in any order."""
     both = ["left.steps.0.size=2", "right={value: 5, does: fails}", "right.limit=1"]
-    text = PARAMS.replace("size: 1e-3", "size: 2").replace(
+    text = PARAMS.replace("size: 1e-3}   #", "size: 2}      #").replace(
         "{value: 3, does: works, limit: null}", "{value: 5, does: fails, limit: 1}"
     )
     assert edited(*both) == edited(*both[::-1]) == text

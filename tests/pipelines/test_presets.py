@@ -75,6 +75,19 @@ def make(root: Path, **texts: str) -> None:
         (root / "presets" / f"{name}.yaml").write_text(text)
 
 
+def test_the_example_of_the_docs_is_a_valid_preset(tmp_path):
+    example = (ROOT / "docs/recipes.md").read_text().split("```yaml\n")[1].split("```")[0]
+    texts = {path.stem: path.read_text() for path in presets(ROOT).values()}
+    make(tmp_path, **texts, example=example)
+    values, base = preset_values(tmp_path, "example"), preset_values(ROOT, "cifar10_fast")
+    check(Params(values))
+    assert values["threat"] == {"norm": "linf", "epsilon": "16/255"}
+    assert list(values["evaluate_attacks"]["attacks"]) == [*base["evaluate_attacks"]["attacks"], "bim"]
+    assert values["evaluate_attacks"]["grid"]["attacks"] == {"fgsm": {"name": "fgsm"}}
+    recipe = base["train_robust_teacher"]["recipe"] | {"epochs": 15, "average": None}
+    assert values["train_robust_teacher"]["recipe"] == recipe
+
+
 DIGITS = "# head\n\nseed: 0\nthreat:\n  norm: linf\n  epsilon: 1/255  # small\n\nreport: {a: 1}\n"
 
 

@@ -159,7 +159,7 @@ def test_a_job_waits_for_another_process_with_the_same_job(toy):
         ("[slow, quick-big]", "[slow, quick]", r"got 'quick' in pairs, want one of quick-small, quick-big, slow"),
         ("slow: {}", "s-low: {}", r"got the name 's-low'"),
         ("preset: digits", "preset: boy", r"unknown 'boy' \(allowed: digits\)"),
-        ("slow: {}", "slow: {train_robust_teacher.metod: 1}", r"arms.slow: .* no key 'metod' in train_robust_teacher"),
+        ("slow: {}", "slow: {train_robust_teacher.metod: 1}", r"arms.slow: no key 'metod' in train_robust_teacher"),
         ("question: Which?", "question: [", r"not readable as YAML"),
     ],
 )

@@ -284,11 +284,3 @@ def test_every_path_a_stage_writes_is_declared():
 
 
 ROLES = ("clean_teacher", "robust_teacher", "student")
-
-
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
-def test_presets_have_the_sections_of_the_default(preset):
-    sections = yaml.safe_load(preset.read_text())
-    while base := sections.pop("base", None):  # a small preset replaces sections of its base
-        sections = yaml.safe_load((ROOT / "presets" / f"{base}.yaml").read_text()) | sections
-    assert set(sections) == set(params())
