@@ -33,7 +33,7 @@ def changed(recipe: M, delta: Mapping[str, Any], where: str) -> M:
         delta: what differs. Where it gives a key twice, dotted and not, the later one wins.
         where: file and key of the delta, for the message.
 
-    Errors: a key that the recipe does not have, with the allowed ones; a key given both a value and keys of its own.
+    Errors: a key that the recipe does not have, with the allowed ones; a key given as a whole and by keys of its own.
     """
     result = copy.deepcopy(recipe)
     _change(result, nested(delta, where), where, "")
@@ -41,7 +41,7 @@ def changed(recipe: M, delta: Mapping[str, Any], where: str) -> M:
 
 
 def nested(delta: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The delta without dotted keys. Errors: a key given both a value and keys of its own."""
+    """The delta without dotted keys. Errors: a key given as a whole and by keys of its own."""
     tree: dict[str, Any] = {}
     for key, value in delta.items():
         first, _, rest = str(key).partition(".")
@@ -54,8 +54,8 @@ def nested(delta: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _joined(first: Any, second: Any, where: str, key: str) -> Any:
     """Two values that one delta gives to a key; the later one wins."""
-    if isinstance(first, Mapping) != isinstance(second, Mapping):
-        raise InputError(f"{where}: {key} is given a value and keys of its own")
+    if _is_partial(first) != _is_partial(second):
+        raise InputError(f"{where}: {key} is given as a whole and by keys of its own")
     if not _merges(first, second):
         return second
     both = {name: _joined(first[name], second[name], where, f"{key}.{name}") for name in first if name in second}
@@ -76,11 +76,14 @@ def _change(block: Any, delta: Mapping[str, Any], where: str, inside: str) -> No
 
 def _merges(old: Any, new: Any) -> bool:
     """Whether `new` goes into the block `old`, and does not replace it."""
-    if not isinstance(new, Mapping) or not new or set(new) == {ONLY}:
-        return False
-    if isinstance(old, Mapping):
+    if _is_partial(new) and isinstance(old, Mapping):
         return "name" not in new or old.get("name", new["name"]) == new["name"]
-    return isinstance(old, list)
+    return _is_partial(new) and isinstance(old, list)
+
+
+def _is_partial(value: Any) -> bool:
+    """Whether a value of a delta speaks of some keys of a block; if not, it is all that the key gets."""
+    return isinstance(value, Mapping) and bool(value) and set(value) != {ONLY}
 
 
 def _whole(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,8 @@ def test_every_path_a_stage_writes_is_declared():
 
 
 ROLES = ("clean_teacher", "robust_teacher", "student")
+
+
+def test_pipelines_import_in_no_circle():
+    graph = {path: {file_of(module) for module in imports(path)} & set(SOURCES) for path in SOURCES}
+    TopologicalSorter(graph).prepare()  # raises on a circle
