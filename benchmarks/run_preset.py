@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -25,12 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+import yaml  # noqa: E402
 
 from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import rate, spread  # noqa: E402
-from pipelines.parameters.presets import preset_text  # noqa: E402
+from pipelines.parameters.presets import preset_values  # noqa: E402
 
 MORE_TO_DO = 3
 
@@ -63,8 +63,8 @@ def parse() -> argparse.Namespace:
 def prepare(folder: Path, preset: str, seed: int) -> Path:
     """The seed's own folder, with the preset's parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = preset_text(ROOT, preset)
-    (folder / "params.yaml").write_text(re.sub(r"(?m)^seed: .*", f"seed: {seed}", text), encoding="utf-8")
+    text = yaml.safe_dump(preset_values(ROOT, preset) | {"seed": seed}, sort_keys=False)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -162,9 +162,9 @@ def recorded(cases: list[str], code: Path, data: Path | None, work: Path) -> dic
 def full_recipe(preset: str) -> dict[str, Any]:
     """A preset with all its keys, as this checkout has it."""
     sys.path.insert(0, str(ROOT))
-    from pipelines.parameters.presets import preset_text
+    from pipelines.parameters.presets import preset_values
 
-    return yaml.safe_load(preset_text(ROOT, preset))
+    return preset_values(ROOT, preset)
 
 
 def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

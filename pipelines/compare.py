@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.foundation.errors import InputError
-
-USER_ERROR = 2
+from components.foundation.process import USER_ERROR
 
 
 def located(letter: str, reference: str, scratch: Path) -> list[str]:

@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from networkx import dfs_postorder_nodes
 
 from components.foundation.errors import InputError
-from pipelines.parameters.change import replace_text
+from components.foundation.storage import write_text
 
 COMPUTE = "compute"
 LOCK = "dvc.lock"
@@ -80,7 +80,7 @@ def order_lock(root: Path, entries: Sequence[str]) -> None:
         head, blocks = _lock_blocks(root)
         names = [name for name in dict.fromkeys([*entries, *blocks]) if name in blocks]
         if names != list(blocks):
-            replace_text(root / LOCK, head + "".join(blocks[name] for name in names))
+            write_text(root / LOCK, head + "".join(blocks[name] for name in names))
 
 
 def _lock_blocks(root: Path) -> tuple[str, dict[str, str]]:

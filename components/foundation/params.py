@@ -61,19 +61,8 @@ class Params:
 
     @classmethod
     def read(cls, path: Path | str = "params.yaml") -> "Params":
-        """The file's content. Errors: missing file, broken YAML, anything but a mapping."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file (run from the project's root)") from None
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
-        _require_text_keys(values, str(path))
-        return cls(values, str(path))
+        """The file's content. Errors: those of `read_yaml`."""
+        return cls(read_yaml(path), str(path))
 
     def require_known(self, known: set[str]) -> None:
         """Refuses top-level keys outside `known`, which a stage alone would never look at."""
@@ -103,6 +92,22 @@ class Params:
         return seed
 
 
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file. Errors: missing file, broken YAML, anything but a mapping with text as keys."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (run from the project's root)") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
+    _require_text_keys(values, str(path))
+    return values
+
+
 def typed(kind: Any, value: Any, where: str) -> Any:
     """`value` checked against `kind`. Errors name the key, what was given and what is allowed, in one line."""
     try:
@@ -129,7 +134,7 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 def _one_line(error: ValidationError, kind: Any, where: str) -> str:
     # A misspelt key is also a missing one: name the misspelling.
     first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
-    key = ".".join([where, *(str(part) for part in first["loc"])])
+    key = _at(where, *map(str, first["loc"]))
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] in _UNKNOWN:
         known = _fields_at(kind, first["loc"][:-1])
@@ -161,4 +166,9 @@ def _require_text_keys(values: Any, where: str) -> None:
         for key, value in values.items():
             if not isinstance(key, str):
                 raise InputError(f"{where}: key {key!r} is read as {type(key).__name__}, put it in quotes")
-            _require_text_keys(value, f"{where}.{key}" if ": " in where else f"{where}: {key}")
+            _require_text_keys(value, _at(where, key))
+
+
+def _at(where: str, *keys: str) -> str:
+    """A key inside `where`, which is a file, or a file and a key."""
+    return ".".join([where, *keys]) if ": " in where or not keys else f"{where}: {'.'.join(keys)}"

@@ -1,10 +1,12 @@
 """How a process of ours ends, and what it leaves where."""
 
 import errno
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +17,11 @@ WORK = Path(".temper")
 
 USER_ERROR = 2
 """The exit status for a user's mistake, which no retry will mend."""
+
+
+def new_pipeline_id(now: datetime) -> str:
+    """A name for one pipeline run that sorts by time: `now` (in UTC) and four random hex digits."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 @contextmanager

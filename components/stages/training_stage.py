@@ -14,6 +14,7 @@ from components.data.streaming import loader_of
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Params, member, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
+from components.foundation.recipes import changed
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method
 from components.models import MODELS
@@ -79,26 +80,24 @@ class Settings(NamedTuple):
 def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_keys: tuple[str, ...] = ()) -> Settings:
     """The settings of a training stage, all checked; keys in `own_keys` are left to the stage that owns them."""
     raw, where = params.typed(dict[str, Any], stage), f"{params.path}: {stage}"
-    settings, changed = _settings(params, raw, where, methods, own_keys), []
+    settings, after = _settings(params, raw, where, methods, own_keys), []
     for place, change in enumerate(settings.sentinel.changes if settings.sentinel is not None else ()):
-        raw = with_change(raw, change)
-        changed.append(_settings(params, raw, f"{where}.sentinel.changes.{place}", methods, own_keys))
-    return settings._replace(changed=tuple(changed))
+        here = f"{where}.sentinel.changes.{place}"
+        raw = _after_alarm(raw, change, here)
+        after.append(_settings(params, raw, here, methods, own_keys))
+    return settings._replace(changed=tuple(after))
 
 
-def with_change(section: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A training section after a sentinel's change: of the wrappers beside the method, or else of the method's keys."""
-    beside = {key: value for key, value in change.items() if key in WRAPPERS}
-    method = {key: value for key, value in change.items() if key not in WRAPPERS}
-    return _merged(section, {"method": method} | beside)
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+def _after_alarm(section: Mapping[str, Any], change: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The section with one change of its sentinel. Errors: one of more than the method's fields or its wrappers."""
+    after = dict(changed(section, change, where))
+    for key in after:
+        if key not in ("method", *WRAPPERS) and after[key] != section[key]:
+            raise InputError(f"{where}: cannot change {key!r} (allowed: method, {', '.join(WRAPPERS)})")
+    # dvc.yaml lists the file of the method that the section names, and no other.
+    if after["method"].get("name") != section["method"].get("name"):
+        raise InputError(f"{where}.method.name: got {after['method'].get('name')!r}, want the same method")
+    return after
 
 
 def _settings(

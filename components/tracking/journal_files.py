@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.errors import InputError
+from components.foundation.process import new_pipeline_id
 
 # The last stage of a pipeline run: its successful end closes the run.
 CLOSING_STAGE = "report"
@@ -117,7 +118,7 @@ def pipeline_id(root: Path) -> str:
         return given
     root.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
-    opened = {"id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", "opened": now.isoformat(timespec="seconds")}
+    opened = {"id": new_pipeline_id(now), "opened": now.isoformat(timespec="seconds")}
     mine = root / f".pipeline.{os.getpid()}.{secrets.token_hex(4)}"
     mine.write_text(json.dumps(opened) + "\n", encoding="utf-8")
     try:

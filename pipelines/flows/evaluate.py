@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines.flows.harden import pipeline_id, results
+from components.foundation.process import USER_ERROR, new_pipeline_id
+from pipelines.flows.harden import results
 from pipelines.running import process
 from pipelines.running.forwarder import forwarding
+from pipelines.running.retries import MISTAKE, Retries
+from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import MISTAKE, MISTAKE_CODE, environment
+from pipelines.running.stage import environment
 
 MODULE = "components.commands.evaluate"
 
@@ -81,15 +85,16 @@ def evaluate(
     if shards < 1:
         return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
     stop, gpu = threading.Event(), gpu_in_use(device)
-    pipeline = pipeline_id()
+    pipeline = new_pipeline_id(datetime.now(UTC))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
     recorded = [pipeline] if track else []
+    again = retried(retries, retry_delay_seconds, stop)
     with (
         gpu_slot(gpu, stop, get_run_logger().info, shards),
         forwarding(Path.cwd(), recorded, ids, get_run_logger().warning) as told,
     ):
-        attempts = Attempts(ids | told, stop, hours * 3600, retries, retry_delay_seconds)
-        states = _run(arguments, shards, attempts, gpu)
+        attempts = Attempts(ids | told, stop, hours * 3600)
+        states = _run(arguments, shards, attempts, gpu, again)
     return _end(states, Path(out))
 
 
@@ -102,25 +107,13 @@ class Attempts:
     """When set, processes are stopped, and nothing is tried again."""
     time_limit: float
     """Seconds for one attempt."""
-    retries: int
-    retry_delay: float
 
 
-def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool) -> list[State[Any]]:
+def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool, again: Retries) -> list[State[Any]]:
     """The final state of every process. On any interruption all are stopped before it goes on."""
-
-    def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-        return not attempts.stop.is_set() and state.name != MISTAKE
-
     futures = []
     for number in range(shards):
-        one = run_shard.with_options(
-            task_run_name=f"shard {number} of {shards}",
-            retries=attempts.retries,
-            retry_delay_seconds=attempts.retry_delay,
-            retry_jitter_factor=0.5,
-            retry_condition_fn=worth_retrying,
-        )
+        one = run_shard.with_options(task_run_name=f"shard {number} of {shards}", **again)
         # Each on a GPU of its own, if there are several.
         own = {"CUDA_VISIBLE_DEVICES": str(number)} if gpu and shards > 1 else {}
         futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], attempts, own))
@@ -161,7 +154,7 @@ def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, st
     if outcome.ended_by == "time limit":
         return Failed(name="TimedOut", message=f"stopped after its time limit of {attempts.time_limit:g} s")
     said = outcome.lines[-1] if outcome.lines else "no output"
-    if outcome.returncode == MISTAKE_CODE:
+    if outcome.returncode == USER_ERROR:
         return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))
     if outcome.returncode:
         return Failed(message=f"{said} (exit code {outcome.returncode})")

@@ -4,7 +4,6 @@ DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. 
 retries, time limits, GPU slots, live logs and artifacts.
 """
 
-import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,9 +25,12 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
+from components.foundation.params import read_yaml
+from components.foundation.process import new_pipeline_id
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
+from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
 from pipelines.running.slots import gpu_in_use
 from pipelines.running.stage import Run, environment, stage_task
@@ -63,10 +65,10 @@ def harden(
     try:
         parameters.change(root, preset, set or [])
         stages = graph.select(graph.read_graph(root), targets or [])
-        gpu = gpu_in_use((parameters.value_of(root, "compute") or {}).get("device"))
+        gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
     except InputError as error:
         return Failed(name="Refused", message=str(error))
-    pipeline = pipeline_id()
+    pipeline = new_pipeline_id(datetime.now(UTC))
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
     entries = graph.lock_entries(root)
@@ -76,11 +78,6 @@ def harden(
     graph.order_lock(root, [*entries, *stages])
     _publish(run, stages, states)
     return _end(states)
-
-
-def pipeline_id() -> str:
-    """A name for one pipeline run that sorts by time: UTC time and four random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def results(root: Path, *options: str, document: Path = RESULT) -> str | None:

@@ -12,9 +12,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
-from pipelines import study as plain
+from pipelines.running.retries import MISTAKE
+from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import MISTAKE
+from pipelines.studies import runner
 from pipelines.studies.job import Ended, Workplace, run
 from pipelines.studies.plan import Job
 
@@ -36,7 +37,7 @@ def study(
     arms: list[str] | None = None,
     jobs: int = 1,
     data: str | None = None,
-    work: str = plain.WORK,
+    work: str = runner.WORK,
     keep: bool = False,
     stop_after: float | None = None,
     hours: float = 24,
@@ -59,45 +60,36 @@ def study(
         retry_delay_seconds: wait before a retry, varied by half.
     """
     try:
-        planned, own = plain.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
+        planned, own = runner.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
     except InputError as error:
         return Failed(name=MISTAKE, message=str(error))
     here = contextvars.copy_context()
 
-    def worth_retrying(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-        return state.name == "Failed" and not own.stop.is_set()
-
     def start(job: Job) -> Ended:
         """The job as a task of this flow, called in a thread that knows nothing of it."""
-        one = run_job.with_options(
-            name=job.stage,
-            task_run_name=plain.title(job),
-            retries=retries,
-            retry_delay_seconds=retry_delay_seconds,
-            retry_jitter_factor=0.5,
-            retry_condition_fn=worth_retrying,
-        )
+        again = retried(retries, retry_delay_seconds, place.stop)
+        one = run_job.with_options(name=job.stage, task_run_name=runner.title(job), **again)
         ended: list[Ended] = []
         state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
         return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
 
-    with plain.forwarded(planned, own, get_run_logger().warning) as place:
-        with plain.stopping(place.stop, stop_after):
-            ended = plain.walk(planned, place, jobs, start)
+    with runner.forwarded(planned, own, get_run_logger().warning) as place:
+        with runner.stopping(place.stop, stop_after):
+            ended = runner.walk(planned, place, jobs, start)
         return _end(planned, place, ended, Path(name).name)
 
 
 def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:
-    status = plain.exit_status(ended)
-    if status == plain.MORE_TO_DO:
-        return Cancelled(name="Stopped", message=plain.summary(ended))
-    if plain.collect(planned, place):
+    status = runner.exit_status(ended)
+    if status == runner.MORE_TO_DO:
+        return Cancelled(name="Stopped", message=runner.summary(ended))
+    if runner.collect(planned, place):
         return Failed(message="the table could not be made")
     table = planned.folder / "results" / f"{planned.scale}.md"
     if table.exists():
         key = f"study-{name}-{planned.scale}".lower().replace("_", "-")
         create_markdown_artifact(table.read_text(encoding="utf-8"), key=key)
-    return Failed(message=plain.summary(ended)) if status else Completed(message=plain.summary(ended))
+    return Failed(message=runner.summary(ended)) if status else Completed(message=runner.summary(ended))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

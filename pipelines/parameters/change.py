@@ -5,23 +5,27 @@ python -m pipelines.parameters.change --preset cifar10_fast --set distill_studen
 
 import argparse
 import io
-import os
-import shutil
-import subprocess
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from components.foundation.errors import InputError
-from pipelines.parameters.presets import PRESETS, preset_text
+from components.foundation.process import USER_ERROR
+from components.foundation.recipes import changed
+from components.foundation.storage import write_text
+from pipelines.parameters.check import PARAMS, check
+from pipelines.parameters.presets import PRESETS, layers
 
-PARAMS = "params.yaml"
+WIDTH = 120
+_HEAD = re.compile(r"(?:(?:#.*)?\n)*")
 
 
 def change(root: Path, preset: str | None = None, assignments: Sequence[str] = ()) -> None:
@@ -32,62 +36,64 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
     Args:
         root: the project's root.
         preset: name of a file in presets/, without `.yaml`; None keeps the present file.
-        assignments: `dotted.key=value` each; the value is read as YAML, the key must exist.
+        assignments: `dotted.key=value` each, together a delta; values are read as YAML.
     """
     path = root / PARAMS
     before = _read(path)
     after = preset_text(root, preset) if preset else before
     if assignments:
-        after = edited(after, assignments)
+        after = edited(after, delta_of(assignments), "--set")
     if after != before:
-        replace_text(path, after)
+        write_text(path, after)
     try:
         check(root)
     except BaseException:
         if after != before:
-            replace_text(path, before)
+            write_text(path, before)
         raise
 
 
-def check(root: Path) -> None:
-    """Asks the components whether params.yaml is valid. Errors: the line they answer with."""
-    command = [sys.executable, "-m", "components.commands.check_params"]
-    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if answer.returncode:
-        lines = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
-        raise InputError(
-            lines[-1].removeprefix("error: ") if lines else f"{PARAMS}: the check ended with code {answer.returncode}"
-        )
+def preset_text(root: Path, name: str) -> str:
+    """The complete parameter file of a recipe: its own first comment over the keys and comments of the complete one."""
+    whole, *deltas = layers(root, name)
+    text = _read(whole.path)
+    for path, _ in deltas:
+        where, own = f"{PRESETS}/{path.name}", _read(path)
+        delta = _load(own, where)[1]
+        delta.pop("base", None)
+        text = _head(own) + edited(text, delta, where)[len(_head(text)) :]
+    return text
 
 
-def edited(text: str, assignments: Sequence[str]) -> str:
-    """The YAML text with the keys set; comments, order and quotes are kept."""
-    yaml, values = _load(text)
+def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
+    """The YAML text with a delta applied; comments, order and quotes are kept."""
+    yaml, values = _load(text, PARAMS)
+    result = changed(values, delta, where)
+    _lay_out(result, 0)
+    out = io.StringIO()
+    yaml.dump(result, out)
+    return _spaced(out.getvalue(), text)
+
+
+def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
+    """The delta that `key=value` strings make together. Errors: one that is none, a value that is no YAML."""
+    delta: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise InputError(f"--set {assignment}: want key=value, such as seed=1")
-        _assign(values, key.strip().split("."), _parse(assignment, value))
-    out = io.StringIO()
-    yaml.dump(values, out)
-    return out.getvalue()
+        delta[key.strip()] = _parse(assignment, value)
+    return delta
 
 
-def value_of(root: Path, key: str, default: Any = None) -> Any:
-    """The value under a top-level key of params.yaml, or the default where the file or the key is absent."""
-    path = root / PARAMS
-    values = _load(_read(path))[1] if path.exists() else None
-    return values.get(key, default) if isinstance(values, dict) else default
-
-
-def _load(text: str) -> tuple[YAML, Any]:
+def _load(text: str, name: str) -> tuple[YAML, Any]:
     try:
         _, indent, offset = load_yaml_guess_indent(text)
         yaml = _yaml()
         yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
         return yaml, yaml.load(text)
     except YAMLError as error:
-        raise InputError(f"{PARAMS}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
 class _ExplicitNull(RoundTripRepresenter):
@@ -112,24 +118,38 @@ def _parse(assignment: str, value: str) -> Any:
         raise InputError(f"--set {assignment}: the value is not readable as YAML") from None
 
 
-def _assign(values: Any, parts: list[str], value: Any) -> None:
-    for depth, part in enumerate(parts):
-        keys = _keys(values)
-        if part not in keys:
-            where = ".".join(parts[:depth]) or "the top level"
-            allowed = ", ".join(keys) or "none, it is a single value"
-            raise InputError(f"--set {'.'.join(parts)}: no key {part!r} in {where} (allowed: {allowed})")
-        if depth < len(parts) - 1:
-            values = values[keys[part]]
-        else:
-            values[keys[part]] = value
+def _head(text: str) -> str:
+    """The comments and empty lines before the first key."""
+    found = _HEAD.match(text)
+    return found[0] if found else ""
 
 
-def _keys(values: Any) -> dict[str, Any]:
-    """What may be written at this level, as text: the keys of a mapping, the positions of a list."""
-    if isinstance(values, dict):
-        return {str(key): key for key in values}
-    return {str(index): index for index in range(len(values))} if isinstance(values, list) else {}
+def _lay_out(block: CommentedMap, indent: int) -> None:
+    """Gives what is new in a document its style: on one line where it fits. The rest keeps the style that it has."""
+    for key, value in block.items():
+        if isinstance(value, CommentedMap):
+            _lay_out(value, indent + 2)
+        elif isinstance(value, dict):
+            block[key] = _styled(value, indent, key)
+
+
+def _styled(value: Any, indent: int, key: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    styled = CommentedMap((name, _styled(inner, indent + 2, name)) for name, inner in value.items())
+    styled.fa.set_flow_style()
+    line = io.StringIO()
+    _yaml().dump(styled, line)
+    if indent + len(f"{key}: {line.getvalue().rstrip()}") > WIDTH:
+        styled.fa.set_block_style()
+    return styled
+
+
+def _spaced(text: str, before: str) -> str:
+    """The text with the empty lines that were above its sections: with a block ruamel drops those that follow it."""
+    for section in re.findall(r"(?<=\n\n)\w+:", before):
+        text = re.sub(rf"(?<!\n)\n{section}", f"\n\n{section}", text)
+    return text
 
 
 def _read(path: Path) -> str:
@@ -139,17 +159,6 @@ def _read(path: Path) -> str:
         raise InputError(f"{path.name}: no such file (run from the project's root)") from None
     except UnicodeDecodeError:
         raise InputError(f"{path.name}: not UTF-8 text") from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file that exists already: whole or not at all, with its permissions."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        shutil.copymode(path, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         change(Path.cwd(), given.preset, given.assignments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     print(f"{PARAMS}: {given.preset or 'as it was'}" + "".join(f", {one}" for one in given.assignments))
     return 0
 

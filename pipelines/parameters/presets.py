@@ -1,55 +1,52 @@
-"""The recipes in presets/: complete parameter files, and small ones that replace some sections of another.
+"""The recipes in presets/: `digits` is complete, every other one is a delta on its base.
 
-A small one starts with `base: NAME`; each of its other top-level keys replaces that section of the base. Works on text,
-so that comments stay, and imports nothing, so that it works where neither DVC nor Prefect is installed.
+`base: NAME` names another preset, and `digits` where it is absent. The rest of the file says what differs from it
+(`components.foundation.recipes`). Needs no package that only DVC or Prefect bring.
 """
 
-import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from components.foundation.errors import InputError
+from components.foundation.errors import InputError, choose
+from components.foundation.params import read_yaml
+from components.foundation.recipes import changed
 
 PRESETS = "presets"
-_BASE = re.compile(r"^base:\s*(\S+)\s*(#.*)?$")
+COMPLETE = "digits"
+
+
+class Layer(NamedTuple):
+    """A preset's file, with what it changes; of the complete preset, with all parameters."""
+
+    path: Path
+    values: dict[str, Any]
 
 
 def presets(root: Path) -> dict[str, Path]:
-    """The recipes by name, sorted."""
+    """The files of the recipes by name, sorted."""
     return {path.stem: path for path in sorted((root / PRESETS).glob("*.yaml"))}
 
 
-def preset_text(root: Path, name: str) -> str:
-    """The complete parameter file of a recipe. Errors: an unknown name, a section that its base does not have."""
-    valid = presets(root)
-    if name not in valid:
-        raise InputError(f"--preset: unknown {name!r} (allowed: {', '.join(valid) or f'none, {PRESETS}/ is empty'})")
-    head, sections = _sections(_read(valid[name]))
-    if "base" not in sections:
-        return head + "".join(sections.values())
-    found = _BASE.match(sections.pop("base").splitlines()[0])
-    if found is None or found[1] == name:
-        raise InputError(f"{PRESETS}/{name}.yaml: base: want the name of another preset")
-    _, whole = _sections(preset_text(root, found[1]))
-    unknown = sorted(set(sections) - set(whole))
-    if unknown:
-        raise InputError(
-            f"{PRESETS}/{name}.yaml: {found[1]} has no section {unknown[0]!r} (allowed: {', '.join(whole)})"
-        )
-    return head + "".join((whole | sections).values())
+def layers(root: Path, name: str) -> list[Layer]:
+    """The files that make up a recipe: the complete one first, then each delta. Errors: unknown names, a circle."""
+    known, found, where = presets(root), list[Layer](), "--preset"
+    while True:
+        path = choose(known, name, where)
+        if path in [layer.path for layer in found]:
+            raise InputError(f"{where}: {name!r} is a base of itself")
+        where = f"{PRESETS}/{name}.yaml: base"
+        values = read_yaml(path)
+        base = values.pop("base", COMPLETE)
+        found.insert(0, Layer(path, values))
+        if name == COMPLETE:
+            return found
+        name = base
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-
-
-def _sections(text: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first top-level key, and the text of each section up to the next, blank line included."""
-    starts = [found.start() for found in re.finditer(r"(?m)^[A-Za-z_]", text)]
-    parts = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-    sections = {
-        part.split(":", 1)[0]: part.rstrip("\n") + "\n" + ("\n" if part.endswith("\n\n") else "") for part in parts
-    }
-    return text[: starts[0]] if starts else text, sections
+def preset_values(root: Path, name: str) -> dict[str, Any]:
+    """All parameters of a recipe. Errors: an unknown name, a key that the base does not have."""
+    whole, *deltas = layers(root, name)
+    values = whole.values
+    for path, delta in deltas:
+        values = changed(values, delta, f"{PRESETS}/{path.name}")
+    return values

@@ -12,18 +12,17 @@ from typing import Any
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 
+from components.foundation.process import USER_ERROR
 from pipelines.graph import Stage
 from pipelines.running import process
+from pipelines.running.retries import MISTAKE, retries
 from pipelines.running.slots import gpu_slot
 
-MISTAKE = "Refused"
-"""State name of a stage that refused its input: running it again would not help."""
-MISTAKE_CODE = 2
 ALARM_EVENT = "temper.sentinel.alarm"
 # What the overfitting sentinel says of an alarm, and what it did: components/training/sentinel/watch.py.
 _ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<done>.*)$")
@@ -51,20 +50,9 @@ class Run:
     """Wall time of each stage's last attempt."""
 
 
-def stage_task(run: Run, stage: Stage, retries: int, retry_delay: float) -> Task[..., Any]:
-    """The task of one stage; call `.submit(run, stage, wait_for=...)` on it."""
-
-    def worth_retrying(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-        return not run.stop.is_set() and state.name != MISTAKE
-
-    return run_stage.with_options(
-        name=stage.name,
-        task_run_name=stage.name,
-        retries=retries,
-        retry_delay_seconds=retry_delay,
-        retry_jitter_factor=0.5,
-        retry_condition_fn=worth_retrying,
-    )
+def stage_task(run: Run, stage: Stage, count: int, delay: float) -> Task[..., Any]:
+    """The task of one stage, tried again `count` times; call `.submit(run, stage, wait_for=...)` on it."""
+    return run_stage.with_options(name=stage.name, task_run_name=stage.name, **retries(count, delay, run.stop))
 
 
 # DVC is the cache; results are files that DVC owns.
@@ -124,7 +112,7 @@ def _failed(stage: str, lines: Sequence[str], returncode: int) -> State[Any]:
         reason = lines[last].removeprefix("ERROR: ") if last < len(lines) else f"dvc ended with code {returncode}"
         return Failed(message=f"{stage}: {reason}")
     said = next((line for line in reversed(lines[:last]) if not line.startswith("> ")), "no output")
-    if int(code[1]) == MISTAKE_CODE:
+    if int(code[1]) == USER_ERROR:
         return Failed(name=MISTAKE, message=f"{stage}: {said.removeprefix(f'{stage}: ').removeprefix('error: ')}")
     return Failed(message=f"{stage}: {said} (exit code {code[1]})")
 

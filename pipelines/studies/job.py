@@ -19,11 +19,13 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from components.foundation.process import USER_ERROR
+from components.foundation.provenance import code_of, fingerprint
+from components.foundation.storage import sha256, write_json
 from pipelines.running import process
 from pipelines.studies.plan import Job, Plan
 
 RECORD = "job.json"
-MISTAKE_CODE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +106,8 @@ def record(job: Job, place: Workplace) -> dict[str, Any]:
 
 
 def code_hash(job: Job, root: Path) -> str:
-    """SHA-256 over the files that a job executes, as dvc.yaml lists them."""
-    whole = hashlib.sha256()
-    for name in sorted(set(job.code)):
-        path = root / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            whole.update(str(file.relative_to(root)).encode() + b"\0" + (file.read_bytes() if file.exists() else b""))
-    return whole.hexdigest()
+    """A short hash of the code that a job executes, as dvc.yaml lists it; words are no change."""
+    return fingerprint(code_of(job.code, root))
 
 
 def show(plan: Plan, place: Workplace) -> None:
@@ -167,9 +164,7 @@ def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
         "reads": _hashes_read(job, place),
         "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},
     }
-    partial = folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    write_json(folder / RECORD, noted)
 
 
 def _hashes_read(job: Job, place: Workplace) -> dict[str, str]:
@@ -177,10 +172,10 @@ def _hashes_read(job: Job, place: Workplace) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
     if path.is_dir():
         return hashlib.sha256("".join(map(_sha256, sorted(path.iterdir()))).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _environment(job: Job, place: Workplace) -> Mapping[str, str]:
@@ -210,7 +205,7 @@ def _ended(outcome: process.Outcome, time_limit: float) -> Ended:
     if outcome.ended_by == "time limit":
         return Ended("failed", f"stopped after its time limit of {time_limit:g} s")
     said = outcome.lines[-1] if outcome.lines else f"exit code {outcome.returncode}"
-    if outcome.returncode == MISTAKE_CODE:
+    if outcome.returncode == USER_ERROR:
         return Ended("refused", said.split("error: ", 1)[-1])
     return Ended("failed", said) if outcome.returncode else Ended("ran", "ran")
 

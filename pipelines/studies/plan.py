@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.foundation.errors import InputError
-from pipelines.studies.file import STUDY, Params, Study, arm_params, changed, read_study, read_yaml
+from components.foundation.params import read_yaml
+from components.foundation.recipes import ONLY, changed
+from pipelines.studies.file import STUDY, Params, Study, arm_params, read_study
 
 EVALUATE, TRANSFER = "evaluate", "transfer"
 # dvc.yaml has no box for models from outside; what its own evaluation executes, and how models come in.
@@ -183,7 +185,7 @@ def _evaluation(
     data = next(read for read in next(iter(trained.values())).reads if read.path == "data/normalized.safetensors")
     if stage == EVALUATE:
         # Best and last are no two models that one wants to attack through each other.
-        params = changed(params, {"evaluate_attacks.transfer_attacks": []}, "presets")
+        params = changed(params, {f"{EVALUATION_BOX}.transfer_attacks": []}, stage)
     box = boxes[EVALUATION_BOX]
     options = ["--data", data.path, "--params", "params.yaml", "--out", "evaluation", "--track"]
     return Job(
@@ -207,19 +209,17 @@ def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[Run], chec
     for seed in dict.fromkeys(run.seed for run in runs):
         trained = {run.name: run.trained for run in runs if run.seed == seed}
         first = next(run for run in runs if run.seed == seed)
-        section = first.evaluated.params[EVALUATION_BOX] | {
-            "transfer_attacks": first.trained.params[EVALUATION_BOX]["transfer_attacks"]
-        }
+        section = first.trained.params[EVALUATION_BOX]
         wanted = {*section["transfer_attacks"], section["curve_attack"]}
-        section |= {
-            "attacks": {name: attack for name, attack in section["attacks"].items() if name in wanted},
+        delta = {
+            "attacks": {ONLY: {name: attack for name, attack in section["attacks"].items() if name in wanted}},
             "cascade": "none",
             "cascade_epsilons": [],
             "curve_epsilons": [],
             "grid": {"epsilons": [], "attacks": {}},
             "last_epoch_attacks": [],
         }
-        params = first.evaluated.params | {EVALUATION_BOX: section}
+        params = changed(first.trained.params, {EVALUATION_BOX: delta}, TRANSFER)
         labels = dict(first.trained.labels) | {"arm": TRANSFER}
         jobs[seed] = _evaluation(boxes, study.role, params, labels, trained, (checkpoint,), TRANSFER)
     return jobs

@@ -49,25 +49,25 @@ GOOD = {"epsilon": "8/255", "count": 3, "flag": True, "sizes": [1, 2], "limit": 
     ],
 )
 def test_fractions_are_exact(text, want):
-    assert typed(Outer, GOOD | {"epsilon": yaml.safe_load(text)}, "here").epsilon == want
+    assert typed(Outer, GOOD | {"epsilon": yaml.safe_load(text)}, "file: here").epsilon == want
 
 
 @pytest.mark.parametrize("text", ["8/x", "0/0", "1/0", "nan", ".nan", ".inf", "1e400", "true", "null", "[1]", "''"])
 def test_what_is_no_fraction_is_refused(text):
     with pytest.raises(InputError, match="want a fraction such as 8/255 or a number"):
-        typed(Outer, GOOD | {"epsilon": yaml.safe_load(text)}, "here")
+        typed(Outer, GOOD | {"epsilon": yaml.safe_load(text)}, "file: here")
 
 
 @pytest.mark.parametrize(("text", "want"), [("1e-4", 1e-4), ("5e-4", 5e-4), ("1/3", 1 / 3), ("0.1", 0.1), ("3", 3.0)])
 def test_floats_read_what_yaml_takes_for_text(text, want):
-    found = typed(Inner, {"rate": yaml.safe_load(text), "kind": "a"}, "here").rate
+    found = typed(Inner, {"rate": yaml.safe_load(text), "kind": "a"}, "file: here").rate
     assert found == want and type(found) is float
 
 
 @pytest.mark.parametrize("text", [".nan", ".inf", "-.inf", "1e400", "fast", "true", "null"])
 def test_floats_are_finite_numbers(text):
-    with pytest.raises(InputError, match=r"^here\.rate: "):
-        typed(Inner, {"rate": yaml.safe_load(text), "kind": "a"}, "here")
+    with pytest.raises(InputError, match=r"^file: here\.rate: "):
+        typed(Inner, {"rate": yaml.safe_load(text), "kind": "a"}, "file: here")
 
 
 def test_a_fraction_prints_as_it_is_written():
@@ -76,54 +76,54 @@ def test_a_fraction_prints_as_it_is_written():
 
 
 def test_a_section_becomes_its_dataclass():
-    found = typed(Outer, GOOD, "here")
+    found = typed(Outer, GOOD, "file: here")
     assert found.epsilon == Ratio(8, 255) and found.sizes == (1, 2) and found.inner.rate == 1.0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"count": "3"}, "here.count: input should be a valid integer, got '3'"),
-        ({"count": True}, "here.count: input should be a valid integer, got True"),
-        ({"count": 1.5}, "here.count: input should be a valid integer, got 1.5"),
-        ({"flag": 1}, "here.flag: input should be a valid boolean, got 1"),
-        ({"sizes": 3}, "here.sizes: input should be a valid array, got 3"),
-        ({"sizes": [1, "x"]}, "here.sizes.1: input should be a valid integer, got 'x'"),
-        ({"inner": [1]}, "here.inner: input should be an object, got [1]"),
-        ({"inner": {"rate": 1, "kind": "c"}}, "here.inner.kind: input should be 'a' or 'b', got 'c'"),
-        ({"inner": {"rate": 1}}, "here.inner.kind: missing"),
-        ({"inner": {"rate": 1, "knd": "a"}}, "here.inner.knd: unknown key (allowed: kind, rate) (and 1 more)"),
+        ({"count": "3"}, "file: here.count: input should be a valid integer, got '3'"),
+        ({"count": True}, "file: here.count: input should be a valid integer, got True"),
+        ({"count": 1.5}, "file: here.count: input should be a valid integer, got 1.5"),
+        ({"flag": 1}, "file: here.flag: input should be a valid boolean, got 1"),
+        ({"sizes": 3}, "file: here.sizes: input should be a valid array, got 3"),
+        ({"sizes": [1, "x"]}, "file: here.sizes.1: input should be a valid integer, got 'x'"),
+        ({"inner": [1]}, "file: here.inner: input should be an object, got [1]"),
+        ({"inner": {"rate": 1, "kind": "c"}}, "file: here.inner.kind: input should be 'a' or 'b', got 'c'"),
+        ({"inner": {"rate": 1}}, "file: here.inner.kind: missing"),
+        ({"inner": {"rate": 1, "knd": "a"}}, "file: here.inner.knd: unknown key (allowed: kind, rate) (and 1 more)"),
         (
             {"cuont": 3},
-            "here.cuont: unknown key (allowed: count, epsilon, flag, inner, limit, sizes)",
+            "file: here.cuont: unknown key (allowed: count, epsilon, flag, inner, limit, sizes)",
         ),
-        ({"epsilon": "8/x"}, "here.epsilon: got '8/x', want a fraction such as 8/255 or a number"),
+        ({"epsilon": "8/x"}, "file: here.epsilon: got '8/x', want a fraction such as 8/255 or a number"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(change, message):
     with pytest.raises(InputError) as caught:
-        typed(Outer, GOOD | change, "here")
+        typed(Outer, GOOD | change, "file: here")
     assert str(caught.value) == message
 
 
 def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing():
     values = {("cuont" if key == "count" else key): value for key, value in GOOD.items()}
-    with pytest.raises(InputError, match=r"^here\.cuont: unknown key .*\(and 1 more\)$"):
-        typed(Outer, values, "here")
+    with pytest.raises(InputError, match=r"^file: here\.cuont: unknown key .*\(and 1 more\)$"):
+        typed(Outer, values, "file: here")
 
 
 def test_members_are_built_by_name():
     table = {"inner": Inner}
-    assert member(table, {"name": "inner", "rate": "1e-3", "kind": "b"}, "here") == Inner(rate=1e-3, kind="b")
+    assert member(table, {"name": "inner", "rate": "1e-3", "kind": "b"}, "file: here") == Inner(rate=1e-3, kind="b")
     for spec, message in (
-        ({"name": "iner"}, "here.name: unknown 'iner' (allowed: inner)"),
-        ({"rate": 1}, "here: want a mapping with a name (one of: inner), got {'rate': 1}"),
-        ("inner", "here: want a mapping with a name (one of: inner), got 'inner'"),
-        ({"name": "inner", "rate": 1}, "here.kind: missing"),
-        ({"name": ["inner"]}, "here.name: unknown ['inner'] (allowed: inner)"),
+        ({"name": "iner"}, "file: here.name: unknown 'iner' (allowed: inner)"),
+        ({"rate": 1}, "file: here: want a mapping with a name (one of: inner), got {'rate': 1}"),
+        ("inner", "file: here: want a mapping with a name (one of: inner), got 'inner'"),
+        ({"name": "inner", "rate": 1}, "file: here.kind: missing"),
+        ({"name": ["inner"]}, "file: here.name: unknown ['inner'] (allowed: inner)"),
     ):
         with pytest.raises(InputError) as caught:
-            member(table, spec, "here")
+            member(table, spec, "file: here")
         assert str(caught.value) == message
 
 

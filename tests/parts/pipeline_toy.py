@@ -89,7 +89,8 @@ if yaml.safe_load(open("params.yaml"))["compute"]["device"] == "toaster":
 FILES = {
     "dvc.yaml": DVC_YAML,
     "params.yaml": PARAMS,
-    "presets/toy.yaml": PARAMS + "# preset\n",
+    "presets/digits.yaml": PARAMS,
+    "presets/toy.yaml": "# Another recipe.\n\njoin.value: 8\n",
     "work.py": WORK,
     # The toy's own check of parameters; all else is ours.
     "components/__init__.py": f"__path__.append({str(COMPONENTS)!r})\n",

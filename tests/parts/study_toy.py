@@ -36,6 +36,11 @@ evaluate_attacks:
   attacks: {fgsm: 1, pgd: 2}
   curve_attack: pgd
   transfer_attacks: [fgsm]
+  cascade: quick
+  cascade_epsilons: []
+  curve_epsilons: [0, 1]
+  grid: {epsilons: [1], attacks: {fgsm: 1}}
+  last_epoch_attacks: [pgd]
 """
 STUDY = """\
 question: Which?
@@ -47,7 +52,7 @@ transfer: last
 seeds: [0, 1]
 scales:
   cpu:
-    preset: toy
+    preset: digits
     set: {train_robust_teacher.method.steps: 3}
     arms: {quick-big: {train_robust_teacher.method.steps: 9}}
 variants: {small: {train_robust_teacher.method.steps: 4}, big: {train_robust_teacher.method.steps: 5}}
@@ -100,7 +105,7 @@ out.joinpath("cpu.md").write_text(" ".join(f"{run['name']}-{run['seed']}" for ru
 """
 FILES = {
     "dvc.yaml": DVC_YAML,
-    "presets/toy.yaml": PRESET,
+    "presets/digits.yaml": PRESET,
     "studies/toy/study.yaml": STUDY,
     "components/__init__.py": "",
     "components/methods/slow.py": "",

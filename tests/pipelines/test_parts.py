@@ -1,6 +1,5 @@
 """What the flow is made of: the DVC graph, changes of params.yaml, one stage's process, how its end is read."""
 
-import re
 import signal
 import subprocess
 import threading
@@ -16,7 +15,6 @@ pytest.importorskip("dvc")
 
 from components.foundation.errors import InputError
 from pipelines import graph, harden
-from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
 from pipelines.running.process import Outcome
@@ -74,6 +72,10 @@ def test_lock_is_put_in_order_and_nothing_is_lost(toy: Path) -> None:
 # Parameters
 
 
+def edited(*assignments: str) -> str:
+    return parameters.edited(PARAMS, parameters.delta_of(assignments), "--set")
+
+
 @pytest.mark.parametrize(
     ("assignment", "before", "after"),
     [
@@ -85,33 +87,50 @@ def test_lock_is_put_in_order_and_nothing_is_lost(toy: Path) -> None:
     ],
 )
 def test_edit_changes_one_place_and_keeps_the_rest(assignment: str, before: str, after: str) -> None:
-    assert parameters.edited(PARAMS, [assignment]) == PARAMS.replace(before, after)
+    assert before in PARAMS
+    assert edited(assignment) == PARAMS.replace(before, after)
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("left.valu=1", "--set left.valu: no key 'valu' in left (allowed: value, does, limit, steps)"),
-        ("left.steps.1.size=1", "--set left.steps.1.size: no key '1' in left.steps (allowed: 0)"),
-        (
-            "compute.device.x=1",
-            "--set compute.device.x: no key 'x' in compute.device (allowed: none, it is a single value)",
-        ),
+        ("left.valu=1", "--set: no key 'valu' in left (allowed: value, does, limit, steps)"),
+        ("lift.value=1", "--set: no key 'lift' (allowed: compute, fetch, left, right, join)"),
+        ("left.steps.1.size=1", "--set: no key '1' in left.steps (allowed: 0)"),
         ("compute", "--set compute: want key=value, such as seed=1"),
         ("compute=[1", "--set compute=[1: the value is not readable as YAML"),
     ],
 )
 def test_edit_refuses_in_one_line(assignment: str, message: str) -> None:
     with pytest.raises(InputError) as error:
-        parameters.edited(PARAMS, [assignment])
+        edited(assignment)
     assert str(error.value) == message
+
+
+def test_several_keys_are_one_delta() -> None:
+    """So the name of a member and its fields may come in any order."""
+    both = ["left.steps.0.size=2", "right={value: 5, does: fails}", "right.limit=1"]
+    text = PARAMS.replace("size: 1e-3}   #", "size: 2}      #").replace(
+        "{value: 3, does: works, limit: null}", "{value: 5, does: fails, limit: 1}"
+    )
+    assert edited(*both) == edited(*both[::-1]) == text
+
+
+def test_a_new_block_is_laid_out_like_the_file() -> None:
+    short, long = "{a: 1, b: [2, 3]}", "{" + ", ".join(f"key_{n}: {{name: {'x' * 9}}}" for n in range(5)) + "}"
+    assert edited(f"left.limit={short}") == PARAMS.replace("limit: null\n  steps", f"limit: {short}\n  steps")
+    lines = "".join(f"\n    key_{n}: {{name: {'x' * 9}}}" for n in range(5))
+    assert edited(f"left.limit={long}") == PARAMS.replace("limit: null\n  steps", f"limit:{lines}\n  steps")
 
 
 def test_preset_replaces_the_file_and_assignments_come_on_top(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parameters.main(["--preset", "toy", "--set", "right.value=5"]) == 0
-    assert (toy / "params.yaml").read_text() == PARAMS.replace("value: 3", "value: 5") + "# preset\n"
+    changed = PARAMS.replace("value: 3", "value: 5").replace("value: 4", "value: 8")
+    head, rest = changed.split("\n", 1)
+    assert head == "# every number of the toy" and (toy / "params.yaml").read_text() == f"# Another recipe.\n\n{rest}"
+    assert parameters.main(["--preset", "digits"]) == 0 and (toy / "params.yaml").read_text() == PARAMS
     assert parameters.main(["--preset", "../params"]) == 2
-    assert capsys.readouterr().err == "error: --preset: unknown '../params' (allowed: toy)\n"
+    assert capsys.readouterr().err == "error: --preset: unknown '../params' (allowed: digits, toy)\n"
     assert not list(toy.glob(".params*"))
 
 
@@ -217,8 +236,7 @@ def test_end_of_a_process_names_the_state(outcome: Outcome, name: str, message: 
     assert (state.name, state.message) == (name, message)
 
 
-def test_pipeline_id_and_help_need_no_server(capsys: pytest.CaptureFixture[str]) -> None:
-    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", flow.pipeline_id())
+def test_help_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         harden.main(["--help"])
     assert "--preset" in capsys.readouterr().out

@@ -218,7 +218,7 @@ def _flow_run(state: State[Any]) -> UUID:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"preset": "nope"}, "--preset: unknown 'nope' (allowed: toy)"),
+        ({"preset": "nope"}, "--preset: unknown 'nope' (allowed: digits, toy)"),
         ({"set": ["compute.device=toaster"]}, "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
         ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: fetch, left, right, join)"),
     ],

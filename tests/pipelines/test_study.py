@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from components.commands.check_params import check
-from components.foundation.errors import InputError
 from components.foundation.params import Params
+from components.foundation.process import USER_ERROR
 from components.reports.study.document import collapse_epoch
 from components.reports.study.tables import what_alarms_did
 from pipelines import study
-from pipelines.studies.file import arm_params, changed, read_study
+from pipelines.studies.file import arm_params, read_study
 from pipelines.studies.job import Ended, Workplace, finished, run
 from pipelines.studies.plan import plan
 from tests.parts.study_toy import make_toy
@@ -64,6 +64,7 @@ def test_jobs_are_shared_where_nothing_differs(toy):
     assert planned.runs[0].evaluated.params["evaluate_attacks"]["transfer_attacks"] == []
     section = planned.transfers[0].params["evaluate_attacks"]
     assert section["transfer_attacks"] == ["fgsm"] and section["attacks"] == {"fgsm": 1, "pgd": 2}
+    assert section["grid"] == {"epsilons": [], "attacks": {}} and section["cascade"] == "none"
     assert "quick-big=models/quick-big.last.safetensors" in planned.transfers[0].command
 
 
@@ -80,7 +81,7 @@ def test_a_study_runs_once_and_only_what_is_stale_again(toy, capsys):
     assert run_toy("--seeds", "0") == 0
     # Their models came out the same, so no evaluation is stale.
     assert started(toy)[9:] == ["train_robust_teacher"] * 2
-    edit(toy / "presets/toy.yaml", "of: toys", "of: bricks")
+    edit(toy / "presets/digits.yaml", "of: toys", "of: bricks")
     capsys.readouterr()
     assert run_toy("--seeds", "0", "--list") == 0
     assert capsys.readouterr().out.count("to do") == 9
@@ -99,7 +100,7 @@ def test_models_that_came_out_otherwise_are_evaluated_again(toy):
 
 
 def test_a_killed_study_goes_on_and_repeats_nothing(toy, tmp_path):
-    edit(toy / "presets/toy.yaml", "does: works", "does: hangs")
+    edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
     command = [sys.executable, "-m", "pipelines.study", "toy", "--plain", "--seeds", "0"]
     environment = study.os.environ | {"PYTHONPATH": str(ROOT)}
     # The project's own `components` must win over the repository's, as it does in a checkout.
@@ -122,7 +123,7 @@ def _main(arguments: list[str]) -> str:
 
 
 def test_what_runs_too_long_is_stopped_and_said_to_be_left(toy, capsys):
-    edit(toy / "presets/toy.yaml", "does: works", "does: hangs")
+    edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
     assert run_toy("--stop-after", "3", "--seeds", "1", "--arms", "slow") == study.MORE_TO_DO
     assert "jobs are left; the same command continues" in capsys.readouterr().err
     assert not (toy / "studies/toy/results").exists()
@@ -152,38 +153,34 @@ def test_a_job_waits_for_another_process_with_the_same_job(toy):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("figure: points", "figure: pie", r"figure: Input should be 'curves', 'capacity' or 'points'"),
+        ("figure: points", "figure: pie", r"figure: input should be 'curves', 'capacity' or 'points'"),
         ("claim: None.", "claims: None.", r"claims: unknown key \(allowed: .*, claim, .*\)"),
         ("crossed: [quick]", "crossed: [quack]", r"got 'quack' in crossed, want one of quick, slow"),
         ("[slow, quick-big]", "[slow, quick]", r"got 'quick' in pairs, want one of quick-small, quick-big, slow"),
         ("slow: {}", "s-low: {}", r"got the name 's-low'"),
-        ("preset: toy", "preset: boy", r"unknown 'boy' \(allowed: toy\)"),
-        ("slow: {}", "slow: {train_robust_teacher.metod: 1}", r"arms.slow: .* no key 'metod' in train_robust_teacher"),
+        ("preset: digits", "preset: boy", r"unknown 'boy' \(allowed: digits\)"),
+        ("slow: {}", "slow: {train_robust_teacher.metod: 1}", r"arms.slow: no key 'metod' in train_robust_teacher"),
         ("question: Which?", "question: [", r"not readable as YAML"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_line(toy, capsys, before, after, words):
     edit(toy / "studies/toy/study.yaml", before, after)
-    assert run_toy() == study.MISTAKE
+    assert run_toy() == USER_ERROR
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0 and re.search(words, said), said
     assert not started(toy)
 
 
 def test_unknown_scales_and_arms_are_refused(toy, capsys):
-    assert run_toy("--scale", "moon") == run_toy("--arms", "quick") == study.MISTAKE
+    assert run_toy("--scale", "moon") == run_toy("--arms", "quick") == USER_ERROR
     assert "allowed: cpu)" in (said := capsys.readouterr().err) and "allowed: quick-small, quick-big, slow)" in said
 
 
-def test_keys_are_changed_in_order_and_inside_what_was_replaced():
-    params = {"method": {"name": "a", "steps": 1}, "seed": 0}
-    assert changed(params, {"method": {"name": "b", "noise": 0}, "method.noise": 2}, "here") == {
-        "method": {"name": "b", "noise": 2},
-        "seed": 0,
-    }
-    assert params["method"] == {"name": "a", "steps": 1}
-    with pytest.raises(InputError, match=r"here: seed.x: no key 'x' in seed \(allowed: none, it is a single value\)"):
-        changed(params, {"seed.x": 1}, "here")
+def test_later_deltas_win_and_keep_what_earlier_ones_set(toy):
+    edit(toy / "studies/toy/study.yaml", "slow: {}", "slow: {train_robust_teacher.does: fails}")
+    edit(toy / "studies/toy/study.yaml", "{quick-big: {", "{slow: {train_robust_teacher.method.steps: 8}, quick-big: {")
+    params = arm_params(toy, Path("studies/toy"), read_study(Path("studies/toy")), "cpu", "slow")
+    assert params["train_robust_teacher"] == {"method": {"name": "slow", "steps": 8}, "does": "fails"}
 
 
 def arms_of_studies() -> list[tuple[Path, str, str]]:

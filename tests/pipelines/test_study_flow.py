@@ -68,7 +68,7 @@ def test_a_refused_job_is_not_retried_and_a_failed_one_is(toy):
 
 
 def test_what_runs_too_long_is_stopped(toy):
-    preset = toy / "presets/toy.yaml"
+    preset = toy / "presets/digits.yaml"
     preset.write_text(preset.read_text().replace("does: works", "does: hangs"))
     state = run(seeds=[0], arms=["slow"], stop_after=5)
     assert state.name == "Stopped" and "jobs are left" in str(state.message)

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -288,14 +289,6 @@ def test_every_path_a_stage_writes_is_declared():
 ROLES = ("clean_teacher", "robust_teacher", "student")
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
-def test_presets_have_the_sections_of_the_default(preset):
-    sections = yaml.safe_load(preset.read_text())
-    while base := sections.pop("base", None):  # a small preset replaces sections of its base
-        sections = yaml.safe_load((ROOT / "presets" / f"{base}.yaml").read_text()) | sections
-    assert set(sections) == set(params())
-
-
 @pytest.mark.parametrize("stage", stages())
 def test_what_a_result_is_traced_to_is_what_the_stage_executes(stage):
     """`code_of` and the walk above agree, though neither knows the other."""
@@ -303,3 +296,8 @@ def test_what_a_result_is_traced_to_is_what_the_stage_executes(stage):
     for family, keys in MEMBERS.get(stage, {}).items():
         roots += [f"components/{family}/{name}.py" for key in keys for name in selected(key)]
     assert set(code_of(roots)) == executed(stage)
+
+
+def test_pipelines_import_in_no_circle():
+    graph = {path: {file_of(module) for module in imports(path)} & set(SOURCES) for path in SOURCES}
+    TopologicalSorter(graph).prepare()  # raises on a circle

@@ -9,7 +9,6 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.storage import read_csv, read_json
 from components.stages.train_robust_teacher import read
-from components.stages.training_stage import with_change
 from components.tracking.journal_files import Reader
 from tests.parts.pipeline_files import hashes, make_project, run_here, small_params
 
@@ -72,14 +71,14 @@ def test_looks_are_written_and_are_columns_at_epoch_ends(tmp_path, capsys):
 
 
 def test_roll_backs_are_told_and_end_in_a_stop(tmp_path, capsys):
-    changes = [{"attack": {"steps": 3}}, {"label_smoothing": "1/10"}]
+    changes = [{"method.attack.steps": 3}, {"method": {"label_smoothing": "1/10"}}]
     made = project(tmp_path, {"action": "roll_back", "changes": changes} | ALWAYS)
     lines = [event["text"] for event in journal(made) if event["event"] == "note"]
     alarms = [line.split(": ") for line in lines if line.startswith("sentinel: epoch")]
     assert [line[1] for line in alarms] == ["epoch 0.67"] * 3
     assert [line[-1] for line in alarms] == [
-        "rolled back to epoch 0, attack.steps 3",
-        "rolled back to epoch 0, label_smoothing 1/10",
+        "rolled back to epoch 0, method.attack.steps 3",
+        "rolled back to epoch 0, method.label_smoothing 1/10",
         "stopped",
     ]
     assert all(line in capsys.readouterr().out for line in lines[:1])
@@ -97,28 +96,31 @@ def test_roll_backs_are_told_and_end_in_a_stop(tmp_path, capsys):
     assert metrics["last"]["epoch"] == 0 and metrics["passes"]["forward"] > 0
 
 
-def test_a_change_is_of_the_method_or_of_what_it_is_wrapped_in():
-    section = {"method": {"name": "pgd_at", "attack": {"steps": 2, "step_size": "1/255"}}, "smoothing": None}
-    changed = with_change(section, {"attack": {"steps": 3}, "smoothing": {"form": "batch"}})
-    assert changed == {
-        "method": {"name": "pgd_at", "attack": {"steps": 3, "step_size": "1/255"}},
-        "smoothing": {"form": "batch"},
-    }
-    assert section["method"]["attack"]["steps"] == 2 and section["smoothing"] is None
-
-
 def test_changes_come_on_top_of_each_other():
-    changes = [{"attack": {"steps": 3}}, {"label_smoothing": 0.1}]
+    changes = [{"method.attack.steps": 3}, {"method.label_smoothing": 0.1, "perturbation": {"gamma": 0.01, "start": 0}}]
     values = small_params(**{KEY: SENTINEL | {"action": "roll_back", "changes": changes}})
     settings = read(Params(values)).training
     assert [one.method.attack.steps for one in (settings, *settings.changed)] == [2, 3, 3]
     assert [one.method.label_smoothing for one in (settings, *settings.changed)] == [0, 0, 0.1]
+    assert [one.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
     ("sentinel", "message"),
     [
-        ({"action": "roll_back", "changes": [{"nois": 2}]}, f"{KEY}.changes.0.method.nois: unknown key (allowed: "),
+        (
+            {"action": "roll_back", "changes": [{"method.nois": 2}]},
+            f"{KEY}.changes.0.method.nois: unknown key (allowed: ",
+        ),
+        ({"action": "roll_back", "changes": [{"noise": 2}]}, f"{KEY}.changes.0: no key 'noise' (allowed: "),
+        (
+            {"action": "roll_back", "changes": [{"recipe.epochs": 3}]},
+            f"{KEY}.changes.0: cannot change 'recipe' (allowed: method, smoothing, perturbation)",
+        ),
+        (
+            {"action": "roll_back", "changes": [{"method": {"name": "standard", "label_smoothing": 0}}]},
+            f"{KEY}.changes.0.method.name: got 'standard', want the same method",
+        ),
         ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
         ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
         ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0 and patience 5, want at least 1"),

@@ -60,8 +60,9 @@ class Sentinel:
     `looks` per epoch, the last at its end, at `images` held-out images, stratified by class; PGD takes `steps` steps of
     `step_size`. An alarm is noted; or training stops, or goes back to the last good checkpoint: the end of the last
     epoch without alarm and with at least the share `good` of the largest PGD accuracy. The n-th roll back puts the n-th
-    of `changes` on top of those before: fields of the method, or of the section `smoothing` or `perturbation` beside
-    it. When all are used up, an alarm stops training.
+    of `changes` on top of those before: deltas of the training section (`components.foundation.recipes`) of
+    fields of `method` and of its wrappers `smoothing` and `perturbation`. When all are used up, an alarm stops
+    training.
     """
 
     images: int
