@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 from components.foundation.errors import InputError
-from components.foundation.storage import read_json
 from components.reports.robustness import changes as diff
-from components.reports.robustness.document import SCHEMA
-from components.reports.wording import markdown_table, text_table
-from components.statistics.outcomes import Document
+from components.reports.robustness.contents import Report
+from components.reports.robustness.table import markdown_table, text_table
+from components.statistics.documents import read_document
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def summary(path: Path, markdown: bool = False) -> str:
     """The table of the document at `path`, and where its page is. Errors: missing, broken or foreign document."""
-    document, page = read(path), path.with_suffix(".html")
+    document, page = read_document(Report, path), path.with_suffix(".html")
     return (
         f"{markdown_table(document)}\n\nReport: `{page}`" if markdown else f"{text_table(document)}\n\nReport: {page}"
     )
@@ -48,16 +47,9 @@ def summary(path: Path, markdown: bool = False) -> str:
 
 def changes(old: Path, new: Path, markdown: bool = False) -> str:
     """What changed from the document at `old` to that at `new`. Errors: missing, broken or foreign documents."""
-    return diff.text(diff.differences(read(old), read(new)), (str(old), str(new)), markdown)
-
-
-def read(path: Path) -> Document:
-    """The robustness document at `path`. Errors: missing, broken, of another schema."""
-    document = read_json(path)
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
-        raise InputError(f"{path}: schema {found!r}, want {SCHEMA!r}")
-    return document
+    return diff.text(
+        diff.differences(read_document(Report, old), read_document(Report, new)), (str(old), str(new)), markdown
+    )
 
 
 if __name__ == "__main__":
