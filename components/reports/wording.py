@@ -91,9 +91,9 @@ def bounds(found: Interval) -> str:
     return f"{percent(found.low)}{RANGE}{percent(found.high)}"
 
 
-def p_value(p: float) -> str:
-    """`0.012`, `< 0.001`; with a digit more where three would hide on which side of 5 % it is."""
-    return "< 0.001" if p < 0.001 else f"{p:.4f}" if 0.0495 <= p < 0.0505 else f"{p:.3f}"
+def p_value(p: float, exact: bool = True) -> str:
+    """`0.012`, `< 0.001`; where `exact`, with a digit more if three would hide on which side of 5 % it is."""
+    return "< 0.001" if p < 0.001 else f"{p:.4f}" if exact and 0.0495 <= p < 0.0505 else f"{p:.3f}"
 
 
 def p_text(p: float) -> str:

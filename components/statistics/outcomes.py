@@ -114,6 +114,11 @@ def share(outcomes: Tensor) -> Rate:
     return Rate(value=value, low=low, high=high, count=found.count, n=found.n)
 
 
+def bare(found: Rate) -> Rate:
+    """A rate without what a document says beside it, such as its attack."""
+    return Rate(value=found.value, low=found.low, high=found.high, count=found.count, n=found.n)
+
+
 def share_at(epsilon: str, outcomes: Tensor) -> RateAt:
     """The share of nonzero `outcomes` under an attack of size `epsilon`."""
     return RateAt(epsilon=epsilon, **dict(share(outcomes)))

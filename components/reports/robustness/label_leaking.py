@@ -13,7 +13,7 @@ from torch import Tensor
 from components.evaluation.document import Grid
 from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, Sized
 from components.statistics.intervals import paired
-from components.statistics.outcomes import Outcomes, Rate, RateAt, share, share_at, shortened
+from components.statistics.outcomes import Outcomes, Rate, RateAt, bare, share, share_at, shortened
 
 # What an attack is, by the class that its description names.
 ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
@@ -109,11 +109,10 @@ def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
 
 def _sized(name: str, model: ModelReport) -> Sized:
     architecture: Mapping[str, Any] = model.architecture or {}
-    worst = model.worst_case and Rate(**{key: getattr(model.worst_case, key) for key in Rate.model_fields})
     return Sized(
         model=name,
         width={key: architecture[key] for key in WIDTHS if key in architecture},
         num_parameters=model.num_parameters,
         clean=model.clean,
-        worst_case=worst,
+        worst_case=model.worst_case and bare(model.worst_case),
     )
