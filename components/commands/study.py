@@ -74,7 +74,7 @@ def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
     rules = typed(Rules, section["sentinel"]["rules"], "sentinel.rules")
     leads = lead_times([look for look in seen["looks"] if not look["dropped"]], rules)
     return Sentinel(
-        events=[SentinelEvent(**event) for event in seen["events"]],
+        events=[SentinelEvent(**{key: event[key] for key in SentinelEvent.model_fields}) for event in seen["events"]],
         leads={rule: LeadTime(**lead._asdict()) for rule, lead in leads.items()},
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 from components.foundation.errors import InputError
 
 
-def frame(content: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> Any:
+def frame(content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
     """A `pandas.DataFrame` of columns by name, or of rows. Error: pandas is not installed."""
     try:
         import pandas

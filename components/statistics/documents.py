@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -69,7 +69,8 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
 def _require_schema(kind: type[Document], value: Any, where: str) -> None:
     """A document of another schema is refused as a whole, before any of its keys."""
     if field := kind.model_fields.get("schema_"):
-        schema, allowed = value.get("schema") if isinstance(value, dict) else None, get_args(field.annotation)
+        content = cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+        schema, allowed = content.get("schema"), get_args(field.annotation)
         if schema not in allowed:
             raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
 

@@ -2,8 +2,6 @@
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from components.evaluation.document import Cascade, Described, Passes, ThreatModel
 from components.reports.comparison.contents import PairedDifference
 from components.reports.robustness.contents import Leak, Transfer
@@ -90,8 +88,6 @@ class ShortVerdict(Document):
 
 class SentinelEvent(Document):
     """An alarm of the overfitting sentinel, or its end."""
-
-    model_config = ConfigDict(extra="ignore")
 
     epoch: int | float
     """When, in epochs."""
