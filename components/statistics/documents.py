@@ -69,7 +69,7 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
 def _require_schema(kind: type[Document], value: Any, where: str) -> None:
     """A document of another schema is refused as a whole, before any of its keys."""
     if field := kind.model_fields.get("schema_"):
-        content = cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+        content = cast(Mapping[str, Any], value if isinstance(value, dict) else {})
         schema, allowed = content.get("schema"), get_args(field.annotation)
         if schema not in allowed:
             raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
