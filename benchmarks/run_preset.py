@@ -28,6 +28,7 @@ import yaml  # noqa: E402
 
 from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
+from components.reports.frames import frame  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import rate, spread  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
@@ -135,11 +136,12 @@ def one_run(folder: Path) -> dict:
 
 def over_seeds(runs: list[dict]) -> dict:
     """Mean, standard deviation and interval of the mean over the seeds, of every accuracy; one seed has no spread."""
-    rows = {}
-    for name in runs[0]:
-        values = [run[name]["value"] for run in runs]
-        rows[name] = asdict(spread(values)) if len(values) > 1 else {"mean": values[0], "n": 1}
-    return rows
+    rows = [{"name": name, "value": found["value"]} for run in runs for name, found in run.items()]
+    groups = {name: values.tolist() for name, values in frame(rows).groupby("name", sort=False)["value"]}
+    return {
+        name: asdict(spread(values)) if len(values) > 1 else {"mean": values[0], "n": 1}
+        for name, values in groups.items()
+    }
 
 
 def _spread_text(row: dict) -> str:

@@ -15,6 +15,7 @@ import torch
 from components.commands.evaluate_options import SECTION, foreign_of, mapping, named_models, params_of, parser, shard_of
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
+from components.evaluation.document import Evaluation
 from components.evaluation.engine import Candidate, Data, Workplace, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import HELD_OUT, Images, load_outside, read_images
@@ -24,15 +25,16 @@ from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
-from components.foundation.storage import read_json, write_json, write_text
+from components.foundation.storage import write_text
 from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.contents import Report
 from components.reports.robustness.document import build, headline
 from components.reports.robustness.page import page
-from components.reports.wording import text_table
+from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.fetch_data import DOWNLOADS
 from components.stages.tasks import read_suite
-from components.statistics.outcomes import Document
+from components.statistics.documents import read_document, write_document
 from components.tracking.journal import Journal
 
 Note = Callable[[str], None]
@@ -108,22 +110,22 @@ def _data(images: Images, batch_size: int, device: torch.device) -> Data:
 
 def report(folder: Path, suite: Suite, data: Data, journal: Journal | None) -> None:
     """Writes robustness.json and robustness.html of the evaluation in `folder`, and prints the table."""
-    evaluation = read_json(folder / "evaluation.json")
+    evaluation = read_document(Evaluation, folder / "evaluation.json")
     outcomes, _ = read_tensors(folder / "outcomes.safetensors")
     gallery, metadata = read_tensors(folder / "gallery.safetensors")
     about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
-    document = build(evaluation, outcomes, {}, about, lambda evidence: judge(evidence).as_dict())
-    write_json(folder / "robustness.json", document)
+    document = build(evaluation, outcomes, {}, about, judge)
+    write_document(folder / "robustness.json", document)
     write_text(folder / "robustness.html", page(document, {}, gallery, metadata, suite.section.gallery_images))
     if journal is not None:
         _record(journal, folder, document)
     print(f"\n{text_table(document)}\n\nReport: {folder / 'robustness.html'}")
 
 
-def _record(journal: Journal, folder: Path, document: Document) -> None:
+def _record(journal: Journal, folder: Path, document: Report) -> None:
     journal.headline(headline(document))
-    journal.tags({f"verdict.{name}": found["status"] for name, found in document["verdict"].items()})
-    journal.upstream({name: model["sha256"] for name, model in document["models"].items()})
+    journal.tags({f"verdict.{name}": found.status for name, found in document.verdict.items()})
+    journal.upstream({name: model.sha256 for name, model in document.models.items()})
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(folder / name)
     for name in ("robustness.json", "robustness.html"):

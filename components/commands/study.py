@@ -6,19 +6,21 @@ PLAN is what `pipelines.study` writes: the question, and where the files of each
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.foundation.params import typed
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, git_commit
-from components.foundation.storage import read_csv, read_json, write_json, write_text
+from components.foundation.storage import read_csv, read_json, write_text
 from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.contents import Report
+from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, Study, StudyPlan, StudyRun
 from components.reports.study.document import Finding, build
 from components.reports.study.figures import figure
 from components.reports.study.tables import markdown, terminal
-from components.statistics.outcomes import Document
+from components.statistics.documents import as_json, read_document, write_document
 from components.tracking.journal import Journal
 from components.training.sentinel.rules import Rules, lead_times
 
@@ -31,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     given = parser.parse_args(arguments)
-    plan = read_json(given.plan)
-    findings = [read(run, plan["role"]) for run in plan["runs"]]
-    transfers = {seed: read_json(Path(f, "robustness.json"))["transfer"] for seed, f in plan["transfers"].items()}
+    plan = read_document(StudyPlan, given.plan)
+    findings = [read(run, plan.role) for run in plan.runs]
+    transfers = {seed: read_document(Report, Path(f, "robustness.json")).transfer for seed, f in plan.transfers.items()}
     document = build(plan, findings, transfers)
-    files = {suffix: given.out / f"{plan['scale']}.{suffix}" for suffix in ("json", "md", "svg")}
-    write_json(files["json"], document)
+    files = {suffix: given.out / f"{plan.scale}.{suffix}" for suffix in ("json", "md", "svg")}
+    write_document(files["json"], document)
     write_text(files["md"], markdown(document))
     write_text(files["svg"], figure(document))
-    with Journal.open("study", inputs=fingerprint(plan)) as journal:
-        journal.params({key: plan[key] for key in ("study", "scale", "role", "robust")})
+    with Journal.open("study", inputs=fingerprint(as_json(plan))) as journal:
+        journal.params({key: getattr(plan, key) for key in ("study", "scale", "role", "robust")})
         journal.tags({"git.commit": git_commit()})
         journal.headline(numbers(document))
         for path in files.values():
@@ -48,21 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{terminal(document)}\n\nwritten: {', '.join(map(str, files.values()))}")
 
 
-def read(run: Document, role: str) -> Finding:
+def read(run: StudyRun, role: str) -> Finding:
     """The files of one run. Errors: a missing or broken one."""
-    trained, evaluated = Path(run["trained"]), Path(run["evaluated"])
+    trained, evaluated = Path(run.trained), Path(run.evaluated)
     return Finding(
         run,
-        read_json(evaluated / "robustness.json"),
+        read_document(Report, evaluated / "robustness.json"),
         read_tensors(evaluated / "outcomes.safetensors")[0],
         read_csv(trained / "curves" / f"{role}.csv"),
         read_json(trained / "metrics" / f"{role}.json"),
-        sentinel(trained / "curves" / f"{role}.sentinel.json", run["section"]),
+        sentinel(trained / "curves" / f"{role}.sentinel.json", run.section),
     )
 
 
-def sentinel(path: Path, section: Document) -> Document | None:
-    """What the overfitting sentinel did, as `events`, and rule -> `leads` over the looks at the run as it stands.
+def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
+    """What the overfitting sentinel did, and how early each rule was in the looks at the run as it stands.
 
     None where the training was not looked at. Errors: a missing or broken file.
     """
@@ -71,16 +73,18 @@ def sentinel(path: Path, section: Document) -> Document | None:
     seen = read_json(path)
     rules = typed(Rules, section["sentinel"]["rules"], "sentinel.rules")
     leads = lead_times([look for look in seen["looks"] if not look["dropped"]], rules)
-    events = [{key: event[key] for key in ("epoch", "rules", "action", "line")} for event in seen["events"]]
-    return {"events": events, "leads": {rule: lead._asdict() for rule, lead in leads.items()}}
+    return Sentinel(
+        events=[SentinelEvent(**{key: event[key] for key in SentinelEvent.model_fields}) for event in seen["events"]],
+        leads={rule: LeadTime(**lead._asdict()) for rule, lead in leads.items()},
+    )
 
 
-def numbers(document: Document) -> dict[str, Any]:
+def numbers(document: Study) -> dict[str, Any]:
     """Flat numbers for the tracker: `ARM.CHECKPOINT.CONDITION`, the mean over the seeds."""
     return {
-        f"{name}.{checkpoint}.{condition}": found["mean"]
-        for name, arm in document["arms"].items()
-        for checkpoint, conditions in arm["over_seeds"].items()
+        f"{name}.{checkpoint}.{condition}": found.mean
+        for name, arm in document.arms.items()
+        for checkpoint, conditions in arm.over_seeds.items()
         for condition, found in conditions.items()
     }
 

@@ -12,19 +12,30 @@ from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, Findings, Shard, Task, outcome_tensors, rescore
+from components.evaluation.document import (
+    Adversarial,
+    Cascade,
+    Curve,
+    Evaluation,
+    Grid,
+    ModelFacts,
+    Passes,
+    Precision,
+    ThreatModel,
+    TransferAttacks,
+)
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.evaluation.search_network import parity
 from components.evaluation.suite import Suite
 from components.foundation.params import Ratio
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
-from components.foundation.storage import write_json
 from components.numerics.compute import resolved
 from components.numerics.random_numbers import Noise
 from components.numerics.tensor_files import write_tensors
+from components.statistics.documents import write_document
 from components.statistics.outcomes import hardest
 
-SCHEMA = "temper/evaluation/2"
 # Images on which two forms of a network are compared while it is built.
 SOME = 8
 
@@ -79,8 +90,8 @@ def evaluate(
 ) -> None:
     """Writes outcomes.safetensors, gallery.safetensors, evaluation.json and adversarial/ (formats: docs/evaluation.md).
 
-    `evidence_on` says what a verdict on a model is judged from. `extra`, which has a `provenance`, is added to
-    evaluation.json. Of several processes the first writes; the others only share the work.
+    `evidence_on` says what a verdict on a model is judged from. `extra` are its keys `training_cost`,
+    `params` and `provenance` of evaluation.json. Of several processes the first writes; the others only share the work.
     """
     victims, precision = _victims(candidates, data, suite, note)
     selected = [name for name, candidate in candidates.items() if candidate.selected]
@@ -104,16 +115,8 @@ def evaluate(
     write_tensors(place.results / "outcomes.safetensors", outcomes)
     shown = _shown(selected, outcomes, data, suite)
     _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
-    description = {
-        **_describe(candidates, data, suite),
-        "evidence": evidence,
-        "adversarial": {"dtype": suite.section.adversarial, "files": {n: str(p) for n, p in files.items()}},
-        "cost": {name: findings.passes for name, findings in found.items()},
-        "precision": precision,
-        **extra,
-        "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
-    }
-    write_json(place.results / "evaluation.json", description)
+    document = _document(candidates, data, suite, evidence, files, found, Precision(**precision), extra)
+    write_document(place.results / "evaluation.json", document)
 
 
 def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
@@ -194,7 +197,7 @@ def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, suit
     runs = {name: [outcomes[f"{name}/{task}"].cpu() for task in (*suite.attacks, *last)] for name in selected}
     on_cpu = {name: outcome.cpu() for name, outcome in outcomes.items()}
     found = hardest(data.classes, on_cpu["labels"], runs if suite.attacks or last else {}, on_cpu)
-    hard = [image["index"] for image in found["images"]] if found else []
+    hard = [image.index for image in found.images] if found else []
     return torch.tensor(list(dict.fromkeys([*first.tolist(), *hard])), device=first.device)
 
 
@@ -217,28 +220,44 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
     write_tensors(results / "gallery.safetensors", tensors, metadata)
 
 
-def _describe(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
-    """What was evaluated, and how."""
-    section = suite.section
-    shown = section.transfer_attacks
-    return {
-        "schema": SCHEMA,
-        "dataset": data.dataset,
-        "threat": {"norm": suite.threat.norm, "epsilon": str(suite.threat.epsilon)},
-        "classes": list(data.classes),
-        "num_images": len(data.test.labels),
-        "models": {name: candidate.facts for name, candidate in candidates.items()},
-        "attacks": {name: repr(attack) for name, attack in suite.attacks.items()},
-        "cascade": {
-            "name": suite.cascade_name,
-            "epsilons": [str(Ratio(e)) for e in section.cascade_epsilons],
-            "attacks": {name: repr(attack) for name, attack in suite.cascade.items()},
-        },
-        "curve": {"epsilons": [str(Ratio(e)) for e in section.curve_epsilons], "attack": repr(suite.curve_attack)},
-        "grid": {
-            "epsilons": [str(Ratio(e)) for e in section.grid.epsilons],
-            "attacks": {name: repr(attack) for name, attack in suite.grid.items()},
-        },
-        "transfer": {"attacks": {name: repr(attack) for name, attack in suite.attacks.items() if name in shown}},
-        "seed": suite.seed,
-    }
+def _document(
+    candidates: Mapping[str, Candidate],
+    data: Data,
+    suite: Suite,
+    evidence: Mapping[str, dict[str, Any]],
+    files: Mapping[str, Path],
+    found: Mapping[str, Findings],
+    precision: Precision,
+    extra: Mapping[str, Any],
+) -> Evaluation:
+    """What was evaluated, how, and what the verdict is judged from."""
+    section, shown = suite.section, suite.section.transfer_attacks
+    attacks = {name: repr(attack) for name, attack in suite.attacks.items()}
+    return Evaluation(
+        schema_="temper/evaluation/2",
+        dataset=data.dataset,
+        threat=ThreatModel(norm=suite.threat.norm, epsilon=str(suite.threat.epsilon)),
+        classes=list(data.classes),
+        num_images=len(data.test.labels),
+        models={name: ModelFacts(**candidate.facts) for name, candidate in candidates.items()},
+        attacks=attacks,
+        cascade=Cascade(
+            name=suite.cascade_name,
+            epsilons=[str(Ratio(e)) for e in section.cascade_epsilons],
+            attacks={name: repr(attack) for name, attack in suite.cascade.items()},
+        ),
+        curve=Curve(epsilons=[str(Ratio(e)) for e in section.curve_epsilons], attack=repr(suite.curve_attack)),
+        grid=Grid(
+            epsilons=[str(Ratio(e)) for e in section.grid.epsilons],
+            attacks={name: repr(attack) for name, attack in suite.grid.items()},
+        ),
+        transfer=TransferAttacks(attacks={name: attack for name, attack in attacks.items() if name in shown}),
+        seed=suite.seed,
+        evidence=dict(evidence),
+        adversarial=Adversarial(dtype=section.adversarial, files={name: str(path) for name, path in files.items()}),
+        cost={name: {t: Passes(**cost) for t, cost in findings.passes.items()} for name, findings in found.items()},
+        precision=precision,
+        training_cost={name: Passes(**cost) for name, cost in extra["training_cost"].items()},
+        params=dict(extra["params"]),
+        provenance={"test.sha256": data.sha256, **extra["provenance"]},
+    )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydantic.dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from components.attacks.pgd import Pgd
 from components.evaluation.adversarials import Dtype
 from components.evaluation.campaign import Task, cascade
 from components.evaluation.cascades import NAMES
+from components.evaluation.document import CascadeName
 from components.evaluation.search_network import Search
 from components.foundation.params import STRICT, Fractional, Ratio
 from components.numerics.compute import Compute
@@ -88,9 +89,9 @@ class Suite(NamedTuple):
     seed: int
 
     @property
-    def cascade_name(self) -> str:
+    def cascade_name(self) -> CascadeName:
         """`autoattack`, `quick`, `none`, or `custom` for attacks of one's own."""
-        return self.section.cascade if isinstance(self.section.cascade, str) else "custom"
+        return "custom" if isinstance(self.section.cascade, dict) else cast(CascadeName, self.section.cascade)
 
     def full_tasks(self) -> list[Task]:
         """What a selected model meets: every task, cheapest first."""

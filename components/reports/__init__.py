@@ -1,5 +1,5 @@
-"""The report of one evaluation: a JSON document, a table for the terminal and one self-contained page.
+"""What is told of evaluations: the report of one, the comparison of two models, the results of a study.
 
-`document` derives every number from the per-image outcomes, with `rates`, `kurakin` and `hardest`; `tables`, `figures`,
-`training_figures`, `gallery` and `html` only show it; `svg` draws; `diff` compares two documents.
+Each has a folder with `contents`, the types of its document, and `document`, which derives every number from per-image
+outcomes; the other files only show it. `wording`, `grids`, `charts` and `frames` serve all of them.
 """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from components.reports.wording import percent
+from components.statistics.outcomes import Rate
 
 Points = Sequence[tuple[float, float]]
 
@@ -154,8 +155,6 @@ class Plot:
         return parts
 
 
-def describe(name: str, found: dict[str, float]) -> str:
+def describe(name: str, found: Rate) -> str:
     """A rate in words, as a pointer shows it: name, value, interval and n."""
-    return (
-        f"{name}: {percent(found['value'])} % ({percent(found['low'])} to {percent(found['high'])} %, n = {found['n']})"
-    )
+    return f"{name}: {percent(found.value)} % ({percent(found.low)} to {percent(found.high)} %, n = {found.n})"

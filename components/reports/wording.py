@@ -1,12 +1,12 @@
-"""The verdict and the main table as text, aligned or as Markdown; how numbers and names are written in the report."""
+"""How names, numbers and conditions are written wherever a person reads them."""
 
 import re
-import textwrap
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from components.reports.robustness.document import best_models, conditions, failed, status, subject
-from components.statistics.outcomes import Document
+from components.evaluation.document import Cascade, ThreatModel
+from components.statistics.outcomes import Interval
 
 WIDTH = 100
 RANGE = "\u2013"
@@ -53,29 +53,21 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def cascade_title(document: Document) -> str:
+def cascade_title(cascade: Cascade) -> str:
     """The cascade's name: AutoAttack only where it is that, else the attacks it consists of, or how many."""
-    cascade = document["cascade"]
-    attacks = [title(attack) for attack in cascade["attacks"]]
+    attacks = [title(attack) for attack in cascade.attacks]
     own = " + ".join(attacks) if len(attacks) < 4 else f"cascade of {len(attacks)} attacks"
-    return _CASCADES.get(cascade["name"], own)
+    return _CASCADES.get(cascade.name, own)
 
 
-def column_title(document: Document, column: str) -> str:
-    """The heading of a column of the main table."""
-    return cascade_title(document) if column == "cascade" else title(column)
+def condition_title(condition: str, cascade: Cascade) -> str:
+    """A condition as a heading: an attack, the worst case, or the cascade by its name."""
+    return cascade_title(cascade) if condition == "cascade" else title(condition)
 
 
-def worst_of(document: Document, name: str) -> str:
-    """What a model's worst case is the worst of: `AutoAttack and 4 more attacks`, `FGSM and PGD`."""
-    worst = document["models"][name]["worst_case"]
-    if worst is None:
-        return ABSENT
-    attacks = [title(attack) for attack in worst["attacks"]]
-    if worst["cascade"] is None:
-        return " and ".join(attacks) if len(attacks) < 3 else f"{len(attacks)} attacks"
-    more = f" and {len(attacks)} more attack{'s' if len(attacks) != 1 else ''}" if attacks else ""
-    return cascade_title(document) + more
+def setting_text(dataset: str, num_images: int, threat: ThreatModel) -> str:
+    """What was attacked, and how far: `digits, 359 test images, L∞ ε = 1/5 (51/255)`."""
+    return f"{dataset}, {num_images} test images, {norm_text(threat.norm)} ε = {epsilon_text(threat.epsilon)}"
 
 
 def percent(value: float) -> str:
@@ -89,14 +81,24 @@ def points(value: float) -> str:
     return "0.0" if text[1:] == "0.0" else text
 
 
-def half_width(found: dict[str, Any]) -> str:
+def half_width(found: Interval) -> str:
     """Half the interval's width, in points."""
-    return percent((found["high"] - found["low"]) / 2)
+    return percent((found.high - found.low) / 2)
 
 
-def bounds(found: dict[str, Any]) -> str:
+def bounds(found: Interval) -> str:
     """The interval in percent, `96.8-99.5` with an en dash."""
-    return f"{percent(found['low'])}{RANGE}{percent(found['high'])}"
+    return f"{percent(found.low)}{RANGE}{percent(found.high)}"
+
+
+def p_value(p: float, exact: bool = True) -> str:
+    """`0.012`, `< 0.001`; where `exact`, with a digit more if three would hide on which side of 5 % it is."""
+    return "< 0.001" if p < 0.001 else f"{p:.4f}" if exact and 0.0495 <= p < 0.0505 else f"{p:.3f}"
+
+
+def p_text(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def epsilon_text(epsilon: str) -> str:
@@ -131,7 +133,7 @@ def measured_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _pair_text(pair: dict[str, Any]) -> str:
+def _pair_text(pair: Mapping[str, Any]) -> str:
     """Two conditions on the same images: `clean 290 → FGSM 240 of 300 right (−16.7 points)`."""
     first, then = (f"{title(pair[key])} {pair[f'right_{key}']}" for key in ("first", "then"))
     change = (pair["right_then"] - pair["right_first"]) / pair["n"]
@@ -145,72 +147,9 @@ def rule_title(rule: str) -> str:
     return re.sub(r"[_-]+", " ", rule)
 
 
-def verdict_text(document: Document, name: str) -> str:
-    """The verdict on one model in a few words: `student suspect (square stronger)`."""
-    rules = ", ".join(rule_title(check["rule"]) for check in failed(document, name))
-    return f"{title(name)} {title(status(document, name))}" + (f" ({rules})" if rules else "")
-
-
-def columns(document: Document) -> list[str]:
-    """The columns of the main table, in order: every condition that any selected model was measured under."""
-    measured = [conditions(document["models"][name]) for name in best_models(document)]
-    last = [name for name in ("cascade", "worst_case", "w_robust") if any(name in row for row in measured)]
-    return ["clean", *document["attacks"], *last]
-
-
-def text_table(document: Document) -> str:
-    """The verdict and the main table for a terminal, at most 100 columns: transposed where attacks need the room."""
-    grid = _grid(document)
-    if len(_aligned(grid)[0]) > WIDTH:
-        grid = [list(column) for column in zip(*grid, strict=True)]
-    head, *rows = _aligned(grid)
-    rule = "\u2500" * len(head)
-    verdict = textwrap.wrap(_verdict(document), WIDTH, subsequent_indent="  ")
-    table = [head.rstrip(), rule, *(row.rstrip() for row in rows), rule]
-    return "\n".join([*verdict, "", _heading(document), "", *table, *_notes(document)])
-
-
-def markdown_table(document: Document) -> str:
-    """The verdict and the main table as Markdown."""
-    head, *rows = _grid(document)
-    align = [":---", *["---:"] * (len(head) - 1)]
-    table = ["| " + " | ".join(row) + " |" for row in (head, align, *rows)]
-    return "\n".join([f"**{_verdict(document)}**", "", _heading(document), "", *table, "", " ".join(_notes(document))])
-
-
-def _verdict(document: Document) -> str:
-    me = subject(document)
-    names = [me, *(name for name in best_models(document) if name != me)]
-    return "Verdict: " + "; ".join(verdict_text(document, name) for name in names)
-
-
-def _grid(document: Document) -> list[list[str]]:
-    names = columns(document)
-    rows = [["% right", *(column_title(document, name) for name in names)]]
-    for model in best_models(document):
-        found = conditions(document["models"][model])
-        rows.append([title(model), *(_cell(found[name]) if name in found else ABSENT for name in names)])
-    return rows
-
-
-def _cell(found: dict[str, Any]) -> str:
-    return f"{percent(found['value'])} ±{half_width(found)}"
-
-
-def _aligned(grid: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in grid]
-
-
-def _heading(document: Document) -> str:
-    threat = document["threat"]
-    budget = f"{norm_text(threat['norm'])} ε = {epsilon_text(threat['epsilon'])}"
-    return f"{document['dataset']}, {document['num_images']} test images, {budget}"
-
-
-def _notes(document: Document) -> list[str]:
-    return [
-        f"± is half the {100 * document['confidence']:.0f} % interval.",
-        "Worst case: right clean and under every attack, image by image.",
-        "W-Robust: mean of clean and worst case.",
-    ]
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A tree of mappings as one: the keys that lead to each value, with dots between, to the value."""
+    if not isinstance(value, Mapping) or (name and not value):
+        return {name: value}
+    parts = (flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+    return {key: found for part in parts for key, found in part.items()}

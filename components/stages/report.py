@@ -8,17 +8,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from components.data.pixels import to_pixels
+from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
-from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Params
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
 from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
 from components.reports.robustness.page import figure_files, page
-from components.reports.wording import text_table
+from components.reports.robustness.table import text_table
 from components.stages import run
-from components.statistics.outcomes import Document
+from components.statistics.documents import read_document, write_document
+from components.statistics.outcomes import Rate
 from components.tracking.journal import Journal
 
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
@@ -46,11 +48,10 @@ def main(params: Params, journal: Journal) -> None:
     """Writes every file of the report, prints the table, journals verdict and headline and registers the student."""
     section = read(params)
     curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
-    # All of it, for whoever reads the page: dvc.yaml declares every section for this stage.
-    document = _document(curves) | {"params": params.values}
+    document = _document(params, curves)
     tensors, metadata = read_tensors("evaluation/gallery.safetensors")
     html = page(document, curves, tensors, metadata, section.gallery_images)
-    write_json(DOCUMENT, document)
+    write_document(DOCUMENT, document)
     write_json("metrics/report.json", headline(document))
     write_csv("plots/epsilon.csv", epsilon_rows(document))
     write_csv("plots/transfer.csv", transfer_rows(document))
@@ -67,39 +68,37 @@ def main(params: Params, journal: Journal) -> None:
     print(f"\n{text_table(document)}\n\nReport: {PAGE}")
 
 
-def verdict_tags(document: Document) -> dict[str, str]:
+def verdict_tags(document: Report) -> dict[str, str]:
     """The verdict on the report's subject, the rules that object to it, and the verdict on every selected model."""
     me = subject(document)
     each = {f"verdict.{name}": status(document, name) for name in best_models(document)}
     return {"verdict": status(document, me), "verdict.reasons": ", ".join(reasons(document, me)) or "none", **each}
 
 
-def register_student(document: Document, images: Tensor, journal: Journal) -> None:
+def register_student(document: Report, images: Tensor, journal: Journal) -> None:
     """Hands the student to the tracker's registry, with headline numbers, verdict and the hashes it comes from."""
     example = WORK / "student_example.npy"
     with replacing(example) as partial, partial.open("wb") as file:
         np.save(file, to_pixels(images[:2]).contiguous().numpy())
-    student = document["models"]["student"]
+    student = document.models["student"]
     own = {k.removeprefix("student."): v for k, v in headline(document).items() if k.startswith("student.")}
     verdict = {"verdict": status(document, "student"), "verdict.reasons": verdict_tags(document)["verdict.reasons"]}
-    hashes = {"sha256": student["sha256"], **{f"upstream.{k}": v for k, v in student["upstream"].items()}}
-    tags = {"epsilon": document["threat"]["epsilon"], **own, **verdict, **hashes}
-    journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document["classes"]), example, tags)
-    journal.upstream({"student": student["sha256"]} | student["upstream"])
+    hashes = {"sha256": student.sha256, **{f"upstream.{k}": v for k, v in student.upstream.items()}}
+    tags = {"epsilon": document.threat.epsilon, **own, **verdict, **hashes}
+    journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
+    journal.upstream({"student": student.sha256} | student.upstream)
 
 
-def _document(curves: dict[str, list[dict[str, str]]]) -> Document:
+def _document(params: Params, curves: dict[str, list[dict[str, str]]]) -> Report:
     outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
     files = {name: f"curves/{name}.csv" for name in curves}
     training = {
-        name: {"file": file, "sha256": sha256(file), "epochs": len(curves[name]), "alarms": alarms(name)}
+        name: Training(file=file, sha256=sha256(file), epochs=len(curves[name]), alarms=alarms(name))
         for name, file in files.items()
     }
-    evaluation, data = read_json("evaluation/evaluation.json"), read_json("metrics/data.json")
-    try:
-        return build(evaluation, outcomes, training, data, lambda evidence: judge(evidence).as_dict())
-    except KeyError as error:
-        raise InputError(f"evaluation/evaluation.json: missing key {error}") from None
+    evaluation = read_document(Evaluation, "evaluation/evaluation.json")
+    # All parameters, for whoever reads the page: dvc.yaml declares every section for this stage.
+    return build(evaluation, outcomes, training, read_json("metrics/data.json"), judge, params.values)
 
 
 def alarms(name: str) -> list[str]:
@@ -108,24 +107,28 @@ def alarms(name: str) -> list[str]:
     return [event["line"].removeprefix("sentinel: ") for event in events]
 
 
-def epsilon_rows(document: Document) -> list[dict[str, Any]]:
+def _bounds(found: Rate) -> dict[str, float]:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def epsilon_rows(document: Report) -> list[dict[str, Any]]:
     """The ε curves as rows for `dvc plots`: model, epsilon as a number, accuracy and its interval."""
     return [
         {
             "model": name,
-            "epsilon": float(Fraction(point["epsilon"])),
-            **{key: point[key] for key in ("value", "low", "high")},
+            "epsilon": float(Fraction(point.epsilon)),
+            **_bounds(point),
         }
         for name in best_models(document)
-        for point in document["models"][name]["curve"]
+        for point in document.models[name].curve
     ]
 
 
-def transfer_rows(document: Document) -> list[dict[str, Any]]:
+def transfer_rows(document: Report) -> list[dict[str, Any]]:
     """The transfer matrices as rows for `dvc plots`: attack, source, target, accuracy and its interval."""
     return [
-        {"attack": attack, "source": source, "target": target, **{key: found[key] for key in ("value", "low", "high")}}
-        for attack, matrix in document["transfer"]["accuracy"].items()
+        {"attack": attack, "source": source, "target": target, **_bounds(found)}
+        for attack, matrix in document.transfer.accuracy.items()
         for source, row in matrix.items()
         for target, found in row.items()
     ]

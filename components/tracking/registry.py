@@ -143,11 +143,12 @@ def _measure(client: Any, source: Source, bar: Bar, folder: Path) -> tuple[list[
     # Only here, since it needs torch.
     from components.reports.comparison import document as comparison
     from components.statistics.intervals import rate
+    from components.statistics.outcomes import worst
 
     candidate = comparison.load(folder, fetch(client, source, folder), source.title)
     passed, failed = [], []
     clean, attacked = candidate.outcomes[f"{candidate.model}/clean"], candidate.attacked
-    outcomes = {"clean": clean, "worst case": comparison.worst([clean, *attacked.values()]) if attacked else None}
+    outcomes = {"clean": clean, "worst case": worst([clean, *attacked.values()]) if attacked else None}
     for name, least in (("clean", bar.min_clean), ("worst case", bar.min_worst_case)):
         if least is None:
             continue
@@ -169,7 +170,6 @@ def _measure(client: Any, source: Source, bar: Bar, folder: Path) -> tuple[list[
 def _against_present(client: Any, source: Source, alias: str, candidate: Any, folder: Path) -> tuple[str, bool]:
     """How a candidate compares with who has the alias now, and whether it is significantly worse."""
     from components.reports.comparison import document as comparison
-    from components.statistics.intervals import Paired
 
     name = source.version.name
     present = client.get_registered_model(name).aliases.get(alias)
@@ -179,10 +179,10 @@ def _against_present(client: Any, source: Source, alias: str, candidate: Any, fo
     found = comparison.compare(comparison.load(folder, fetch(client, holder, folder), holder.title), candidate)
     said = []
     for key in ("worst_case", "clean"):
-        if condition := found["conditions"].get(key):
-            difference = Paired(**condition["difference"])
+        if condition := found.conditions.get(key):
+            difference = condition.difference
             names = f"{alias} {present}", f"version {source.version.version}"
-            said.append(comparison.answer(key, difference, condition["detectable"]["paired"], *names))
+            said.append(comparison.answer(key, difference, condition.detectable.paired, *names))
             if difference.value < 0 and difference.p < comparison.SIGNIFICANT:
                 return said[-1], True
     return said[0], False

@@ -18,6 +18,7 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.verdict.rules import RULES, judge
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
+from components.statistics.documents import as_json
 from components.threats.parts.threat import Threat
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
@@ -210,8 +211,8 @@ def test_a_verdict_survives_json_and_changes_no_evidence():
     verdict = judge(evidence)
     assert evidence == kept
     assert judge(json.loads(json.dumps(evidence))) == verdict
-    document = json.loads(json.dumps(verdict.as_dict(), allow_nan=False))
-    assert document == verdict.as_dict()
+    document = json.loads(json.dumps(as_json(verdict), allow_nan=False))
+    assert document == as_json(verdict)
     assert document["status"] == "suspect" and document["reasons"] == ["large_epsilon"]
     assert set(document["checks"][0]) == {"rule", "status", "measured", "bound", "meaning", "remedy", "required"}
 

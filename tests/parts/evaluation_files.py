@@ -9,11 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from components.evaluation.document import Evaluation
+from components.evaluation.verdict.findings import Status
+from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.params import Params
 from components.foundation.storage import write_csv, write_json
 from components.numerics.tensor_files import write_tensors
+from components.reports.robustness.contents import Report
 from components.reports.robustness.document import build
 from components.stages import report
+from components.statistics.documents import document_of
 from components.tracking.journal import Journal
 
 CLASSES = ["circle", "cross", "square", "star"]
@@ -82,14 +87,19 @@ def run_stage(root: Path, gallery_images: int = 3) -> Recorder:
     return journal
 
 
-def document(num_images: int = 60, roles: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
+def document(num_images: int = 60, roles: Sequence[str] | None = None, **changes: Any) -> Report:
     """The document of the made-up evaluation with `changes` to its description."""
     roles = ROLES if roles is None else roles
     found = outcomes(num_images, torch.Generator().manual_seed(7), roles)
-    return build(evaluation(num_images, roles) | changes, found, {}, {}, judged)
+    return built(evaluation(num_images, roles) | changes, found)
 
 
-def judged(found: Any) -> dict[str, Any]:
+def built(described: dict[str, Any], found: dict[str, Tensor]) -> Report:
+    """The document of an evaluation that is `described` as evaluation.json would do it."""
+    return build(document_of(Evaluation, described, "evaluation.json"), found, {}, {}, judged)
+
+
+def judged(found: Any) -> Verdict:
     """A verdict in the form of the real one, by three rules of its own, whatever the real rules are."""
     helped = found["square_helps"]["before"] - found["square_helps"]["after"]
     checks = [
@@ -97,14 +107,14 @@ def judged(found: Any) -> dict[str, Any]:
         _check("eval_mode", "broken" if found["training"]["modules"] else "passed", found["training"]),
         _check("transfer", "not_measured", {}),
     ]
-    reasons = [check["rule"] for check in checks if check["status"] in ("suspect", "broken")]
+    reasons = [check.rule for check in checks if check.status in ("suspect", "broken")]
     status = "broken" if "eval_mode" in reasons else "suspect" if reasons else "trusted"
-    return {"status": status, "reasons": reasons, "checks": checks}
+    return Verdict(status=status, reasons=reasons, checks=checks)
 
 
-def _check(rule: str, status: str, measured: dict[str, Any]) -> dict[str, Any]:
+def _check(rule: str, status: Status, measured: dict[str, Any]) -> Check:
     words = {"bound": f"bound of {rule}", "meaning": f"what {rule} means", "remedy": f"how to mend {rule}"}
-    return {"rule": rule, "status": status, "measured": measured, **words, "required": False}
+    return Check(rule=rule, status=status, measured=measured, **words, required=False)
 
 
 def write_evaluation(root: Path, num_images: int = 60, num_shown: int = 3, roles: Sequence[str] = ROLES) -> None:
@@ -153,7 +163,7 @@ def evaluation(num_images: int, roles: Sequence[str] = ROLES) -> dict[str, Any]:
             "search": "bfloat16",
             "decision": "float32",
             "compiled": False,
-            "parity": {"n": 128, "agree": 128, "only_exact": 0, "only_search": 0},
+            "parity": {"student": {"n": 128, "agree": 128, "only_exact": 0, "only_search": 0, "passed": True}},
         },
         "seed": 0,
         "params": {"seed": 0, "report": {"gallery_images": 3}},

@@ -16,7 +16,6 @@ from components.commands.check_params import check
 from components.foundation.params import Params
 from components.foundation.process import USER_ERROR
 from components.reports.study.document import collapse_epoch
-from components.reports.study.tables import what_alarms_did
 from pipelines import study
 from pipelines.studies.file import arm_params, read_study
 from pipelines.studies.job import Ended, Workplace, finished, run
@@ -219,14 +218,6 @@ def test_curves_have_a_panel_per_arm_and_a_line_per_seed():
     assert [title.text for title in drawn.findall(".//{*}title")][-1] == "other, seed 3, epoch 3: 30.0 %"
 
 
-def test_many_alarms_of_one_kind_take_one_cell():
-    done = [("note", 2.5), ("note", 3), ("note", 9), ("roll_back", 9.5), ("stop", 12)]
-    events = [{"action": action, "epoch": epoch} for action, epoch in done]
-    assert what_alarms_did({"events": events}) == "note 2.5–9 (3); roll back 9.5; stop 12"
-    assert what_alarms_did({"events": events[:2]}) == "note 2.5; note 3"
-    assert what_alarms_did(None) == what_alarms_did({"events": []}) == "–"
-
-
 TINY = {
     "compute.threads": 1,
     "compute.device": "cpu",
@@ -320,6 +311,8 @@ def test_a_study_of_digits_ends_in_a_table_a_figure_and_numbers(tmp_path, capfd,
 
 
 def _figure(document: dict) -> str:
+    from components.reports.study.contents import Study
     from components.reports.study.figures import figure
+    from components.statistics.documents import document_of
 
-    return figure(document)
+    return figure(document_of(Study, document, "cpu.json"))

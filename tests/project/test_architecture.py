@@ -32,7 +32,11 @@ FLOORS = (
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "components"}
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
-EXTRAS = {"components/datasets": {"sklearn", "PIL"}, "components/reports": {"jinja2"}}
+EXTRAS = {
+    "components/datasets": {"sklearn", "PIL"},
+    "components/reports": {"jinja2", "pandas"},
+    "components/commands": {"pandas"},
+}
 # Files of other packages, by the only place that may import them.
 HOMES = {"mlflow": "components/tracking/", "prefect": "pipelines/", "dvc": "pipelines/graph.py"}
 # What changes no declared output: forwarding records, and the tables of families.

@@ -1,6 +1,7 @@
 """What changed between two reports: nothing where nothing did, and each change by its name."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,38 +9,49 @@ import pytest
 
 from components.commands.report import main as print_report
 from components.foundation.storage import write_json
-from components.reports.robustness.changes import differences, text
+from components.reports.robustness.changes import Changes, Judged, differences, text
+from components.reports.robustness.contents import Report
+from components.statistics.documents import as_json, document_of
 from tests.parts.evaluation_files import document, evidence
 
 
 @pytest.fixture(scope="module")
-def old() -> dict[str, Any]:
-    return document()
+def made_up() -> dict[str, Any]:
+    return as_json(document())
 
 
 @pytest.fixture
-def new(old: dict[str, Any]) -> dict[str, Any]:
-    return copy.deepcopy(old)
+def old(made_up: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(made_up)
+
+
+@pytest.fixture
+def new(made_up: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(made_up)
+
+
+def between(old: dict[str, Any], new: dict[str, Any]) -> Changes:
+    """What differs between two documents that are given as JSON."""
+    return differences(*(document_of(Report, side, name) for side, name in ((old, "old"), (new, "new"))))
 
 
 def test_a_report_does_not_differ_from_itself(old: dict[str, Any]) -> None:
-    found = differences(old, old)
-    assert not (found["verdicts"] or found["rates"] or found["facts"] or found["only"]["old"] or found["only"]["new"])
-    assert found["same_rates"] > 100
+    found = between(old, old)
+    assert not (found.verdicts or found.rates or found.facts or found.only["old"] or found.only["new"])
+    assert found.same_rates > 100
     words = text(found, ("a", "b"))
     assert "No rate changed." in words and "The verdicts are the same." in words and "Nothing else differs." in words
 
 
 def test_a_changed_rate_is_told_with_points_and_intervals(old: dict[str, Any], new: dict[str, Any]) -> None:
     rate = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 30, "n": 60}
-    old = copy.deepcopy(old)
     old["models"]["student"]["clean"] = rate
     new["models"]["student"]["clean"] = rate | {"value": 0.55, "low": 0.45, "high": 0.65}
-    (one,) = differences(old, new)["rates"]
-    assert (one["name"], one["change"], one["apart"]) == ("student clean", 0.05, False)
+    (one,) = between(old, new).rates
+    assert (one.name, one.change, one.apart) == ("student clean", 0.05, False)
     new["models"]["student"]["clean"] = rate | {"value": 0.3, "low": 0.2, "high": 0.39}
-    found = differences(old, new)
-    assert (found["rates"][0]["change"], found["rates"][0]["apart"]) == (-0.2, True)
+    found = between(old, new)
+    assert (found.rates[0].change, found.rates[0].apart) == (-0.2, True)
     line = next(line for line in text(found, ("a", "b")).splitlines() if line.startswith("student clean"))
     assert line.split()[-1] == "apart" and "\u221220.0" in line
 
@@ -54,7 +66,7 @@ def test_rates_in_lists_have_names(old: dict[str, Any], new: dict[str, Any]) -> 
     ):
         point["n"] += 1
     new["transfer"]["fooling"]["pgd_sat"]["student"]["clean_teacher"]["n"] += 1
-    assert {one["name"] for one in differences(old, new)["rates"]} == {
+    assert {one.name for one in between(old, new).rates} == {
         "student curve ε = 1/51",
         "student cascade apgd_ce",
         "student grid bim ε = 1/5",
@@ -63,16 +75,11 @@ def test_rates_in_lists_have_names(old: dict[str, Any], new: dict[str, Any]) -> 
     }
 
 
-def test_a_verdict_that_changed_is_told_with_its_rules(old: dict[str, Any]) -> None:
+def test_a_verdict_that_changed_is_told_with_its_rules() -> None:
     new = document(evidence={"clean_teacher": evidence(0), "robust_teacher": evidence(8), "student": evidence(8)})
-    found = differences(old, new)
-    assert found["verdicts"] == [
-        {
-            "model": "student",
-            "old": {"status": "trusted", "reasons": []},
-            "new": {"status": "suspect", "reasons": ["square_helps"]},
-        }
-    ]
+    found = differences(document(), new)
+    (one,) = found.verdicts
+    assert one == ("student", Judged("trusted", ()), Judged("suspect", ("square_helps",)))
     assert "suspect (square helps)" in text(found, ("a", "b"))
 
 
@@ -80,24 +87,25 @@ def test_other_facts_and_missing_rates_are_told(old: dict[str, Any], new: dict[s
     new["attacks"] = {**new["attacks"], "fgsm": "Fgsm(aim='predicted')"}
     new["params"] = {"seed": 1, "report": {"gallery_images": 3}}
     del new["models"]["student"]["attacks"]["cw"]
-    found = differences(old, new)
-    assert {fact["name"]: (fact["old"], fact["new"]) for fact in found["facts"]} == {
+    found = between(old, new)
+    assert {fact.name: (fact.old, fact.new) for fact in found.facts} == {
         "attacks.fgsm": ("Fgsm(aim='true')", "Fgsm(aim='predicted')"),
         "params.seed": (0, 1),
     }
-    assert found["only"] == {"old": ["student attacks cw"], "new": []}
+    assert found.only == {"old": ["student attacks cw"], "new": []}
     assert "Only in the old report: student attacks cw." in text(found, ("a", "b"))
     many = {
         "old": [f"student per_class {i} clean" for i in range(7)] + ["teacher clean", "teacher worst_case"],
         "new": [],
     }
-    assert "Only in the old report: 7 of student, 2 of teacher." in text(found | {"only": many}, ("a", "b"))
+    told = text(dataclasses.replace(found, only=many), ("a", "b"))
+    assert "Only in the old report: 7 of student, 2 of teacher." in told
 
 
-def test_a_model_on_one_side_alone_is_no_error(old: dict[str, Any]) -> None:
-    found = differences(old, document(roles=["student"]))
-    assert {one["model"] for one in found["verdicts"]} == {"clean_teacher", "robust_teacher"}
-    assert all(one["new"] is None for one in found["verdicts"])
+def test_a_model_on_one_side_alone_is_no_error() -> None:
+    found = differences(document(), document(roles=["student"]))
+    assert {one.name for one in found.verdicts} == {"clean_teacher", "robust_teacher"}
+    assert all(one.new is None for one in found.verdicts)
     assert "\u2013" in text(found, ("a", "b"))
 
 
@@ -106,8 +114,8 @@ def test_the_command_prints_text_and_markdown(
 ) -> None:
     new["params"] = {"seed": 1, "report": {"gallery_images": 3}}
     paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
-    for path, document_ in zip(paths, (old, new), strict=True):
-        write_json(path, document_)
+    for path, side in zip(paths, (old, new), strict=True):
+        write_json(path, side)
     print_report(["diff", *paths])
     assert "params.seed  0    1" in capsys.readouterr().out
     print_report(["diff", *paths, "--markdown"])

@@ -11,8 +11,11 @@ from components.foundation.errors import InputError
 from components.foundation.storage import read_json, write_json
 from components.numerics.tensor_files import write_tensors
 from components.reports.comparison import document as comparison
-from components.reports.comparison.document import Document, compare, load, p_text
+from components.reports.comparison.contents import Comparison
+from components.reports.comparison.document import compare, load
 from components.reports.comparison.text import main, markdown, text
+from components.reports.wording import p_text
+from components.statistics.documents import as_json
 from components.statistics.intervals import interval, mcnemar, tango
 from tests.parts.paired_evaluations import CASCADE, CLASSES, NUM_IMAGES, outcomes, write_evaluation, wrong
 
@@ -24,7 +27,12 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return a, write_evaluation(tmp_path / "b", outcomes(25), "b" * 64)
 
 
-def compared(a: Path, b: Path) -> Document:
+def compared(a: Path, b: Path) -> dict[str, Any]:
+    """The comparison as JSON."""
+    return as_json(between(a, b))
+
+
+def between(a: Path, b: Path) -> Comparison:
     return compare(load(a), load(b))
 
 
@@ -131,7 +139,7 @@ def test_no_attack_in_common_is_refused(tmp_path: Path) -> None:
 def test_two_models_of_one_evaluation(tmp_path: Path) -> None:
     both = write_evaluation(tmp_path / "both", outcomes(40) | outcomes(25, "robust_teacher"))
     assert load(both).model == "student"
-    found = compare(load(both), load(both, "robust_teacher"))
+    found = as_json(compare(load(both), load(both, "robust_teacher")))
     assert found["conditions"]["worst_case"]["difference"]["only_b"] == 15
     with pytest.raises(InputError, match=r"unknown 'pupil' \(allowed: robust_teacher, student\)"):
         load(both, "pupil")
@@ -190,7 +198,7 @@ def test_p_never_hides_on_which_side_it_is() -> None:
 
 
 def test_the_text_fits_a_terminal(folders: tuple[Path, Path]) -> None:
-    lines = text(compared(*folders)).splitlines()
+    lines = text(between(*folders)).splitlines()
     assert max(map(len, lines)) <= 100
     assert lines[0] == "Is B more robust than A?  shapes, 100 test images, L∞ ε = 8/255"
     (worst,) = (" ".join(line.split()) for line in lines if line.startswith("worst case"))
@@ -199,13 +207,13 @@ def test_the_text_fits_a_terminal(folders: tuple[Path, Path]) -> None:
 
 def test_autoattack_is_called_so_only_where_it_is(tmp_path: Path) -> None:
     side = write_evaluation(tmp_path / "a", outcomes(40), cascade={**CASCADE, "name": "autoattack"})
-    assert "AutoAttack" in text(compared(side, side))
+    assert "AutoAttack" in text(between(side, side))
     side = write_evaluation(tmp_path / "a", outcomes(40), cascade={**CASCADE, "name": "custom"})
-    assert "AutoAttack" not in text(compared(side, side))
+    assert "AutoAttack" not in text(between(side, side))
 
 
 def test_markdown_has_whole_tables(folders: tuple[Path, Path]) -> None:
-    rows = [line for line in markdown(compared(*folders)).splitlines() if line.startswith("|")]
+    rows = [line for line in markdown(between(*folders)).splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 3, "three tables"
     assert sum(row.startswith("| worst case |") for row in rows) == 1
 

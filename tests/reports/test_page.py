@@ -102,8 +102,8 @@ def test_a_bad_verdict_says_which_rule_and_what_to_do(status: str, helped: int, 
     made = document(evidence={"student": found})
     (check,) = failed(made, "student")
     text = words(render(made, {}, {}, {}, 0))
-    assert opening in text and check["remedy"] in text and check["meaning"] in text
-    assert text.index(check["remedy"]) < text.index("Worst case, % right")
+    assert opening in text and check.remedy in text and check.meaning in text
+    assert text.index(check.remedy) < text.index("Worst case, % right")
     assert "not judged" in text  # the two others
 
 
@@ -157,9 +157,9 @@ def test_the_staircase_stands_at_the_document_s_heights() -> None:
     assert drawn is not None
     line = next(line for line in ElementTree.fromstring(drawn.svg).iter("polyline"))
     heights = [float(point.split(",")[1]) for point in line.get("points", "").split()]
-    model = made["models"]["student"]
+    model = made.models["student"]
     top, bottom = 12, 330 - 38
-    values = [step["value"] for step in (model["clean"], *model["cascade"])]
+    values = [step.value for step in (model.clean, *model.cascade)]
     # Each step is level: two points of the same height.
     want = [bottom - value * (bottom - top) for value in values for _ in range(2)]
     assert heights == pytest.approx(want, abs=0.06)
@@ -167,7 +167,7 @@ def test_the_staircase_stands_at_the_document_s_heights() -> None:
 
 def test_models_of_one_size_are_not_joined() -> None:
     two, three = (document(roles=roles) for roles in (["robust_teacher", "student"], list(ROLES)))
-    assert two["capacity"] and three["capacity"]  # the robust teacher is the wide one
+    assert two.capacity and three.capacity  # the robust teacher is the wide one
     assert [drawn.svg.count("<polyline") for made in (two, three) for drawn in capacities(made)] == [2, 0]
 
 
@@ -203,10 +203,11 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_hard_images_are_shown_where_their_pixels_are_known() -> None:
     made, (tensors, metadata) = document(), gallery(4, torch.Generator().manual_seed(0))
-    hard = made["hardest"]["images"][0]["index"]
+    assert made.hardest is not None
+    hard = made.hardest.images[0].index
     metadata["indices"][3] = hard
     shown = thumbnails(made, tensors, metadata)
-    assert hard in shown and set(shown) <= {image["index"] for image in made["hardest"]["images"]}
+    assert hard in shown and set(shown) <= {image.index for image in made.hardest.images}
     assert f'src="{shown[hard]}"' in render(made, {}, tensors, metadata, 0)
 
 

@@ -8,15 +8,17 @@ import torch
 
 from components.commands.report import main as print_report
 from components.foundation.storage import write_json
-from components.reports.robustness.document import best_models, build
-from components.reports.wording import WIDTH, epsilon_text, markdown_table, measured_text, points, text_table, worst_of
+from components.reports.robustness.contents import Report
+from components.reports.robustness.document import best_models
+from components.reports.robustness.table import markdown_table, text_table, worst_of
+from components.reports.wording import WIDTH, epsilon_text, measured_text, points
 from tests.parts.evaluation_files import (
     ATTACKS,
     LAST_ATTACKS,
     ROLES,
+    built,
     document,
     evaluation,
-    judged,
     outcomes,
     run_stage,
     write_evaluation,
@@ -24,7 +26,7 @@ from tests.parts.evaluation_files import (
 
 
 @pytest.fixture(scope="module")
-def made_up() -> dict[str, Any]:
+def made_up() -> Report:
     """The document of the made-up evaluation."""
     return document()
 
@@ -41,7 +43,7 @@ def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
     found, described = outcomes(60, torch.Generator().manual_seed(7)), evaluation(60)
     described["attacks"] = {f"attack_{i}": "Attack()" for i in range(num_attacks)}
     found |= {f"{role}/attack_{i}": found[f"{role}/worst_case"] for role in ROLES for i in range(num_attacks)}
-    lines = text_table(build(described, found, {}, {}, judged)).splitlines()
+    lines = text_table(built(described, found)).splitlines()
     assert lines[0] == "Verdict: student trusted; clean teacher trusted; robust teacher suspect (square helps)"
     assert max(map(len, lines)) <= WIDTH
     table = lines[5:-4]
@@ -49,7 +51,7 @@ def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
     assert table[0] == "\u2500" * len(table[0])
 
 
-def test_every_rate_of_the_table_has_an_interval(made_up: dict[str, Any]) -> None:
+def test_every_rate_of_the_table_has_an_interval(made_up: Report) -> None:
     rows = [line for line in markdown_table(made_up).splitlines() if line.startswith("| ") and "±" in line]
     assert len(rows) == len(best_models(made_up))
     # Clean, the attacks, the cascade, worst case, W-Robust.
@@ -78,7 +80,7 @@ def test_autoattack_is_called_so_only_where_it_is_one(name: str, attacks: dict[s
             del found[f"student_last/{attack}"]
     last = [found["student_last/clean"], *(found[f"student_last/{name}"] for name in attacks if name in LAST_ATTACKS)]
     found["student_last/worst_case"] = torch.stack(last).amin(0)
-    made = build(described, found, {}, {}, judged)
+    made = built(described, found)
     assert worst_of(made, "student") == text
     assert ("AutoAttack" in text_table(made)) == (name == "autoattack")
 

@@ -5,11 +5,12 @@ numbers are upper bounds that a stronger attack probably lowers. A rule that cou
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.evaluation.verdict import findings
 from components.evaluation.verdict.findings import Evidence, Finding, Status, never_gains
+from components.statistics.documents import Document
 
 
 @dataclass(frozen=True)
@@ -28,42 +29,42 @@ class Rule:
     required: bool = True
 
 
-@dataclass(frozen=True)
-class Check:
-    """A rule applied: numbers and words for a report."""
+class Check(Document):
+    """A rule applied: what was measured, the bound, what a failure means, what to do then."""
 
     rule: str
+    """The name of the rule."""
     status: Status
+    """What the rule made of the evidence; one that could not be measured has not passed."""
     measured: dict[str, Any]
+    """The numbers that the rule looked at."""
     bound: str
+    """What passes."""
     meaning: str
+    """What a failure means."""
     remedy: str
-    required: bool
+    """What to do then."""
+    required: bool = True
+    """Whether the verdict `trusted` needs it measured."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Document):
     """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
 
     status: Literal["trusted", "suspect", "broken"]
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> list[str]:
-        """The rules because of which the verdict is not `trusted`."""
-        return [check.rule for check in self.checks if _objects(check)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Status, reasons and checks as JSON can hold them."""
-        return {"status": self.status, "reasons": self.reasons, "checks": [asdict(check) for check in self.checks]}
+    """Whether the numbers can be believed."""
+    reasons: list[str]
+    """The rules because of which the verdict is not `trusted`."""
+    checks: list[Check]
+    """Every rule, applied."""
 
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on what `probes.probe` measured, with what the evaluation adds (docs/verdict.md lists the keys)."""
-    checks = tuple(_check(rule, evidence) for rule in RULES)
-    if any(check.status == "broken" for check in checks):
-        return Verdict("broken", checks)
-    return Verdict("suspect" if any(_objects(check) for check in checks) else "trusted", checks)
+    checks = [_check(rule, evidence) for rule in RULES]
+    reasons = [check.rule for check in checks if _objects(check)]
+    broken = any(check.status == "broken" for check in checks)
+    return Verdict(status="broken" if broken else "suspect" if reasons else "trusted", reasons=reasons, checks=checks)
 
 
 def _check(rule: Rule, evidence: Evidence) -> Check:
@@ -72,7 +73,15 @@ def _check(rule: Rule, evidence: Evidence) -> Check:
     except KeyError:
         # Evidence that is absent, whole or in part: never a pass.
         status, measured = "not_measured", {}
-    return Check(rule.name, status, _rounded(measured), rule.bound, rule.meaning, rule.remedy, rule.required)
+    return Check(
+        rule=rule.name,
+        status=status,
+        measured=_rounded(measured),
+        bound=rule.bound,
+        meaning=rule.meaning,
+        remedy=rule.remedy,
+        required=rule.required,
+    )
 
 
 def _objects(check: Check) -> bool:

@@ -1,19 +1,31 @@
 """Two models on the same test images: what may be compared, and by how much they differ, image by image."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from components.evaluation.document import Cascade
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError, choose
-from components.foundation.storage import read_json
 from components.numerics.tensor_files import read_tensors
-from components.reports.wording import title
+from components.reports.comparison.contents import (
+    ClassComparison,
+    ComparedEvaluation,
+    ComparedModel,
+    ComparedSide,
+    Comparison,
+    Condition,
+    Detectable,
+    PairedDifference,
+    paired_difference,
+)
+from components.reports.wording import p_text, percent, points, title
+from components.statistics import outcomes as per_image
+from components.statistics.documents import read_document
 from components.statistics.intervals import (
     CONFIDENCE,
     POWER,
@@ -24,13 +36,9 @@ from components.statistics.intervals import (
     paired,
     rate,
 )
+from components.statistics.outcomes import Outcomes, Rate, six_digits, worst
 
-SCHEMA = "temper/comparison/1"
-EVALUATIONS = ("temper/evaluation/1", "temper/evaluation/2")
 SIGNIFICANT = 1 - CONFIDENCE
-_CARD = ("file", "sha256", "checkpoint", "architecture", "num_parameters", "epoch")
-
-Document = dict[str, Any]
 
 
 class Side(NamedTuple):
@@ -38,8 +46,8 @@ class Side(NamedTuple):
 
     title: str
     model: str
-    evaluation: Document
-    outcomes: Mapping[str, Tensor]
+    evaluation: ComparedEvaluation
+    outcomes: Outcomes
 
     @property
     def labels(self) -> Tensor:
@@ -47,24 +55,19 @@ class Side(NamedTuple):
         return self.outcomes["labels"]
 
     @property
-    def card(self) -> Document:
+    def facts(self) -> ComparedModel:
         """What the evaluation says of the model."""
-        return self.evaluation["models"][self.model]
+        return self.evaluation.models[self.model]
 
     @property
-    def cascade(self) -> Document:
+    def cascade(self) -> Cascade:
         """Name and attacks of the cascade; evaluations of the first format have none."""
-        return self.evaluation.get("cascade", {"name": "none", "attacks": {}})
+        return self.evaluation.cascade
 
     @property
     def attacked(self) -> dict[str, Tensor]:
         """The outcomes [n] under each attack that this model met on every image, and after the whole `cascade`."""
-        names = (name for name in self.evaluation["attacks"] if f"{self.model}/{name}" in self.outcomes)
-        found = {name: self.outcomes[f"{self.model}/{name}"] for name in names}
-        steps = [self.outcomes.get(f"{self.model}/cascade/{name}") for name in self.cascade["attacks"]]
-        if steps and all(step is not None for step in steps):
-            found["cascade"] = worst(step for step in steps if step is not None)
-        return found
+        return per_image.attacked(self.model, self.evaluation.attacks, self.cascade.attacks, self.outcomes)
 
 
 def load(folder: Path | str, model: str | None = None, title: str = "") -> Side:
@@ -81,37 +84,30 @@ def load(folder: Path | str, model: str | None = None, title: str = "") -> Side:
     if not (folder / "evaluation.json").exists() and (folder / "evaluation/evaluation.json").exists():
         folder = folder / "evaluation"
     where = folder / "evaluation.json"
-    evaluation, (outcomes, _) = read_json(where), read_tensors(folder / "outcomes.safetensors")
-    schema = evaluation.get("schema") if isinstance(evaluation, dict) else None
-    if schema not in EVALUATIONS:
-        raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, EVALUATIONS))}")
+    evaluation = read_document(ComparedEvaluation, where)
+    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
     try:
         side = Side(title or str(folder), _chosen(evaluation, model, where), evaluation, outcomes)
         needed = [side.labels, outcomes[f"{side.model}/clean"], *side.attacked.values()]
     except KeyError as error:
         raise InputError(f"{folder}: nothing called {error}, which every evaluation has") from None
-    if len({tensor.shape for tensor in needed}) > 1 or needed[0].shape != (evaluation["num_images"],):
-        raise InputError(f"{folder}: outcomes are not those of {evaluation['num_images']} images")
+    if len({tensor.shape for tensor in needed}) > 1 or needed[0].shape != (evaluation.num_images,):
+        raise InputError(f"{folder}: outcomes are not those of {evaluation.num_images} images")
     return side
 
 
-def _chosen(evaluation: Document, model: str | None, where: Path) -> str:
-    models = evaluation["models"]
+def _chosen(evaluation: ComparedEvaluation, model: str | None, where: Path) -> str:
+    models = evaluation.models
     if model is not None:
         choose(models, model, f"{where}: models")
         return model
-    selected = [name for name, card in models.items() if card["checkpoint"] == "best"] or list(models)
+    selected = [name for name, facts in models.items() if facts.checkpoint == "best"] or list(models)
     if "student" not in models and len(selected) != 1:
         raise InputError(f"{where}: {len(models)} models and no student, name one (allowed: {', '.join(models)})")
     return "student" if "student" in models else selected[0]
 
 
-def worst(parts: Any) -> Tensor:
-    """1 for each image that is right in every part, uint8 [n]."""
-    return torch.stack([part != 0 for part in parts]).all(0).to(torch.uint8)
-
-
-def compare(a: Side, b: Side) -> Document:
+def compare(a: Side, b: Side) -> Comparison:
     """How B differs from A: the content of comparison.json (docs/compare.md).
 
     Errors: evaluations on other test images, under another threat model, with another cascade, or without a common
@@ -129,21 +125,25 @@ def compare(a: Side, b: Side) -> Document:
         tables["worst_case"] = (worst(first), worst(second))
     conditions = {name: _condition(name, *sides) for name, sides in tables.items()}
     headline = conditions["worst_case" if shared else "clean"]
-    return {
-        "schema": SCHEMA,
-        "answer": headline["answer"],
-        "remarks": _remarks(a, b, left_out),
-        **{key: a.evaluation[key] for key in ("dataset", "threat", "classes", "num_images")},
-        "confidence": CONFIDENCE,
-        "power": POWER,
-        "a": _described(a),
-        "b": _described(b),
-        "attacks": {name: a.evaluation["attacks"][name] for name in shared if name != "cascade"},
-        "cascade": a.cascade if "cascade" in shared else {"name": "none", "attacks": {}},
-        "left_out": left_out,
-        "conditions": conditions,
-        "per_class": _per_class(a, tables["worst_case"]) if shared else [],
-    }
+    evaluation = a.evaluation
+    return Comparison(
+        schema_="temper/comparison/1",
+        answer=headline.answer,
+        remarks=_remarks(a, b, left_out),
+        dataset=evaluation.dataset,
+        threat=evaluation.threat,
+        classes=evaluation.classes,
+        num_images=evaluation.num_images,
+        confidence=CONFIDENCE,
+        power=POWER,
+        a=_described(a),
+        b=_described(b),
+        attacks={name: evaluation.attacks[name] for name in shared if name != "cascade"},
+        cascade=a.cascade if "cascade" in shared else Cascade(name="none", attacks={}),
+        left_out=left_out,
+        conditions=conditions,
+        per_class=_per_class(a, tables["worst_case"]) if shared else [],
+    )
 
 
 def _both(a: Side, b: Side) -> str:
@@ -152,7 +152,7 @@ def _both(a: Side, b: Side) -> str:
 
 def _data_hash(side: Side) -> str:
     """The hash of the test images, or, in older evaluations, of the file that holds the training images as well."""
-    provenance = side.evaluation.get("provenance", {})
+    provenance = side.evaluation.provenance
     return provenance.get("test.sha256") or provenance.get("data.sha256", "")
 
 
@@ -161,28 +161,28 @@ def _require_comparable(a: Side, b: Side) -> None:
     one, other = a.evaluation, b.evaluation
     problems = []
     data = [_data_hash(side) for side in (a, b)]
-    if one["classes"] != other["classes"] or not torch.equal(a.labels, b.labels):
+    if one.classes != other.classes or not torch.equal(a.labels, b.labels):
         problems.append(f"other test images ({_images(one)}, {_images(other)})")
     elif all(data) and data[0] != data[1]:
         problems.append(f"other test images (sha256 {data[0][:12]}, {data[1][:12]})")
-    threats = [(side["threat"]["norm"], Fraction(side["threat"]["epsilon"])) for side in (one, other)]
+    threats = [(side.threat.norm, Fraction(side.threat.epsilon)) for side in (one, other)]
     if threats[0] != threats[1]:
         problems.append("another threat model ({} {}, {} {})".format(*threats[0], *threats[1]))
-    if a.cascade["name"] != b.cascade["name"]:
-        problems.append(f"another cascade ({a.cascade['name']}, {b.cascade['name']})")
-    elif list(a.cascade["attacks"].items()) != list(b.cascade["attacks"].items()):
-        problems.append(f"other settings in the cascade {a.cascade['name']}")
+    if a.cascade.name != b.cascade.name:
+        problems.append(f"another cascade ({a.cascade.name}, {b.cascade.name})")
+    elif list(a.cascade.attacks.items()) != list(b.cascade.attacks.items()):
+        problems.append(f"other settings in the cascade {a.cascade.name}")
     if problems:
         raise InputError(f"{_both(a, b)} cannot be compared: {'; '.join(problems)}")
 
 
-def _images(evaluation: Document) -> str:
-    return f"{evaluation['num_images']} of {evaluation['dataset']}"
+def _images(evaluation: ComparedEvaluation) -> str:
+    return f"{evaluation.num_images} of {evaluation.dataset}"
 
 
 def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
     """The outcomes of both under each attack that was the same for both, and why the others are left out."""
-    settings = [{**side.evaluation["attacks"], "cascade": side.cascade["name"]} for side in (a, b)]
+    settings = [{**side.evaluation.attacks, "cascade": side.cascade.name} for side in (a, b)]
     one, other = a.attacked, b.attacked
     shared, left_out = {}, {}
     for name in dict.fromkeys([*one, *other]):
@@ -195,55 +195,49 @@ def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
     return shared, left_out
 
 
-def _condition(name: str, a: Tensor, b: Tensor) -> Document:
-    found, rate_a, rate_b = paired(a, b), rate(a), rate(b)
-    detectable = {
-        "paired": detectable_paired((found.only_a + found.only_b) / found.n, found.n),
-        "unpaired": detectable_unpaired(rate_a.value, found.n, found.n),
-    }
-    numbers = {"a": asdict(rate_a), "b": asdict(rate_b), "difference": asdict(found), "detectable": detectable}
-    return {"answer": answer(name, found, detectable["paired"]), **_rounded(numbers)}
+def _condition(name: str, a: Tensor, b: Tensor) -> Condition:
+    found, n = paired(a, b), a.numel()
+    smallest = detectable_paired((found.only_a + found.only_b) / n, n)
+    apart = detectable_unpaired(rate(a).value, n, n)
+    return Condition(
+        answer=answer(name, found, smallest),
+        a=_rate(a),
+        b=_rate(b),
+        difference=paired_difference(found),
+        detectable=Detectable(paired=six_digits(smallest), unpaired=six_digits(apart)),
+    )
 
 
-def answer(condition: str, found: Paired, detectable: float, a: str = "A", b: str = "B") -> str:
+def _rate(outcomes: Tensor) -> Rate:
+    found = rate(outcomes)
+    value, low, high = map(six_digits, (found.value, found.low, found.high))
+    return Rate(value=value, low=low, high=high, count=found.count, n=found.n)
+
+
+def answer(condition: str, found: Paired | PairedDifference, detectable: float, a: str = "A", b: str = "B") -> str:
     """Whether B is better, by how much and how sure, in one sentence that calls the two `a` and `b`."""
     against = "" if condition in ("clean", "worst_case", "cascade") else f" against {condition}"
     interval = f"{100 * CONFIDENCE:.0f} % interval"
     if found.p >= SIGNIFICANT:
         what = "accuracy on clean images" if condition == "clean" else f"robustness{against}"
-        bounds = f"{signed_points(found.low)} to {signed_points(found.high)}"
+        bounds = f"{points(found.low)} to {points(found.high)}"
         return (
-            f"no difference in {what} can be told: with n = {found.n} only differences above {_points(detectable)} "
-            f"points would be ({b} minus {a}: {signed_points(found.value)}, {interval} {bounds}, {p_text(found.p)})"
+            f"no difference in {what} can be told: with n = {found.n} only differences above {percent(detectable)} "
+            f"points would be ({b} minus {a}: {points(found.value)}, {interval} {bounds}, {p_text(found.p)})"
         )
     better = "accurate on clean images" if condition == "clean" else f"robust{against}"
     names, sign = ((b, a), 1) if found.value > 0 else ((a, b), -1)
     low, high = sorted((sign * found.low, sign * found.high))
     return (
-        f"{names[0]} is more {better} than {names[1]} by {_points(sign * found.value)} points "
-        f"({interval} {_points(low)} to {_points(high)}, n = {found.n}, {p_text(found.p)})"
+        f"{names[0]} is more {better} than {names[1]} by {percent(sign * found.value)} points "
+        f"({interval} {percent(low)} to {percent(high)}, n = {found.n}, {p_text(found.p)})"
     )
-
-
-def p_text(p: float) -> str:
-    """`p = 0.012`, `p < 0.001`; with a digit more where three would hide on which side of 5 % it is."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.4f}" if 0.0495 <= p < 0.0505 else f"p = {p:.3f}"
-
-
-def signed_points(difference: float) -> str:
-    """A difference of shares in points: `+3.1`, `−0.4`, `0.0`."""
-    text = f"{100 * difference:+.1f}".replace("-", "−")
-    return "0.0" if text[1:] == "0.0" else text
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f}"
 
 
 def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> list[str]:
     """What a reader has to know before believing the answer."""
     remarks = []
-    if a.card["sha256"] == b.card["sha256"]:
+    if a.facts.sha256 == b.facts.sha256:
         remarks.append("A and B are the same file.")
     for letter, side in (("A", a), ("B", b)):
         status, reasons = _verdict(side)
@@ -254,8 +248,8 @@ def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> list[str]:
     known = all(_data_hash(side) for side in (a, b))
     if not known and a.evaluation != b.evaluation:
         remarks.append("That the test images are the same is known from their labels only.")
-    if a.evaluation["seed"] != b.evaluation["seed"]:
-        seeds = f"{a.evaluation['seed']} and {b.evaluation['seed']}"
+    if a.evaluation.seed != b.evaluation.seed:
+        seeds = f"{a.evaluation.seed} and {b.evaluation.seed}"
         remarks.append(f"The attacks were seeded differently ({seeds}): their luck is part of the difference.")
     if left_out:
         remarks.append(f"Left out: {', '.join(f'{title(name)} ({why})' for name, why in left_out.items())}.")
@@ -263,34 +257,35 @@ def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> list[str]:
 
 
 def _verdict(side: Side) -> tuple[str, list[str]]:
-    evidence = side.evaluation.get("evidence", {}).get(side.model)
+    evidence = side.evaluation.evidence.get(side.model)
     if evidence is None:
         return "not judged", []
     verdict = judge(evidence)
     return verdict.status, verdict.reasons
 
 
-def _described(side: Side) -> Document:
-    card = {key: side.card.get(key) for key in _CARD}
-    return {"title": side.title, "model": side.model, **card, "verdict": _verdict(side)[0]}
+def _described(side: Side) -> ComparedSide:
+    facts = side.facts
+    return ComparedSide(
+        title=side.title,
+        model=side.model,
+        file=facts.file,
+        sha256=facts.sha256,
+        checkpoint=facts.checkpoint,
+        architecture=facts.architecture,
+        num_parameters=facts.num_parameters,
+        epoch=facts.epoch,
+        verdict=_verdict(side)[0],
+    )
 
 
-def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[Document]:
+def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[ClassComparison]:
     """Per class both worst cases and their difference; p also corrected for the number of classes."""
-    rows = []
-    for index, name in enumerate(a.evaluation["classes"]):
-        of_class = a.labels == index
-        if of_class.any():
-            one, other = (outcome[of_class] for outcome in worst_cases)
-            found = asdict(paired(one, other))
-            rows.append({"class": name, "a": asdict(rate(one)), "b": asdict(rate(other)), "difference": found})
-    for row, corrected in zip(rows, holm([row["difference"]["p"] for row in rows]), strict=True):
-        row["difference"]["p_corrected"] = corrected
-    return [_rounded(row) for row in rows]
-
-
-def _rounded(tree: Any) -> Any:
-    """The tree with its numbers to six digits, which small p values keep too."""
-    if isinstance(tree, dict):
-        return {name: _rounded(value) for name, value in tree.items()}
-    return float(f"{tree:.6g}") if isinstance(tree, float) else tree
+    masks = {name: a.labels == index for index, name in enumerate(a.evaluation.classes)}
+    sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items() if mask.any()}
+    found = {name: paired(*both) for name, both in sides.items()}
+    corrected = holm([one.p for one in found.values()])
+    return [
+        ClassComparison(class_=name, a=_rate(one), b=_rate(other), difference=paired_difference(found[name], p))
+        for (name, (one, other)), p in zip(sides.items(), corrected, strict=True)
+    ]

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.foundation.errors import InputError
-from components.foundation.storage import write_json
-from components.reports.comparison.document import Document, compare, load, p_text, signed_points
-from components.reports.wording import WIDTH, bounds, epsilon_text, norm_text, percent, title
+from components.reports import grids
+from components.reports.comparison.contents import Comparison, PairedDifference
+from components.reports.comparison.document import compare, load
+from components.reports.wording import WIDTH, bounds, condition_title, p_value, percent, points, setting_text, title
+from components.statistics.documents import write_document
 
 USER_ERROR = 2
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = compare(load(given.a, given.model_a, given.title_a), load(given.b, given.model_b, given.title_b))
         if given.json:
-            write_json(given.json, found)
+            write_document(given.json, found)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -42,142 +44,93 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def text(found: Document) -> str:
+def text(found: Comparison) -> str:
     """The comparison for a terminal, at most 100 columns."""
     blocks = [
         _heading(found),
-        "\n".join(_aligned(_fitting(_sides(found)), right_from=9)),
-        "\n".join(_wrapped(*_answers(found), *found["remarks"])),
-        _ruled(_conditions(found)),
+        "\n".join(grids.aligned(_fitting(_sides(found)))),
+        "\n".join(_wrapped(*_answers(found), *found.remarks)),
+        grids.ruled(_conditions(found), right_from=1, closed=True),
     ]
-    if found["per_class"]:
-        blocks += ["Worst case by class", _ruled(_classes(found))]
+    if found.per_class:
+        blocks += ["Worst case by class", grids.ruled(_classes(found), right_from=1, closed=True)]
     return "\n\n".join([*blocks, "\n".join(_wrapped(*_notes(found)))])
 
 
-def markdown(found: Document) -> str:
+def markdown(found: Comparison) -> str:
     """The comparison as Markdown."""
     blocks = [
         f"**{_heading(found)}**",
-        _table([["", "model", "from", "made of"], *_sides(found)], right_from=9),
+        grids.markdown([["", "model", "from", "made of"], *_sides(found)]),
         *(f"**{answer}**" for answer in _answers(found)),
-        *found["remarks"],
-        _table(_conditions(found)),
+        *found.remarks,
+        grids.markdown(_conditions(found), right_from=1),
     ]
-    if found["per_class"]:
-        blocks += ["Worst case by class", _table(_classes(found))]
+    if found.per_class:
+        blocks += ["Worst case by class", grids.markdown(_classes(found), right_from=1)]
     return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in _notes(found))])
 
 
-def _heading(found: Document) -> str:
-    threat = found["threat"]
-    budget = f"{norm_text(threat['norm'])} ε = {epsilon_text(threat['epsilon'])}"
-    return f"Is B more robust than A?  {found['dataset']}, {found['num_images']} test images, {budget}"
+def _heading(found: Comparison) -> str:
+    return f"Is B more robust than A?  {setting_text(found.dataset, found.num_images, found.threat)}"
 
 
-def _answers(found: Document) -> list[str]:
+def _answers(found: Comparison) -> list[str]:
     """The answer to the question, then what it costs, or brings, on clean images."""
-    both = dict.fromkeys((found["answer"], found["conditions"]["clean"]["answer"]))
+    both = dict.fromkeys((found.answer, found.conditions["clean"].answer))
     return [f"{answer[0].upper()}{answer[1:]}." for answer in both]
 
 
-def _sides(found: Document) -> list[list[str]]:
+def _sides(found: Comparison) -> list[list[str]]:
     rows = []
-    for letter in "ab":
-        side = found[letter]
-        architecture = (side["architecture"] or {}).get("name", "unknown architecture")
-        size = f"{side['num_parameters']:,} parameters" if side["num_parameters"] else ""
-        verdict = f"verdict: {side['verdict']}"
-        facts = ", ".join(part for part in (architecture, size, verdict) if part)
-        rows.append([letter.upper(), title(side["model"]), side["title"], facts])
+    for letter, side in (("A", found.a), ("B", found.b)):
+        architecture = (side.architecture or {}).get("name", "unknown architecture")
+        size = f"{side.num_parameters:,} parameters" if side.num_parameters else ""
+        facts = ", ".join(part for part in (architecture, size, f"verdict: {side.verdict}") if part)
+        rows.append([letter, title(side.model), side.title, facts])
     return rows
 
 
 def _fitting(sides: list[list[str]]) -> list[list[str]]:
     """The rows with the starts of long titles, which are paths, cut off so that a line fits a terminal."""
     longest = max(len(row[2]) for row in sides)
-    room = max(20, longest + WIDTH - max(map(len, _aligned(sides, right_from=9))))
+    room = max(20, longest + WIDTH - max(map(len, grids.aligned(sides))))
     cut = [row[2] if len(row[2]) <= room else f"…{row[2][1 - room :]}" for row in sides]
     return [[*row[:2], place, *row[3:]] for row, place in zip(sides, cut, strict=True)]
 
 
-def _conditions(found: Document) -> list[list[str]]:
+def _conditions(found: Comparison) -> list[list[str]]:
     rows = [["% right", "A", "B", "B − A, points", "only A", "only B", "p"]]
-    for name, condition in found["conditions"].items():
-        difference = condition["difference"]
-        rows.append(
-            [
-                _title(found, name),
-                *(f"{percent(condition[letter]['value'])} ({bounds(condition[letter])})" for letter in "ab"),
-                _difference(difference),
-                str(difference["only_a"]),
-                str(difference["only_b"]),
-                _p(difference["p"]),
-            ]
-        )
+    for name, condition in found.conditions.items():
+        sides = [f"{percent(side.value)} ({bounds(side)})" for side in (condition.a, condition.b)]
+        heading, difference = condition_title(name, found.cascade), condition.difference
+        rows.append([heading, *sides, *_difference(difference), p_value(difference.p)])
     return rows
 
 
-def _classes(found: Document) -> list[list[str]]:
+def _classes(found: Comparison) -> list[list[str]]:
     rows = [["% right", "n", "A", "B", "B − A, points", "only A", "only B", "p", "corrected"]]
-    for row in found["per_class"]:
-        difference = row["difference"]
-        counts = [str(difference[key]) for key in ("only_a", "only_b")]
-        shares = [percent(row[letter]["value"]) for letter in "ab"]
-        ps = [_p(difference[key]) for key in ("p", "p_corrected")]
-        rows.append([row["class"], str(difference["n"]), *shares, _difference(difference), *counts, *ps])
+    for row in found.per_class:
+        difference, shares = row.difference, [percent(side.value) for side in (row.a, row.b)]
+        ps = [p_value(p) for p in (difference.p, difference.p_corrected)]
+        rows.append([row.class_, str(difference.n), *shares, *_difference(difference), *ps])
     return rows
 
 
-def _notes(found: Document) -> Iterator[str]:
-    if "worst_case" in found["conditions"]:
+def _notes(found: Comparison) -> Iterator[str]:
+    if "worst_case" in found.conditions:
         yield "Worst case: right clean and under every attack above, image by image."
-    share = f"{100 * found['confidence']:.0f} %"
+    share = f"{100 * found.confidence:.0f} %"
     yield f"In brackets: {share} intervals (of differences: Tango's; where they disagree with p, the exact p decides)."
     yield "Only A, only B: images that one model alone gets right; p: exact McNemar test on them."
-    if found["per_class"]:
+    if found.per_class:
         yield "Corrected: for the number of classes, after Holm."
     yield "All this is about two models. Which way of training is better takes several seeds of each."
 
 
-def _title(found: Document, condition: str) -> str:
-    if condition != "cascade":
-        return title(condition)
-    cascade = found["cascade"]
-    return "AutoAttack" if cascade["name"] == "autoattack" else " + ".join(map(title, cascade["attacks"]))
-
-
-def _difference(difference: Document) -> str:
-    value, low, high = (signed_points(difference[key]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
-def _p(p: float) -> str:
-    return p_text(p).removeprefix("p ").removeprefix("= ")
-
-
-def _ruled(rows: list[list[str]]) -> str:
-    head, *lines = _aligned(rows)
-    rule = "─" * max(map(len, (head, *lines)))
-    return "\n".join([head, rule, *lines, rule])
-
-
-def _aligned(rows: list[list[str]], right_from: int = 1) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < right_from else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _table(rows: list[list[str]], right_from: int = 1) -> str:
-    head, *lines = rows
-    align = [":---" if place < right_from else "---:" for place in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *lines))
+def _difference(difference: PairedDifference) -> list[str]:
+    value, low, high = map(points, (difference.value, difference.low, difference.high))
+    return [f"{value} ({low} to {high})", str(difference.only_a), str(difference.only_b)]
 
 
 def _wrapped(*paragraphs: str) -> Iterator[str]:

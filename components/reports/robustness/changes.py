@@ -5,81 +5,124 @@ test of `components.reports.comparison.text` sees smaller differences.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from components.reports.robustness.document import best_models, reasons, status
-from components.reports.wording import ABSENT, bounds, percent, points, rule_title, title
-from components.statistics.outcomes import Document, shortened
+from components.reports import grids
+from components.reports.robustness.contents import Report
+from components.reports.robustness.document import best_models, reasons, status, total
+from components.reports.wording import ABSENT, bounds, flat, percent, points, rule_title, title
+from components.statistics.documents import as_json
+from components.statistics.outcomes import Interval, shortened
 
 # Facts about an evaluation that have to agree for its rates to mean the same.
 _FACTS = ("dataset", "threat", "classes", "num_images", "seed", "precision", "adversarial", "attacks", "cascade")
 _MORE = ("curve", "grid", "training", "data", "params", "provenance")
-_CARD = ("sha256", "architecture", "num_parameters", "epoch", "upstream", "training_cost")
+_MODEL = ("sha256", "architecture", "num_parameters", "epoch", "upstream", "training_cost")
 # What tells the entries of a list apart, and is part of their name in a difference.
 _KEYS = ("epsilon", "attack", "class", "model")
 # As many names as a line can hold.
 LISTED = 8
 
 
-def differences(old: Document, new: Document) -> Document:
-    """What differs, as JSON: `verdicts`, `rates`, `only` (rates that one side alone has), `facts`, `same_rates`.
+class Judged(NamedTuple):
+    """A verdict on a model: its status, and the rules that object, sorted."""
 
-    A rate's `change` is new − old as a share; `apart` says whether the two 95 % intervals have nothing in common.
-    """
-    mine, theirs = dict(_rates(old)), dict(_rates(new))
+    status: str
+    reasons: tuple[str, ...]
+
+
+class Changed(NamedTuple):
+    """Something with a name, on both sides; None where a side does not have it."""
+
+    name: str
+    old: Any
+    new: Any
+
+
+class ChangedRate(NamedTuple):
+    """A rate on both sides: `change` is new − old as a share, `apart` whether the intervals have nothing in common."""
+
+    name: str
+    old: Interval
+    new: Interval
+
+    @property
+    def change(self) -> float:
+        return shortened(self.new.value - self.old.value)
+
+    @property
+    def apart(self) -> bool:
+        return self.old.high < self.new.low or self.new.high < self.old.low
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two reports; `only` are the rates that one side alone has, by side."""
+
+    verdicts: Sequence[Changed]
+    rates: Sequence[ChangedRate]
+    same_rates: int
+    only: Mapping[str, Sequence[str]]
+    facts: Sequence[Changed]
+
+
+def differences(old: Report, new: Report) -> Changes:
+    """What differs between two reports."""
+    sides = as_json(old), as_json(new)
+    mine, theirs = (dict(_rates(side)) for side in sides)
     shared = [name for name in mine if name in theirs]
     changed = [name for name in shared if mine[name] != theirs[name]]
-    return {
-        "verdicts": _verdicts(old, new),
-        "rates": [_rate(name, mine[name], theirs[name]) for name in changed],
-        "same_rates": len(shared) - len(changed),
-        "only": {"old": [name for name in mine if name not in theirs], "new": [n for n in theirs if n not in mine]},
-        "facts": _facts(old, new),
-    }
+    facts = [dict(_told(report, side)) for report, side in zip((old, new), sides, strict=True)]
+    return Changes(
+        verdicts=_changed(*({name: _verdict(report, name) for name in best_models(report)} for report in (old, new))),
+        rates=[ChangedRate(name, _interval(mine[name]), _interval(theirs[name])) for name in changed],
+        same_rates=len(shared) - len(changed),
+        only={"old": [name for name in mine if name not in theirs], "new": [n for n in theirs if n not in mine]},
+        facts=_changed(*facts),
+    )
 
 
-def text(found: Document, names: tuple[str, str], markdown: bool = False) -> str:
+def text(found: Changes, names: tuple[str, str], markdown: bool = False) -> str:
     """The differences for a terminal or as Markdown; `names` are the files of the two sides."""
     mark = "`" if markdown else ""
     files = [f"{side}: {mark}{name}{mark}" for side, name in zip(("old", "new"), names, strict=True)]
     blocks = [("  \n" if markdown else "\n").join(files)]
-    verdicts = [[title(one["model"]), _judged(one["old"]), _judged(one["new"])] for one in found["verdicts"]]
-    facts = [[fact["name"], _short(fact["old"]), _short(fact["new"])] for fact in found["facts"]]
-    rates, same = [_row(rate) for rate in found["rates"]], found["same_rates"]
+    verdicts = [[title(one.name), _judged(one.old), _judged(one.new)] for one in found.verdicts]
+    facts = [[fact.name, _short(fact.old), _short(fact.new)] for fact in found.facts]
+    rates, same = [_row(rate) for rate in found.rates], found.same_rates
+    draw = grids.markdown if markdown else grids.ruled
     for heading, head, rows, none in (
         ("Verdicts", ["model", "old", "new"], verdicts, "The verdicts are the same."),
         ("Rates", ["rate, %", "old", "new", "points", "intervals"], rates, "No rate changed."),
         ("Everything else", ["what", "old", "new"], facts, "Nothing else differs."),
     ):
-        blocks += [f"## {heading}" if markdown else heading.upper(), _table(head, rows, markdown) or none]
+        blocks += [f"## {heading}" if markdown else heading.upper(), draw([head, *rows]) if rows else none]
         if heading == "Rates":
             blocks.append(f"{same} rate{' is' if same == 1 else 's are'} the same.")
-            sides = {side: _listed(only) for side, only in found["only"].items() if only}
+            sides = {side: _listed(only) for side, only in found.only.items() if only}
             blocks += [f"Only in the {side} report: {only}." for side, only in sides.items()]
     return "\n\n".join(blocks)
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """A few names as they are; of many, how many belong to each model or section, which is their first word."""
     if len(names) <= LISTED:
         return ", ".join(names)
     return ", ".join(f"{count} of {group}" for group, count in Counter(name.split()[0] for name in names).items())
 
 
-def _verdicts(old: Document, new: Document) -> list[Document]:
-    names = dict.fromkeys([*best_models(old), *best_models(new)])
-    sides = [(name, *(_verdict(document, name) for document in (old, new))) for name in names]
-    return [{"model": name, "old": one, "new": other} for name, one, other in sides if one != other]
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Changed]:
+    names = dict.fromkeys([*old, *new])
+    return [Changed(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
-def _verdict(document: Document, name: str) -> Document | None:
-    if name not in document["models"]:
-        return None
-    return {"status": status(document, name), "reasons": sorted(reasons(document, name))}
+def _verdict(report: Report, name: str) -> Judged:
+    return Judged(status(report, name), tuple(sorted(reasons(report, name))))
 
 
-def _rates(value: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, Document]]:
+def _rates(value: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object with a value and an interval, by the keys that lead to it."""
     if isinstance(value, Mapping):
         if {"value", "low", "high"} <= value.keys():
@@ -100,63 +143,32 @@ def _entry(value: Any, place: int) -> str:
     return str(place)
 
 
-def _rate(name: str, old: Document, new: Document) -> Document:
-    apart = old["high"] < new["low"] or new["high"] < old["low"]
-    change = shortened(new["value"] - old["value"])
-    return {"name": name, "old": old, "new": new, "change": change, "apart": apart}
+def _interval(rate: Mapping[str, Any]) -> Interval:
+    return Interval(value=rate["value"], low=rate["low"], high=rate["high"])
 
 
-def _facts(old: Document, new: Document) -> list[Document]:
-    mine, theirs = (dict(_told(document)) for document in (old, new))
-    names = dict.fromkeys([*mine, *theirs])
-    return [
-        {"name": name, "old": mine.get(name), "new": theirs.get(name)}
-        for name in names
-        if mine.get(name) != theirs.get(name)
-    ]
-
-
-def _told(document: Document) -> Iterator[tuple[str, Any]]:
+def _told(report: Report, side: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key in (*_FACTS, *_MORE):
-        yield from _flat(document[key], key)
-    for name, model in document["models"].items():
-        for key in _CARD:
-            yield from _flat(model[key], f"{name}.{key}")
-        for kind in ("forward", "backward"):
-            yield f"{name}.cost.{kind}", sum(passes[kind] for passes in model["cost"].values())
+        yield from flat(side[key], key).items()
+    for name, model in side["models"].items():
+        for key in _MODEL:
+            yield from flat(model[key], f"{name}.{key}").items()
+        for kind, passes in total(report.models[name].cost):
+            yield f"{name}.cost.{kind}", passes
 
 
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}")
-    else:
-        yield name, value
+def _row(rate: ChangedRate) -> list[str]:
+    sides = (f"{percent(side.value)} ({bounds(side)})" for side in (rate.old, rate.new))
+    return [rate.name, *sides, points(rate.change), "apart" if rate.apart else "overlap"]
 
 
-def _row(rate: Document) -> list[str]:
-    sides = (f"{percent(rate[side]['value'])} ({bounds(rate[side])})" for side in ("old", "new"))
-    return [rate["name"], *sides, points(rate["change"]), "apart" if rate["apart"] else "overlap"]
-
-
-def _judged(verdict: Document | None) -> str:
+def _judged(verdict: Judged | None) -> str:
     if verdict is None:
         return ABSENT
-    rules = ", ".join(map(rule_title, verdict["reasons"]))
-    return title(verdict["status"]) + (f" ({rules})" if rules else "")
+    rules = ", ".join(map(rule_title, verdict.reasons))
+    return title(verdict.status) + (f" ({rules})" if rules else "")
 
 
 def _short(value: Any, limit: int = 60) -> str:
     words = ABSENT if value is None else str(value)
     return words if len(words) <= limit else words[: limit - 1] + "…"
-
-
-def _table(head: list[str], rows: list[list[str]], markdown: bool) -> str:
-    if not rows:
-        return ""
-    if markdown:
-        written = [[cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in written)
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
-    return "\n".join([lines[0], "\u2500" * max(map(len, lines)), *lines[1:]])

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe, number_axis, percent_axis, whole_axis
+from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.label_leaking import ONE_STEP, kind
 from components.reports.wording import cascade_title, epsilon_text, norm_text, sentence, title
-from components.statistics.outcomes import Document
+from components.statistics.outcomes import Rate
 
 DASHED = "dashed"
 
@@ -33,20 +34,20 @@ class Series:
     style: str = ""
 
 
-def plane(document: Document) -> Figure | None:
+def plane(document: Report) -> Figure | None:
     """Clean accuracy across, worst-case accuracy up, a cross of intervals per selected model; None without attacks."""
-    found = [(name, document["models"][name]) for name in best_models(document)]
-    shown = [(i, name, m["clean"], m["worst_case"]) for i, (name, m) in enumerate(found) if m["worst_case"]]
+    found = [(name, document.models[name]) for name in best_models(document)]
+    shown = [(i, name, m.clean, m.worst_case) for i, (name, m) in enumerate(found) if m.worst_case]
     if not shown:
         return None
-    clean = [rate[bound] for _, _, rate, _ in shown for bound in ("low", "high")]
+    clean = [bound for _, _, rate, _ in shown for bound in (rate.low, rate.high)]
     plot = Plot(percent_axis("clean accuracy, %", [*clean, 1.0]), percent_axis("robust"), width=460, height=330)
     for index, name, right, robust in shown:
-        x, y = right["value"], robust["value"]
-        plot.segment((right["low"], y), (right["high"], y), f"whisker {colour(index)}")
-        plot.segment((x, robust["low"]), (x, robust["high"]), f"whisker {colour(index)}")
+        x, y = right.value, robust.value
+        plot.segment((right.low, y), (right.high, y), f"whisker {colour(index)}")
+        plot.segment((x, robust.low), (x, robust.high), f"whisker {colour(index)}")
         plot.mark(x, y, index, f"{describe(f'{title(name)}, clean', right)}; {describe('worst case', robust)}")
-    _name_points(plot, [(title(name), right["value"], robust["value"]) for _, name, right, robust in shown])
+    _name_points(plot, [(title(name), right.value, robust.value) for _, name, right, robust in shown])
     plot.text(plot.x.high, 1.0, "better ↗", "note end", (0.0, 14.0))
     return Figure(
         "Accuracy against robustness",
@@ -67,33 +68,40 @@ def _name_points(plot: Plot, points: Sequence[tuple[str, float, float]]) -> None
         plot.text(x, y, name, "name end" if left else "name", (-8.0 if left else 8.0, down - up))
 
 
-def epsilon_curves(document: Document) -> Figure | None:
+def epsilon_curves(document: Report) -> Figure | None:
     """Accuracy against the size of the perturbation, with bands; None where no curve was measured."""
-    names = [name for name in best_models(document) if document["models"][name]["curve"]]
+    names = [name for name in best_models(document) if document.models[name].curve]
     if not names:
         return None
-    x, position = _epsilon_axis(document, document["curve"]["epsilons"])
+    x, position = _epsilon_axis(document, document.curve.epsilons)
     plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
-    _limit(plot, position(document["threat"]["epsilon"]))
+    _limit(plot, position(document.threat.epsilon))
     for name in names:
-        index, curve = best_models(document).index(name), document["models"][name]["curve"]
-        at = [position(point["epsilon"]) for point in curve]
-        low, value, high = (list(zip(at, (p[key] for p in curve), strict=True)) for key in ("low", "value", "high"))
-        plot.band(low, high, colour(index))
-        plot.line(value, colour(index))
-        for (x_at, y), point in zip(value, curve, strict=True):
-            plot.mark(x_at, y, index, describe(f"{title(name)}, ε = {epsilon_text(point['epsilon'])}", point))
+        index, curve = best_models(document).index(name), document.models[name].curve
+        at = [position(point.epsilon) for point in curve]
+        _band(plot, [([x_at], point) for x_at, point in zip(at, curve, strict=True)], index)
+        for x_at, point in zip(at, curve, strict=True):
+            words = describe(f"{title(name)}, ε = {epsilon_text(point.epsilon)}", point)
+            plot.mark(x_at, point.value, index, words)
     return Figure(
         "Accuracy as the attack grows",
-        f"Across: the size of the change the attack may make ({norm_text(document['threat']['norm'])} ε). Up: accuracy "
+        f"Across: the size of the change the attack may make ({norm_text(document.threat.norm)} ε). Up: accuracy "
         "in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
         plot.render("Accuracy against epsilon of " + ", ".join(map(title, names))),
     )
 
 
-def _epsilon_axis(document: Document, measured: Sequence[str]) -> tuple[Axis, Callable[[str], float]]:
+def _band(plot: Plot, rates: Sequence[tuple[Sequence[float], Rate]], index: int) -> None:
+    """A line through rates, each at one or several places across, with their intervals as a band."""
+    low = [(x, rate.low) for places, rate in rates for x in places]
+    high = [(x, rate.high) for places, rate in rates for x in places]
+    plot.band(low, high, colour(index))
+    plot.line([(x, rate.value) for places, rate in rates for x in places], colour(index))
+
+
+def _epsilon_axis(document: Report, measured: Sequence[str]) -> tuple[Axis, Callable[[str], float]]:
     """The axis over the measured epsilons, and where one lies on it: in grey levels for L∞, in its own unit else."""
-    unit = 255 if document["threat"]["norm"] == "linf" else 1
+    unit = 255 if document.threat.norm == "linf" else 1
 
     def position(epsilon: str) -> float:
         return float(Fraction(epsilon) * unit)
@@ -111,80 +119,73 @@ def _limit(plot: Plot, epsilon: float) -> None:
         plot.text(epsilon, 1.0, "threat model", style, shift)
 
 
-def staircase(document: Document) -> Figure | None:
+def staircase(document: Report) -> Figure | None:
     """What still stands after each attack of the cascade, a falling line per selected model; None without cascade."""
-    names = [name for name in best_models(document) if document["models"][name]["cascade"]]
+    names = [name for name in best_models(document) if document.models[name].cascade]
     if not names:
         return None
-    places = ["clean", *document["cascade"]["attacks"]]
+    places = ["clean", *document.cascade.attacks]
     ticks = tuple((float(place), _cut(title(attack), 12)) for place, attack in enumerate(places))
     plot = Plot(Axis("", -0.5, len(places) - 0.5, ticks), percent_axis("accuracy"), width=460, height=330)
     for name in names:
-        index, model = best_models(document).index(name), document["models"][name]
-        steps = [(0, model["clean"]), *((places.index(step["attack"]), step) for step in model["cascade"])]
-        edges = {
-            key: [(at + side, step[key]) for at, step in steps for side in (-0.5, 0.5)]
-            for key in ("low", "value", "high")
-        }
-        plot.band(edges["low"], edges["high"], colour(index))
-        plot.line(edges["value"], colour(index))
+        index, model = best_models(document).index(name), document.models[name]
+        steps: list[tuple[int, Rate]] = [(0, model.clean)]
+        steps += [(places.index(step.attack), step) for step in model.cascade]
+        _band(plot, [([at - 0.5, at + 0.5], step) for at, step in steps], index)
         for at, step in steps:
-            plot.mark(float(at), step["value"], index, describe(f"{title(name)} after {title(places[at])}", step))
+            plot.mark(float(at), step.value, index, describe(f"{title(name)} after {title(places[at])}", step))
     return Figure(
-        f"What still stands in the cascade: {cascade_title(document)}",
+        f"What still stands in the cascade: {cascade_title(document.cascade)}",
         "From left to right, each attack runs only on the images still standing; a step is the accuracy after it. "
         "Bands are 95 % intervals. A last step that falls far means that the attacks before it were too weak.",
         plot.render("Accuracy after each attack of the cascade of " + ", ".join(map(title, names))),
     )
 
 
-def one_step(document: Document) -> list[Figure]:
+def one_step(document: Report) -> list[Figure]:
     """Per selected model, accuracy under every attack of the grid over its epsilons: one-step dashed, others solid."""
-    described = document["grid"]
+    described = document.grid
     charts = []
     for name in best_models(document):
-        if not (grid := document["models"][name]["grid"]):
+        if not (grid := document.models[name].grid):
             continue
-        x, position = _epsilon_axis(document, described["epsilons"])
+        x, position = _epsilon_axis(document, described.epsilons)
         plot = Plot(x, percent_axis("accuracy"))
-        for index, attack in enumerate(described["attacks"]):
-            single = kind(described["attacks"][attack]) in ONE_STEP
+        for index, attack in enumerate(described.attacks):
+            single = kind(described.attacks[attack]) in ONE_STEP
             points = grid.get(attack, [])
-            plot.line(
-                [(position(p["epsilon"]), p["value"]) for p in points], f"{colour(index)} {DASHED if single else ''}"
-            )
+            plot.line([(position(p.epsilon), p.value) for p in points], f"{colour(index)} {DASHED if single else ''}")
             for point in points:
-                words = describe(f"{title(attack)}, ε = {epsilon_text(point['epsilon'])}", point)
-                plot.mark(
-                    position(point["epsilon"]), point["value"], index, words, "small hollow" if single else "small"
-                )
+                words = describe(f"{title(attack)}, ε = {epsilon_text(point.epsilon)}", point)
+                plot.mark(position(point.epsilon), point.value, index, words, "small hollow" if single else "small")
         heading = sentence(title(name))
         charts.append(Figure(heading, "", plot.render(f"One-step and iterative attacks on the {title(name)}")))
     return charts
 
 
-def capacities(document: Document) -> list[Figure]:
+def capacities(document: Report) -> list[Figure]:
     """Per architecture with several sizes: clean (dashed) and worst-case accuracy against the number of parameters."""
     charts = []
-    for family in document["capacity"]:
-        models = family["models"]
-        at = [math.log10(model["num_parameters"]) for model in models]
-        ticks = {place: _magnitude(model["num_parameters"]) for place, model in zip(at, models, strict=True)}
+    for family in document.capacity:
+        models = family.models
+        at = [math.log10(model.num_parameters) for model in models]
+        ticks = {place: _magnitude(model.num_parameters) for place, model in zip(at, models, strict=True)}
         margin = 0.08 * (at[-1] - at[0])
         x = Axis("parameters (logarithmic)", at[0] - margin, at[-1] + margin, tuple(ticks.items()))
         plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
         for key, index, style, hollow in (("clean", 0, DASHED, "hollow"), ("worst_case", 1, "", "")):
-            shown = [(place, m["model"], m[key]) for place, m in zip(at, models, strict=True) if m[key]]
+            rates = [(m.clean if key == "clean" else m.worst_case) for m in models]
+            shown = [(x, m.model, rate) for x, m, rate in zip(at, models, rates, strict=True) if rate]
             # Models of one size stand side by side: no line leads from one to the next.
             if len(ticks) == len(models):
-                plot.line([(place, rate["value"]) for place, _, rate in shown], f"{colour(index)} {style}")
+                plot.line([(place, rate.value) for place, _, rate in shown], f"{colour(index)} {style}")
             for place, model, rate in shown:
-                plot.segment((place, rate["low"]), (place, rate["high"]), f"whisker {colour(index)}")
-                plot.mark(place, rate["value"], index, describe(f"{title(model)}, {title(key)}", rate), hollow)
+                plot.segment((place, rate.low), (place, rate.high), f"whisker {colour(index)}")
+                plot.mark(place, rate.value, index, describe(f"{title(model)}, {title(key)}", rate), hollow)
             if key == "worst_case":
-                _name_points(plot, [(title(model), place, rate["value"]) for place, model, rate in shown])
-        drawing = plot.render(f"Accuracy against capacity, {family['architecture']}")
-        charts.append(Figure(family["architecture"], "Arms are 95 % intervals.", drawing))
+                _name_points(plot, [(title(model), place, rate.value) for place, model, rate in shown])
+        drawing = plot.render(f"Accuracy against capacity, {family.architecture}")
+        charts.append(Figure(family.architecture, "Arms are 95 % intervals.", drawing))
     return charts
 
 
@@ -196,23 +197,23 @@ def _magnitude(count: int) -> str:
     return str(count)
 
 
-def per_class(document: Document) -> list[Figure]:
+def per_class(document: Report) -> list[Figure]:
     """One chart per selected model: clean and worst-case accuracy of every class with their intervals."""
     return [_class_chart(document, name, index) for index, name in enumerate(best_models(document))]
 
 
-def _class_chart(document: Document, name: str, index: int) -> Figure:
-    rows = document["models"][name]["per_class"]
-    ticks = tuple((-float(place), _cut(row["class"])) for place, row in enumerate(rows))
+def _class_chart(document: Report, name: str, index: int) -> Figure:
+    rows = document.models[name].per_class
+    ticks = tuple((-float(place), _cut(row.class_)) for place, row in enumerate(rows))
     left = 14 + 7 * max((len(text) for _, text in ticks), default=1)
     y = Axis("class", 0.5 - len(rows) if rows else -1.0, 0.5, ticks)
     plot = Plot(percent_axis("accuracy, %"), y, height=TOP + BOTTOM + 21 * len(rows), left=left)
     for place, row in enumerate(rows):
         for key, style, shift in (("clean", "hollow", 0.16), ("worst_case", "", -0.16)):
-            if found := row[key]:
+            if found := row.clean if key == "clean" else row.worst_case:
                 at = shift - place
-                plot.segment((found["low"], at), (found["high"], at), f"whisker {colour(index)}")
-                plot.mark(found["value"], at, index, describe(f"{row['class']}, {title(key)}", found), style)
+                plot.segment((found.low, at), (found.high, at), f"whisker {colour(index)}")
+                plot.mark(found.value, at, index, describe(f"{row.class_}, {title(key)}", found), style)
     heading = sentence(title(name))
     return Figure(heading, "", plot.render(f"Clean and worst-case accuracy per class of the {title(name)}"))
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.statistics.outcomes import Document
+from components.reports.robustness.contents import Report
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
 
 
-def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Document, limit: int) -> dict[str, Any]:
+def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Report, limit: int) -> dict[str, Any]:
     """What the page shows of the first `limit` images.
 
     Args:
@@ -47,10 +47,10 @@ def _sample(
     images: Tensor,
     changes: Mapping[str, Tensor],
     metadata: dict[str, Any],
-    document: Document,
+    document: Report,
     largest: float,
 ) -> dict[str, Any]:
-    label, classes = metadata["labels"][index], document["classes"]
+    label, classes = metadata["labels"][index], document.classes
     models = [
         {
             "name": name,

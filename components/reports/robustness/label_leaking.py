@@ -6,13 +6,14 @@ the source and fool the target too, and accuracy against capacity.
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from components.evaluation.document import Grid
+from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, Sized
 from components.statistics.intervals import paired
-from components.statistics.outcomes import Document, share, shortened
-
-Outcomes = Mapping[str, Tensor]
+from components.statistics.outcomes import Outcomes, Rate, RateAt, bare, share, share_at, shortened
 
 # What an attack is, by the class that its description names.
 ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
@@ -26,52 +27,46 @@ def kind(described: str) -> str:
     return described.partition("(")[0].replace("_", "").lower()
 
 
-def grid(model: str, described: Document, outcomes: Outcomes) -> dict[str, list[Document]]:
+def grid(model: str, described: Grid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
     """Attack -> its rates over the grid's epsilons, as far as they were measured."""
-    found = {}
-    for attack in described["attacks"]:
-        keys = {epsilon: f"{model}/grid/{attack}/{index}" for index, epsilon in enumerate(described["epsilons"])}
-        points = [{"epsilon": e, **share(outcomes[key])} for e, key in keys.items() if key in outcomes]
+    found: dict[str, list[RateAt]] = {}
+    for attack in described.attacks:
+        keys = {epsilon: f"{model}/grid/{attack}/{index}" for index, epsilon in enumerate(described.epsilons)}
+        points = [share_at(epsilon, outcomes[key]) for epsilon, key in keys.items() if key in outcomes]
         if points:
             found[attack] = points
     return found
 
 
-def label_leak(model: str, described: Document, outcomes: Outcomes) -> list[Document]:
+def label_leak(model: str, described: Grid, outcomes: Outcomes) -> list[Leak]:
     """Per epsilon of the grid at which FGSM with the true label ran: the differences `leak`, `gap` and `mask`.
 
     leak = accuracy under FGSM(true label) − clean accuracy: above 0, the attack tells the model the answer.
     gap = accuracy under FGSM(true label) − the lowest under the other one-step attacks, which a model cannot read so.
     mask = accuracy under FGSM(true label) − the lowest under iterative attacks: a large one is gradient masking.
-    Each has its `value`, a paired 95 % interval, and `versus`, what it is compared with; None without anything to
-    compare with.
     """
-    attacks = described["attacks"]
+    attacks = described.attacks
     fgsm = next((name for name in attacks if leaks(attacks[name])), None)
-    others = {
-        "gap": [name for name in attacks if name != fgsm and kind(attacks[name]) in ONE_STEP],
-        "mask": [name for name in attacks if kind(attacks[name]) in ITERATIVE],
-    }
-    rows = []
-    for index, epsilon in enumerate(described["epsilons"]):
-        if (key := f"{model}/grid/{fgsm}/{index}") not in outcomes:
-            continue
-        row = {"epsilon": epsilon, "leak": _difference("clean", outcomes[f"{model}/clean"], outcomes[key])}
-        for name, rivals in others.items():
-            found = {rival: outcomes[k] for rival in rivals if (k := f"{model}/grid/{rival}/{index}") in outcomes}
-            lowest = min(found, key=lambda rival: int(found[rival].sum()), default=None)
-            row[name] = None if lowest is None else _difference(lowest, found[lowest], outcomes[key])
-        rows.append(row)
+    one_step = [name for name in attacks if name != fgsm and kind(attacks[name]) in ONE_STEP]
+    iterative = [name for name in attacks if kind(attacks[name]) in ITERATIVE]
+    rows: list[Leak] = []
+    for index, epsilon in enumerate(described.epsilons):
+        if (mine := outcomes.get(f"{model}/grid/{fgsm}/{index}")) is not None:
+
+            def above(rivals: list[str], index: int = index, mine: Tensor = mine) -> Change | None:
+                found = {rival: outcomes[k] for rival in rivals if (k := f"{model}/grid/{rival}/{index}") in outcomes}
+                lowest = min(found, key=lambda rival: int(found[rival].sum()), default=None)
+                return None if lowest is None else _change(lowest, found[lowest], mine)
+
+            leak = _change("clean", outcomes[f"{model}/clean"], mine)
+            rows.append(Leak(epsilon=epsilon, leak=leak, gap=above(one_step), mask=above(iterative)))
     return rows
 
 
-def _difference(versus: str, theirs: Tensor, mine: Tensor) -> Document:
+def _change(versus: str, theirs: Tensor, mine: Tensor) -> Change:
     found = paired(theirs, mine)
-    return {
-        "versus": versus,
-        **{key: shortened(getattr(found, key)) for key in ("value", "low", "high")},
-        "n": found.n,
-    }
+    value, low, high = (shortened(number) for number in (found.value, found.low, found.high))
+    return Change(versus=versus, value=value, low=low, high=high, n=found.n)
 
 
 def leaks(described: str) -> bool:
@@ -79,14 +74,14 @@ def leaks(described: str) -> bool:
     return kind(described) == "fgsm" and "predicted" not in described
 
 
-def fooling(accuracy_keys: Mapping[str, Mapping[str, str]], outcomes: Outcomes) -> Document:
+def fooling(accuracy_keys: Mapping[str, Mapping[str, str]], outcomes: Outcomes) -> dict[str, dict[str, Rate | None]]:
     """Source -> target -> the share, of the images that fool the source, that fool the target too; None where none do.
 
     Args:
         accuracy_keys: source -> target -> the name of the target's outcomes on what was crafted on the source.
         outcomes: the tensors [n] of those names.
     """
-    found = {}
+    found: dict[str, dict[str, Rate | None]] = {}
     for source, row in accuracy_keys.items():
         if source in row:
             fooled = outcomes[row[source]] == 0
@@ -95,29 +90,29 @@ def fooling(accuracy_keys: Mapping[str, Mapping[str, str]], outcomes: Outcomes) 
     return found
 
 
-def capacity(models: Mapping[str, Document]) -> list[Document]:
+def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
     """Per architecture of which several sizes are among the models: clean and worst-case accuracy by size, rising."""
-    families: dict[str, list[tuple[str, Document]]] = {}
+    families: dict[str, list[tuple[str, ModelReport]]] = {}
     for name, model in models.items():
-        if isinstance(architecture := model["architecture"], dict):
-            same = {key: value for key, value in architecture.items() if key not in WIDTHS}
+        if model.architecture is not None:
+            same = {key: value for key, value in model.architecture.items() if key not in WIDTHS}
             families.setdefault(json.dumps(same, sort_keys=True), []).append((name, model))
     return [
-        {
-            "architecture": str(json.loads(same).get("name", "")),
-            "models": [_sized(name, model) for name, model in sorted(members, key=lambda m: m[1]["num_parameters"])],
-        }
+        Capacity(
+            architecture=str(json.loads(same).get("name", "")),
+            models=[_sized(name, model) for name, model in sorted(members, key=lambda m: m[1].num_parameters)],
+        )
         for same, members in families.items()
-        if len({model["num_parameters"] for _, model in members}) > 1
+        if len({model.num_parameters for _, model in members}) > 1
     ]
 
 
-def _sized(name: str, model: Document) -> Document:
-    worst = model["worst_case"] and {key: model["worst_case"][key] for key in model["clean"]}
-    return {
-        "model": name,
-        "width": {key: model["architecture"][key] for key in WIDTHS if key in model["architecture"]},
-        "num_parameters": model["num_parameters"],
-        "clean": model["clean"],
-        "worst_case": worst,
-    }
+def _sized(name: str, model: ModelReport) -> Sized:
+    architecture: Mapping[str, Any] = model.architecture or {}
+    return Sized(
+        model=name,
+        width={key: architecture[key] for key in WIDTHS if key in architecture},
+        num_parameters=model.num_parameters,
+        clean=model.clean,
+        worst_case=model.worst_case and bare(model.worst_case),
+    )

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from components.foundation.errors import InputError
-from components.reports import wording as tables
+from components.reports import wording
 from components.reports.charts import mark
-from components.reports.robustness import figures, training_figures
-from components.reports.robustness.document import best_models, conditions, failed, status, subject
+from components.reports.robustness import figures, table, training_figures
+from components.reports.robustness.contents import ClassRates, Report
+from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import data_uri, gallery
-from components.reports.wording import title
-from components.statistics.outcomes import Document
+from components.reports.wording import flat, title
+from components.statistics.documents import as_json
 
 FOLDER = Path(__file__).parent
 TEMPLATE, PAGE_STYLE, FIGURE_STYLE = "report.html.j2", FOLDER / "page.css", FOLDER.parent / "figures.css"
@@ -42,7 +43,7 @@ SECTIONS = (
 
 
 def page(
-    document: Document,
+    document: Report,
     curves: training_figures.Curves,
     tensors: Mapping[str, Tensor],
     metadata: dict[str, Any],
@@ -69,17 +70,17 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "bounds": tables.bounds,
+        "bounds": wording.bounds,
         "count": count,
-        "epsilon": tables.epsilon_text,
-        "grey": tables.grey_text,
-        "measured": tables.measured_text,
-        "norm": tables.norm_text,
+        "epsilon": wording.epsilon_text,
+        "grey": wording.grey_text,
+        "measured": wording.measured_text,
+        "norm": wording.norm_text,
         "passes": passes,
-        "percent": tables.percent,
-        "points": tables.points,
-        "rule": tables.rule_title,
-        "sentence": tables.sentence,
+        "percent": wording.percent,
+        "points": wording.points,
+        "rule": wording.rule_title,
+        "sentence": wording.sentence,
         "title": title,
     }
     context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
@@ -90,7 +91,7 @@ def page(
     return environment.get_template(TEMPLATE).render(**context, **styles) + "\n"
 
 
-def figure_files(document: Document, curves: training_figures.Curves) -> dict[str, str]:
+def figure_files(document: Report, curves: training_figures.Curves) -> dict[str, str]:
     """Every drawing as an SVG file of its own, with its style inside: file name to text."""
     style = FIGURE_STYLE.read_text(encoding="utf-8")
     return {
@@ -118,14 +119,14 @@ def passes(number: float) -> str:
     return f"{number:.3g}" if number < 100 else count(number)
 
 
-def thumbnails(document: Document, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> dict[int, str]:
+def thumbnails(document: Report, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> dict[int, str]:
     """The hardest images of which the gallery's file has the pixels: place in the test split to `data:` address."""
-    hard = {image["index"] for image in document["hardest"]["images"]} if document["hardest"] else set()
+    hard = {image.index for image in document.hardest.images} if document.hardest else set()
     places = {index: place for place, index in enumerate(metadata.get("indices", ())) if index in hard}
     return {index: data_uri(tensors["images"][place].float() / 255) for index, place in places.items()}
 
 
-def _context(document: Document, curves: training_figures.Curves) -> dict[str, Any]:
+def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any]:
     best = best_models(document)
     return {
         "document": document,
@@ -133,20 +134,20 @@ def _context(document: Document, curves: training_figures.Curves) -> dict[str, A
         "subject": subject(document),
         "status": {name: status(document, name) for name in best},
         "failed": {name: failed(document, name) for name in best},
-        "worst_of": {name: tables.worst_of(document, name) for name in best},
-        "cascade_title": tables.cascade_title(document),
-        "columns": {column: tables.column_title(document, column) for column in tables.columns(document)},
-        "rows": {name: conditions(document["models"][name]) for name in best},
-        "marks": [mark(index) for index in range(max(len(best), len(document["grid"]["attacks"]), 2))],
+        "worst_of": {name: table.worst_of(document, name) for name in best},
+        "cascade_title": wording.cascade_title(document.cascade),
+        "columns": {column: wording.condition_title(column, document.cascade) for column in table.columns(document)},
+        "rows": {name: conditions(document.models[name]) for name in best},
+        "marks": [mark(index) for index in range(max(len(best), len(document.grid.attacks), 2))],
         "figures": _figures(document, curves),
         "weakest": _weakest(document),
         "cost_table": _costs(document),
         "facts": _facts(document),
-        "params": _flat(document["params"], ""),
+        "params": _written(document.params),
     }
 
 
-def _figures(document: Document, curves: training_figures.Curves) -> dict[str, list[figures.Figure]]:
+def _figures(document: Report, curves: training_figures.Curves) -> dict[str, list[figures.Figure]]:
     """Every drawing of the page, by the section that it is for; what there is nothing to draw of is left out."""
     single = {"plane": figures.plane, "growth": figures.epsilon_curves, "staircase": figures.staircase}
     found = {name: [figure] if (figure := draw(document)) else [] for name, draw in single.items()}
@@ -165,62 +166,58 @@ def _has(section: str, context: dict[str, Any]) -> bool:
     """Whether there is anything to say in a section."""
     document, shown, drawn = context["document"], context["shown"], context["figures"]
     present = {
-        "verdict": document["verdict"],
+        "verdict": document.verdict,
         "tradeoff": drawn["plane"] or drawn["growth"],
-        "transfer": document["transfer"]["accuracy"],
-        "leak": any(model["label_leak"] for model in document["models"].values()),
-        "hardest": document["hardest"],
+        "transfer": document.transfer.accuracy,
+        "leak": any(model.label_leak for model in document.models.values()),
+        "hardest": document.hardest,
         "gallery": shown["samples"] and shown["samples"][0]["models"],
-        "checkpoints": document["best_versus_last"],
+        "checkpoints": document.best_versus_last,
         **{name: drawn[name] for name in ("steps", "capacity", "training", "balance", "kernel")},
     }
     return bool(present.get(section, True))
 
 
-def _weakest(document: Document) -> Document | None:
+def _weakest(document: Report) -> ClassRates | None:
     """The class of the subject with the lowest worst-case accuracy."""
-    rows = [row for row in document["models"][subject(document)]["per_class"] if row["worst_case"]]
-    return min(rows, key=lambda row: row["worst_case"]["value"], default=None)
+    rows = [(row.worst_case.value, row) for row in document.models[subject(document)].per_class if row.worst_case]
+    return min(rows, key=lambda pair: pair[0])[1] if rows else None
 
 
-def _costs(document: Document) -> Document:
+def _costs(document: Report) -> dict[str, Any]:
     """Per selected model: parameters, passes of the training, and passes per test image of each attack and in all."""
-    n, rows, columns = document["num_images"], [], {}
+    n, rows, columns = document.num_images, [], {}
     for name in best_models(document):
-        model = document["models"][name]
+        model = document.models[name]
         passes: dict[str, dict[str, float]] = {}
-        for task, cost in {**model["cost"], "in all": _total(model["cost"])}.items():
+        for task, cost in {**model.cost, "in all": total(model.cost)}.items():
             # A curve is one thing, whatever the number of its epsilons; a cascade's attacks differ.
             head, _, rest = task.partition("/")
             attack, _, epsilon = rest.partition("@")
             at = f" at ε = {epsilon}" if epsilon else ""
             column = f"cascade: {title(attack)}{at}" if head == "cascade" else title(head)
             sums = passes.setdefault(column, {"forward": 0.0, "backward": 0.0})
-            passes[column] = {kind: total + cost[kind] / n for kind, total in sums.items()}
-        rows.append({"name": name, "model": model, "training": model["training_cost"], "passes": passes})
+            for kind, number in cost:
+                sums[kind] += number / n
+        rows.append({"name": name, "model": model, "training": model.training_cost, "passes": passes})
         columns |= dict.fromkeys(passes)
     ordered = [*(column for column in columns if column != "in all"), "in all"]
     return {"columns": ordered if len(ordered) > 1 else [], "rows": rows}
 
 
-def _total(cost: dict[str, dict[str, int]]) -> dict[str, int]:
-    return {kind: sum(one[kind] for one in cost.values()) for kind in ("forward", "backward")}
-
-
-def _facts(document: Document) -> dict[str, str]:
+def _facts(document: Report) -> dict[str, str]:
     """Where the numbers come from: data, seed, precision, model files, and the evaluation's own provenance."""
-    models = {
-        f"{title(name)} file": f"{model['file']} ({model['sha256']})" for name, model in document["models"].items()
+    models = {f"{title(name)} file": f"{model.file} ({model.sha256})" for name, model in document.models.items()}
+    curves = {f"{title(name)} curves": f"{one.file} ({one.sha256})" for name, one in document.training.items()}
+    fixed = {"schema": document.schema_, "dataset": document.dataset, "seed": str(document.seed)}
+    parts = {"precision": as_json(document.precision), "adversarial": as_json(document.adversarial)}
+    return {**fixed, **models, **curves, **_written(parts | {"data": document.data}), **_written(document.provenance)}
+
+
+def _written(tree: Mapping[str, Any]) -> dict[str, str]:
+    """The tree as one mapping, values as text."""
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in flat(tree).items()
+        if value != {}
     }
-    curves = {f"{title(name)} curves": f"{one['file']} ({one['sha256']})" for name, one in document["training"].items()}
-    fixed = {key: str(document[key]) for key in ("schema", "dataset", "seed")}
-    parts = {key: _flat(document[key], key) for key in ("precision", "adversarial", "data")}
-    flat = {key: text for part in parts.values() for key, text in part.items()}
-    return {**fixed, **models, **curves, **flat, **_flat(document["provenance"], "")}
-
-
-def _flat(value: Any, name: str) -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = (_flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
-        return {key: text for part in parts for key, text in part.items()}
-    return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}

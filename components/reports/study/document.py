@@ -1,18 +1,33 @@
 """What a study found: every arm with every seed, means over the seeds, and paired differences between arms."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from components.evaluation.document import Passes
 from components.foundation.errors import InputError, choose
-from components.reports.robustness.document import conditions
+from components.reports.comparison.contents import paired_difference
+from components.reports.frames import frame
+from components.reports.robustness.contents import ModelReport, Report, Transfer
+from components.reports.robustness.document import conditions, rates
+from components.reports.study.contents import (
+    Arm,
+    Checkpoint,
+    CurvePoint,
+    Pair,
+    SeedMean,
+    SeedResult,
+    Sentinel,
+    ShortVerdict,
+    Study,
+    StudyPlan,
+    StudyRun,
+)
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired, spread
-from components.statistics.outcomes import Document, shortened
+from components.statistics.outcomes import Outcomes, Rate, bare, shortened
 
-SCHEMA = "temper/study/1"
-CHECKPOINTS = ("best", "last")
+CHECKPOINTS: tuple[Checkpoint, ...] = ("best", "last")
 # A model has collapsed when it ends below this share of its best accuracy under attack.
 COLLAPSE = 0.5
 
@@ -24,22 +39,27 @@ class Finding(NamedTuple):
 
     `run` is what the plan says of it; `robustness` the report of its evaluation, whose models are `best` and `last`;
     `outcomes` the tensors [n] behind it; `curve` the rows of its curves file; `metrics` of its training; `sentinel`
-    its `events` and, per rule, `leads`, or None where nothing was looked at.
+    what the overfitting sentinel did, or None where nothing was looked at.
     """
 
-    run: Document
-    robustness: Document
-    outcomes: Mapping[str, Tensor]
+    run: StudyRun
+    robustness: Report
+    outcomes: Outcomes
     curve: Rows
-    metrics: Document
-    sentinel: Document | None
+    metrics: Mapping[str, Any]
+    sentinel: Sentinel | None
+
+    @property
+    def name(self) -> str:
+        """Arm and seed."""
+        return f"{self.run.name}-{self.run.seed}"
 
 
-def build(plan: Document, findings: Sequence[Finding], transfers: Mapping[str, Document]) -> Document:
+def build(plan: StudyPlan, findings: Sequence[Finding], transfers: Mapping[str, Transfer]) -> Study:
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
-        plan: the study's question and settings, as `pipelines.study` writes them.
+        plan: the study's question and settings.
         findings: of all finished runs, in the order of the arms.
         transfers: per seed the transfer section of a report in which all arms' models met.
 
@@ -47,67 +67,83 @@ def build(plan: Document, findings: Sequence[Finding], transfers: Mapping[str, D
     """
     first = findings[0].robustness
     for finding in findings:
-        choose(conditions(finding.robustness["models"]["best"]), plan["robust"], f"{_name(finding)}: robust")
-        for key in ("dataset", "threat", "num_images", "attacks", "cascade"):
-            if finding.robustness[key] != first[key]:
-                raise InputError(f"{_name(finding)}: another {key} than {_name(findings[0])}, so no table of both")
-    arms: dict[str, Document] = {}
+        _require_alike(finding, findings[0], plan.robust)
+    return Study(
+        schema_="temper/study/1",
+        study=plan.study,
+        scale=plan.scale,
+        question=plan.question,
+        claim=plan.claim,
+        role=plan.role,
+        robust=plan.robust,
+        figure=plan.figure,
+        transfer=plan.transfer,
+        confidence=CONFIDENCE,
+        dataset=first.dataset,
+        threat=first.threat,
+        num_images=first.num_images,
+        attacks=first.attacks,
+        cascade=first.cascade,
+        arms=_arms(plan, findings),
+        pairs=pairs(plan, findings),
+        transfers=dict(transfers),
+        provenance={key: first.provenance.get(key) for key in ("device", "python", "torch", "torchvision")},
+    )
+
+
+def _require_alike(finding: Finding, first: Finding, robust: str) -> None:
+    choose(conditions(finding.robustness.models["best"]), robust, f"{finding.name}: robust")
+    for key in ("dataset", "threat", "num_images", "attacks", "cascade"):
+        if getattr(finding.robustness, key) != getattr(first.robustness, key):
+            raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
+
+
+def _arms(plan: StudyPlan, findings: Sequence[Finding]) -> dict[str, Arm]:
+    runs = {finding.run.name: finding.run for finding in reversed(findings)}
+    seeds: dict[str, dict[str, SeedResult]] = {}
     for finding in findings:
-        run = finding.run
-        arm = arms.setdefault(
-            run["name"], {"arm": run["arm"], "variant": run["variant"], "section": run["section"], "seeds": {}}
+        seeds.setdefault(finding.run.name, {})[str(finding.run.seed)] = _seed(finding, plan.robust)
+    return {
+        name: Arm(
+            arm=runs[name].arm,
+            variant=runs[name].variant,
+            section=runs[name].section,
+            seeds=own,
+            over_seeds=over_seeds(list(own.values())),
         )
-        arm["seeds"][str(run["seed"])] = _seed(finding, plan["robust"])
-    for arm in arms.values():
-        arm["over_seeds"] = over_seeds(list(arm["seeds"].values()))
-    kept = ("study", "scale", "question", "claim", "role", "robust", "figure", "transfer")
-    return {
-        "schema": SCHEMA,
-        **{key: plan[key] for key in kept},
-        "confidence": CONFIDENCE,
-        **{key: first[key] for key in ("dataset", "threat", "num_images", "attacks", "cascade")},
-        "arms": arms,
-        "pairs": pairs(plan, findings),
-        "transfers": transfers,
-        "provenance": {key: first["provenance"].get(key) for key in ("device", "python", "torch", "torchvision")},
+        for name, own in seeds.items()
     }
 
 
-def _name(finding: Finding) -> str:
-    return f"{finding.run['name']}-{finding.run['seed']}"
-
-
-def _seed(finding: Finding, robust: str) -> Document:
-    models, verdicts = finding.robustness["models"], finding.robustness["verdict"]
+def _seed(finding: Finding, robust: str) -> SeedResult:
+    models, verdicts, metrics = finding.robustness.models, finding.robustness.verdict, finding.metrics
     curve = [_point(row) for row in finding.curve]
-    checkpoints = {name: _measured(models[name]) for name in CHECKPOINTS}
-    last, best = (checkpoints[name][robust]["value"] for name in ("last", "best"))
-    return {
-        **checkpoints,
-        "verdict": {name: {key: verdicts[name][key] for key in ("status", "reasons")} for name in CHECKPOINTS},
-        "grid": {name: models[name]["grid"] for name in CHECKPOINTS},
-        "label_leak": {name: models[name]["label_leak"] for name in CHECKPOINTS},
-        "epochs": {name: finding.metrics[name]["epoch"] for name in CHECKPOINTS},
-        "collapsed": last < COLLAPSE * best,
-        "collapse_epoch": collapse_epoch([point["robust_accuracy"] for point in curve]),
-        "sentinel": finding.sentinel,
-        "passes": finding.metrics["passes"],
-        "num_parameters": finding.metrics["num_parameters"],
-        "seconds": finding.run["seconds"],
-        "code": finding.run["code"],
-        "curve": curve,
-    }
+    best, last = (_measured(models[name]) for name in CHECKPOINTS)
+    return SeedResult(
+        best=best,
+        last=last,
+        verdict={n: ShortVerdict(status=verdicts[n].status, reasons=verdicts[n].reasons) for n in CHECKPOINTS},
+        grid={name: models[name].grid for name in CHECKPOINTS},
+        label_leak={name: models[name].label_leak for name in CHECKPOINTS},
+        epochs={name: metrics[name]["epoch"] for name in CHECKPOINTS},
+        collapsed=last[robust].value < COLLAPSE * best[robust].value,
+        collapse_epoch=collapse_epoch([point.robust_accuracy for point in curve]),
+        sentinel=finding.sentinel,
+        passes=Passes(**metrics["passes"]),
+        num_parameters=metrics["num_parameters"],
+        seconds=finding.run.seconds,
+        code=finding.run.code,
+        curve=curve,
+    )
 
 
-def _measured(model: Document) -> Document:
-    rate = ("value", "low", "high", "count", "n")
-    found = {name: one for name, one in conditions(model).items() if name != "w_robust"}
-    return {name: {key: one[key] for key in rate if key in one} for name, one in found.items()}
+def _measured(model: ModelReport) -> dict[str, Rate]:
+    return {name: bare(found) for name, found in rates(model).items()}
 
 
-def _point(row: Mapping[str, str]) -> Document:
-    numbers = {key: shortened(float(row[key])) for key in ("clean_accuracy", "robust_accuracy")}
-    return {"epoch": int(float(row["epoch"])), **numbers}
+def _point(row: Mapping[str, str]) -> CurvePoint:
+    clean, robust = (shortened(float(row[key])) for key in ("clean_accuracy", "robust_accuracy"))
+    return CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
 
 
 def collapse_epoch(accuracies: Sequence[float]) -> int | None:
@@ -125,71 +161,72 @@ def collapse_epoch(accuracies: Sequence[float]) -> int | None:
     return None
 
 
-def over_seeds(seeds: Sequence[Document]) -> Document:
+def over_seeds(seeds: Sequence[SeedResult]) -> dict[Checkpoint, dict[str, SeedMean]]:
     """Per checkpoint and condition the mean over the seeds, its interval, and n; one seed has neither spread nor
     interval."""
-    return {
-        checkpoint: {name: mean([seed[checkpoint][name]["value"] for seed in seeds]) for name in seeds[0][checkpoint]}
-        for checkpoint in CHECKPOINTS
-    }
+    return {checkpoint: _means(seed.at(checkpoint) for seed in seeds) for checkpoint in CHECKPOINTS}
 
 
-def mean(values: Sequence[float]) -> Document:
+def _means(seeds: Iterator[Mapping[str, Rate]]) -> dict[str, SeedMean]:
+    rows = [{"condition": name, "value": found.value} for seed in seeds for name, found in seed.items()]
+    groups = frame(rows).groupby("condition", sort=False)["value"]
+    return {str(name): mean(values.tolist()) for name, values in groups}
+
+
+def mean(values: Sequence[float]) -> SeedMean:
     """The mean of values over n seeds with Student's 95 % interval of it, where there are two or more."""
     if len(values) < 2:
-        return {"mean": shortened(values[0]), "n": 1}
-    return {key: shortened(value) for key, value in asdict(spread(values)).items()}
+        return SeedMean(mean=shortened(values[0]), n=1)
+    found = spread(values)
+    average, deviation, low, high = map(shortened, (found.mean, found.deviation, found.low, found.high))
+    return SeedMean(mean=average, deviation=deviation, low=low, high=high, n=found.n)
 
 
-def pairs(plan: Document, findings: Sequence[Finding]) -> list[Document]:
+def pairs(plan: StudyPlan, findings: Sequence[Finding]) -> list[Pair]:
     """Per pair of arms, checkpoint and condition: B minus A, per seed on the same images, and over the seeds.
 
     The p values are McNemar's, exact; `p_corrected` is Holm's over all seeds and pairs of a checkpoint and condition.
     """
-    by_name = {(finding.run["name"], finding.run["seed"]): finding for finding in findings}
-    seeds = list(dict.fromkeys(finding.run["seed"] for finding in findings))
-    rows = []
+    rows = list(_differences(plan, findings))
+    if not rows:
+        return []
+    table = frame(rows)
+    family = table.groupby(["checkpoint", "condition"], sort=False)["p"]
+    table["p_corrected"] = family.transform(lambda ps: type(ps)(holm(ps.tolist()), index=ps.index))
+    return [
+        Pair(
+            a=a,
+            b=b,
+            checkpoint=checkpoint,
+            condition=condition,
+            seeds={row.seed: paired_difference(row.found, row.p_corrected) for row in own.itertuples()},
+            over_seeds=mean([found.value for found in own["found"]]),
+        )
+        for (checkpoint, condition, a, b), own in table.groupby(["checkpoint", "condition", "a", "b"], sort=False)
+    ]
+
+
+def _differences(plan: StudyPlan, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+    """One row per checkpoint, condition, pair of arms and seed that both have."""
+    by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
+    seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
     for checkpoint in CHECKPOINTS:
-        for condition in dict.fromkeys(("clean", plan["robust"])):
-            family = []
-            for a, b in plan["pairs"]:
-                shared = [seed for seed in seeds if (a, seed) in by_name and (b, seed) in by_name]
-                found = {
-                    str(seed): _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition) for seed in shared
-                }
-                if found:
-                    family.append((a, b, found))
-            rows += _corrected(family, checkpoint, condition)
-    return rows
+        for condition in dict.fromkeys(("clean", plan.robust)):
+            for a, b in plan.pairs:
+                for seed in seeds:
+                    if (a, seed) in by_name and (b, seed) in by_name:
+                        found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
+                        row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
+                        yield row | {"found": found, "p": found.p}
 
 
 def _difference(a: Finding, b: Finding, checkpoint: str, condition: str) -> Paired:
     if not bool((a.outcomes["labels"] == b.outcomes["labels"]).all()):
-        raise InputError(f"{_name(a)} and {_name(b)}: other test images, so nothing can be compared image by image")
+        raise InputError(f"{a.name} and {b.name}: other test images, so nothing can be compared image by image")
     return paired(*(_outcome(one, checkpoint, condition) for one in (a, b)))
 
 
 def _outcome(finding: Finding, checkpoint: str, condition: str) -> Tensor:
     if condition == "cascade":
-        condition = f"cascade/{list(finding.robustness['cascade']['attacks'])[-1]}"
+        condition = f"cascade/{list(finding.robustness.cascade.attacks)[-1]}"
     return finding.outcomes[f"{checkpoint}/{condition}"]
-
-
-def _corrected(
-    family: Sequence[tuple[str, str, Mapping[str, Paired]]], checkpoint: str, condition: str
-) -> list[Document]:
-    corrected = iter(holm([one.p for _, _, found in family for one in found.values()]))
-    rows = []
-    for a, b, found in family:
-        seeds = {seed: asdict(one) | {"p_corrected": next(corrected)} for seed, one in found.items()}
-        values: dict[str, Any] = {seed: {k: _six(v) for k, v in one.items()} for seed, one in seeds.items()}
-        total = mean([one.value for one in found.values()])
-        rows.append(
-            {"a": a, "b": b, "checkpoint": checkpoint, "condition": condition, "seeds": values, "over_seeds": total}
-        )
-    return rows
-
-
-def _six(value: Any) -> Any:
-    """Six digits, which small p values keep too."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value

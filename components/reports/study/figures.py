@@ -1,12 +1,12 @@
 """The one figure of a study, as an SVG file that needs no page around it: curves, capacity or points."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
+from components.reports.study.contents import Arm, CurvePoint, Study
 from components.reports.wording import percent, title
-from components.statistics.outcomes import Document
 
 STYLE = Path(__file__).parents[1] / "figures.css"
 WIDTH, HEIGHT, LEGEND, LINE = 560, 360, 200, 20
@@ -17,24 +17,24 @@ PANELS_ACROSS, PANEL, PANEL_HEIGHT = 4, 240, 190
 HEADING = 30
 
 
-def figure(document: Document) -> str:
+def figure(document: Study) -> str:
     """The SVG text of the figure that study.yaml asks for."""
-    return FIGURES[document["figure"]](document)
+    return FIGURES[document.figure](document)
 
 
-def curves(document: Document) -> str:
+def curves(document: Study) -> str:
     """Accuracy under the validation attack by epoch: a panel per arm, a line per seed; a collapse is a fall."""
-    arms = document["arms"]
-    seeds = list(dict.fromkeys(seed for arm in arms.values() for seed in arm["seeds"]))
-    everything = [point for arm in arms.values() for seed in arm["seeds"].values() for point in seed["curve"]]
-    x = whole_axis("epoch", [point["epoch"] for point in everything], count=4)
-    y = percent_axis("", [0, *(point["robust_accuracy"] for point in everything)])
+    arms = document.arms
+    seeds = list(dict.fromkeys(seed for arm in arms.values() for seed in arm.seeds))
+    everything = [point for arm in arms.values() for seed in arm.seeds.values() for point in seed.curve]
+    x = whole_axis("epoch", [point.epoch for point in everything], count=4)
+    y = percent_axis("", [0, *(point.robust_accuracy for point in everything)])
     across = min(PANELS_ACROSS, len(arms))
     drawn = []
     for index, (name, arm) in enumerate(arms.items()):
         plot = Plot(x, y, PANEL, PANEL_HEIGHT)
-        for seed, found in arm["seeds"].items():
-            _course(plot, found["curve"], seeds.index(seed), f"{name}, seed {seed}")
+        for seed, found in arm.seeds.items():
+            _course(plot, found.curve, seeds.index(seed), f"{name}, seed {seed}")
         place = f"translate({PANEL * (index % across)} {(PANEL_HEIGHT + HEADING) * (index // across)})"
         words = tag("text", name, class_="legend", x=LEFT, y=20)
         panel = tag(
@@ -49,60 +49,60 @@ def curves(document: Document) -> str:
     return _file("validation accuracy under attack, %", "".join(drawn), PANEL * across + LEGEND // 2, height)
 
 
-def _course(plot: Plot, curve: list[Document], index: int, name: str) -> None:
-    points = [(float(point["epoch"]), point["robust_accuracy"]) for point in curve]
+def _course(plot: Plot, curve: Sequence[CurvePoint], index: int, name: str) -> None:
+    points = [(float(point.epoch), point.robust_accuracy) for point in curve]
     plot.line(points, f"{colour(index)} thin")
     x, y = points[-1]
     plot.mark(x, y, index, f"{name}, epoch {x:g}: {percent(y)} %", "small")
 
 
-def capacity(document: Document) -> str:
+def capacity(document: Study) -> str:
     """Accuracy by number of parameters: a line through the means of each arm, a small mark per seed; clean hollow."""
-    arms = document["arms"].values()
-    families = list(dict.fromkeys(arm["arm"] for arm in arms))
+    arms = document.arms.values()
+    families = list(dict.fromkeys(arm.arm for arm in arms))
     sizes = {_parameters(arm) for arm in arms}
     ticks = tuple((math.log10(size), _short(size)) for size in sorted(sizes))
     margin = 0.1 * max(ticks[-1][0] - ticks[0][0], 1)
     x = Axis("parameters (logarithmic)", ticks[0][0] - margin, ticks[-1][0] + margin, ticks)
     plot = Plot(x, percent_axis(""), WIDTH, HEIGHT)
     for index, family in enumerate(families):
-        own = sorted((arm for arm in arms if arm["arm"] == family), key=_parameters)
-        for condition, style, hollow in (("clean", DASHED, "hollow"), (document["robust"], "", "")):
+        own = sorted((arm for arm in arms if arm.arm == family), key=_parameters)
+        for condition, style, hollow in (("clean", DASHED, "hollow"), (document.robust, "", "")):
             at = [(math.log10(_parameters(arm)), arm) for arm in own]
-            means = [(place, arm["over_seeds"]["last"][condition]["mean"]) for place, arm in at]
+            means = [(place, arm.over_seeds["last"][condition].mean) for place, arm in at]
             plot.line(means, f"{colour(index)} {style}")
             for place, arm in at:
-                for seed, found in arm["seeds"].items():
-                    value = found["last"][condition]["value"]
-                    words = f"{family} {arm['variant']}, seed {seed}, {title(condition)}: {percent(value)} %"
+                for seed, found in arm.seeds.items():
+                    value = found.last[condition].value
+                    words = f"{family} {arm.variant}, seed {seed}, {title(condition)}: {percent(value)} %"
                     plot.mark(place, value, index, words, f"small {hollow}")
     label = "Accuracy of the last checkpoint by number of parameters"
-    heading = f"accuracy of the last checkpoint, %: {title(document['robust'])} solid, clean dashed"
+    heading = f"accuracy of the last checkpoint, %: {title(document.robust)} solid, clean dashed"
     return _drawing(plot, heading, families, label)
 
 
-def points(document: Document) -> str:
+def points(document: Study) -> str:
     """A row per arm, last checkpoint: a mark per seed under attack (filled) and clean (hollow), intervals of means."""
-    names = list(document["arms"])
+    names = list(document.arms)
     ticks = tuple((-float(place), name) for place, name in enumerate(names))
     height, left = 60 + 34 * len(names), 16 + 8 * max(map(len, names))
     plot = Plot(percent_axis("accuracy, %"), Axis("", 0.5 - len(names), 0.5, ticks), WIDTH, height, left)
-    for index, (name, arm) in enumerate(document["arms"].items()):
-        for condition, shift, hollow in (("clean", 0.16, "hollow"), (document["robust"], -0.16, "")):
-            at, total = shift - index, arm["over_seeds"]["last"][condition]
-            if "low" in total:
-                low, high = max(0.0, total["low"]), min(1.0, total["high"])
+    for index, (name, arm) in enumerate(document.arms.items()):
+        for condition, shift, hollow in (("clean", 0.16, "hollow"), (document.robust, -0.16, "")):
+            at, total = shift - index, arm.over_seeds["last"][condition]
+            if total.low is not None and total.high is not None:
+                low, high = max(0.0, total.low), min(1.0, total.high)
                 plot.segment((low, at), (high, at), f"whisker {colour(index)}")
-            for seed, found in arm["seeds"].items():
-                value = found["last"][condition]["value"]
+            for seed, found in arm.seeds.items():
+                value = found.last[condition].value
                 words = f"{name}, seed {seed}, {title(condition)}: {percent(value)} %"
                 plot.mark(value, at, index, words, f"small {hollow}")
     label = "Clean accuracy and accuracy under attack of the last checkpoint, per arm and seed"
-    heading = f"last checkpoint: {title(document['robust'])} filled, clean hollow"
+    heading = f"last checkpoint: {title(document.robust)} filled, clean hollow"
     return _drawing(plot, heading, [], label)
 
 
-FIGURES: dict[str, Callable[[Document], str]] = {"curves": curves, "capacity": capacity, "points": points}
+FIGURES: dict[str, Callable[[Study], str]] = {"curves": curves, "capacity": capacity, "points": points}
 
 
 def _drawing(plot: Plot, heading: str, names: list[str], label: str) -> str:
@@ -129,8 +129,8 @@ def _file(heading: str, drawn: str, width: int, height: int) -> str:
     return tag("svg", style + paper + words + inner, xmlns="http://www.w3.org/2000/svg", **size) + "\n"
 
 
-def _parameters(arm: Document) -> int:
-    return next(iter(arm["seeds"].values()))["num_parameters"]
+def _parameters(arm: Arm) -> int:
+    return next(iter(arm.seeds.values())).num_parameters
 
 
 def _short(count: int) -> str:

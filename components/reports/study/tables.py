@@ -1,37 +1,45 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 
+from components.reports import grids
+from components.reports.frames import frame
+from components.reports.study.contents import SeedMean, Sentinel, Study
 from components.reports.study.document import CHECKPOINTS
-from components.reports.wording import ABSENT, cascade_title, epsilon_text, grey_text, norm_text, percent, points, title
-from components.statistics.outcomes import Document
+from components.reports.wording import (
+    ABSENT,
+    condition_title,
+    grey_text,
+    p_value,
+    percent,
+    points,
+    setting_text,
+    title,
+)
 
 Grid = list[list[str]]
 
 
-def markdown(document: Document) -> str:
+def markdown(document: Study) -> str:
     """The whole result as Markdown; the first table is the answer."""
-    parts = [f"# {document['study']}, {document['scale']}", document["question"].strip(), heading(document)]
-    parts += [_markdown_grid(arms(document)), notes(document), "## Course", _markdown_grid(course(document))]
-    if leads(document)[1:]:
-        parts += ["## Lead times", _markdown_grid(leads(document)), LEADS]
-    if differences(document)[1:]:
-        parts += ["## Paired differences", _markdown_grid(differences(document)), PAIRED]
-    if leaks(document)[1:]:
-        parts += ["## Label leaking", _markdown_grid(leaks(document)), LEAK]
-    for attack in document["transfers"] and next(iter(document["transfers"].values()))["accuracy"]:
-        parts += [f"## Transfer, {title(attack)}", _markdown_grid(transfer(document, attack)), TRANSFER]
+    parts = [f"# {document.study}, {document.scale}", document.question.strip(), heading(document)]
+    parts += [grids.markdown(arms(document)), notes(document), "## Course", grids.markdown(course(document))]
+    for name, grid, words in (
+        ("Lead times", leads(document), LEADS),
+        ("Paired differences", differences(document), PAIRED),
+        ("Label leaking", leaks(document), LEAK),
+    ):
+        parts += [f"## {name}", grids.markdown(grid), words] if grid[1:] else []
+    for attack in next((found.accuracy for found in document.transfers.values()), {}):
+        parts += [f"## Transfer, {title(attack)}", grids.markdown(transfer(document, attack)), TRANSFER]
     return "\n\n".join(parts) + "\n"
 
 
-def terminal(document: Document) -> str:
+def terminal(document: Study) -> str:
     """The first table, aligned."""
-    grid = arms(document)
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return "\n".join([heading(document), "", lines[0], "─" * max(map(len, lines)), *lines[1:], "", notes(document)])
+    return "\n".join([heading(document), "", grids.ruled(arms(document)), "", notes(document)])
 
 
 PAIRED = (
@@ -50,15 +58,13 @@ LEAK = (
 TRANSFER = "Accuracy in % of the model in the column on images attacked for the model in the row, mean over the seeds."
 
 
-def heading(document: Document) -> str:
+def heading(document: Study) -> str:
     """What was attacked, and how."""
-    threat = document["threat"]
-    budget = f"{norm_text(threat['norm'])} ε = {epsilon_text(threat['epsilon'])}"
-    images = f"{document['dataset']}, {document['num_images']} test images"
-    return f"{images}, {budget}, {document['role'].replace('_', ' ')}"
+    where = setting_text(document.dataset, document.num_images, document.threat)
+    return f"{where}, {document.role.replace('_', ' ')}"
 
 
-def notes(document: Document) -> str:
+def notes(document: Study) -> str:
     """How to read the first table."""
     return (
         "In % right: the mean over the seeds ± half of its 95 % interval (Student's), then each seed's value. "
@@ -66,128 +72,126 @@ def notes(document: Document) -> str:
     )
 
 
-def arms(document: Document) -> Grid:
+def arms(document: Study) -> Grid:
     """One row per arm and checkpoint: every condition over the seeds, and the verdicts."""
-    first = next(iter(document["arms"].values()))["over_seeds"]["best"]
-    heads = [cascade_title(document) if name == "cascade" else title(name) for name in first]
+    first = next(iter(document.arms.values())).over_seeds["best"]
+    heads = [condition_title(name, document.cascade) for name in first]
     rows = [["arm", "checkpoint", "seeds", *heads, "verdict"]]
-    for name, arm in document["arms"].items():
-        seeds = list(arm["seeds"].values())
+    for name, arm in document.arms.items():
+        seeds = list(arm.seeds.values())
         for checkpoint in CHECKPOINTS:
-            found = arm["over_seeds"][checkpoint]
-            cells = [_cell(found[key], [seed[checkpoint][key]["value"] for seed in seeds]) for key in first]
-            verdicts = [seed["verdict"][checkpoint]["status"] for seed in seeds]
-            rows.append([name, checkpoint, str(len(seeds)), *cells, _counted(verdicts)])
+            found = arm.over_seeds[checkpoint]
+            cells = [_cell(found[key], [seed.at(checkpoint)[key].value for seed in seeds]) for key in first]
+            verdicts = frame({"status": [seed.verdict[checkpoint].status for seed in seeds]})["status"]
+            counts = verdicts.value_counts(sort=False).items()
+            verdict = _each(f"{count} {status}" for status, count in counts)
+            rows.append([name, checkpoint, str(len(seeds)), *cells, verdict])
     return rows
 
 
-def course(document: Document) -> Grid:
+def course(document: Study) -> Grid:
     """One row per arm: which epochs were kept, whether and when it collapsed, what it cost, what the sentinel said."""
     rows = [["arm", "best epoch", "collapsed", "collapse at epoch", "sentinel", "passes, millions", "parameters", "s"]]
-    for name, arm in document["arms"].items():
-        seeds = list(arm["seeds"].values())
+    for name, arm in document.arms.items():
+        seeds = list(arm.seeds.values())
         rows.append(
             [
                 name,
-                _each(str(seed["epochs"]["best"]) for seed in seeds),
-                f"{sum(seed['collapsed'] for seed in seeds)} of {len(seeds)}",
-                _each(ABSENT if (at := seed["collapse_epoch"]) is None else str(at) for seed in seeds),
-                _each(what_alarms_did(seed["sentinel"]) for seed in seeds),
-                _each(f"{sum(seed['passes'].values()) / 1e6:.3g}" for seed in seeds),
-                f"{seeds[0]['num_parameters']:,}",
-                _each(f"{seed['seconds']:.0f}" for seed in seeds),
+                _each(str(seed.epochs["best"]) for seed in seeds),
+                f"{sum(seed.collapsed for seed in seeds)} of {len(seeds)}",
+                _each(ABSENT if seed.collapse_epoch is None else str(seed.collapse_epoch) for seed in seeds),
+                _each(what_alarms_did(seed.sentinel) for seed in seeds),
+                _each(f"{(seed.passes.forward + seed.passes.backward) / 1e6:.3g}" for seed in seeds),
+                f"{seeds[0].num_parameters:,}",
+                _each(f"{seed.seconds:.0f}" for seed in seeds),
             ]
         )
     return rows
 
 
-def differences(document: Document) -> Grid:
+def differences(document: Study) -> Grid:
     """One row per pair, checkpoint and condition."""
     rows = [["A", "B", "checkpoint", "condition", "B − A", "each seed"]]
-    for pair in document["pairs"]:
-        each = ", ".join(
-            f"{points(one['value'])} (p {_p(one['p_corrected'])}, n {one['n']})" for one in pair["seeds"].values()
-        )
-        total = pair["over_seeds"]
-        half = f" ±{percent((total['high'] - total['low']) / 2)}" if "low" in total else ""
-        words = [pair["checkpoint"], title(pair["condition"])]
-        rows.append([pair["a"], pair["b"], *words, points(total["mean"]) + half, each])
+    for pair in document.pairs:
+        found = pair.seeds.values()
+        each = _each(f"{points(one.value)} (p {p_value(one.p_corrected, exact=False)}, n {one.n})" for one in found)
+        words = [pair.checkpoint, title(pair.condition), points(pair.over_seeds.mean) + _half(pair.over_seeds)]
+        rows.append([pair.a, pair.b, *words, each])
     return rows
 
 
-def leaks(document: Document) -> Grid:
+def leaks(document: Study) -> Grid:
     """One row per arm: what FGSM with the true label tells the last checkpoint, at each epsilon of the grid."""
-    measured = {
-        name: [seed["label_leak"]["last"] for seed in arm["seeds"].values()] for name, arm in document["arms"].items()
-    }
-    epsilons = [grey_text(row["epsilon"]) for row in next(iter(measured.values()))[0]]
-    rows = [["arm", *(f"ε = {epsilon}" for epsilon in epsilons)]]
-    for name, seeds in measured.items():
-        cells = []
-        for at in zip(*seeds, strict=True):
-            values = [row["leak"]["value"] for row in at]
-            cells.append(f"{points(sum(values) / len(values))} ({', '.join(map(points, values))})")
-        rows.append([name, *cells])
-    return rows if epsilons else rows[:1]
-
-
-def transfer(document: Document, attack: str) -> Grid:
-    """Source by target: the mean over the seeds of the target's accuracy on what was made for the source."""
-    found = [one["accuracy"][attack] for one in document["transfers"].values()]
-    names = list(found[0])
-    rows = [["made for", *names]]
-    for source in names:
-        means = [sum(one[source][target]["value"] for one in found) / len(found) for target in names]
-        rows.append([source, *map(percent, means)])
+    found = [
+        {"arm": name, "epsilon": row.epsilon, "value": row.leak.value}
+        for name, arm in document.arms.items()
+        for seed in arm.seeds.values()
+        for row in seed.label_leak["last"]
+    ]
+    if not found:
+        return [["arm"]]
+    values = frame(found).groupby(["arm", "epsilon"], sort=False)["value"].agg(list).unstack(sort=False)
+    rows = [["arm", *(f"ε = {grey_text(epsilon)}" for epsilon in values.columns)]]
+    for arm, row in values.iterrows():
+        rows.append([str(arm), *(f"{points(sum(v) / len(v))} ({_each(map(points, v))})" for v in row)])
     return rows
 
 
-def _cell(found: Document, values: Sequence[float]) -> str:
-    if found["n"] == 1:
-        return percent(found["mean"])
-    each = ", ".join(map(percent, values))
-    return f"{percent(found['mean'])} ±{percent((found['high'] - found['low']) / 2)} ({each})"
+def transfer(document: Study, attack: str) -> Grid:
+    """Source by target: the mean over the seeds of the target's accuracy on what was made for the source."""
+    found = [
+        {"source": source, "target": target, "value": rate.value}
+        for one in document.transfers.values()
+        for source, row in one.accuracy[attack].items()
+        for target, rate in row.items()
+    ]
+    means = frame(found).groupby(["source", "target"], sort=False)["value"].mean().unstack(sort=False)
+    return [["made for", *means.columns], *([str(source), *map(percent, row)] for source, row in means.iterrows())]
 
 
-def _counted(words: Sequence[str]) -> str:
-    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+def _cell(found: SeedMean, values: Sequence[float]) -> str:
+    return f"{percent(found.mean)}{_half(found)}" + (f" ({_each(map(percent, values))})" if found.n > 1 else "")
 
 
-def _each(texts: object) -> str:
-    return ", ".join(texts)  # pyright: ignore[reportArgumentType, reportCallIssue]
+def _half(found: SeedMean) -> str:
+    """Half the interval of a mean, where there is one."""
+    return "" if found.low is None or found.high is None else f" ±{percent((found.high - found.low) / 2)}"
 
 
-def what_alarms_did(found: Document | None) -> str:
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(texts)
+
+
+def what_alarms_did(found: Sentinel | None) -> str:
     """What the sentinel's alarms led to, in order: `note 3.5; roll back 7`; `note 3.5–9 (6)` for many of one kind."""
-    done = []
-    for action, events in groupby((found or {"events": []})["events"], itemgetter("action")):
-        epochs = [f"{event['epoch']:g}" for event in events]
+    done: list[str] = []
+    for action, events in groupby(found.events if found else [], attrgetter("action")):
+        epochs = [f"{event.epoch:g}" for event in events]
         when = [f"{epochs[0]}–{epochs[-1]} ({len(epochs)})"] if len(epochs) > 2 else epochs
         done += [f"{action.replace('_', ' ')} {one}" for one in when]
     return "; ".join(done) or ABSENT
 
 
-def leads(document: Document) -> Grid:
+def leads(document: Study) -> Grid:
     """One row per rule of the sentinel: how early it was in the runs that collapsed, false alarms in the others."""
-    rows = [["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]]
-    seeds = [seed for arm in document["arms"].values() for seed in arm["seeds"].values()]
-    watched = [seed["sentinel"]["leads"] for seed in seeds if seed["sentinel"]]
-    # The definition's own lead is nought where a run collapsed, and absent where it did not.
-    collapsed = [run for run in watched if run["catastrophic"]["lead"] is not None]
-    others = [run for run in watched if run["catastrophic"]["lead"] is None]
-    for rule in watched[0] if watched else ():
-        early = sorted((run[rule]["lead"] for run in collapsed if run[rule]["lead"] is not None), reverse=True)
-        false = sum(run[rule]["false_alarms"] > 0 for run in others)
+    head = ["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]
+    watched = [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
+    # The definition's own lead is 0 where a run collapsed, and absent where it did not.
+    found = [
+        {
+            "rule": rule,
+            "lead": one.lead,
+            "false": one.false_alarms > 0,
+            "collapsed": run["catastrophic"].lead is not None,
+        }
+        for run in watched
+        for rule, one in run.items()
+    ]
+    rows = [head]
+    for rule, runs in frame(found).groupby("rule", sort=False) if found else ():
+        collapsed, others = runs[runs["collapsed"]], runs[~runs["collapsed"]]
+        early = collapsed["lead"].dropna().sort_values(ascending=False)
         told = _each(f"{lead:+g}".replace("-", "−") for lead in early) or ABSENT
-        counts = [str(len(collapsed) - len(early)), str(len(others)), str(false)]
-        rows.append([title(rule), str(len(collapsed)), told, *counts])
+        counts = [len(collapsed) - len(early), len(others), int(others["false"].sum())]
+        rows.append([title(str(rule)), str(len(collapsed)), told, *map(str, counts)])
     return rows
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _markdown_grid(grid: Grid) -> str:
-    head, *rows = grid
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, [":---"] * len(head), *rows))

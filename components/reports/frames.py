@@ -1,0 +1,15 @@
+"""Tidy tables in pandas, which is an extra: imported here alone, and only when a table is made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.foundation.errors import InputError
+
+
+def frame(content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+    """A `pandas.DataFrame` of columns by name, or of rows. Error: pandas is not installed."""
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise InputError("tables: need pandas, which is not installed (pip install 'temper[report]')") from None
+    return pandas.DataFrame(content)
