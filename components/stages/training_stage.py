@@ -95,8 +95,9 @@ def _after_alarm(section: Mapping[str, Any], change: Mapping[str, Any], where: s
         if key not in ("method", *WRAPPERS) and after[key] != section[key]:
             raise InputError(f"{where}: cannot change {key!r} (allowed: method, {', '.join(WRAPPERS)})")
     # dvc.yaml lists the file of the method that the section names, and no other.
-    if after["method"].get("name") != section["method"].get("name"):
-        raise InputError(f"{where}.method.name: got {after['method'].get('name')!r}, want the same method")
+    method = after["method"]
+    if not isinstance(method, Mapping) or method.get("name") != section["method"]["name"]:
+        raise InputError(f"{where}.method: got {method!r}, want other fields of {section['method']['name']}")
     return after
 
 

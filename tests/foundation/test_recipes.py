@@ -63,10 +63,8 @@ def test_a_delta_is_merged_or_replaces(delta, want):
         ({"recipe": {"epohcs": 1}}, "file: no key 'epohcs' in recipe (allowed: epochs, average, milestones, clip)"),
         ({"model.norm.name": "x"}, "file: no key 'name' in model.norm (allowed: estimator, momentum)"),
         ({"changes.2.noise": 1}, "file: no key '2' in changes (allowed: 0, 1)"),
-        (
-            {"recipe.average": None, "recipe.average.decay": 1},
-            "file: recipe.average is given a value and keys of its own",
-        ),
+        ({"recipe.clip": 1, "recipe.clip.norm": 1}, "file: recipe.clip is given as a whole and by keys of its own"),
+        ({"attacks": {}, "attacks.pgd.steps": 1}, "file: attacks is given as a whole and by keys of its own"),
     ],
     ids=str,
 )

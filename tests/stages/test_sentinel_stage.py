@@ -119,7 +119,11 @@ def test_changes_come_on_top_of_each_other():
         ),
         (
             {"action": "roll_back", "changes": [{"method": {"name": "standard", "label_smoothing": 0}}]},
-            f"{KEY}.changes.0.method.name: got 'standard', want the same method",
+            f"{KEY}.changes.0.method: got {{'name': 'standard', 'label_smoothing': 0}}, want other fields of pgd_at",
+        ),
+        (
+            {"action": "roll_back", "changes": [{"method": None}]},
+            f"{KEY}.changes.0.method: got None, want other fields",
         ),
         ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
         ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
