@@ -40,9 +40,10 @@ from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
 from components.numerics.losses import cross_entropy  # noqa: E402
 from components.numerics.random_numbers import Noise  # noqa: E402
+from components.threats.linf import Linf  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 
-LINF = Threat(norm="linf", epsilon=Ratio(1, 5))
+LINF = Threat(norm=Linf(), epsilon=Ratio(1, 5))
 Training = Literal["clean", "pgd", "fgsm"]
 TRAINING: dict[Training, Attack | None] = {
     "clean": None,

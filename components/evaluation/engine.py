@@ -217,7 +217,7 @@ def _describe(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> 
     return {
         "schema": SCHEMA,
         "dataset": data.dataset,
-        "threat": {"norm": suite.threat.norm, "epsilon": str(suite.threat.epsilon)},
+        "threat": suite.threat.section,
         "classes": list(data.classes),
         "num_images": len(data.test.labels),
         "models": {name: candidate.facts for name, candidate in candidates.items()},

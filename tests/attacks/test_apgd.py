@@ -20,11 +20,13 @@ from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
 from components.numerics.random_numbers import Noise
 from components.statistics.intervals import mcnemar
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
-THREATS = [Threat(norm="linf", epsilon=Ratio(1, 8)), Threat(norm="l2", epsilon=Ratio(3, 4))]
+THREATS = [Threat(norm=Linf(), epsilon=Ratio(1, 8)), Threat(norm=L2(), epsilon=Ratio(3, 4))]
 LOSSES = {"cross_entropy": 0, "dlr": 0, "targeted_dlr": 9}
-everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 
 
 def apgd(loss: str = "cross_entropy", steps: int = 20, restarts: int = 1, targets: int | None = None) -> Apgd:
@@ -120,7 +122,7 @@ def test_rises_are_counted_from_the_second_look_on():
 
 def test_momentum_by_hand():
     """x + 0.75 (Π(x + step) - x) + 0.25 (x - x₋₁), on one image in a wide ball."""
-    threat = Threat(norm="linf", epsilon=Ratio(1, 4))
+    threat = Threat(norm=Linf(), epsilon=Ratio(1, 4))
     state = climb(1, threat)
     state.point, state.previous = state.images + 0.1, state.images + 0.06
     state.gradient, state.step_size = torch.ones_like(state.point), state.step_size * 0.16

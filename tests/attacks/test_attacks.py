@@ -28,6 +28,8 @@ from components.foundation.params import Ratio, member
 from components.numerics.cost import PassCounter
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Noise
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.conftest import TinyNet
 
@@ -63,9 +65,9 @@ MEMBERS = [
     Eot(samples=2, attack=pgd(steps=3)),
 ]
 # Large enough to fool some images: attacks that find no such point return the image itself.
-THREATS = [Threat(norm="linf", epsilon=Ratio(1, 5)), Threat(norm="l2", epsilon=Ratio(1))]
+THREATS = [Threat(norm=Linf(), epsilon=Ratio(1, 5)), Threat(norm=L2(), epsilon=Ratio(1))]
 every = pytest.mark.parametrize("attack", MEMBERS, ids=repr)
-everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -173,7 +175,7 @@ CLIMBERS = [
     Apgd(steps=60, restarts=1, loss="cross_entropy", rho=0.75),
     Eot(samples=2, attack=pgd(**FAR)),
 ]
-BALLS = [Threat(norm="linf", epsilon=Ratio(8, 255)), Threat(norm="l2", epsilon=Ratio(1, 4))]
+BALLS = [Threat(norm=Linf(), epsilon=Ratio(8, 255)), Threat(norm=L2(), epsilon=Ratio(1, 4))]
 
 
 def grey(rng: torch.Generator, count: int) -> Tensor:
@@ -187,7 +189,7 @@ def dual(threat: Threat, weight: Tensor) -> float:
 
 
 @pytest.mark.parametrize("attack", CLIMBERS, ids=repr)
-@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm.name)
 def test_linear_model_optimum(attack, threat, rng):
     """Every attack raises w·δ to ε‖w‖ of the dual norm: L1 for L∞, L2 for L2. The class is too far to be left."""
     images, weight = grey(rng, 6), torch.randn(1, 8, 8, generator=rng) / 8
@@ -218,7 +220,7 @@ def test_linear_model_linf_optimum_at_the_pixel_bounds(attack, images, rng):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm.name)
 def test_linear_model_fooled_set(attack, threat, rng):
     """Fooled are exactly the images whose margin is smaller than ε‖w‖: known distances to the boundary, both sides."""
     weight = torch.randn(1, 8, 8, generator=rng) / 8
@@ -262,7 +264,7 @@ def test_number_of_basic_iterative_steps(levels, steps):
 @pytest.mark.parametrize("attack", [Bim(), IterLl()], ids=repr)
 def test_basic_iterative_passes(attack, tiny, images, labels):
     counter = PassCounter(tiny)
-    attack(tiny, images, labels, Threat(norm="linf", epsilon=Ratio(8, 255)), seeded())
+    attack(tiny, images, labels, Threat(norm=Linf(), epsilon=Ratio(8, 255)), seeded())
     counter.close()
     clean = 12 if isinstance(attack, IterLl) else 0
     assert counter.take() == {"forward": 120 + clean, "backward": 120}
@@ -293,7 +295,7 @@ def test_momentum_by_hand():
 
 def test_momentum_between_none_and_all(tiny, images, labels):
     """Decay 0 is the plain ascent; with an enormous one the second step repeats the first."""
-    threat, fields = Threat(norm="linf", epsilon=Ratio(1, 2)), {"step_size": Ratio(1, 20)}
+    threat, fields = Threat(norm=Linf(), epsilon=Ratio(1, 2)), {"step_size": Ratio(1, 20)}
     inner = images.clamp(0.2, 0.8)
     without = MiFgsm(**fields, steps=2, decay=0.0)(tiny, inner, labels, threat, seeded())
     assert torch.equal(without, pgd(**fields, steps=2, start="zero")(tiny, inner, labels, threat, seeded()))
@@ -303,7 +305,7 @@ def test_momentum_between_none_and_all(tiny, images, labels):
 
 
 def test_more_restarts_never_help_the_model(tiny, images, labels):
-    reached, threat = [], Threat(norm="linf", epsilon=Ratio(4, 255))
+    reached, threat = [], Threat(norm=Linf(), epsilon=Ratio(4, 255))
     for restarts in (1, 4):
         attack = pgd(steps=1, step_size=Ratio(1, 255), restarts=restarts)
         images_adv = attack(tiny, images, labels, threat, seeded())

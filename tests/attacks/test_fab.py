@@ -11,6 +11,8 @@ from components.attacks.parts.victim import Victim
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Noise
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.linear_network import Linear
 
@@ -161,7 +163,7 @@ def test_the_path_of_the_paper_on_a_linear_model(norm, rng):
 
 
 def test_passes_are_one_forward_and_one_backward_a_step(tiny, images):
-    labels, threat = tiny.eval()(images).argmax(1), Threat(norm="l2", epsilon=Ratio(1, 10**6))
+    labels, threat = tiny.eval()(images).argmax(1), Threat(norm=L2(), epsilon=Ratio(1, 10**6))
     labels[:2] = (labels[:2] + 1) % 3
     counter = PassCounter(tiny)
     images_adv = fab(steps=5, targets=9, restarts=2)(tiny, images, labels, threat, Noise(0, torch.arange(12)))
@@ -189,7 +191,7 @@ def test_only_the_exact_model_says_who_is_fooled(images, rng):
     weight = torch.randn(1, 8, 8, generator=rng)
     score = (images * weight).flatten(1).sum(1).median().item()
     exact, search = Linear(weight, -score).eval(), Linear(weight, -score - 0.5).eval()
-    labels, threat = exact(images).argmax(1), Threat(norm="linf", epsilon=Ratio(1, 20))
+    labels, threat = exact(images).argmax(1), Threat(norm=Linf(), epsilon=Ratio(1, 20))
     images_adv = fab()(Victim(exact, search), images, labels, threat, rng)
     changed = (images_adv != images).flatten(1).any(1)
     assert torch.equal(exact(images_adv).argmax(1) != labels, changed)

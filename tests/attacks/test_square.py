@@ -16,11 +16,13 @@ from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Noise, shared
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.linear_network import Linear
 
-LINF, L2 = Threat(norm="linf", epsilon=Ratio(1, 10)), Threat(norm="l2", epsilon=Ratio(1, 2))
-BALLS = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm)
+LINF, L2 = Threat(norm=Linf(), epsilon=Ratio(1, 10)), Threat(norm=L2(), epsilon=Ratio(1, 2))
+BALLS = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm.name)
 
 
 def square(**changes: Any) -> Square:
@@ -49,7 +51,7 @@ def test_linear_model_l2_climbs_towards_its_optimum(rng):
     model, labels, threat = (
         Linear(weight, 100.0),
         torch.ones(4, dtype=torch.long),
-        Threat(norm="l2", epsilon=Ratio(1, 4)),
+        Threat(norm=L2(), epsilon=Ratio(1, 4)),
     )
     reached = []
     for queries in (1, 100, 2000):

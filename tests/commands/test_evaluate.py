@@ -24,6 +24,7 @@ from components.foundation.process import as_process
 from components.foundation.storage import read_json, sha256
 from components.numerics.tensor_files import read_tensors, write_tensors
 from components.stages.tasks import read_suite
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.outside_files import CLASSES, PARAMS, SECTION, arguments, digits, make_case, save, write_images
 
@@ -341,7 +342,7 @@ def test_defaults_are_valid_at_every_threat(norm, epsilon, cascade):
 
 
 def test_the_usual_threat_has_the_usual_radii():
-    section = default_section(Threat(norm="linf", epsilon=threats_of(["linf:8/255"])[0].epsilon), False)
+    section = default_section(Threat(norm=Linf(), epsilon=threats_of(["linf:8/255"])[0].epsilon), False)
     assert [Fraction(e) * 255 for e in section["grid"]["epsilons"]] == [2, 4, 8, 16]
     assert [Fraction(e) * 255 for e in section["curve_epsilons"]] == [0, 2, 4, 8, 12, 16, 32]
     assert section["attacks"]["pgd"]["step_size"] == "2/255" and section["transfer_attacks"] == []

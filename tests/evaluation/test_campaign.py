@@ -19,11 +19,13 @@ from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.outside_files import digits, network
 from tests.parts.pipeline_files import environment
 
-LINF = Threat(norm="linf", epsilon=Ratio(26, 255))
+LINF = Threat(norm=Linf(), epsilon=Ratio(26, 255))
 # Grey levels below 128 are of class 0, the others of class 1.
 LEVELS = (0, 90, 110, 120, 135, 150, 220, 255)
 
@@ -190,7 +192,7 @@ def test_a_shard_does_its_units_and_takes_the_others_from_the_journal(tmp_path):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_saved_adversarials_score_as_claimed(tmp_path, norm):
-    threat = LINF if norm == "linf" else Threat(norm="l2", epsilon=Ratio(3, 4))
+    threat = LINF if norm == "linf" else Threat(norm=L2(), epsilon=Ratio(3, 4))
     test, victim = some_digits(), Victim(network())
     tasks = [Task(task.name, task.attack, threat, task.after, task.counts) for task in tasks_of()]
     kept = Adversarials(tmp_path / "one.npy", test, "float32")
@@ -209,7 +211,7 @@ def test_eight_bit_adversarials_are_on_grey_levels_and_inside_the_ball(tmp_path)
     images = test.images.float() / 255
     kept = Adversarials(tmp_path / "one.npy", test, "uint8")
     rng = torch.Generator().manual_seed(0)
-    for threat in (LINF, LINF.at(Ratio(8, 255)), Threat(norm="l2", epsilon=Ratio(3, 4))):
+    for threat in (LINF, LINF.at(Ratio(8, 255)), Threat(norm=L2(), epsilon=Ratio(3, 4))):
         images_adv = threat.random_start(images, rng)
         kept.keep(torch.arange(60), images_adv)
         read = kept.read(torch.arange(60))

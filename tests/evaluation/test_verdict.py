@@ -18,6 +18,8 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.verdict.rules import RULES, judge
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
@@ -247,12 +249,12 @@ def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsil
 
 def test_nothing_to_probe_without_a_radius():
     with pytest.raises(InputError, match="got 0"):
-        probes.wanted(Threat(norm="linf", epsilon=Ratio(0)), (1, 8, 8))
+        probes.wanted(Threat(norm=Linf(), epsilon=Ratio(0)), (1, 8, 8))
 
 
 def test_radii_of_the_ladder():
-    linf = Threat(norm="linf", epsilon=Ratio(8, 255))
-    l2 = Threat(norm="l2", epsilon=Ratio(1, 2))
+    linf = Threat(norm=Linf(), epsilon=Ratio(8, 255))
+    l2 = Threat(norm=L2(), epsilon=Ratio(1, 2))
     shape = (3, 5, 7)
     assert probes.radius_of("pgd_half", linf, shape).epsilon == Ratio(4, 255)
     assert probes.radius_of("pgd_double", linf, shape).epsilon == Ratio(16, 255)
@@ -274,9 +276,9 @@ def test_a_pair_counts_what_changed():
 def test_used_budget_is_the_largest_perturbation():
     images = torch.full((3, 1, 2, 2), 0.5)
     moved = images + torch.tensor([0.0, 0.1, 0.05]).view(3, 1, 1, 1)
-    found = probes.used_budget("x", images, moved, Threat(norm="linf", epsilon=Ratio(1, 5)))
+    found = probes.used_budget("x", images, moved, Threat(norm=Linf(), epsilon=Ratio(1, 5)))
     assert found["largest"] == pytest.approx(0.1, abs=1e-6) and found["epsilon"] == pytest.approx(0.2)
-    found = probes.used_budget("x", images, moved, Threat(norm="l2", epsilon=Ratio(1, 5)))
+    found = probes.used_budget("x", images, moved, Threat(norm=L2(), epsilon=Ratio(1, 5)))
     assert found["largest"] == pytest.approx(0.2, abs=1e-6)  # four pixels of 0.1
 
 
@@ -302,7 +304,7 @@ class Ramp(nn.Module):
 
 def test_counts_on_a_model_known_by_hand():
     """Means of 0.25 and 0.44, of class 0: a step of 0.1 fools the second kind, a large one all."""
-    threat = Threat(norm="linf", epsilon=Ratio(1, 10))
+    threat = Threat(norm=Linf(), epsilon=Ratio(1, 10))
     images = torch.cat([torch.full((60, 1, 8, 8), 0.25), torch.full((60, 1, 8, 8), 0.44)])
     test = TestSet(images, torch.zeros(120, dtype=torch.long), 50)
     evidence = probes.probe(Ramp().eval(), test, threat, build(threat), seed=0)

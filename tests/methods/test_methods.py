@@ -14,6 +14,7 @@ from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 from components.numerics.losses import cross_entropy, entropy, kl_divergence, margin
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.method_members import MEMBERS
 from tests.parts.plain_sums import plain_cross_entropy, plain_kl
@@ -72,7 +73,7 @@ def test_loss_is_a_scalar_for_backward_and_leaves_modes_and_gradients(name, tiny
 @pytest.mark.parametrize("name", STANDARD_WITHOUT_ROOM)
 def test_epsilon_zero_is_standard_training(name, tiny, images, labels):
     """Without room for an attacker every objective is cross-entropy on clean images."""
-    threat = Threat(norm="linf", epsilon=Ratio(0))
+    threat = Threat(norm=Linf(), epsilon=Ratio(0))
     tiny.eval()
     want = cross_entropy(tiny(images), labels, 0.1).mean()
     got = MEMBERS[name]().loss(tiny, Batch.of(images, labels), threat, seeded()).total

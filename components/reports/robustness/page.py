@@ -75,6 +75,7 @@ def page(
         "grey": tables.grey_text,
         "measured": tables.measured_text,
         "norm": tables.norm_text,
+        "norm_meaning": tables.norm_meaning,
         "passes": passes,
         "percent": tables.percent,
         "points": tables.points,
