@@ -325,7 +325,7 @@ def test_a_gpu_that_is_not_there(case):
 
 
 @pytest.mark.parametrize(
-    ("norm", "epsilon"), [("linf", "8/255"), ("linf", "1/2"), ("linf", "1"), ("l2", "1/2"), ("l2", "3")]
+    ("norm", "epsilon"), [("linf", "8/255"), ("linf", "1/2"), ("linf", "1"), ("l2", "1/2"), ("l2", "3"), ("l1", "12")]
 )
 @pytest.mark.parametrize("cascade", ["quick", "autoattack", "none"])
 def test_defaults_are_valid_at_every_threat(norm, epsilon, cascade):
@@ -336,9 +336,15 @@ def test_defaults_are_valid_at_every_threat(norm, epsilon, cascade):
     suite = read_suite(Params(values), KEY, 10)
     curve = [Fraction(radius) for radius in section["curve_epsilons"]]
     assert curve == sorted(set(curve)) and threat.epsilon in curve and curve[0] == 0
-    assert norm == "l2" or max(curve) <= 1
+    assert norm != "linf" or max(curve) <= 1
     assert suite.cascade_name == cascade and len(suite.full_tasks()) > 20
     assert {task.threat for task in suite.short_tasks()} == {threat}
+
+
+def test_attacks_by_grey_levels_are_left_out_where_they_would_take_thousands_of_steps():
+    for text, left_out in (("linf:1", False), ("l2:1/2", False), ("l1:1", False), ("l1:12", True)):
+        attacks = default_section(threats_of([text])[0], False)["grid"]["attacks"]
+        assert ("bim" not in attacks) == ("iter_ll" not in attacks) == left_out and "fgsm" in attacks
 
 
 def test_the_usual_threat_has_the_usual_radii():

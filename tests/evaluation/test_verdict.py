@@ -18,6 +18,7 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.verdict.rules import RULES, judge
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
+from components.threats.l1 import L1
 from components.threats.l2 import L2
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
@@ -237,7 +238,7 @@ def build(threat: Threat) -> dict[str, Any]:
     return {name: member(ATTACKS, spec, name) for name, spec in probes.wanted(threat, (1, 8, 8)).items()}
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", Ratio(8, 255)), ("l2", Ratio(1, 2))])
+@pytest.mark.parametrize("norm, epsilon", [(Linf(), Ratio(8, 255)), (L2(), Ratio(1, 2)), (L1(), Ratio(4))], ids=repr)
 def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsilon, tiny):
     threat = Threat(norm=norm, epsilon=epsilon)
     evidence = probes.probe(tiny.eval(), digits_like(), threat, build(threat), seed=0)
@@ -264,6 +265,7 @@ def test_radii_of_the_ladder():
     # From any image to grey: at most half of √105 = 10.2, rounded up to halves.
     assert probes.radius_of("pgd_large", l2, shape).epsilon == Ratio(11, 2)
     assert probes.radius_of("pgd_large", l2, (1, 8, 8)).epsilon == Ratio(4)
+    assert probes.radius_of("pgd_large", Threat(norm=L1(), epsilon=Ratio(4)), shape).epsilon == Ratio(105, 2)
 
 
 def test_a_pair_counts_what_changed():

@@ -5,6 +5,7 @@ import torch
 
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
+from components.threats.l1 import L1
 from components.threats.l2 import L2
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat, require_pixels
@@ -12,7 +13,9 @@ from components.threats.parts.threat import Threat, require_pixels
 THREATS = [
     Threat(norm=Linf(), epsilon=Ratio(8, 255)),
     Threat(norm=L2(), epsilon=Ratio(1, 2)),
+    Threat(norm=L1(), epsilon=Ratio(3)),
     Threat(norm=Linf(), epsilon=Ratio(0)),
+    Threat(norm=L1(), epsilon=Ratio(0)),
 ]
 
 
@@ -40,16 +43,16 @@ def test_random_start_fills_the_ball():
     assert abs((sizes > 0.5 * 0.5**0.25).float().mean() - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("threat", THREATS[:2], ids=repr)
+@pytest.mark.parametrize("threat", THREATS[:3], ids=repr)
 def test_steepest_step_has_its_length_and_beats_random_steps(threat, images, rng):
     gradient = torch.randn(images.shape, generator=rng)
-    step = threat.steepest_step(gradient, 0.1)
+    step = threat.steepest_step(gradient, 0.1, images)
     assert torch.allclose(threat.size(step), torch.tensor(0.1))
-    other = threat.steepest_step(torch.randn(images.shape, generator=rng), 0.1)
+    other = threat.steepest_step(torch.randn(images.shape, generator=rng), 0.1, images)
     assert ((gradient * step).sum((1, 2, 3)) > (gradient * other).sum((1, 2, 3))).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=repr)
 @pytest.mark.parametrize("damage", ["size", "range", "nan"])
 def test_verify_refuses_what_is_outside(norm, damage, images):
     threat = Threat(norm=norm, epsilon=Ratio(1, 10))
