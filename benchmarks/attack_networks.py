@@ -24,6 +24,7 @@ from components.models.parts.batch_norm import BatchNorm
 from components.models.resnet18 import ResNet18
 from components.models.small_cnn import SmallCnn
 from components.numerics.compute import training_arithmetic
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 SEED = 0
@@ -32,8 +33,8 @@ HELD_OUT = 100
 TRAINED_ON = 10_000
 # A ResNet-18 learns so few images by heart within minutes; some of them are the ones attacked.
 BY_HEART = 32
-CIFAR_LINF = Threat(norm="linf", epsilon=Ratio(8, 255))
-DIGITS_LINF = Threat(norm="linf", epsilon=Ratio(1, 5))
+CIFAR_LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
+DIGITS_LINF = Threat(norm=Linf(), epsilon=Ratio(1, 5))
 
 
 class Setting(NamedTuple):

@@ -38,6 +38,7 @@ from components.evaluation.search_network import Search, parity  # noqa: E402
 from components.foundation.params import member  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
 from components.numerics.random_numbers import Noise  # noqa: E402
+from components.threats.linf import Linf  # noqa: E402
 
 FAST, EXACT, COMPILED = "temper-bfloat16", "temper-float32", "temper-compiled"
 SEARCHES = {
@@ -154,7 +155,7 @@ def pgd(setting: networks.Setting, args: argparse.Namespace) -> dict[str, Any]:
 
 def autoattack(setting: networks.Setting, args: argparse.Namespace) -> dict[str, Any]:
     """The standard cascade by every entrant, and the images on which they disagree with the reference."""
-    attacks = {name: member(ATTACKS, spec, name) for name, spec in specs("autoattack", 10).items()}
+    attacks = {name: member(ATTACKS, spec, name) for name, spec in specs("autoattack", 10, Linf()).items()}
     tasks = [Task("clean", None, setting.threat), *cascade(attacks, [setting.threat])]
     names = args.entrants or USUAL["cascade"]
     victims = our_victims(setting, [name for name in names if name != COMPILED])

@@ -40,9 +40,14 @@ from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
 from components.numerics.losses import cross_entropy  # noqa: E402
 from components.numerics.random_numbers import Noise  # noqa: E402
+from components.threats.l1 import L1  # noqa: E402
+from components.threats.l2 import L2  # noqa: E402
+from components.threats.linf import Linf  # noqa: E402
+from components.threats.parts.norm import Norm  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 
-LINF = Threat(norm="linf", epsilon=Ratio(1, 5))
+REFERENCE_NAMES: dict[type[Norm], Any] = {Linf: "Linf", L2: "L2", L1: "L1"}
+LINF = Threat(norm=Linf(), epsilon=Ratio(1, 5))
 Training = Literal["clean", "pgd", "fgsm"]
 TRAINING: dict[Training, Attack | None] = {
     "clean": None,
@@ -152,13 +157,16 @@ def reference(model: nn.Module, threat: Threat, budget: Budget, seed: int) -> di
     """The reference's four as its class for the standard evaluation sets them up: images, labels -> images_adv."""
     from pyautoattack import AutoAttack
 
-    norm: Any = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    four = AutoAttack(model, norm=norm, eps=threat.radius, seed=seed, version="standard", device="cpu")
+    four = AutoAttack(
+        model, norm=REFERENCE_NAMES[type(threat.norm)], eps=threat.radius, seed=seed, version="standard", device="cpu"
+    )
     four.apgd.loss, four.fab.targeted = "ce", True
     for attack in (four.apgd, four.apgd_targeted, four.fab):
         attack.n_iter = budget.steps
     for attack in (four.apgd, four.apgd_targeted, four.fab, four.square):
         attack.seed = seed
+    # In L1 the standard has restarts and fewer targets; both sides get the same instead.
+    four.apgd.n_restarts = 1
     four.apgd_targeted.n_target_classes = four.fab.n_target_classes = budget.targets
     four.square.n_queries = budget.queries
     return {

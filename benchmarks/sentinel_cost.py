@@ -34,12 +34,13 @@ from components.models.resnet18 import ResNet18  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.compute import resolved, training_arithmetic  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
+from components.threats.linf import Linf  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 from components.training.sentinel.probe import SentinelProbe  # noqa: E402
 from components.training.sentinel.rules import Rules, Sentinel  # noqa: E402
 from components.training.sentinel.watch import AFFORDABLE  # noqa: E402
 
-THREAT = Threat(norm="linf", epsilon=Ratio(8, 255))
+THREAT = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 RUNNING = BatchNorm(estimator="running", momentum=0.1)
 NETWORKS = {
     "small_cnn": (SmallCnn(width=1.0, batch_norm=RUNNING), (1, 28, 28)),

@@ -36,10 +36,11 @@ from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.compute import resolved, training_arithmetic  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
 from components.schedules.constant import Constant  # noqa: E402
+from components.threats.linf import Linf  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 from components.wrappers.converge_smooth import Smoothing  # noqa: E402
 
-THREAT = Threat(norm="linf", epsilon=Ratio(16, 255))
+THREAT = Threat(norm=Linf(), epsilon=Ratio(16, 255))
 WARM_UP = 2
 RATE = 0.02
 # The faster one of this processor.

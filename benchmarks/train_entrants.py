@@ -22,10 +22,11 @@ from components.methods.fgsm_rs import FgsmRs
 from components.methods.parts.contract import Method
 from components.methods.pgd_at import PgdAt
 from components.schedules.cyclic import Cyclic
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from components.training import loop as training
 
-THREAT = Threat(norm="linf", epsilon=Ratio(8, 255))
+THREAT = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 PGD_STEPS, PGD_STEP, RS_STEP = 10, Ratio(2, 255), Ratio(10, 255)
 CLASSES = 10
 AUGMENTATION = Augmentation(crop=4, flip=True, cutmix=0.0, rand_augment=None)

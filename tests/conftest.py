@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.foundation.params import Ratio
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.plain_formulas import smooth_network
 
@@ -79,4 +80,4 @@ def batch(images: Tensor, labels: Tensor) -> Batch:
 
 @pytest.fixture
 def linf() -> Threat:
-    return Threat(norm="linf", epsilon=Ratio(8, 255))
+    return Threat(norm=Linf(), epsilon=Ratio(8, 255))

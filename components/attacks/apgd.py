@@ -1,6 +1,5 @@
 """Auto-PGD: projected gradient ascent that chooses its own step sizes (Croce & Hein, arXiv 2003.01690, algorithm 1)."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
@@ -8,20 +7,20 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import eval_mode, look
+from components.attacks.parts.ascent import eval_mode
+from components.attacks.parts.climb import Climb, Halving, Thinning, sparse_window_ends, window_ends
 from components.attacks.parts.objectives import Goal, away_from, towards
 from components.attacks.parts.victim import confirm
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
-from components.numerics.losses import TINY, margin
-from components.numerics.random_numbers import Rng, normal, subset, uniform
+from components.foundation.params import STRICT, Ratio, Real
+from components.numerics.losses import margin
+from components.numerics.random_numbers import Rng, subset
+from components.threats.parts.norm import Sparse
 from components.threats.parts.threat import Threat
 
-# The share of a step that is new; the rest repeats the step before.
-NEW = 0.75
-# As shares of all steps: the first window between two looks at the step size, by how much each window is shorter than
-# the one before, and the shortest.
-WINDOW, SHORTER, SHORTEST = 0.22, 0.03, 0.06
+# In a sparse norm a run begins in larger balls, so many times the radius, and spends these shares of its steps there
+# and, in the end, in the ball itself ("Mind the box", section 4.3).
+LARGER, LARGER_STEPS = (3, 2), (0.3, 0.3, 0.4)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -30,9 +29,10 @@ class Apgd:
 
     `targeted_dlr` does so for each of `targets` wrong classes, those with the largest logits for the clean image, or
     for all of them where there are fewer. In each window of steps a share of `rho` must raise the loss, or the step
-    size is halved. An image is done as soon as it is fooled, and that point is returned: the image itself where it is
-    misclassified already. Of an image that stands, the point of highest loss is returned, from the run in which that
-    came nearest to fooling the model.
+    size is halved. In L1, where good steps move few pixels, `climb.Thinning` sets the pace instead (Croce & Hein, "Mind
+    the box", arXiv 2103.01208), and `rho` means nothing. An image is done as soon as it is fooled, and that point is
+    returned: the image itself where it is misclassified already. Of an image that stands, the point of highest loss is
+    returned, from the run in which that came nearest to fooling the model.
     """
 
     steps: int
@@ -58,8 +58,8 @@ class Apgd:
                 for _ in range(self.restarts):
                     if not len(left):
                         break
-                    run = Climb.begin(images[left], labels[left], objective[left], threat, rng)
-                    points, margins, fooled = self._run(run, model, threat)
+                    goal = (images[left], labels[left], objective[left])
+                    points, margins, fooled = self._run(model, *goal, threat, rng)
                     better = fooled | (margins > nearest[left])
                     images_adv[left[better]], nearest[left[better]] = points[better], margins[better]
                     rng, left = subset(rng, ~fooled), left[~fooled]
@@ -78,140 +78,58 @@ class Apgd:
         for rank in range(min(self.targets, num_classes - 1)):
             yield towards("dlr", labels, wrong[:, rank])
 
-    def _run(self, climb: "Climb", model: nn.Module, threat: Threat) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(
+        self, model: nn.Module, images: Tensor, labels: Tensor, objective: Goal, threat: Threat, rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Each image's point [n, C, H, W], the margin there [n], and whether it is fooled there (bool [n])."""
-        points, fooled = torch.empty_like(climb.images), torch.zeros_like(climb.labels, dtype=torch.bool)
-        margins, ends = torch.empty_like(climb.values), window_ends(self.steps)
-        for step in range(self.steps + 1):
-            if step:
-                # Nothing to repeat yet in the first step.
-                climb.move(threat, NEW if step > 1 else 1.0)
-            climb.look(model)
-            done = confirm(model, climb.point, climb.labels, climb.wrong)
-            if done.any():
-                chosen = climb.place[done]
-                points[chosen], margins[chosen], fooled[chosen] = climb.point[done], climb.margins[done], True
-                climb.keep(~done)
-                if not len(climb.place):
-                    break
-            climb.remember()
-            if step in ends:
-                climb.adapt(self.rho * ends[step])
-        points[climb.place], margins[climb.place] = climb.best, climb.best_margins
-        return points, margins, fooled
-
-
-@dataclasses.dataclass
-class Climb:
-    """The images of a run that still stand, each with its own history. Every first axis counts them, n."""
-
-    place: Tensor  # in the run's batch
-    images: Tensor
-    labels: Tensor
-    objective: Goal
-    # Where each climb is and where it was; what it sees here.
-    point: Tensor
-    previous: Tensor
-    gradient: Tensor
-    values: Tensor
-    margins: Tensor
-    wrong: Tensor
-    # The point of highest loss so far, and what was seen there.
-    best: Tensor
-    best_gradient: Tensor
-    best_values: Tensor
-    best_margins: Tensor
-    # The step size [n, 1, 1, 1], and what the next look at it depends on.
-    step_size: Tensor
-    rises: Tensor
-    checked_values: Tensor
-    halved: Tensor
-
-    @staticmethod
-    def begin(images: Tensor, labels: Tensor, objective: Goal, threat: Threat, rng: Rng) -> "Climb":
-        """Random points on the edge of the ball (then clipped to [0, 1]), before the first look."""
-        noise = uniform(rng, images) * 2 - 1 if threat.norm == "linf" else normal(rng, images)
-        start = images + noise * _per_image(threat.radius / threat.size(noise).clamp_min(TINY))
+        norm = threat.norm
+        if not isinstance(norm, Sparse):
+            start = norm.random_edge(images, threat.radius, rng)
+            climb = Climb.begin(start, images, labels, objective, Halving.begin(images, threat, self.rho))
+            return _climbed(climb, model, threat, self.steps, window_ends(self.steps))
+        start = norm.random_edge(images, LARGER[0] * threat.radius, rng)
+        *before, steps = (max(1, int(share * self.steps)) for share in LARGER_STEPS)
+        for times, few in zip(LARGER, before, strict=True):
+            ball = threat.at(Ratio(times * threat.epsilon))
+            start = ball.project(start, images)
+            climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, ball))
+            start = _best(climb, model, ball, few, sparse_window_ends(few))
         start = threat.project(start, images)
-        nowhere = torch.full_like(threat.size(noise), -torch.inf)
-        return Climb(
-            place=torch.arange(len(images), device=images.device),
-            images=images,
-            labels=labels,
-            objective=objective,
-            point=start,
-            previous=start,
-            gradient=torch.zeros_like(start),
-            # The first loss seen is no rise.
-            values=-nowhere,
-            margins=nowhere,
-            wrong=torch.zeros_like(labels, dtype=torch.bool),
-            best=start,
-            best_gradient=torch.zeros_like(start),
-            best_values=nowhere,
-            best_margins=nowhere,
-            step_size=_per_image(torch.full_like(nowhere, 2 * threat.radius)),
-            rises=torch.zeros_like(labels),
-            checked_values=nowhere,
-            # The first window is judged by its rises alone.
-            halved=torch.ones_like(labels, dtype=torch.bool),
-        )
-
-    def move(self, threat: Threat, new: float) -> None:
-        """The steepest step, mixed with a repetition of the last one; both ends are projected."""
-        step = self.step_size * threat.steepest_step(self.gradient, 1.0)
-        ahead = threat.project(self.point + step, self.images)
-        mixed = self.point + (ahead - self.point) * new + (self.point - self.previous) * (1 - new)
-        self.previous, self.point = self.point, threat.project(mixed, self.images)
-
-    def look(self, model: nn.Module) -> None:
-        """What there is to see at the point; counts the loss's rises."""
-        # A fast search may answer in low precision, in which small rises of the loss would get lost.
-        view = look(model, self.point, lambda logits: self.objective(logits.float()))
-        self.rises = self.rises + (view.values > self.values)
-        self.gradient, self.values = view.gradient, view.values
-        self.margins = margin(view.logits.float(), self.labels)
-        self.wrong = view.logits.argmax(1) != self.labels
-
-    def remember(self) -> None:
-        """Takes the point as the best where its loss is the highest so far."""
-        higher = self.values > self.best_values
-        self.best = torch.where(_per_image(higher), self.point, self.best)
-        self.best_gradient = torch.where(_per_image(higher), self.gradient, self.best_gradient)
-        self.best_values = torch.where(higher, self.values, self.best_values)
-        self.best_margins = torch.where(higher, self.margins, self.best_margins)
-
-    def adapt(self, enough: float) -> None:
-        """At the end of a window: halves the step size and goes back to the best point, where the climb has stalled.
-
-        That is where at most `enough` of its steps raised the loss, or where neither the step size nor the highest
-        loss has changed since the last look.
-        """
-        stuck = ~self.halved & (self.checked_values >= self.best_values)
-        self.halved = (self.rises <= enough) | stuck
-        back = _per_image(self.halved)
-        self.step_size = torch.where(back, self.step_size / 2, self.step_size)
-        self.point = torch.where(back, self.best, self.point)
-        self.gradient = torch.where(back, self.best_gradient, self.gradient)
-        self.rises, self.checked_values = torch.zeros_like(self.rises), self.best_values
-
-    def keep(self, standing: Tensor) -> None:
-        """Drops the images outside the mask."""
-        chosen = standing.nonzero().squeeze(1)
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name)[chosen])
+        climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, threat))
+        return _climbed(climb, model, threat, steps, sparse_window_ends(steps))
 
 
-def window_ends(steps: int) -> dict[int, int]:
-    """After how many steps the step size is looked at, and how long the window was that ends there."""
-    window, shorter, shortest = (max(1, int(share * steps)) for share in (WINDOW, SHORTER, SHORTEST))
-    ends, end = {}, window
-    while end <= steps:
-        ends[end] = window
-        window = max(window - shorter, shortest)
-        end += window
-    return ends
+def _climbed(
+    climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each image's point, the margin there and whether it is fooled there; an image is done as soon as it is."""
+    points, fooled = torch.empty_like(climb.images), torch.zeros_like(climb.labels, dtype=torch.bool)
+    margins = torch.empty_like(climb.values)
+    for step in range(steps + 1):
+        if step:
+            climb.move(threat, first=step == 1)
+        climb.look(model)
+        done = confirm(model, climb.point, climb.labels, climb.wrong)
+        if done.any():
+            chosen = climb.place[done]
+            points[chosen], margins[chosen], fooled[chosen] = climb.point[done], climb.margins[done], True
+            climb.keep(~done)
+            if not len(climb.place):
+                break
+        climb.remember()
+        if step in ends:
+            climb.adapt(ends[step])
+    points[climb.place], margins[climb.place] = climb.best, climb.best_margins
+    return points, margins, fooled
 
 
-def _per_image(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+def _best(climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]) -> Tensor:
+    """Each image's point of highest loss; who is fooled on the way does not matter."""
+    for step in range(steps + 1):
+        if step:
+            climb.move(threat, first=step == 1)
+        climb.look(model)
+        climb.remember()
+        if step in ends:
+            climb.adapt(ends[step])
+    return climb.best

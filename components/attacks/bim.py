@@ -15,7 +15,8 @@ from components.threats.parts.threat import Threat
 class Bim:
     """From the image itself, steps of one grey level up the cross-entropy; their number follows from epsilon.
 
-    In L2 a step is one grey level long, and the same rule then takes a little more steps than the radius is long.
+    In L2 and L1 a step is one grey level long in all, so the same rule takes as many steps as the radius is long and a
+    few more: 3,064 for a radius of 12.
     """
 
     aim: Literal["true", "predicted"] = "true"

@@ -1,7 +1,6 @@
 """FAB-T, the targeted fast adaptive boundary attack (Croce & Hein, arXiv 1907.02044)."""
 
 from functools import partial
-from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -11,12 +10,8 @@ from components.attacks.parts.ascent import View, eval_mode, look
 from components.attacks.parts.victim import confirm
 from components.foundation.params import STRICT, Ratio, Real
 from components.numerics.random_numbers import Rng
+from components.threats.parts.norm import Crossing, require
 from components.threats.parts.threat import Threat
-
-Norm = Literal["linf", "l2"]
-
-# Newton's method stops by itself after some three to eight rounds; this bounds it.
-ROUNDS = 50
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -73,6 +68,7 @@ class Fab:
         self, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor, point: Tensor, threat: Threat
     ) -> tuple[Tensor, Tensor]:
         """Confirmed adversarial points in the ball, [M, C, H, W], and the places of their images in the batch, [M]."""
+        norm = require(threat.norm, Crossing, "fab", "linf, l2, l1 or another norm that knows the way to a hyperplane")
         places = torch.arange(len(images), device=images.device)
         points, fooled = [images[:0]], [places[:0]]
         for step in range(self.steps + 1):
@@ -87,17 +83,16 @@ class Fab:
                 point, wrong, view = point[standing], wrong[standing], View(*(part[standing] for part in view))
             if step == self.steps or not len(places):
                 break
-            point = self._step(point, images, view, wrong, threat.norm)
+            point = self._step(point, images, view, wrong, norm)
         return torch.cat(points), torch.cat(fooled)
 
-    def _step(self, point: Tensor, images: Tensor, view: View, wrong: Tensor, norm: Norm) -> Tensor:
+    def _step(self, point: Tensor, images: Tensor, view: View, wrong: Tensor, norm: Crossing) -> Tensor:
         normal, shape = view.gradient.flatten(1), point.shape
         offset = (normal * point.flatten(1)).sum(1) - view.values
         point = torch.where(wrong.view(-1, 1, 1, 1), torch.lerp(images, point, self.beta), point)
         both = torch.cat([point, images]).flatten(1)
-        moves = onto_hyperplane(both, normal.repeat(2, 1), offset.repeat(2), norm)
-        lengths = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
-        near, far = lengths.clamp_min(1e-8).chunk(2)
+        moves = norm.onto_hyperplane(both, normal.repeat(2, 1), offset.repeat(2))
+        near, far = norm.size(moves).clamp_min(1e-8).chunk(2)
         share = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
         from_point, from_image = torch.add(both, moves, alpha=self.eta).chunk(2)
         return torch.lerp(from_point, from_image, share).clamp_(0, 1).view(shape)
@@ -107,33 +102,3 @@ def _gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """The target's logit less the label's, [N], in float32 also where a fast search answers in less."""
     logits = logits.float()
     return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
-
-
-def onto_hyperplane(points: Tensor, normals: Tensor, offsets: Tensor, norm: Norm) -> Tensor:
-    """The shortest move of each point to {z in [0, 1]^D : normal · z = offset}; all are [N, D], offsets are [N].
-
-    A box that misses the hyperplane gives the move to its corner nearest to it. The move is min(level · speed, room) in
-    every pixel, in the direction of the normal: the room is what the box leaves, the speed is 1 (L∞) or |normal| (L2),
-    and the level solves Σ |normal| · min(level · speed, room) = change. The sum is concave and piecewise linear in the
-    level, so Newton's method from 0 rises to the exact solution in few rounds, without a sort.
-    """
-    change = offsets - (normals * points).sum(1)
-    direction = normals.sign() * change.sign()[:, None]
-    # In units of the largest component, so that neither tiny nor huge gradients leave the range of float32.
-    scale = normals.abs().amax(1).clamp_min(torch.finfo(normals.dtype).tiny)
-    weights, change = normals.abs() / scale[:, None], (change.abs() / scale)[:, None]
-    room = torch.where(direction > 0, 1 - points, points)
-    gain, level = weights.square() if norm == "l2" else weights, torch.zeros_like(change)
-    move = torch.zeros_like(points)
-    for _ in range(ROUNDS):
-        # No move exceeds its room, so the sign is 1 where a pixel can still move, and 0 elsewhere.
-        slope = torch.linalg.vecdot(gain, (room - move).sign_())[:, None]
-        missing = change - torch.linalg.vecdot(weights, move)[:, None]
-        # No slope: every pixel is at its bound. 1e12 stands for infinity without making 0 · infinity.
-        raised = torch.where(slope > 0, level + missing / slope, 1e12).maximum(level)
-        risen = (raised > level * (1 + 1e-6)).any()
-        level = raised
-        move = torch.minimum(level * weights if norm == "l2" else level, room)
-        if not risen:
-            break
-    return direction * move

@@ -16,14 +16,14 @@ from components.threats.parts.threat import Threat
 class RFgsm:
     """x' = x + α · sign N(0, I) with α = epsilon / 2, then one step of length epsilon - α from x' (their eq. 4).
 
-    In L2 the first step follows the Gaussian direction itself, with length α. The aim `least_likely` makes it their
-    R+Step-LL; that class and the `predicted` one are those of the image, not of x'.
+    In another norm the first step is the steepest of length α along the Gaussian direction. The aim `least_likely`
+    makes it their R+Step-LL; that class and the `predicted` one are those of the image, not of x'.
     """
 
     aim: Literal["true", "predicted", "least_likely"] = "true"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         half = threat.radius / 2
-        start = threat.project(images + threat.steepest_step(normal(rng, images), half), images)
+        start = threat.project(images + threat.steepest_step(normal(rng, images), half, images), images)
         objective = goal("cross_entropy", self.aim, labels, clean_logits(model, images), rng)
         return ascend(model, images, start, objective, threat, threat.radius - half, steps=1)

@@ -7,11 +7,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import eval_mode
-from components.attacks.parts.squares import L2Squares, LinfSquares, Move
 from components.attacks.parts.victim import confirm
 from components.foundation.params import STRICT, Real
 from components.numerics.losses import cross_entropy, margin
 from components.numerics.random_numbers import Rng, shared
+from components.threats.parts.norm import Squared, require
+from components.threats.parts.squares import Move, Squares
 from components.threats.parts.threat import Threat
 
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
@@ -24,11 +25,11 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 class Square:
     """`queries` random squares on each image, each kept if it raises the loss; `restarts` times from new starts.
 
-    L∞ (algorithms 1 and 2): squares of +epsilon or -epsilon in each channel, from vertical stripes of both. L2
-    (algorithm 3): squares that take over the norm of other squares, from a grid of them. The first cover `p_init` of
-    the image; they shrink as in the standard attack (5,000 queries, p_init 0.8, margin, 1 restart), which is on the
-    schedule for 10,000 queries whatever `queries` says. So more queries continue the same search, and never lose an
-    image. A square may lie anywhere, the last row and column included.
+    The norm says what the squares are. L∞ (algorithms 1 and 2): +epsilon or -epsilon in each channel, from vertical
+    stripes of both. L2 (algorithm 3) and L1: they take over the norm of other squares, from a grid of them. The first
+    cover `p_init` of the image; they shrink as in the standard attack (5,000 queries, p_init 0.8, margin, 1 restart),
+    which is on the schedule for 10,000 queries whatever `queries` says. So more queries continue the same search, and
+    never lose an image. A square may lie anywhere, the last row and column included.
 
     All images try the same squares; the signs at the start are each image's own. A square from which an image can learn
     nothing is not evaluated: one that changes no pixel, and one already tried since the image last changed. With a
@@ -46,7 +47,8 @@ class Square:
             raise ValueError(f"got {self}, want queries and restarts of at least 1 and p_init in (0, 1]")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
-        squares = (LinfSquares if threat.norm == "linf" else L2Squares)(images.shape[1:], threat.radius)
+        norm = require(threat.norm, Squared, "square", "linf, l2, l1 or another norm that says what its squares are")
+        squares = norm.squares(images.shape[1:], threat.radius)
         draw, images_adv = shared(rng), images.clone()
         with eval_mode(model), torch.no_grad():
             standing = ~confirm(model, images, labels, model(images).argmax(1) != labels)
@@ -70,7 +72,7 @@ class Square:
         images: Tensor,
         labels: Tensor,
         points: Tensor,
-        squares: LinfSquares | L2Squares,
+        squares: Squares,
         draw: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The last point of each image's climb, its loss, [N], and whether it is confirmed to fool the model, [N]."""

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import yaml
 
+from components.attacks.parts.ascent import grey_level_steps
 from components.evaluation.campaign import Shard
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Ratio, typed
-from components.threats.parts.threat import Threat
+from components.foundation.params import Params, Ratio
+from components.threats import NORMS
+from components.threats.parts.threat import Threat, read_threat
 
 SECTION = "evaluate_attacks"
 SEARCHES = {
@@ -24,6 +26,9 @@ SEARCHES = {
 # As multiples of epsilon: the radii of the curve, which has to reach zero accuracy, and of the tables of one-step
 # attacks.
 CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2")
+
+# Attacks by steps of one grey level are left out where they would take more: L1 has radii of thousands of levels.
+MOST_GREY_STEPS = 1000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--model", action="append", required=True, metavar="NAME=REF", help="a file, models:/… or runs:/…; repeatable")
     add("--data", required=True, help="a data file, a data set's name, or {name: …, …}; its test split is attacked")
-    add("--threat", action="append", metavar="NORM:EPSILON", help="linf:8/255; further ones are radii of the cascade")
+    add("--threat", action="append", metavar="NORM:EPSILON", help="linf:8/255 or l1:12; further ones: cascade radii")
     add("--params", type=Path, metavar="FILE", help="attacks, threat and seed from a file in the form of params.yaml")
     add("--cascade", choices=("quick", "autoattack", "none"), help="default: quick")
     add("--precision", choices=tuple(SEARCHES), help="of the search for adversarial images; float32 decides (default)")
@@ -85,8 +90,8 @@ def threats_of(given: Sequence[str]) -> list[Threat]:
     for text in given:
         norm, colon, epsilon = text.partition(":")
         if not colon:
-            raise InputError(f"--threat: got {text!r}, want NORM:EPSILON, such as linf:8/255 or l2:1/2")
-        threats.append(typed(Threat, {"norm": norm, "epsilon": epsilon}, f"--threat {text}"))
+            raise InputError(f"--threat: got {text!r}, want NORM:EPSILON, such as linf:8/255, l2:1/2 or l1:12")
+        threats.append(read_threat(NORMS, {"norm": norm, "epsilon": epsilon}, f"--threat {text}"))
     if threats and threats[0].epsilon == 0:
         raise InputError(f"--threat: got {given[0]}, want a radius above 0 to attack within")
     for index, threat in enumerate(threats):
@@ -117,7 +122,7 @@ def params_of(given: argparse.Namespace, uint8: bool) -> Params:
         compute = {"device": "auto", "threads": len(os.sched_getaffinity(0)), "deterministic": True}
         threat, seed, path = {}, 0, "command line"
     if threats:
-        threat = {"norm": threats[0].norm, "epsilon": str(threats[0].epsilon)}
+        threat = threats[0].section
         section["cascade_epsilons"] = [str(other.epsilon) for other in threats[1:]]
     section |= {"adversarial": given.adversarial or (section.get("adversarial", "uint8") if uint8 else "float32")}
     section |= _said(batch_size=given.batch_size, cascade=given.cascade)
@@ -135,13 +140,13 @@ def params_of(given: argparse.Namespace, uint8: bool) -> Params:
 def default_section(threat: Threat, several: bool) -> dict[str, Any]:
     """What a run without a file does at this threat model: the attacks, radii and tables of docs/evaluating.md."""
     epsilon = threat.epsilon
-    # No perturbation is larger than the whole pixel range in L-infinity.
-    largest = Fraction(1) if threat.norm == "linf" else epsilon * 4
     curve, grid = (
-        list(dict.fromkeys(str(Ratio(min(Fraction(times) * epsilon, largest))) for times in many))
+        list(dict.fromkeys(str(threat.up_to(Ratio(Fraction(times) * epsilon)).epsilon) for times in many))
         for many in (CURVE, GRID)
     )
     one_step = {"fgsm": {"name": "fgsm"}, "fgsm_predicted": {"name": "fgsm", "aim": "predicted"}}
+    steps_of_grey = grey_level_steps(Ratio(grid[-1]))
+    many = ("bim", "iter_ll") if steps_of_grey <= MOST_GREY_STEPS else ()
     steps = {"steps": 20, "step_size": str(Ratio(epsilon / 4)), "start": "uniform"}
     return {
         "batch_size": 500,
@@ -156,7 +161,7 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
         "curve_epsilons": curve,
         "grid": {
             "epsilons": grid,
-            "attacks": one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", "bim", "iter_ll")},
+            "attacks": one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", *many)},
         },
         "transfer_attacks": ["fgsm", "pgd"] if several else [],
         "last_epoch_attacks": [],

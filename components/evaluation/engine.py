@@ -236,7 +236,7 @@ def _document(
     return Evaluation(
         schema_="temper/evaluation/2",
         dataset=data.dataset,
-        threat=ThreatModel(norm=suite.threat.norm, epsilon=str(suite.threat.epsilon)),
+        threat=ThreatModel(**suite.threat.section),
         classes=list(data.classes),
         num_images=len(data.test.labels),
         models={name: ModelFacts(**candidate.facts) for name, candidate in candidates.items()},

@@ -57,11 +57,11 @@ def wanted(threat: Threat, image_shape: tuple[int, ...]) -> dict[str, dict[str, 
 def radius_of(name: str, threat: Threat, image_shape: tuple[int, ...]) -> Threat:
     """The threat model of one of the `wanted` attacks.
 
-    `pgd_large`: the radius at which every image can become plain grey, 1/2 in L∞ and √d/2 (rounded up to halves) in L2
-    for d numbers per image. `pgd_double`: twice epsilon, or that radius where it is smaller.
+    `pgd_large`: the radius at which every image can become plain grey, rounded up to halves: for d numbers per image
+    1/2 in L∞, √d/2 in L2 and d/2 in L1. `pgd_double`: twice epsilon, or that radius where it is smaller.
     """
-    numbers = math.prod(image_shape)
-    grey = Ratio(1, 2) if threat.norm == "linf" else Ratio(math.isqrt(numbers - 1) + 1, 2)
+    to_grey = threat.size(torch.full((1, *image_shape), 0.5, dtype=torch.float64))
+    grey = Ratio(math.ceil(2 * float(to_grey)), 2)
     large = max(grey, threat.epsilon)
     radii = {"pgd_half": threat.epsilon / 2, "pgd_double": min(2 * threat.epsilon, large), "pgd_large": large}
     return threat.at(Ratio(radii.get(name, threat.epsilon)))
@@ -79,7 +79,7 @@ def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str,
     evidence: dict[str, Any] = {
         "images": len(test.labels),
         "most_common": int(test.labels.bincount().max()),
-        "threat": {"norm": threat.norm, "epsilon": str(threat.epsilon)},
+        "threat": threat.section,
         "training": _training(network),
     }
     counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
-from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Fractional, Real
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss
 from components.methods.parts.image_memory import ImageMemory
 from components.numerics import parallel
 from components.numerics.losses import TINY
-from components.numerics.random_numbers import Rng, uniform
+from components.numerics.random_numbers import Rng
+from components.threats.parts.norm import Cornered, require
 from components.threats.parts.threat import Threat
 
 
@@ -69,8 +69,6 @@ class FgsmMep:
         return self.loss_from(model, batch, start, view, threat, rng)
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        if threat.norm != "linf":
-            raise InputError(f"fgsm_mep: got norm {threat.norm}, want linf (its perturbations are signs)")
         self._welcome(batch, threat, rng)
         return threat.project(batch.images + self._recalled("delta", batch), batch.images)
 
@@ -85,10 +83,11 @@ class FgsmMep:
 
     def _welcome(self, batch: Batch, threat: Threat, rng: Rng) -> None:
         """Gives the images that are new a perturbation of ±ε; draws nothing once there can be none."""
+        norm = require(threat.norm, Cornered, "fgsm_mep", "linf (its perturbations are signs)")
         self._memory.make_room(batch.indices, batch.images)
         if not self._memory.complete:
             new = self._memory.new(batch.indices).view(-1, 1, 1, 1)
-            noise = threat.radius * (2 * (uniform(rng, batch.images) < 0.5).to(batch.images) - 1)
+            noise = norm.random_corner(batch.images, threat.radius, rng)
             delta = torch.where(new, noise, self._memory.recall("delta", batch.indices))
             self._memory.remember(batch.indices, delta=delta)
 
@@ -96,7 +95,8 @@ class FgsmMep:
     def _remember(self, batch: Batch, start: Tensor, gradient: Tensor, threat: Threat) -> None:
         size = parallel.sum_(gradient.abs().sum()).clamp_min(TINY)
         momentum = gradient / size + self.momentum * self._recalled("momentum", batch)
-        ahead = threat.project(start + threat.steepest_step(momentum, float(self.step_size)), batch.images)
+        step = threat.steepest_step(momentum, float(self.step_size), start)
+        ahead = threat.project(start + step, batch.images)
         moved = {"delta": ahead - batch.images, "momentum": momentum}
         if self.align:
             moved = {

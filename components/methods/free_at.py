@@ -84,7 +84,7 @@ class Perturbation:
     def _settled(self) -> Tensor | None:
         step, self._pending = self._pending, None
         if step is not None and step.images_adv.grad is not None:
-            ascent = step.threat.steepest_step(step.images_adv.grad, step.threat.radius)
+            ascent = step.threat.steepest_step(step.images_adv.grad, step.threat.radius, step.images_adv)
             delta = step.threat.project(step.images_adv + ascent, step.images) - step.images
             rest = delta[:0] if self._delta is None else self._delta[len(delta) :].to(delta)
             self._delta = torch.cat([delta, rest])

@@ -54,5 +54,6 @@ class NFgsm:
         return one_step.adversarial_loss(model, batch, images_adv, self.label_smoothing)[0]
 
     def _attacked(self, threat: Threat, start: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
-        reach = one_step.wider(threat, Ratio(self.noise * threat.epsilon + self.step_size))
-        return reach.verify((start + threat.steepest_step(gradient, float(self.step_size))).clamp_(0, 1), images)
+        reach = threat.up_to(Ratio(self.noise * threat.epsilon + self.step_size))
+        step = threat.steepest_step(gradient, float(self.step_size), start)
+        return reach.verify((start + step).clamp_(0, 1), images)

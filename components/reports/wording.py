@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.evaluation.document import Cascade, ThreatModel
 from components.statistics.outcomes import Interval
@@ -108,14 +108,35 @@ def epsilon_text(epsilon: str) -> str:
 
 
 def grey_text(epsilon: str) -> str:
-    """Epsilon in grey levels where that is a whole number, else as written: `1/5` -> `51/255`."""
+    """Epsilon in grey levels where that is a whole number of at most 255, else as written: `1/5` -> `51/255`."""
     levels = Fraction(epsilon) * 255
-    return f"{levels}/255" if levels.denominator == 1 and levels else epsilon
+    return f"{levels}/255" if levels.denominator == 1 and 0 < levels <= 255 else epsilon
+
+
+class NormWords(NamedTuple):
+    """How a norm is written, what its ε means, and whether that is a number of grey levels of a pixel."""
+
+    title: str
+    meaning: str
+    in_grey_levels: bool
+
+
+NORM_WORDS = {
+    "linf": NormWords("L∞", "every pixel may change by that share of the range from black to white", True),
+    "l2": NormWords("L2", "the whole change of an image may have that length (pixels from 0 to 1)", False),
+    "l1": NormWords("L1", "the changes of all pixels may add up to that much (pixels from 0 to 1)", False),
+}
+"""For every norm that a document can name: one without words here is an error, not another norm's words."""
 
 
 def norm_text(norm: str) -> str:
     """The norm as it is printed: `linf` -> `L∞`."""
-    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
+    return NORM_WORDS[norm].title
+
+
+def norm_meaning(norm: str) -> str:
+    """What ε is in this norm, in words."""
+    return NORM_WORDS[norm].meaning
 
 
 def measured_text(value: Any) -> str:

@@ -8,13 +8,15 @@ from components.evaluation.suite import EvaluationSection, Specs, Suite
 from components.foundation.errors import InputError, choose
 from components.foundation.params import Params, member
 from components.numerics.compute import Compute
-from components.threats.parts.threat import Threat
+from components.threats import NORMS
+from components.threats.parts.threat import Threat, read_threat
 
 
 def read_suite(params: Params, stage: str, num_classes: int) -> Suite:
     """The suite under the key `stage`, all checked, for images of `num_classes` classes."""
     section = params.typed(EvaluationSection, stage)
-    threat, compute = params.typed(Threat, "threat"), params.typed(Compute, "compute")
+    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
+    compute = params.typed(Compute, "compute")
     return suite_of(section, threat, compute, params.seed, num_classes, f"{params.path}: {stage}")
 
 
@@ -33,7 +35,7 @@ def suite_of(
             choose(attacks, name, f"{where}.{key}")
     if threat.epsilon == 0 and any(section.curve_epsilons):
         raise InputError(f"{where}.curve_epsilons: want only 0 where threat.epsilon is 0 (its step scales with ε)")
-    chosen = section.cascade if isinstance(section.cascade, dict) else specs(section.cascade, num_classes)
+    chosen = section.cascade if isinstance(section.cascade, dict) else specs(section.cascade, num_classes, threat.norm)
     return Suite(
         section,
         attacks,

@@ -25,7 +25,8 @@ from components.numerics.parallel import Parallel, rank
 from components.schedules import SCHEDULES
 from components.schedules.parts.schedule import Schedule
 from components.stages.resume import KeptWork
-from components.threats.parts.threat import Threat
+from components.threats import NORMS
+from components.threats.parts.threat import Threat, read_threat
 from components.tracking.journal import Journal
 from components.training.checkpoint import TrainingState, saved_epoch
 from components.training.loop import Plan, Recipe, fit, start
@@ -110,7 +111,7 @@ def _settings(
         seed=params.seed,
         compute=params.typed(Compute, "compute"),
         parallel=params.typed(Parallel, "parallel"),
-        threat=params.typed(Threat, "threat"),
+        threat=read_threat(NORMS, params.get("threat"), f"{params.path}: threat"),
         ntk=params.typed(ProbeSchedule, "ntk"),
         architecture=section.model,
         model=member(MODELS, section.model, f"{where}.model"),

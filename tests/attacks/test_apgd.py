@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.attacks.apgd import Apgd, Climb, window_ends
+from components.attacks.apgd import Apgd
+from components.attacks.parts.climb import Climb, Halving, Thinning, sparse_window_ends, window_ends
 from components.attacks.parts.objectives import away_from
 from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
@@ -20,11 +21,19 @@ from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
 from components.numerics.random_numbers import Noise
 from components.statistics.intervals import mcnemar
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
-THREATS = [Threat(norm="linf", epsilon=Ratio(1, 8)), Threat(norm="l2", epsilon=Ratio(3, 4))]
+THREATS = [
+    Threat(norm=Linf(), epsilon=Ratio(1, 8)),
+    Threat(norm=L2(), epsilon=Ratio(3, 4)),
+    Threat(norm=L1(), epsilon=Ratio(5, 2)),
+]
 LOSSES = {"cross_entropy": 0, "dlr": 0, "targeted_dlr": 9}
-everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+dense = pytest.mark.parametrize("threat", THREATS[:2], ids=lambda threat: threat.norm.name)
+everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 
 
 def apgd(loss: str = "cross_entropy", steps: int = 20, restarts: int = 1, targets: int | None = None) -> Apgd:
@@ -75,28 +84,54 @@ def test_windows_by_hand():
     assert window_ends(5) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
 
 
-def climb(count: int, threat: Threat) -> Climb:
+def climb(count: int, threat: Threat) -> tuple[Climb, Halving]:
     images, labels = torch.full((count, 1, 8, 8), 0.5), torch.zeros(count, dtype=torch.long)
-    return Climb.begin(images, labels, away_from("cross_entropy", labels), threat, noise(count))
+    start, pace = threat.norm.random_edge(images, threat.radius, noise(count)), Halving.begin(images, threat, 0.75)
+    return Climb.begin(start, images, labels, away_from("cross_entropy", labels), pace), pace
 
 
 def test_step_sizes_by_hand():
     """Halved where too few steps rose, or where nothing changed since a look that halved nothing."""
-    state = climb(4, THREATS[0])
-    assert state.step_size.flatten().tolist() == [0.25] * 4
+    state, pace = climb(4, THREATS[0])
+    assert pace.step_size.flatten().tolist() == [0.25] * 4
     state.best, state.best_gradient = torch.zeros_like(state.point), -torch.ones_like(state.gradient)
-    state.rises = torch.tensor([16, 17, 17, 17])
-    state.halved = torch.tensor([False, False, False, True])
-    state.checked_values = torch.tensor([1.0, 1.0, 2.0, 2.0])
+    pace.rises = torch.tensor([16, 17, 17, 17])
+    pace.halved = torch.tensor([False, False, False, True])
+    pace.checked_values = torch.tensor([1.0, 1.0, 2.0, 2.0])
     state.best_values = torch.tensor([2.0, 2.0, 2.0, 2.0])
     before = state.point
-    state.adapt(16.5)
-    assert state.halved.tolist() == [True, False, True, False]
-    assert state.step_size.flatten().tolist() == [0.125, 0.25, 0.125, 0.25]
+    state.adapt(22)  # three quarters of it are 16.5
+    assert pace.halved.tolist() == [True, False, True, False]
+    assert pace.step_size.flatten().tolist() == [0.125, 0.25, 0.125, 0.25]
     # The halved ones go back to their best points and the gradients there.
     assert (state.point[[0, 2]] == 0).all() and torch.equal(state.point[[1, 3]], before[[1, 3]])
     assert (state.gradient[[0, 2]] == -1).all() and (state.gradient[[1, 3]] == 0).all()
-    assert state.rises.tolist() == [0] * 4 and state.checked_values.tolist() == [2.0] * 4
+    assert pace.rises.tolist() == [0] * 4 and pace.checked_values.tolist() == [2.0] * 4
+
+
+def test_sparse_windows_by_hand():
+    """Four hundredths of the steps, at least one."""
+    assert sparse_window_ends(100) == dict.fromkeys(range(4, 101, 4), 4)
+    assert sparse_window_ends(3) == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_sparse_climb_thins_out_by_hand():
+    """Of 64 numbers the best point changes 24, then 12 and 24 in the two images: fewer go back to long steps."""
+    norm, threat, images = L1(), Threat(norm=L1(), epsilon=Ratio(2)), torch.full((2, 1, 8, 8), 0.5)
+    labels, start = torch.zeros(2, dtype=torch.long), images.clone()
+    start[:, :, :3] += 2 / 24
+    pace = Thinning.begin(norm, start, images, threat)
+    state = Climb.begin(start, images, labels, away_from("cross_entropy", labels), pace)
+    assert pace.share.flatten().tolist() == [0.25, 0.25] and pace.step_size.flatten().tolist() == [2.0, 2.0]
+    state.best = start.clone()
+    state.best[0, :, :1] = state.best[0, 0, 1, 4:] = 0.5
+    state.adapt(1)
+    assert pace.share.flatten().tolist() == [0.125, 0.25]
+    assert pace.step_size.flatten().tolist() == pytest.approx([2.0, 2 / 1.5])
+    assert torch.equal(state.point[0], state.best[0]) and torch.equal(state.point[1], start[1])
+    for _ in range(20):
+        state.adapt(1)
+    assert pace.step_size.flatten().tolist() == pytest.approx([0.2, 0.2])
 
 
 def test_rises_are_counted_from_the_second_look_on():
@@ -107,37 +142,37 @@ def test_rises_are_counted_from_the_second_look_on():
             bright = images.mean((1, 2, 3))
             return torch.stack([torch.zeros_like(bright), bright], 1)
 
-    state = climb(2, THREATS[0])
+    state, pace = climb(2, THREATS[0])
     seen = []
     for brightness in (0.5, 0.6, 0.55, 0.7):
         state.point = torch.full_like(state.point, brightness)
         state.look(Brightness())
         state.remember()
-        seen.append(int(state.rises[0]))
+        seen.append(int(pace.rises[0]))
     assert seen == [0, 1, 1, 2] and torch.allclose(state.best, torch.full_like(state.best, 0.7))
     assert torch.allclose(state.best_margins, torch.full((2,), 0.7)) and state.wrong.all()
 
 
 def test_momentum_by_hand():
     """x + 0.75 (Π(x + step) - x) + 0.25 (x - x₋₁), on one image in a wide ball."""
-    threat = Threat(norm="linf", epsilon=Ratio(1, 4))
-    state = climb(1, threat)
+    threat = Threat(norm=Linf(), epsilon=Ratio(1, 4))
+    state, pace = climb(1, threat)
     state.point, state.previous = state.images + 0.1, state.images + 0.06
-    state.gradient, state.step_size = torch.ones_like(state.point), state.step_size * 0.16
-    state.move(threat, 0.75)
+    state.gradient, pace.step_size = torch.ones_like(state.point), pace.step_size * 0.16
+    state.move(threat, first=False)
     assert torch.allclose(state.point - state.images, torch.full((1, 1, 8, 8), 0.1 + 0.75 * 0.08 + 0.25 * 0.04))
     # A long step is projected before it is mixed.
-    state.previous, state.step_size = state.point, state.step_size * 100
-    state.move(threat, 0.75)
+    state.previous, pace.step_size = state.point, pace.step_size * 100
+    state.move(threat, first=False)
     assert torch.allclose(state.point - state.images, torch.full((1, 1, 8, 8), 0.17 + 0.75 * 0.08))
 
 
 @everywhere
 def test_starts_are_on_the_edge_and_differ(threat):
-    start = climb(30, threat)
-    size = threat.size(start.point - start.images)
-    assert torch.allclose(size, torch.full((30,), threat.radius), rtol=1e-4)
-    assert len(start.point.flatten(1).unique(dim=0)) == 30
+    images = torch.full((30, 1, 8, 8), 0.5)
+    start = threat.norm.random_edge(images, threat.radius, noise(30))
+    assert torch.allclose(threat.size(start - images), torch.full((30,), threat.radius), rtol=1e-4)
+    assert len(start.flatten(1).unique(dim=0)) == 30
 
 
 @everywhere
@@ -147,7 +182,9 @@ def test_at_least_as_strong_as_pgd_of_as_many_steps(loss, threat, network, test_
     step_size = Ratio(threat.epsilon / 4)
     pgd = Pgd(steps=20, step_size=step_size, start="uniform", loss="cross_entropy", restarts=1)
     weak = fooled(network, pgd(network, images, labels, threat, noise(100)), labels)
-    strong = fooled(network, apgd(loss)(network, images, labels, threat, noise(100)), labels)
+    # In L1 only two fifths of the steps are in the ball itself.
+    steps = 50 if threat.norm == L1() else 20
+    strong = fooled(network, apgd(loss, steps)(network, images, labels, threat, noise(100)), labels)
     clean = fooled(network, images, labels)
     only_weak, only_strong = int((weak & ~strong).sum()), int((strong & ~weak).sum())
     # A few images more or less are the random starts': the network differs with the processor's rounding.
@@ -194,7 +231,7 @@ class Watched(nn.Module):
         return logits
 
 
-@everywhere
+@dense
 def test_fooled_images_are_never_looked_at_again(threat, network, test_images):
     """Each pass has exactly as many images as the one before left standing; within a run their order stays."""
     images, labels = test_images
@@ -206,6 +243,17 @@ def test_fooled_images_are_never_looked_at_again(threat, network, test_images):
         standing = standing[logits.argmax(1) == standing]
     assert len(watched.answers) == 1 + 2 * 21 and len(watched.answers[-1]) < 75
     assert len(standing) == (~fooled(network, images_adv, labels)).sum()
+
+
+def test_larger_balls_come_first_in_a_sparse_norm(network, test_images):
+    """Of 20 steps six with three times the radius and six with twice, where all stay, then eight, where images fall."""
+    images, labels = test_images
+    watched = Watched(network).eval()
+    images_adv = apgd()(watched, images, labels, THREATS[2], noise(100))
+    right = (~fooled(network, images, labels)).sum()
+    assert [len(logits) for logits in watched.answers[1:16]] == [right] * 15
+    assert len(watched.answers) == 1 + 7 + 7 + 9 and len(watched.answers[-1]) < right
+    assert THREATS[2].size(images_adv - images).max() <= THREATS[2].radius + 2e-6
 
 
 def test_misclassified_images_are_returned_as_they_are(network, test_images):

@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.attacks.fab import Fab, onto_hyperplane
+from components.attacks.fab import Fab
 from components.attacks.parts.victim import Victim
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Noise
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf
+from components.threats.parts.norm import Norm
 from components.threats.parts.threat import Threat
 from tests.parts.linear_network import Linear
 
-NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+NORMS = pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=repr)
 
 
 def fab(**changes: Any) -> Fab:
@@ -33,11 +37,13 @@ def hyperplanes(rng: torch.Generator, num: int = 60, size: int = 48) -> tuple[Te
     return points, normals, offsets
 
 
-def slow_move(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
-    """By bisection on the multiplier of the hyperplane, in float64."""
+def slow_move(point: Tensor, normal: Tensor, offset: Tensor, norm: Norm) -> Tensor:
+    """By bisection on the multiplier of the hyperplane, in float64; in L1 one number after another."""
     change = float(offset - normal @ point)
     toward = normal if change > 0 else -normal
-    speed = toward.sign() if norm == "linf" else toward
+    if norm == L1():
+        return one_by_one(point, toward, abs(change))
+    speed = toward.sign() if norm == Linf() else toward
 
     def move(level: float) -> Tensor:
         return (point + level * speed).clamp(0, 1) - point
@@ -49,14 +55,30 @@ def slow_move(point: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tenso
     return move(high)
 
 
+def one_by_one(point: Tensor, toward: Tensor, change: float) -> Tensor:
+    """The number of largest weight first, each to its bound."""
+    move, left = torch.zeros_like(point), change
+    for i in toward.abs().argsort(descending=True).tolist():
+        weight = float(toward[i])
+        if weight and left > 0:
+            room = float(1 - point[i] if weight > 0 else point[i])
+            taken = min(room, left / abs(weight))
+            move[i], left = taken if weight > 0 else -taken, left - taken * abs(weight)
+    return move
+
+
+def length(moves: Tensor, norm: Norm) -> Tensor:
+    return moves.norm(p={Linf: torch.inf, L2: 2, L1: 1}[type(norm)], dim=-1)
+
+
 @NORMS
 def test_projection_is_the_exact_one(norm, rng):
     points, normals, offsets = hyperplanes(rng)
-    moves = onto_hyperplane(points, normals, offsets, norm)
+    moves = norm.onto_hyperplane(points, normals, offsets)
     rows = zip(points, normals, offsets, strict=True)
     want = torch.stack([slow_move(*row, norm) for row in rows])
     assert torch.allclose(moves, want, atol=1e-9)
-    single = onto_hyperplane(points.float(), normals.float(), offsets.float(), norm)
+    single = norm.onto_hyperplane(points.float(), normals.float(), offsets.float())
     # In float32 a pixel of nearly no weight may end elsewhere where the box misses the hyperplane.
     assert torch.allclose(single.double() * normals, want * normals, atol=1e-4)
 
@@ -65,11 +87,11 @@ def test_projection_is_the_exact_one(norm, rng):
 def test_no_other_point_of_the_hyperplane_is_nearer(norm, rng):
     """Independent of how it is computed: points of the box on both sides of the hyperplane, joined where they cross."""
     points, normals, offsets = hyperplanes(rng)
-    moves = onto_hyperplane(points, normals, offsets, norm)
+    moves = norm.onto_hyperplane(points, normals, offsets)
     reached = ((points + moves) * normals).sum(1) - offsets
     feasible = reached.abs() < 1e-9
     assert 40 < feasible.sum() < 60 and (points + moves >= -1e-12).all() and (points + moves <= 1 + 1e-12).all()
-    length = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
+    shortest = length(moves, norm)
     found = 0
     for spread in (0.01, 0.1, 0.3, 1.0):
         for _ in range(200):
@@ -79,8 +101,7 @@ def test_no_other_point_of_the_hyperplane_is_nearer(norm, rng):
             crosses = feasible & (below * above < 0)
             share = (below / (below - above))[:, None]
             offset = ends[0] + share * (ends[1] - ends[0]) - points
-            other = offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)
-            assert (other[crosses] >= length[crosses] - 1e-9).all()
+            assert (length(offset, norm)[crosses] >= shortest[crosses] - 1e-9).all()
             found += int(crosses.sum())
     assert found > 1000
 
@@ -89,14 +110,14 @@ def test_no_other_point_of_the_hyperplane_is_nearer(norm, rng):
 @pytest.mark.parametrize("scale", [1e-20, 1e15])
 def test_projection_does_not_depend_on_the_scale_of_the_gradient(norm, scale, rng):
     points, normals, offsets = (part.float() for part in hyperplanes(rng))
-    want = onto_hyperplane(points, normals, offsets, norm)
-    got = onto_hyperplane(points, normals * scale, offsets * scale, norm)
+    want = norm.onto_hyperplane(points, normals, offsets)
+    got = norm.onto_hyperplane(points, normals * scale, offsets * scale)
     assert torch.allclose(got * normals, want * normals, atol=1e-3) and got.isfinite().all()
 
 
 def test_a_gradient_of_zero_moves_nothing():
-    for norm in ("linf", "l2"):
-        assert torch.equal(onto_hyperplane(torch.rand(2, 5), torch.zeros(2, 5), torch.ones(2), norm), torch.zeros(2, 5))
+    for norm in (Linf(), L2(), L1()):
+        assert torch.equal(norm.onto_hyperplane(torch.rand(2, 5), torch.zeros(2, 5), torch.ones(2)), torch.zeros(2, 5))
 
 
 @NORMS
@@ -108,7 +129,7 @@ def test_linear_model_minimal_norm_at_the_pixel_bounds(norm, images, rng):
     normal = weight.flatten().double()
     distances = torch.stack(
         [
-            slow_move(point, normal, torch.tensor(-model.bias), norm).norm(p=torch.inf if norm == "linf" else 2)
+            length(slow_move(point, normal, torch.tensor(-model.bias), norm), norm)
             for point in images.flatten(1).double()
         ]
     )
@@ -141,7 +162,8 @@ def test_the_path_of_the_paper_on_a_linear_model(norm, rng):
     weight = torch.randn(1, 4, 4, generator=rng, dtype=torch.float64)
     image = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64)
     distance = 0.05
-    along = weight.sign() if norm == "linf" else weight / weight.norm()
+    largest = (weight.abs() == weight.abs().max()).double() * weight.sign()
+    along = {Linf: weight.sign(), L2: weight / weight.norm(), L1: largest}[type(norm)]
     bias = -float((weight * (image + distance * along)).sum())
     model, threat = Recorder(Linear(weight, bias)), Threat(norm=norm, epsilon=Ratio(1, 100))
     fab(steps=6, restarts=2, alpha_max=0.03)(model, image, torch.tensor([0]), threat, Noise(0, torch.arange(1)))
@@ -161,7 +183,7 @@ def test_the_path_of_the_paper_on_a_linear_model(norm, rng):
 
 
 def test_passes_are_one_forward_and_one_backward_a_step(tiny, images):
-    labels, threat = tiny.eval()(images).argmax(1), Threat(norm="l2", epsilon=Ratio(1, 10**6))
+    labels, threat = tiny.eval()(images).argmax(1), Threat(norm=L2(), epsilon=Ratio(1, 10**6))
     labels[:2] = (labels[:2] + 1) % 3
     counter = PassCounter(tiny)
     images_adv = fab(steps=5, targets=9, restarts=2)(tiny, images, labels, threat, Noise(0, torch.arange(12)))
@@ -189,7 +211,7 @@ def test_only_the_exact_model_says_who_is_fooled(images, rng):
     weight = torch.randn(1, 8, 8, generator=rng)
     score = (images * weight).flatten(1).sum(1).median().item()
     exact, search = Linear(weight, -score).eval(), Linear(weight, -score - 0.5).eval()
-    labels, threat = exact(images).argmax(1), Threat(norm="linf", epsilon=Ratio(1, 20))
+    labels, threat = exact(images).argmax(1), Threat(norm=Linf(), epsilon=Ratio(1, 20))
     images_adv = fab()(Victim(exact, search), images, labels, threat, rng)
     changed = (images_adv != images).flatten(1).any(1)
     assert torch.equal(exact(images_adv).argmax(1) != labels, changed)

@@ -20,6 +20,7 @@ from components.attacks.step_ll import StepLl
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.numerics.losses import cross_entropy, dlr, kl_divergence, margin, targeted_dlr
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 # Sorted: 5, 3, 2, -1. The first image is right, the second wrong.
@@ -137,7 +138,7 @@ def test_the_least_likely_class_gives_the_direction(rng):
     logits = model(images).detach()
     uphill = weight[logits.argmin(1)] - logits.softmax(1) @ weight
     want = images + 4 / 255 * uphill.sign().view_as(images)
-    threat = Threat(norm="linf", epsilon=Ratio(4, 255))
+    threat = Threat(norm=Linf(), epsilon=Ratio(4, 255))
     assert torch.allclose(StepLl()(model, images, labels, threat, seeded()), want, atol=1e-6)
     # Several grey levels on, the class meant is still that of the clean image.
     far = IterLl()(model, images, labels, threat.at(Ratio(32, 255)), seeded())

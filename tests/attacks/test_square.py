@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import eval_mode
-from components.attacks.parts.squares import L2Squares, LinfSquares, Move, pyramids
 from components.attacks.parts.victim import Victim
 from components.attacks.square import Square
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Noise, shared
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf, LinfSquares
+from components.threats.parts.norm import Squared, require
+from components.threats.parts.squares import Move, pyramids
 from components.threats.parts.threat import Threat
 from tests.parts.linear_network import Linear
 
-LINF, L2 = Threat(norm="linf", epsilon=Ratio(1, 10)), Threat(norm="l2", epsilon=Ratio(1, 2))
-BALLS = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm)
+LINF = Threat(norm=Linf(), epsilon=Ratio(1, 10))
+THREATS = [LINF, Threat(norm=L2(), epsilon=Ratio(1, 2)), Threat(norm=L1(), epsilon=Ratio(3, 2))]
+BALLS = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 
 
 def square(**changes: Any) -> Square:
@@ -49,7 +54,7 @@ def test_linear_model_l2_climbs_towards_its_optimum(rng):
     model, labels, threat = (
         Linear(weight, 100.0),
         torch.ones(4, dtype=torch.long),
-        Threat(norm="l2", epsilon=Ratio(1, 4)),
+        Threat(norm=L2(), epsilon=Ratio(1, 4)),
     )
     reached = []
     for queries in (1, 100, 2000):
@@ -61,7 +66,7 @@ def test_linear_model_l2_climbs_towards_its_optimum(rng):
 
 def plain_search(attack: Square, model: nn.Module, image: Tensor, label: Tensor, threat: Threat, rng: Noise) -> Tensor:
     """One image, every query asked: the attack without anything that makes it fast."""
-    squares = (LinfSquares if threat.norm == "linf" else L2Squares)(image.shape[1:], threat.radius)
+    squares = require(threat.norm, Squared, "square", "squares").squares(image.shape[1:], threat.radius)
     draw = shared(rng)
     point, everyone = squares.start(image, rng, draw), torch.tensor([True])
     value = margin(model(point), label)
@@ -79,7 +84,7 @@ def plain_search(attack: Square, model: nn.Module, image: Tensor, label: Tensor,
 def test_skipped_queries_change_nothing_and_save_passes(threat, tiny, images):
     """Float64, so that a sum's order in batches of another size decides no query."""
     tiny, images = tiny.double().eval(), images.double()
-    attack = square(queries=1500 if threat.norm == "linf" else 500)
+    attack = square(queries=1500 if threat is LINF else 500)
     with torch.no_grad():
         labels, counter = tiny(images).argmax(1), PassCounter(tiny)
         images_adv = attack(tiny, images, labels, threat, Noise(3, torch.arange(12)))
@@ -93,7 +98,7 @@ def test_skipped_queries_change_nothing_and_save_passes(threat, tiny, images):
     fooled = tiny(images_adv).argmax(1) != labels
     assert 0 < fooled.sum() < 12
     # On 8x8 images most squares of L∞ are one pixel; the pairs of L2 seldom come again.
-    assert passes < plain_passes * (0.6 if threat.norm == "linf" else 1.0)
+    assert passes < plain_passes * (0.6 if threat is LINF else 1.0)
 
 
 @BALLS
@@ -181,9 +186,9 @@ def test_squares_shrink_on_the_schedule_and_reach_every_corner():
     assert {move.place[0] for move in last} == {move.place[1] for move in last} == set(range(29))
     assert len({move.signs for move in moves}) == 8
     # L2: odd sides of at least 3, never more than the image.
-    wide = L2Squares((1, 8, 8), 0.1)
+    wide = L2().squares((1, 8, 8), 0.1)
     assert [wide.draw(share, draw).side for share in (0.8, 0.4, 0.2, 0.1, 0.001)] == [7, 5, 5, 3, 3]
-    assert L2Squares((1, 2, 9), 0.1).draw(0.8, draw).side == 2
+    assert L2().squares((1, 2, 9), 0.1).draw(0.8, draw).side == 2
 
 
 def test_linf_proposes_only_where_a_pixel_changes():
@@ -208,9 +213,9 @@ def test_l2_moves_the_norm_of_one_square_into_another():
     # Squared, the squares' own norm is 0.0009 + 0.0036 in the first channel, and 0.0009 lies outside: 0.0046 is unused.
     radius = 0.1
     move = Move(3, (0, 0), (-1, 1), source=(5, 5), upright=False)
-    squares = L2Squares((2, 8, 8), radius)
+    squares = L2().squares((2, 8, 8), radius)
     chosen, candidates = squares.propose(images + offset, images, move, torch.tensor([True]))
-    pair = pyramids(3).T
+    pair = pyramids(3, power=2, decay=2).T
     mixed = 1 / 3 - pair
     want = torch.zeros(2, 8, 8)
     want[0, 0:3, 0:3] = mixed / mixed.norm() * math.sqrt(0.0045 + 0.0023)
@@ -234,7 +239,7 @@ def test_pyramids_are_sums_of_nested_squares(side):
                         half[row, column] += 1 / (layer + 1) ** 2
         if height:
             want[top : top + height] = sign * half / half.norm()
-    assert torch.allclose(pyramids(side), want / want.norm(), atol=1e-6)
+    assert torch.allclose(pyramids(side, power=2, decay=2), want / want.norm(), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 4, 7)])
@@ -245,7 +250,7 @@ def test_starts_fill_the_ball(shape):
         stripes, stripes[:, :, :1].expand(5, *shape)
     )
     assert 0.3 < (stripes[:, :, 0] > 0).float().mean() < 0.7
-    grid = L2Squares(shape, 0.5).start(images, Noise(0, torch.arange(5)), draw) - images
+    grid = L2().squares(shape, 0.5).start(images, Noise(0, torch.arange(5)), draw) - images
     assert torch.allclose(grid.flatten(1).norm(dim=1), torch.tensor(0.5), atol=1e-5)
     assert not torch.equal(grid[0], grid[1])
 

@@ -24,6 +24,7 @@ from components.foundation.process import as_process
 from components.foundation.storage import read_json, sha256
 from components.numerics.tensor_files import read_tensors, write_tensors
 from components.stages.tasks import read_suite
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.outside_files import CLASSES, PARAMS, SECTION, arguments, digits, make_case, save, write_images
 
@@ -324,7 +325,7 @@ def test_a_gpu_that_is_not_there(case):
 
 
 @pytest.mark.parametrize(
-    ("norm", "epsilon"), [("linf", "8/255"), ("linf", "1/2"), ("linf", "1"), ("l2", "1/2"), ("l2", "3")]
+    ("norm", "epsilon"), [("linf", "8/255"), ("linf", "1/2"), ("linf", "1"), ("l2", "1/2"), ("l2", "3"), ("l1", "12")]
 )
 @pytest.mark.parametrize("cascade", ["quick", "autoattack", "none"])
 def test_defaults_are_valid_at_every_threat(norm, epsilon, cascade):
@@ -335,13 +336,19 @@ def test_defaults_are_valid_at_every_threat(norm, epsilon, cascade):
     suite = read_suite(Params(values), KEY, 10)
     curve = [Fraction(radius) for radius in section["curve_epsilons"]]
     assert curve == sorted(set(curve)) and threat.epsilon in curve and curve[0] == 0
-    assert norm == "l2" or max(curve) <= 1
+    assert norm != "linf" or max(curve) <= 1
     assert suite.cascade_name == cascade and len(suite.full_tasks()) > 20
     assert {task.threat for task in suite.short_tasks()} == {threat}
 
 
+def test_attacks_by_grey_levels_are_left_out_where_they_would_take_thousands_of_steps():
+    for text, left_out in (("linf:1", False), ("l2:1/2", False), ("l1:1", False), ("l1:12", True)):
+        attacks = default_section(threats_of([text])[0], False)["grid"]["attacks"]
+        assert ("bim" not in attacks) == ("iter_ll" not in attacks) == left_out and "fgsm" in attacks
+
+
 def test_the_usual_threat_has_the_usual_radii():
-    section = default_section(Threat(norm="linf", epsilon=threats_of(["linf:8/255"])[0].epsilon), False)
+    section = default_section(Threat(norm=Linf(), epsilon=threats_of(["linf:8/255"])[0].epsilon), False)
     assert [Fraction(e) * 255 for e in section["grid"]["epsilons"]] == [2, 4, 8, 16]
     assert [Fraction(e) * 255 for e in section["curve_epsilons"]] == [0, 2, 4, 8, 12, 16, 32]
     assert section["attacks"]["pgd"]["step_size"] == "2/255" and section["transfer_attacks"] == []

@@ -10,9 +10,10 @@ from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
 from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.foundation.params import Ratio
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
-LINF = Threat(norm="linf", epsilon=Ratio(26, 255))
+LINF = Threat(norm=Linf(), epsilon=Ratio(26, 255))
 # Grey levels below 128 are of class 0, the others of class 1.
 LEVELS = (0, 90, 110, 120, 135, 150, 220, 255)
 DISTANCES = tuple(abs(level - 127.5) for level in LEVELS)

@@ -25,12 +25,14 @@ from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
 from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Rng
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 NUM_TEST = 256
-THREAT = Threat(norm="linf", epsilon=Ratio(51, 255))
+THREAT = Threat(norm=Linf(), epsilon=Ratio(51, 255))
 # One-step training overfits at twice that radius; at the radius itself 8x8 digits do not show it.
-WIDE = Threat(norm="linf", epsilon=Ratio(102, 255))
+WIDE = Threat(norm=Linf(), epsilon=Ratio(102, 255))
 PGD = Pgd(steps=5, step_size=Ratio(20, 255), start="uniform", loss="cross_entropy", restarts=1)
 # What an evaluation adds to the probe: its saved images scored again.
 RESCORED = {"n": NUM_TEST, "claimed": 120, "fooled": 120, "undecided": 0, "dtype": "float32"}
@@ -292,9 +294,9 @@ def test_an_honest_robust_model_is_trusted(seed: int):
 
 
 HONEST = [
-    pytest.param(lambda: clean_model(1), Threat(norm="linf", epsilon=Ratio(13, 255)), id="clean, small radius"),
-    pytest.param(lambda: robust_model(1), Threat(norm="linf", epsilon=Ratio(63, 255)), id="robust, radius too large"),
-    pytest.param(lambda: robust_model(1), Threat(norm="l2", epsilon=Ratio(1)), id="robust, the other norm"),
+    pytest.param(lambda: clean_model(1), Threat(norm=Linf(), epsilon=Ratio(13, 255)), id="clean, small radius"),
+    pytest.param(lambda: robust_model(1), Threat(norm=Linf(), epsilon=Ratio(63, 255)), id="robust, radius too large"),
+    pytest.param(lambda: robust_model(1), Threat(norm=L2(), epsilon=Ratio(1)), id="robust, the other norm"),
 ]
 
 

@@ -8,10 +8,13 @@ from torch import nn
 
 from benchmarks.reference_agreement import LINF, Agreement, Budget, compare, digits, train
 from components.foundation.params import Ratio
+from components.threats.l1 import L1
+from components.threats.l2 import L2
 from components.threats.parts.threat import Threat
 
 pytest.importorskip("pyautoattack", reason="needs the test extra: pip install 'temper[test]'")
 
+THREATS = [LINF, Threat(norm=L2(), epsilon=Ratio(1, 2)), Threat(norm=L1(), epsilon=Ratio(3, 2))]
 ATTACKS = {"apgd-ce", "apgd-t", "fab-t", "square", "cascade"}
 
 
@@ -37,7 +40,7 @@ def robust() -> nn.Module:
     return train("pgd", 0, digits(1), epochs=6)
 
 
-@pytest.mark.parametrize("threat", [LINF, Threat(norm="l2", epsilon=Ratio(1, 2))], ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 def test_agrees_with_the_reference(threat, robust):
     """100 images, and a short search by both."""
     found = compare(robust, digits(100).test, threat, Budget(steps=20, targets=3, queries=250), reference_seeds=2)

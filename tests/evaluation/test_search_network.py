@@ -13,6 +13,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.models import MODELS
 from components.numerics.compute import Compute
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 SHAPE = (3, 16, 16)
@@ -24,7 +25,7 @@ ARCHITECTURES = {
     "mobilenet_v2": {},
     "wide_resnet": {"depth": 10, "widen_factor": 1},
 }
-LINF = Threat(norm="linf", epsilon=Ratio(8, 255))
+LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 PGD = Pgd(steps=5, step_size=Ratio(2, 255), start="zero", loss="cross_entropy", restarts=1)
 
 

@@ -19,6 +19,9 @@ from components.evaluation.verdict.rules import RULES, judge
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.statistics.documents import as_json
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
@@ -236,7 +239,7 @@ def build(threat: Threat) -> dict[str, Any]:
     return {name: member(ATTACKS, spec, name) for name, spec in probes.wanted(threat, (1, 8, 8)).items()}
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", Ratio(8, 255)), ("l2", Ratio(1, 2))])
+@pytest.mark.parametrize("norm, epsilon", [(Linf(), Ratio(8, 255)), (L2(), Ratio(1, 2)), (L1(), Ratio(4))], ids=repr)
 def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsilon, tiny):
     threat = Threat(norm=norm, epsilon=epsilon)
     evidence = probes.probe(tiny.eval(), digits_like(), threat, build(threat), seed=0)
@@ -248,12 +251,12 @@ def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsil
 
 def test_nothing_to_probe_without_a_radius():
     with pytest.raises(InputError, match="got 0"):
-        probes.wanted(Threat(norm="linf", epsilon=Ratio(0)), (1, 8, 8))
+        probes.wanted(Threat(norm=Linf(), epsilon=Ratio(0)), (1, 8, 8))
 
 
 def test_radii_of_the_ladder():
-    linf = Threat(norm="linf", epsilon=Ratio(8, 255))
-    l2 = Threat(norm="l2", epsilon=Ratio(1, 2))
+    linf = Threat(norm=Linf(), epsilon=Ratio(8, 255))
+    l2 = Threat(norm=L2(), epsilon=Ratio(1, 2))
     shape = (3, 5, 7)
     assert probes.radius_of("pgd_half", linf, shape).epsilon == Ratio(4, 255)
     assert probes.radius_of("pgd_double", linf, shape).epsilon == Ratio(16, 255)
@@ -263,6 +266,7 @@ def test_radii_of_the_ladder():
     # From any image to grey: at most half of √105 = 10.2, rounded up to halves.
     assert probes.radius_of("pgd_large", l2, shape).epsilon == Ratio(11, 2)
     assert probes.radius_of("pgd_large", l2, (1, 8, 8)).epsilon == Ratio(4)
+    assert probes.radius_of("pgd_large", Threat(norm=L1(), epsilon=Ratio(4)), shape).epsilon == Ratio(105, 2)
 
 
 def test_a_pair_counts_what_changed():
@@ -275,9 +279,9 @@ def test_a_pair_counts_what_changed():
 def test_used_budget_is_the_largest_perturbation():
     images = torch.full((3, 1, 2, 2), 0.5)
     moved = images + torch.tensor([0.0, 0.1, 0.05]).view(3, 1, 1, 1)
-    found = probes.used_budget("x", images, moved, Threat(norm="linf", epsilon=Ratio(1, 5)))
+    found = probes.used_budget("x", images, moved, Threat(norm=Linf(), epsilon=Ratio(1, 5)))
     assert found["largest"] == pytest.approx(0.1, abs=1e-6) and found["epsilon"] == pytest.approx(0.2)
-    found = probes.used_budget("x", images, moved, Threat(norm="l2", epsilon=Ratio(1, 5)))
+    found = probes.used_budget("x", images, moved, Threat(norm=L2(), epsilon=Ratio(1, 5)))
     assert found["largest"] == pytest.approx(0.2, abs=1e-6)  # four pixels of 0.1
 
 
@@ -303,7 +307,7 @@ class Ramp(nn.Module):
 
 def test_counts_on_a_model_known_by_hand():
     """Means of 0.25 and 0.44, of class 0: a step of 0.1 fools the second kind, a large one all."""
-    threat = Threat(norm="linf", epsilon=Ratio(1, 10))
+    threat = Threat(norm=Linf(), epsilon=Ratio(1, 10))
     images = torch.cat([torch.full((60, 1, 8, 8), 0.25), torch.full((60, 1, 8, 8), 0.44)])
     test = TestSet(images, torch.zeros(120, dtype=torch.long), 50)
     evidence = probes.probe(Ramp().eval(), test, threat, build(threat), seed=0)

@@ -15,6 +15,9 @@ from components.methods.free_at import FreeAt
 from components.methods.gradalign import GradAlign, misaligned
 from components.methods.n_fgsm import NFgsm
 from components.methods.parts.contract import Crafting, OneStep
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.method_members import MEMBERS
 from tests.parts.plain_formulas import (
@@ -71,7 +74,7 @@ def test_n_fgsm_equals_its_equation_and_leaves_the_ball(smooth, batch, linf):
     assert EPSILON + STEP < float(linf.size(crafted - images).max()) <= 2 * EPSILON + STEP + 1e-9
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=repr)
 @pytest.mark.parametrize("make, reach", [(fgsm_rs, 0.0), (n_fgsm, 1.5), (gradalign, 0.0)])
 def test_attacked_images_stay_where_the_method_says(make, reach, norm, smooth, batch):
     threat = Threat(norm=norm, epsilon=Ratio(1, 2))

@@ -13,6 +13,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.methods.parts.image_memory import ImageMemory
 from components.numerics import parallel
+from components.threats.l2 import L2
 from components.threats.parts.threat import Threat
 from tests.parts.method_members import MEMBERS
 from tests.parts.plain_formulas import (
@@ -99,7 +100,7 @@ def test_fgsm_mep_starts_at_signs(smooth, batch, linf):
 
 def test_fgsm_mep_refuses_l2(tiny, images, labels):
     with pytest.raises(InputError, match="fgsm_mep: got norm l2, want linf"):
-        MEMBERS["fgsm_mep"]().loss(tiny, Batch.of(images, labels), Threat(norm="l2", epsilon=Ratio(1, 2)), seeded())
+        MEMBERS["fgsm_mep"]().loss(tiny, Batch.of(images, labels), Threat(norm=L2(), epsilon=Ratio(1, 2)), seeded())
 
 
 def test_memory_is_shared_between_processes(monkeypatch):

@@ -22,6 +22,7 @@ from components.methods.parts.two_views import logits_of
 from components.methods.pgd_at import PgdAt
 from components.methods.trades import Trades
 from components.numerics.cost import PassCounter
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, KL_ATTACK, STEP, adr, cktat, frozen
@@ -37,7 +38,7 @@ from tests.parts.plain_sums import (
 )
 
 PLACES = (0, 37, 101, 255)
-WIDE = Threat(norm="linf", epsilon=Ratio(1, 4))
+WIDE = Threat(norm=Linf(), epsilon=Ratio(1, 4))
 
 
 def seeded(seed: int = 5) -> torch.Generator:

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.distillation import DISTILLATIONS
+from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.methods import METHODS
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 from components.numerics.losses import cross_entropy, entropy, kl_divergence, margin
+from components.threats.l1 import L1
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.method_members import MEMBERS
 from tests.parts.plain_sums import plain_cross_entropy, plain_kl
@@ -21,6 +25,15 @@ from tests.parts.plain_sums import plain_cross_entropy, plain_kl
 every = pytest.mark.parametrize("name", MEMBERS)
 # Without room for an attacker these are cross-entropy on clean images.
 STANDARD_WITHOUT_ROOM = ("standard", "pgd_at", "trades", "fgsm_rs", "free_at", "gradalign", "fgsm_mep")
+# Refuses every norm but L∞, because its perturbations are signs.
+SIGNS_ALONE = ("fgsm_mep",)
+# Attacks nothing, or in balls of a radius for each image.
+UNWATCHED = ("standard", "mixed", "ensemble_at", "hat", "adr")
+EVERY_NORM = [
+    Threat(norm=Linf(), epsilon=Ratio(8, 255)),
+    Threat(norm=L2(), epsilon=Ratio(1, 2)),
+    Threat(norm=L1(), epsilon=Ratio(2)),
+]
 # Whose equations are written out here; those of the others have files of their own.
 WRITTEN_OUT = ("standard", "pgd_at", "trades")
 
@@ -69,10 +82,33 @@ def test_loss_is_a_scalar_for_backward_and_leaves_modes_and_gradients(name, tiny
     assert tiny.head.weight.grad is not None
 
 
+@every
+@pytest.mark.parametrize("threat", EVERY_NORM, ids=lambda threat: threat.norm.name)
+def test_every_norm_is_trained_in_or_refused(name, threat, tiny, images, labels, monkeypatch):
+    """Refused is what would need another norm's ball; else every attacked image lies in its own, or a little beside."""
+    method, sizes = MEMBERS[name](), list[float]()
+    verify = type(threat).verify
+
+    def watched(self: Threat, images_adv: Tensor, images: Tensor) -> Tensor:
+        sizes.append(float((self.size(images_adv - images) / self.radius).max()))
+        assert self.norm is threat.norm
+        return verify(self, images_adv, images)
+
+    monkeypatch.setattr(Threat, "verify", watched)
+    if name in SIGNS_ALONE and threat.norm != Linf():
+        with pytest.raises(InputError, match=f"{name}: got norm {threat.norm.name}, want linf"):
+            method.loss(tiny, Batch.of(images, labels), threat, seeded())
+        return
+    loss = method.loss(tiny, Batch.of(images, labels), threat, seeded())
+    loss.total.backward()
+    assert loss.total.isfinite() and tiny.head.weight.grad is not None
+    assert max(sizes, default=1.0) <= 1 + 1e-5 and (sizes or name in UNWATCHED)
+
+
 @pytest.mark.parametrize("name", STANDARD_WITHOUT_ROOM)
 def test_epsilon_zero_is_standard_training(name, tiny, images, labels):
     """Without room for an attacker every objective is cross-entropy on clean images."""
-    threat = Threat(norm="linf", epsilon=Ratio(0))
+    threat = Threat(norm=Linf(), epsilon=Ratio(0))
     tiny.eval()
     want = cross_entropy(tiny(images), labels, 0.1).mean()
     got = MEMBERS[name]().loss(tiny, Batch.of(images, labels), threat, seeded()).total

@@ -18,10 +18,11 @@ from components.methods.mixed import Mixed
 from components.methods.parts.mixed_batch import INNER_ATTACKS, Mix, truncated_normal
 from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Noise
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.conftest import TinyNet
 
-LINF = Threat(norm="linf", epsilon=Ratio(16, 255))
+LINF = Threat(norm=Linf(), epsilon=Ratio(16, 255))
 inner = pytest.mark.parametrize("attack", INNER_ATTACKS)
 
 
@@ -117,7 +118,7 @@ def test_epsilons_follow_the_truncated_normal(sigma, largest):
     """Mean, variance and quantiles of 200,000 draws against the closed forms, in standard errors."""
     count = 200_000
     images = torch.zeros(count, 1, 1, 1)
-    threat = Threat(norm="linf", epsilon=Ratio(largest, 255))
+    threat = Threat(norm=Linf(), epsilon=Ratio(largest, 255))
     radii = mix(epsilon_sigma=Ratio(sigma, 255)).draw_radii(images, threat, seeded(3)).double() * 255
     assert radii.min() >= 0 and radii.max() <= largest + 1e-5
     normal, end = NormalDist(), largest / sigma
@@ -190,7 +191,7 @@ def test_clean_images_alone_until_the_delay_is_over(tiny, images, labels):
 
 
 def test_equal_weights_and_no_room_is_standard_training(tiny, images, labels):
-    threat = Threat(norm="linf", epsilon=Ratio(0))
+    threat = Threat(norm=Linf(), epsilon=Ratio(0))
     loss = mixed(weight=1.0, epsilon_sigma=Ratio(1, 255)).loss(tiny.eval(), Batch.of(images, labels), threat, seeded())
     assert torch.allclose(loss.total, cross_entropy(tiny(images), labels, 0.1).mean())
 

@@ -16,10 +16,12 @@ from components.attacks.step_rnd import StepRnd
 from components.foundation.params import Ratio
 from components.methods.parts.mixed_batch import INNER_ATTACKS, InnerAttack
 from components.numerics.random_numbers import Noise
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
-THREATS = [Threat(norm="linf", epsilon=Ratio(16, 255)), Threat(norm="l2", epsilon=Ratio(1, 2))]
-both_norms = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+THREATS = [Threat(norm=Linf(), epsilon=Ratio(16, 255)), Threat(norm=L2(), epsilon=Ratio(1, 2))]
+both_norms = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name)
 # What the attacks inside training are, as members that attack one image at one radius.
 SAME: dict[InnerAttack, Attack] = {
     "fgsm": Fgsm(),

@@ -21,6 +21,7 @@ from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.numerics.tensor_files import write_tensors
 from components.schedules.one_cycle import OneCycle
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
@@ -28,7 +29,7 @@ from components.wrappers.awp import Awp
 from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS, WRAPPED
 
-LINF = Threat(norm="linf", epsilon=Ratio(8, 255))
+LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 # Not a multiple of the batch size, so that batches and parts of batches differ in size.
 NUM_IMAGES, BATCH_SIZE = 46, 12
 

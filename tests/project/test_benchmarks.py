@@ -29,7 +29,7 @@ def hurried(monkeypatch):
     monkeypatch.setattr(networks, "HELD_OUT", 20)
     monkeypatch.setattr(clock, "BLOCKS", ((1, 8, 8, 8, 1),))
     monkeypatch.setattr(clock, "SIDE", 64)
-    monkeypatch.setattr(attack_speed, "specs", lambda name, num_classes: specs("quick", num_classes))
+    monkeypatch.setattr(attack_speed, "specs", lambda name, num_classes, norm: specs("quick", num_classes, norm))
     for made in networks_made:
         made.cache_clear()
     yield

@@ -78,7 +78,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("threat.epsilon", "-8/255", "threat: got epsilon -8/255, want a radius of at least 0"),
     ("threat.epsilon", 8, "threat: got epsilon 8, want a share of the pixel range [0, 1], such as 8/255"),
     ("threat.epsilon", 0, f"{EVALUATE}.curve_epsilons: want only 0 where threat.epsilon is 0"),
-    ("threat.norm", "l1", "threat.norm: input should be 'linf' or 'l2', got 'l1'"),
+    ("threat.norm", "l3", "threat.norm: unknown 'l3' (allowed: l1, l2, linf)"),
     ("seed", -1, "seed: got -1, want 0 to 4294967295"),
     ("seed", 2**60, f"seed: got {2**60}, want 0 to"),
     ("compute.device", "gpu", "compute.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),

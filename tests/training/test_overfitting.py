@@ -22,6 +22,8 @@ from components.numerics.cost import PassCounter
 from components.numerics.losses import accuracy, cross_entropy
 from components.numerics.random_numbers import Rng, normal
 from components.schedules.one_cycle import OneCycle
+from components.threats.l2 import L2
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
@@ -208,7 +210,7 @@ def new_probe(threat: Threat, fields: Sentinel, precision: Precision = "float32"
     return SentinelProbe(fields, images, labels, threat, batch_size, precision, seed=0)
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", Ratio(8, 255)), ("l2", Ratio(1, 2))])
+@pytest.mark.parametrize("norm, epsilon", [(Linf(), Ratio(8, 255)), (L2(), Ratio(1, 2))], ids=repr)
 def test_signals_equal_slow_formulas(norm, epsilon):
     """On a linear float64 model in one batch, each signal from its definition, with gradients by hand."""
     threat = Threat(norm=norm, epsilon=epsilon)
@@ -223,13 +225,13 @@ def test_signals_equal_slow_formulas(norm, epsilon):
         return ((model(points).softmax(1) - torch.eye(3)[y]) @ weight).view_as(points).detach()
 
     def project(points):
-        if norm == "linf":
+        if norm == Linf():
             return torch.minimum(torch.maximum(points, x - radius), x + radius).clamp(0, 1)
         lengths = (points - x).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return (x + (points - x) * (radius / lengths).clamp_max(1)).clamp(0, 1)
 
     def step(points, toward, length):
-        unit = toward.sign() if norm == "linf" else toward / toward.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        unit = toward.sign() if norm == Linf() else toward / toward.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return project(points + length * unit)
 
     noisy = threat.random_start(x, torch.Generator().manual_seed(5))

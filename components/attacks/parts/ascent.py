@@ -143,5 +143,5 @@ def ascend(
     with eval_mode(model):
         for _ in range(steps):
             direction = rule(input_gradient(model, images_adv, objective))
-            images_adv = threat.project(images_adv + threat.steepest_step(direction, step_size), images)
+            images_adv = threat.project(images_adv + threat.steepest_step(direction, step_size, images_adv), images)
     return threat.verify(images_adv.detach(), images)

@@ -17,12 +17,7 @@ from components.threats.parts.threat import Threat
 
 def noisy_start(images: Tensor, threat: Threat, noise: Ratio, rng: Rng) -> Tensor:
     """Points drawn uniformly from the ball of `noise` times the radius around `images`, clipped to [0, 1]."""
-    return wider(threat, Ratio(noise * threat.epsilon)).random_start(images, rng)
-
-
-def wider(threat: Threat, radius: Ratio) -> Threat:
-    """The same norm with this radius; an L∞ radius is at most 1, the whole pixel range."""
-    return threat.at(min(radius, Ratio(1)) if threat.norm == "linf" else radius)
+    return threat.up_to(Ratio(noise * threat.epsilon)).random_start(images, rng)
 
 
 def look_at_start(
@@ -59,4 +54,5 @@ def require_share(name: str, value: Ratio, most: int | None = None) -> None:
 def attacked(threat: Threat, start: Tensor, gradient: Tensor, step_size: float, images: Tensor) -> Tensor:
     """One steepest step from `start`, brought back into the ball around `images` and into [0, 1]; asserted."""
     with torch.no_grad():
-        return threat.verify(threat.project(start + threat.steepest_step(gradient, step_size), images), images)
+        step = threat.steepest_step(gradient, step_size, start)
+        return threat.verify(threat.project(start + step, images), images)

@@ -9,7 +9,7 @@ from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe,
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.label_leaking import ONE_STEP, kind
-from components.reports.wording import cascade_title, epsilon_text, norm_text, sentence, title
+from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, norm_text, sentence, title
 from components.statistics.outcomes import Rate
 
 DASHED = "dashed"
@@ -101,7 +101,7 @@ def _band(plot: Plot, rates: Sequence[tuple[Sequence[float], Rate]], index: int)
 
 def _epsilon_axis(document: Report, measured: Sequence[str]) -> tuple[Axis, Callable[[str], float]]:
     """The axis over the measured epsilons, and where one lies on it: in grey levels for L∞, in its own unit else."""
-    unit = 255 if document.threat.norm == "linf" else 1
+    unit = 255 if NORM_WORDS[document.threat.norm].in_grey_levels else 1
 
     def position(epsilon: str) -> float:
         return float(Fraction(epsilon) * unit)

@@ -76,6 +76,7 @@ def page(
         "grey": wording.grey_text,
         "measured": wording.measured_text,
         "norm": wording.norm_text,
+        "norm_meaning": wording.norm_meaning,
         "passes": passes,
         "percent": wording.percent,
         "points": wording.points,

@@ -1,14 +1,17 @@
 """The threat model: which perturbations an attacker may add. Pixels are in [0, 1] everywhere."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Fractional, Ratio
-from components.numerics.random_numbers import Rng, normal, uniform
+from components.foundation.errors import InputError, choose
+from components.foundation.params import STRICT, Fractional, Ratio, typed
+from components.numerics.random_numbers import Rng
+from components.threats.parts.norm import Norm
 
 # float32 rounding of `image ± epsilon`; a tenth of a thousandth of a grey level.
 TOLERANCE = 1e-6
@@ -16,15 +19,15 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Threat:
-    """A ball of radius `epsilon` (exact fraction of the pixel range) in the `norm`, intersected with [0, 1]."""
+    """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1]."""
 
-    norm: Literal["linf", "l2"]
+    norm: Norm
     epsilon: Fractional
 
     def __post_init__(self) -> None:
         if self.epsilon < 0:
             raise ValueError(f"got epsilon {self.epsilon}, want a radius of at least 0")
-        if self.norm == "linf" and self.epsilon > 1:
+        if self.norm.largest is not None and self.epsilon > self.norm.largest:
             raise ValueError(f"got epsilon {self.epsilon}, want a share of the pixel range [0, 1], such as 8/255")
 
     @property
@@ -32,36 +35,41 @@ class Threat:
         """Epsilon as a float."""
         return float(self.epsilon)
 
+    @property
+    def section(self) -> dict[str, str]:
+        """The keys of params.yaml: `{norm: linf, epsilon: 8/255}`."""
+        return {"norm": self.norm.name, "epsilon": str(self.epsilon)}
+
     def at(self, epsilon: Fractional) -> "Threat":
         """The same norm with another radius."""
         return Threat(norm=self.norm, epsilon=epsilon)
+
+    def up_to(self, epsilon: Ratio) -> "Threat":
+        """The same norm with this radius, or with the largest that means anything."""
+        return self.at(epsilon if self.norm.largest is None else min(epsilon, self.norm.largest))
 
     def each(self, radii: Tensor) -> "Balls":
         """The same norm with a radius of its own for each image: `radii` [N], none above epsilon."""
         return Balls(self.norm, self.epsilon, radii.view(-1, 1, 1, 1))
 
     def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
-        """The points of the ball around `images` and of [0, 1] for `images_adv`, both [N, C, H, W].
-
-        L∞: the nearest point. L2: scaled back to the sphere, then clipped to [0, 1], which never leaves the ball
-        because `images` is inside [0, 1] itself.
-        """
+        """Points of the ball around `images` and of [0, 1] for `images_adv`, both [N, C, H, W]."""
         return self._balls.project(images_adv, images)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         """Points drawn uniformly from the ball around `images` (then clipped to [0, 1]), [N, C, H, W]."""
         return self._balls.random_start(images, rng)
 
-    def steepest_step(self, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        """The step of length `step_size` in this norm that raises a linear function with this gradient most.
+    def steepest_step(self, gradient: Tensor, step_size: float | Tensor, points: Tensor) -> Tensor:
+        """The step of length `step_size` from `points` that raises a linear function with this gradient most.
 
         One length for all images, or one for each, [N, 1, 1, 1].
         """
-        return self._balls.steepest_step(gradient, step_size)
+        return self.norm.steepest_step(gradient, step_size, points)
 
     def size(self, offset: Tensor) -> Tensor:
         """The norm of each image's perturbation, [N]."""
-        return self._balls.size(offset)
+        return self.norm.size(offset)
 
     def verify(self, images_adv: Tensor, images: Tensor) -> Tensor:
         """`images_adv`, after asserting that it is finite, inside the ball and inside [0, 1]."""
@@ -78,44 +86,51 @@ class Balls(NamedTuple):
     `radius` is a number or a tensor [N, 1, 1, 1], whose values are at most `epsilon`.
     """
 
-    norm: Literal["linf", "l2"]
+    norm: Norm
     epsilon: Ratio
     radius: float | Tensor
 
     def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
-        if self.norm == "linf":
-            return torch.clamp(images_adv, images - self.radius, images + self.radius).clamp_(0, 1)
-        offset = images_adv - images
-        scale = (self.radius / self._sizes(offset).clamp_min(1e-12)).clamp_max(1)
-        return (images + offset * scale).clamp_(0, 1)
+        return self.norm.project(images_adv, images, self.radius)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
-        if self.norm == "linf":
-            return (images + self.radius * (uniform(rng, images) * 2 - 1)).clamp_(0, 1)
-        direction = normal(rng, images)
-        length = uniform(rng, images, (1, 1, 1)) ** (1 / images[0].numel())
-        scale = self.radius * length / self._sizes(direction).clamp_min(1e-12)
-        return (images + direction * scale).clamp_(0, 1)
+        return self.norm.random_start(images, self.radius, rng)
 
-    def steepest_step(self, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        if self.norm == "linf":
-            return step_size * gradient.sign()
-        return gradient * (step_size / self._sizes(gradient).clamp_min(1e-12))
-
-    def size(self, offset: Tensor) -> Tensor:
-        flat = offset.flatten(1)
-        return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
+    def steepest_step(self, gradient: Tensor, step_size: float | Tensor, points: Tensor) -> Tensor:
+        return self.norm.steepest_step(gradient, step_size, points)
 
     def verify(self, images_adv: Tensor, images: Tensor) -> Tensor:
         low, high = torch.aminmax(images_adv)
+        sizes = self.norm.size(images_adv - images).view(-1, 1, 1, 1)
+        # Every pixel may be off by half a unit in the last place of float32, which adds up where the norm adds up.
+        rounding = self.norm.size(torch.full_like(images[:1], torch.finfo(torch.float32).eps / 2))
+        allowed = self.radius + TOLERANCE * max(1.0, float(self.epsilon)) + rounding
         # Written so that NaN fails too; on a GPU the check waits in the stream, so that no step waits for the host.
-        inside = (self._sizes(images_adv - images) <= self.radius + TOLERANCE).all() & (low >= 0) & (high <= 1)
-        message = f"an attack left the ball of {self.norm} {self.epsilon} or the pixel range [0, 1]"
+        inside = (sizes <= allowed).all() & (low >= 0) & (high <= 1)
+        message = f"an attack left the ball of {self.norm.name} {self.epsilon} or the pixel range [0, 1]"
         torch._assert_async(inside, message)  # pyright: ignore[reportPrivateImportUsage]
         return images_adv
 
-    def _sizes(self, offset: Tensor) -> Tensor:
-        return self.size(offset).view(-1, 1, 1, 1)
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ThreatSection:
+    """The section `threat` of params.yaml: a norm by its name, and its radius."""
+
+    norm: str
+    epsilon: Fractional
+
+
+def read_threat(norms: Mapping[str, type[Norm]], section: Any, where: str) -> Threat:
+    """The threat model of a section: `{norm: linf, epsilon: 8/255}` becomes a ball of `norms["linf"]`.
+
+    Errors: an unknown norm (lists the valid ones), unknown or missing keys, a radius that the norm does not have.
+    """
+    fields: ThreatSection = typed(ThreatSection, section, where)
+    norm = choose(norms, fields.norm, f"{where}.norm")
+    try:
+        return Threat(norm=norm(), epsilon=fields.epsilon)
+    except ValidationError as error:
+        raise InputError(f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def require_pixels(images: Tensor) -> None:

@@ -100,7 +100,8 @@ class SentinelProbe:
         }
 
     def _step(self, images_adv: Tensor, images: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return self.threat.project(images_adv + self.threat.steepest_step(gradient, step_size), images)
+        step = self.threat.steepest_step(gradient, step_size, images_adv)
+        return self.threat.project(images_adv + step, images)
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
