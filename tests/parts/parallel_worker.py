@@ -37,7 +37,7 @@ BATCH_NORMS: dict[str, parallel.BatchNormOver] = {"synchronised": "synchronised"
 VARIANTS: dict[str, Callable[[], Method]] = {
     "swa": MEMBERS["pgd_at"],
     "cut_mixed": MEMBERS["pgd_at"],
-    "awp": lambda: Awp(gamma=0.05, start=1).around(MEMBERS["mart"]()),
+    "awp": lambda: Awp(gamma=0.05, start=1).build(MEMBERS["mart"]()),
     **WRAPPED,
 }
 
