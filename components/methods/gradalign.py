@@ -74,8 +74,12 @@ def misaligned(constant: Tensor, gradient: Tensor) -> Tensor:
     """One minus the mean cosine of two gradients [N, ...], over the images where neither is zero; 0 without any."""
     directions, there = [], torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
     for one in (constant.detach().flatten(1), gradient.flatten(1)):
-        size = torch.linalg.vector_norm(one, dim=1)
+        size = _lengths(one)
         there = there & (size > 0)
         directions.append(one / torch.where(size > 0, size, 1)[:, None])
     cosine = (directions[0] * directions[1]).sum(1)
     return torch.where(there, 1 - cosine, 0).sum() / there.sum().clamp_min(1)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -105,8 +105,8 @@ class Teacher(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_pre_hook(_put_in)
+        self.register_state_dict_post_hook(_leave_out)  # pyright: ignore[reportUnknownMemberType]
+        self.register_load_state_dict_pre_hook(_put_in)  # pyright: ignore[reportUnknownMemberType]
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

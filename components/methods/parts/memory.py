@@ -18,7 +18,7 @@ class Memory(nn.Module):
         super().__init__()
         # Where there is nothing to remember yet, this says on which device what is restored belongs.
         self.register_buffer("_place", torch.empty(0), persistent=False)
-        self.register_load_state_dict_pre_hook(_make_room)
+        self.register_load_state_dict_pre_hook(_make_room)  # pyright: ignore[reportUnknownMemberType]
 
     def named(self) -> dict[str, Tensor]:
         """All that is remembered, by name."""

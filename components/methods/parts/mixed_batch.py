@@ -177,7 +177,7 @@ class Clock(nn.Module):
         super().__init__()
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._known: int | None = 0
-        self.register_load_state_dict_post_hook(_forget_known)
+        self.register_load_state_dict_post_hook(_forget_known)  # pyright: ignore[reportUnknownMemberType]
 
     def tick(self) -> int:
         """How many steps came before this one. Waits for the device at the first after a state was loaded, no more."""
