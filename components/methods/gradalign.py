@@ -72,7 +72,8 @@ class GradAlignMethod(Method):
 
 def misaligned(constant: Tensor, gradient: Tensor) -> Tensor:
     """One minus the mean cosine of two gradients [N, ...], over the images where neither is zero; 0 without any."""
-    directions, there = [], torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
+    directions: list[Tensor] = []
+    there = torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
     for one in (constant.detach().flatten(1), gradient.flatten(1)):
         size = _lengths(one)
         there = there & (size > 0)
