@@ -13,11 +13,13 @@ from components.methods.parts.contract import Loss, Method, Teacher, needs
 from components.methods.parts.memory import Memory
 from components.methods.parts.mixed_batch import MixedMethod
 from components.schedules.constant import Constant
-from components.training.checkpoint import TrainingState, trained_parameters
+from components.training.checkpoint import trained_parameters
+from components.training.loop import _networks
 from components.wrappers.awp import Awp
 from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS, WRAPPED, frozen
 from tests.parts.smoothing_parts import smoothing
+from tests.training.test_training import new_run, recipe
 
 AWP = Awp(gamma=0.05, start=0)
 ALL: dict[str, Callable[[], Method]] = {
@@ -142,6 +144,17 @@ def test_a_state_is_restored_over_any_other(name, epoch):
     assert same(dict(new.state_dict()), held)
 
 
+@every
+def test_processes_average_companions_and_no_teacher_or_memory(name, epoch, linf, tmp_path):
+    state = new_run(ALL[name](), linf, tmp_path, recipe())[0]
+    epoch(state.method, 0)
+    averaged = {id(buffer) for network in _networks(state) for buffer in network.buffers()}
+    companions = {id(buffer) for network in state.method.companions() for buffer in network.buffers()}
+    assert averaged & {id(buffer) for buffer in state.method.buffers()} == companions
+    assert bool(companions) == (name in ACCOMPANIED)
+    assert {id(buffer) for buffer in state.model.buffers()} <= averaged
+
+
 def test_a_build_says_what_it_needs():
     wanted = {"b_mtard": ("clean_teacher", "robust_teacher"), "kd_swa": ("clean_teacher", "robust_teacher")}
     wanted |= dict.fromkeys(("ensemble_at", "lbgat", "hat", "cktat"), ("clean_teacher",))
@@ -179,29 +192,13 @@ LAYERS: dict[str, Callable[[Method], Method]] = {
 }
 
 
-def running(method: Method) -> TrainingState:
-    model = TinyNet()
-    optimizer = torch.optim.SGD(list(trained_parameters(model, method).values()), 0.1, momentum=0.9)
-    return TrainingState(model, optimizer, seeded(), method, NothingMeasured())
-
-
-class NothingMeasured:
-    def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert not state
-
-
 @pytest.mark.parametrize("before", LAYERS)
 @pytest.mark.parametrize("after", LAYERS)
 @pytest.mark.parametrize("name", ["lbgat", "adr"])
-def test_memories_follow_their_layer_when_wrappers_come_and_go(name, before, after, epoch):
+def test_memories_follow_their_layer_when_wrappers_come_and_go(name, before, after, epoch, linf, tmp_path):
     """What is inside goes on with all it knows, companion's momentum too; a wrapper too, if it was there before."""
-    old, new = running(LAYERS[before](MEMBERS[name]())), running(LAYERS[after](MEMBERS[name]()))
+    both = (LAYERS[layers](MEMBERS[name]()) for layers in (before, after))
+    old, new = (new_run(method, linf, tmp_path, recipe())[0] for method in both)
     for number in range(2):
         epoch(old.method, number)
         old.optimizer.step()
@@ -225,8 +222,8 @@ def inside(method: Method) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in method.state_dict().items() if name.startswith(prefix)}
 
 
-def test_another_method_cannot_take_the_memory_over(tmp_path, epoch):
-    old, new = running(MEMBERS["b_mtard"]()), running(MEMBERS["mixed"]())
+def test_another_method_cannot_take_the_memory_over(linf, tmp_path):
+    old, new = (new_run(MEMBERS[name](), linf, tmp_path, recipe())[0] for name in ("b_mtard", "mixed"))
     old.history.append({"epoch": 0.0})
     old.save(tmp_path)
     with pytest.raises(InputError, match="does not fit this run"):
