@@ -1,6 +1,6 @@
 """What the tests of parallel training run, in one process or in several: small trainings whose end is written down.
 
-As one of several processes: `python -m tests.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
+As one of several processes: `python -m tests.parts.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
 """
 
 import sys
