@@ -188,14 +188,13 @@ class TrainingState:
 
     def _remember(self, tensors: dict[str, Tensor], layers: list[str]) -> None:
         """Gives the method what a checkpoint holds of its layers; one that was not there yet begins anew."""
-        named = {}
-        for kind, prefix in self.method.layers().items():
-            own = {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
-            named |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
-        fresh = self.method.layers().keys() - set(layers)
-        state = self.method.state_dict()
-        named |= {name: state[name] for name in state if _layer(self.method, name)[0] in fresh}
-        self.method.load_state_dict(named)
+        prefixes = self.method.layers()
+        state = {n: t for n, t in self.method.state_dict().items() if _layer(prefixes, n)[0] not in layers}
+        for name, tensor in tensors.items():
+            kind, own = name.split(".", 1)
+            if kind in prefixes:
+                state[f"{prefixes[kind]}{own}"] = tensor
+        self.method.load_state_dict(state)
 
     def _adopt(self, method: Method) -> None:
         """Takes a method in the place of the one so far; its companions in those of the other too."""
@@ -216,13 +215,13 @@ def _by_layer(method: Method, named: dict[str, T]) -> dict[str, T]:
 
     So they are found again after a change that wraps the method in something else, or in nothing.
     """
-    return {".".join(_layer(method, name)): tensor for name, tensor in named.items()}
+    layers = method.layers()
+    return {".".join(_layer(layers, name)): tensor for name, tensor in named.items()}
 
 
-def _layer(method: Method, name: str) -> tuple[str, str]:
-    """The layer that a tensor of the method belongs to, and the tensor's name there."""
-    inside_first = reversed(method.layers().items())
-    kind, prefix = next((kind, prefix) for kind, prefix in inside_first if name.startswith(prefix))
+def _layer(layers: dict[str, str], name: str) -> tuple[str, str]:
+    """The layer that a tensor belongs to, the innermost whose prefix its name has, and its name there."""
+    kind, prefix = next((kind, prefix) for kind, prefix in reversed(layers.items()) if name.startswith(prefix))
     return kind, name.removeprefix(prefix)
 
 

@@ -195,7 +195,7 @@ def _update(
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     (loss.total * share).backward()
-    parameters = trained_parameters(state.model, state.method).values()
+    parameters = state.optimizer.param_groups[0]["params"]
     numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
     total, *parts = parallel.sum_gradients(parameters, *numbers)
     norm = None
