@@ -81,7 +81,7 @@ def resnet18(num: int, data: Path | None) -> Setting:
 def harden(model: nn.Module, images: LabelledImages, threat: Threat, step_size: Ratio, training: Training) -> None:
     """Adversarial training of `model` in place, a rate that rises for a third of the time and then falls."""
     attack = Pgd(steps=training.attack_steps, step_size=step_size, start="uniform", loss="cross_entropy", restarts=1)
-    method = PgdAt(attack=attack, label_smoothing=0.0)
+    method = PgdAt(attack=attack, label_smoothing=0.0).build()
     still = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
     num_classes = int(images.labels.max()) + 1
     loader = Loader(images.images, images.labels, training.batch_size, still, num_classes)

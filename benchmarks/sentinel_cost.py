@@ -48,8 +48,8 @@ NETWORKS = {
 }
 PGD_10 = Pgd(steps=10, step_size=Ratio(2, 255), start="uniform", loss="cross_entropy", restarts=1)
 METHODS: dict[str, Method] = {
-    "fgsm_rs": FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.0, batch_norm="train"),
-    "pgd_at_10": PgdAt(attack=PGD_10, label_smoothing=0.0),
+    "fgsm_rs": FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build(),
+    "pgd_at_10": PgdAt(attack=PGD_10, label_smoothing=0.0).build(),
 }
 LOOKS = {"look_pgd_5": 5, "look_pgd_10": 10}
 # The training splits of Fashion-MNIST and of CIFAR-10, a tenth held out.

@@ -30,7 +30,7 @@ from components.data.splits import LabelledImages  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402
 from components.methods.fgsm_rs import FgsmRs  # noqa: E402
-from components.methods.parts.contract import EpochAware, EpochEnding, Method  # noqa: E402
+from components.methods.parts.contract import Method  # noqa: E402
 from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.compute import resolved, training_arithmetic  # noqa: E402
@@ -90,8 +90,7 @@ class Training:
         """An epoch that pauses after each step."""
         seen: dict[str, list[float]] = {"cpu_seconds": [], "open": []}
         began = time.process_time()
-        if isinstance(self.method, EpochAware):
-            self.method.begin_epoch(number)
+        self.method.begin_epoch(number)
         for batch in self.loader.epoch(number, self.rng):
             with training_arithmetic(batch.images.device, PRECISION):
                 loss = self.method.loss(self.model, batch, THREAT, self.rng)
@@ -102,8 +101,7 @@ class Training:
             seen["open"].append(sum(float(loss.parts.get(f"smooth_{side}", 0)) for side in ("above", "below")))
             yield
             began = time.process_time()
-        if isinstance(self.method, EpochEnding):
-            self.method.end_epoch(self.model)
+        self.method.end_epoch(self.model)
         seconds = sum(seen["cpu_seconds"]) + time.process_time() - began
         passes = {name: count / len(self.loader.images) for name, count in self.counter.take().items()}
         self.epochs.append({"cpu_seconds": seconds, "open": statistics.fmean(seen["open"])} | passes)
@@ -115,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, source = training_images(args.data, args.images)
     trainings = {"fgsm_rs": Training(fgsm_rs(), images)}
     for name, entrant in ENTRANTS.items():
-        trainings[name] = Training(smoothing(entrant).around(fgsm_rs(), Constant(), 100), images)
+        trainings[name] = Training(smoothing(entrant).build(fgsm_rs(), Constant(), 100), images)
     for number in range(args.rounds + WARM_UP):
         take_turns([training.epoch(number) for training in trainings.values()])
     rows = {name: row(one.epochs[WARM_UP:], trainings["fgsm_rs"].epochs[WARM_UP:]) for name, one in trainings.items()}
@@ -152,8 +150,8 @@ def training_images(data: Path | None, num: int) -> tuple[LabelledImages, str]:
     return LabelledImages(((0.3 * patterns + 0.7 * noise) * 255).to(torch.uint8), labels), "synthetic, 1x28x28"
 
 
-def fgsm_rs() -> FgsmRs:
-    return FgsmRs(step_size=Ratio(20, 255), noise=Ratio(1), label_smoothing=0.0, batch_norm="train")
+def fgsm_rs() -> Method:
+    return FgsmRs(step_size=Ratio(20, 255), noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build()
 
 
 def smoothing(entrant: Entrant) -> Smoothing:

@@ -57,8 +57,8 @@ def method(name: Name) -> Method:
     """PGD-10 AT, or FGSM-RS as published, at 8/255."""
     if name == "pgd_at":
         attack = Pgd(steps=PGD_STEPS, step_size=PGD_STEP, start="uniform", loss="cross_entropy", restarts=1)
-        return PgdAt(attack=attack, label_smoothing=0.0)
-    return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train")
+        return PgdAt(attack=attack, label_smoothing=0.0).build()
+    return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build()
 
 
 def temper(case: Case) -> Trained:
@@ -77,7 +77,7 @@ def temper(case: Case) -> Trained:
         select_by="robust_accuracy",
         patience=None,
     )
-    state = training.start(copy.deepcopy(case.model), method(case.method), _measured_nothing, recipe, case.seed)
+    state = training.start(copy.deepcopy(case.model), method(case.method), _NothingMeasured(), recipe, case.seed)
     loader, plan = _loader(case), training.Plan(recipe, SCHEDULE, THREAT, case.seed)
     return Trained(state.model, lambda epoch: training._train_epoch(state, loader, plan, epoch % case.epochs))
 
@@ -166,8 +166,17 @@ def art(case: Case) -> Trained:
     return Trained(model, epoch)
 
 
-def _measured_nothing(model: nn.Module, epoch: int) -> dict[str, float]:
-    return {}
+class _NothingMeasured:
+    """What is measured after an epoch: nothing."""
+
+    def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        assert not state
 
 
 class _Whole(nn.Module):

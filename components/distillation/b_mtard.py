@@ -12,7 +12,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import Reduction, accuracy, entropy, hard, kl_divergence
 from components.numerics.random_numbers import Rng
@@ -42,27 +42,29 @@ class BMtard:
         if not 0 < self.temperature_min <= self.temperature_max:
             raise ValueError(f"got temperatures {self.temperature_min} to {self.temperature_max}, want 0 < min <= max")
 
-    def taught_by(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "BMtardMethod":
-        """The training method with these teachers, which must be frozen and in evaluation mode."""
+    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "BMtardMethod":
         return BMtardMethod(self, clean_teacher, robust_teacher)
 
 
-class BMtardMethod:
+class BMtardMethod(Method):
     """The objective w_r · KL(q_r(x̃) ‖ p(x̃)) + w_c · KL(q_c(x) ‖ p(x)) and the state of its two balances.
 
     x̃ is the student's own attack; q_r and q_c are the teachers' probabilities at their temperatures, the student has
-    none.
+    none. What both balances remember are pairs: first the robust teacher's side, then the clean teacher's.
     """
 
+    fields: BMtard
+    temperatures: Tensor
+    weights: Tensor
+    first_losses: Tensor
+
     def __init__(self, fields: BMtard, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
-        self.fields, self.clean_teacher, self.robust_teacher = fields, clean_teacher, robust_teacher
-        device = next(clean_teacher.parameters()).device
-        low = torch.tensor(fields.temperature_min, device=device)
-        half = torch.tensor(0.5, device=device)
-        self.temperatures = Pair(low, low.clone())
-        self.weights = Pair(half, half.clone())
+        super().__init__(fields)
+        self.clean_teacher, self.robust_teacher = Teacher(clean_teacher), Teacher(robust_teacher)
+        self.register_buffer("temperatures", torch.full((2,), fields.temperature_min))
+        self.register_buffer("weights", torch.full((2,), 0.5))
         # NaN until the first step, whose losses they become.
-        self.first_losses = Pair(half * torch.nan, half * torch.nan)
+        self.register_buffer("first_losses", torch.full((2,), torch.nan))
         self.decay = 1.0
 
     def begin_epoch(self, epoch: int) -> None:
@@ -80,7 +82,8 @@ class BMtardMethod:
             kl_divergence(targets.clean, logits.float(), self.fields.reduction),
         )
         parts = self._rebalance(targets, Pair(losses.robust.detach(), losses.clean.detach()))
-        total = self.weights.robust * losses.robust + self.weights.clean * losses.clean
+        weights = Pair(*self.weights)
+        total = weights.robust * losses.robust + weights.clean * losses.clean
         return Loss(
             total,
             parts
@@ -92,9 +95,10 @@ class BMtardMethod:
 
     @torch.no_grad()
     def _soft_labels(self, images: Tensor, images_adv: Tensor) -> Pair:
+        temperatures = Pair(*self.temperatures)
         return Pair(
-            (self.robust_teacher(images_adv).float() / self.temperatures.robust).softmax(1),
-            (self.clean_teacher(images).float() / self.temperatures.clean).softmax(1),
+            (self.robust_teacher(images_adv).float() / temperatures.robust).softmax(1),
+            (self.clean_teacher(images).float() / temperatures.clean).softmax(1),
         )
 
     @torch.no_grad()
@@ -105,33 +109,19 @@ class BMtardMethod:
         num = len(targets.robust)
         losses = Pair(*(parallel.mean(loss, num) for loss in losses))
         entropies = Pair(*(parallel.mean(entropy(target).mean(), num) for target in targets))
-        used = self.temperatures
-        self.temperatures = balance_entropy(
+        used = Pair(*self.temperatures)
+        heated = balance_entropy(
             used, entropies, fields.temperature_step * self.decay, fields.temperature_min, fields.temperature_max
         )
-        self.first_losses = Pair(
-            *(torch.where(first.isnan(), loss, first) for first, loss in zip(self.first_losses, losses, strict=True))
-        )
-        relative = Pair(losses.robust / self.first_losses.robust, losses.clean / self.first_losses.clean)
-        self.weights = balance_loss(self.weights, relative, fields.weight_step * self.decay)
+        first = [torch.where(old.isnan(), loss, old) for old, loss in zip(self.first_losses, losses, strict=True)]
+        relative = Pair(*(loss / begin for loss, begin in zip(losses, first, strict=True)))
+        weights = balance_loss(Pair(*self.weights), relative, fields.weight_step * self.decay)
+        self.temperatures, self.first_losses, self.weights = map(torch.stack, (heated, first, weights))
         logged = {
             "loss": losses,
             "temperature": used,
             "entropy": entropies,
             "relative_loss": relative,
-            "weight": self.weights,
+            "weight": weights,
         }
         return {f"{name}_{side}": getattr(pair, side) for name, pair in logged.items() for side in Pair._fields}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Temperatures, weights and first losses as scalar tensors."""
-        return {f"{name}.{side}": getattr(getattr(self, name), side) for name in _STATE for side in Pair._fields}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`, on the device the state is on now."""
-        for name in _STATE:
-            current = getattr(self, name)
-            setattr(self, name, Pair(*(state[f"{name}.{side}"].to(current.robust.device) for side in Pair._fields)))
-
-
-_STATE = ("temperatures", "weights", "first_losses")

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
-from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.methods.parts.contract import Loss, Method, Teacher, attacked
+from components.numerics.losses import accuracy, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,22 +37,19 @@ class KdSwa:
         if self.temperature <= 0:
             raise ValueError(f"got temperature {self.temperature}, want it above 0")
 
-    def taught_by(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "KdSwaMethod":
-        """The training method with these teachers, which must be frozen and in evaluation mode."""
+    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "KdSwaMethod":
         return KdSwaMethod(self, clean_teacher, robust_teacher)
 
 
-class KdSwaMethod:
+class KdSwaMethod(Method):
     """The objective of `KdSwa`."""
 
+    fields: KdSwa
+    craft = attacked
+
     def __init__(self, fields: KdSwa, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
-        self.fields, self.clean_teacher, self.robust_teacher = fields, clean_teacher, robust_teacher
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
-
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+        super().__init__(fields)
+        self.clean_teacher, self.robust_teacher = Teacher(clean_teacher), Teacher(robust_teacher)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         fields, logits = self.fields, model(images_adv)

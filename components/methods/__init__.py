@@ -1,4 +1,4 @@
-"""Training objectives: `METHODS[name](**fields).loss(model, batch, threat, rng)` -> a loss and its parts."""
+"""Training objectives: `METHODS[name](**fields).build(...)` -> a module with `loss(model, batch, threat, rng)`."""
 
 from components.methods.adr import Adr
 from components.methods.cktat import Cktat
@@ -12,12 +12,12 @@ from components.methods.lbgat import Lbgat
 from components.methods.mart import Mart
 from components.methods.mixed import Mixed
 from components.methods.n_fgsm import NFgsm
-from components.methods.parts.contract import Guided, Method
+from components.methods.parts.contract import Fields
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 
-METHODS: dict[str, type[Method] | type[Guided]] = {
+METHODS: dict[str, type[Fields]] = {
     "standard": Standard,
     "pgd_at": PgdAt,
     "trades": Trades,

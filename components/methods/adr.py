@@ -3,8 +3,6 @@
 Wu et al., "Annealing Self-Distillation Rectification Improves Adversarial Training", arXiv 2305.12118.
 """
 
-from functools import cached_property
-
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -13,7 +11,8 @@ from torch.func import functional_call
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Fractional, Real
-from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.contract import Loss, Method, one_class
+from components.methods.parts.memory import Memory
 from components.methods.parts.soft_targets import rectified, softened
 from components.methods.parts.two_views import logits_of
 from components.models.parts.averaging import mix
@@ -54,42 +53,48 @@ class Adr:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"got {name} {getattr(self, name)}, want 0 to 1")
 
-    @cached_property
-    def _memory(self) -> "_Memory":
-        return _Memory(self.temperature_from, self.weight_from)
+    def build(self) -> "AdrMethod":
+        return AdrMethod(self)
+
+
+class AdrMethod(Method):
+    """The objective of `Adr`, and the average by the model's names; nothing before the first step."""
+
+    fields: Adr
+
+    def __init__(self, fields: Adr) -> None:
+        super().__init__(fields)
+        self.average = Memory()
+        self.temperature, self.weight = fields.temperature_from, fields.weight_from
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets temperature and weight for this epoch (counted from 0)."""
-        left = Cosine(warmup=0.0).factor(epoch, self.epochs)
-        self._memory.temperature = self.temperature_to + (self.temperature_from - self.temperature_to) * left
-        self._memory.weight = self.weight_to + (self.weight_from - self.weight_to) * left
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        batch = self.relabelled(model, batch)
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+        fields = self.fields
+        left = Cosine(warmup=0.0).factor(epoch, fields.epochs)
+        self.temperature = fields.temperature_to + (fields.temperature_from - fields.temperature_to) * left
+        self.weight = fields.weight_to + (fields.weight_from - fields.weight_to) * left
 
     @torch.no_grad()
     def relabelled(self, model: nn.Module, batch: Batch) -> Batch:
         """The batch with q(x) as labels [N, K], once the average has followed the last step's weights."""
         labels = one_class(batch.labels, "adr")
-        self._memory.follow(model, self.decay)
+        average = self._follow(model)
         with eval_mode(model):
             # The model runs with the average's tensors, so that its passes are counted among the model's.
-            logits = logits_of(lambda images: functional_call(model, self._memory.average, (images,)), batch.images)
-        target = softened(logits, self._memory.temperature)
-        return batch._replace(labels=rectified(target, labels, self._memory.weight))
+            logits = logits_of(lambda images: functional_call(model, average, (images,)), batch.images)
+        return batch._replace(labels=rectified(softened(logits, self.temperature), labels, self.weight))
 
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         images, labels = batch.images, batch.labels
-        start = start_point(self.start, images, threat, rng)
-        step_size = float(self.step_size)
-        return ascend(model, images, start, lambda z: cross_entropy(z, labels), threat, step_size, self.steps)
+        start = start_point(self.fields.start, images, threat, rng)
+        step_size, steps = float(self.fields.step_size), self.fields.steps
+        return ascend(model, images, start, lambda z: cross_entropy(z, labels), threat, step_size, steps)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         logits = logits_of(model, images_adv)
         adversarial = cross_entropy(logits, batch.labels)
         parts = {
-            "temperature": batch.images.new_tensor(self._memory.temperature),
+            "temperature": batch.images.new_tensor(self.temperature),
             "certainty": batch.labels.amax(1).mean(),
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
@@ -98,35 +103,24 @@ class Adr:
     def end_epoch(self, model: nn.Module) -> None:
         """Has processes that train together go on from the mean of their averages: batch statistics may differ."""
         if parallel.world_size() > 1:
-            average = self._memory.average.items()
-            means = {name: parallel.mean(t) if t.is_floating_point() else t for name, t in average}
-            self.load_state_dict(means)
+            for name, tensor in self.average.named().items():
+                if tensor.is_floating_point():
+                    self.average[name] = parallel.mean(tensor)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The average, by the model's names; nothing before the first step."""
-        return self._memory.average
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`."""
-        self._memory.average, self._memory.is_laid_out = state, False
-
-
-class _Memory:
-    """What changes while `Adr` trains."""
-
-    def __init__(self, temperature: float, weight: float) -> None:
-        self.temperature, self.weight = temperature, weight
-        self.average: dict[str, Tensor] = {}
-        self.is_laid_out = True
-
-    def follow(self, model: nn.Module, decay: float) -> None:
+    def _follow(self, model: nn.Module) -> dict[str, Tensor]:
         """Moves the average to the model's state now; the first time it becomes that state."""
-        current = model.state_dict()
-        if not self.average:
-            self.average = {name: tensor.clone() for name, tensor in current.items()}
-            return
-        if not self.is_laid_out:
-            # From a checkpoint: back to the model's device and memory format, on which the last bits depend.
-            self.average = {name: torch.empty_like(t).copy_(self.average[name]) for name, t in current.items()}
-            self.is_laid_out = True
-        mix(self.average, current, 1 - decay)
+        known, current = self.average.named(), model.state_dict()
+        if known:
+            average = {name: _laid_out(known[name], tensor) for name, tensor in current.items()}
+            mix(average, current, 1 - self.fields.decay)
+        else:
+            average = {name: tensor.clone() for name, tensor in current.items()}
+        for name, tensor in average.items():
+            if tensor is not known.get(name):
+                self.average[name] = tensor
+        return average
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in the memory format of another, on which the last bits depend and which checkpoints do not keep."""
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)

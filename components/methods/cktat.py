@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.contract import Loss, Method, Teacher, attacked, one_class
 from components.methods.parts.soft_targets import one_hot, rectified, softened, without_advice
 from components.methods.parts.two_views import Views, accuracies, logits_of, look_twice, smoothness
-from components.numerics.losses import accuracy, cross_entropy, hard, kl_divergence
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.numerics.losses import accuracy, cross_entropy, kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,22 +75,19 @@ class Cktat:
             target = without_advice(target, labels)
         return rectified(target, labels, 1) if self.rectify else target
 
-    def guided_by(self, clean_teacher: nn.Module) -> "CktatMethod":
-        """The training method with this teacher, which must be frozen and in evaluation mode."""
+    def build(self, clean_teacher: nn.Module) -> "CktatMethod":
         return CktatMethod(self, clean_teacher)
 
 
-class CktatMethod:
+class CktatMethod(Method):
     """The objective of `Cktat`."""
 
+    fields: Cktat
+    craft = attacked
+
     def __init__(self, fields: Cktat, clean_teacher: nn.Module) -> None:
-        self.fields, self.clean_teacher = fields, clean_teacher
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
-
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+        super().__init__(fields)
+        self.clean_teacher = Teacher(clean_teacher)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         if not self.fields.beta:

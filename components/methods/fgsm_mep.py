@@ -1,7 +1,6 @@
 """FGSM-MEP: each image's attack starts where its momentum led in earlier epochs."""
 
-from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -11,7 +10,7 @@ from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Fractional, Real
 from components.methods.parts import one_step
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.methods.parts.image_memory import ImageMemory
 from components.numerics import parallel
 from components.numerics.losses import TINY
@@ -42,78 +41,81 @@ class FgsmMep:
     label_smoothing: Real
     align: bool
     batch_norm: Literal["eval", "train"]
-    keeps_graph: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_step.require_share("step_size", self.step_size)
         if self.reset_every < 1:
             raise ValueError(f"got reset_every {self.reset_every}, want at least 1 epoch")
 
-    @cached_property
-    def _memory(self) -> ImageMemory:
-        return ImageMemory("delta", "momentum")
+    def build(self) -> "FgsmMepMethod":
+        return FgsmMepMethod(self)
+
+
+class FgsmMepMethod(Method):
+    """The objective of `FgsmMep`, and its memory of every image seen."""
+
+    fields: FgsmMep
+    keeps_graph: bool = True
+
+    def __init__(self, fields: FgsmMep) -> None:
+        super().__init__(fields)
+        self.memory = ImageMemory("delta", "momentum")
+
+    @property
+    def batch_norm(self) -> Literal["eval", "train"]:
+        return self.fields.batch_norm
 
     def begin_epoch(self, epoch: int) -> None:
         """Forgets everything in epochs 0, `reset_every`, …"""
-        if epoch % self.reset_every == 0:
-            self._memory.forget()
-        self._memory.take_stock()
+        if epoch % self.fields.reset_every == 0:
+            self.memory.forget()
+        self.memory.take_stock()
 
     def end_epoch(self, model: nn.Module) -> None:
         """Has every process know what the others saw."""
-        self._memory.share()
+        self.memory.share()
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        start = self.start(model, batch, threat, rng)
-        view = one_step.look_at_start(model, batch, start, self.batch_norm, self.keeps_graph)
-        return self.loss_from(model, batch, start, view, threat, rng)
+        return one_step.loss_of(self, model, batch, threat, rng)
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         self._welcome(batch, threat, rng)
         return threat.project(batch.images + self._recalled("delta", batch), batch.images)
 
     def loss_from(self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng) -> Loss:
-        images_adv = one_step.attacked(threat, start, view.gradient, float(self.step_size), batch.images)
+        images_adv = one_step.attacked(threat, start, view.gradient, float(self.fields.step_size), batch.images)
         self._remember(batch, start, view.gradient, threat)
-        loss, logits = one_step.adversarial_loss(model, batch, images_adv, self.label_smoothing)
+        loss, logits = one_step.adversarial_loss(model, batch, images_adv, self.fields.label_smoothing)
         exact = torch.promote_types(logits.dtype, torch.float32)
         drift = (logits.to(exact) - view.logits.to(exact)).square().mean()
         parts = loss.parts | {"loss_drift": drift.detach()}
-        return one_step.starting_from(view, loss._replace(total=loss.total + self.weight * drift, parts=parts))
+        return one_step.starting_from(view, loss._replace(total=loss.total + self.fields.weight * drift, parts=parts))
 
     def _welcome(self, batch: Batch, threat: Threat, rng: Rng) -> None:
         """Gives the images that are new a perturbation of ±ε; draws nothing once there can be none."""
         norm = require(threat.norm, Cornered, "fgsm_mep", "linf (its perturbations are signs)")
-        self._memory.make_room(batch.indices, batch.images)
-        if not self._memory.complete:
-            new = self._memory.new(batch.indices).view(-1, 1, 1, 1)
+        self.memory.make_room(batch.indices, batch.images)
+        if not self.memory.complete:
+            new = self.memory.new(batch.indices).view(-1, 1, 1, 1)
             noise = norm.random_corner(batch.images, threat.radius, rng)
-            delta = torch.where(new, noise, self._memory.recall("delta", batch.indices))
-            self._memory.remember(batch.indices, delta=delta)
+            delta = torch.where(new, noise, self.memory.recall("delta", batch.indices))
+            self.memory.remember(batch.indices, delta=delta)
 
     @torch.no_grad()
     def _remember(self, batch: Batch, start: Tensor, gradient: Tensor, threat: Threat) -> None:
         size = parallel.sum_(gradient.abs().sum()).clamp_min(TINY)
-        momentum = gradient / size + self.momentum * self._recalled("momentum", batch)
-        step = threat.steepest_step(momentum, float(self.step_size), start)
+        momentum = gradient / size + self.fields.momentum * self._recalled("momentum", batch)
+        step = threat.steepest_step(momentum, float(self.fields.step_size), start)
         ahead = threat.project(start + step, batch.images)
         moved = {"delta": ahead - batch.images, "momentum": momentum}
-        if self.align:
+        if self.fields.align:
             moved = {
-                name: batch.placement.back(values, self._memory.recall(name, batch.indices))
+                name: batch.placement.back(values, self.memory.recall(name, batch.indices))
                 for name, values in moved.items()
             }
-        self._memory.remember(batch.indices, **moved)
+        self.memory.remember(batch.indices, **moved)
 
     def _recalled(self, name: str, batch: Batch) -> Tensor:
         """As the batch's images lie: moved like them, or in the coordinates of the crop."""
-        values = self._memory.recall(name, batch.indices)
-        return batch.placement.moved(values) if self.align else values
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The memory of every image seen."""
-        return self._memory.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`."""
-        self._memory.load_state_dict(state)
+        values = self.memory.recall(name, batch.indices)
+        return batch.placement.moved(values) if self.fields.align else values

@@ -1,6 +1,5 @@
 """Free adversarial training: one backward pass moves the weights and the perturbation."""
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -9,11 +8,14 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
+from components.methods.parts.memory import Memory
 from components.methods.parts.one_step import adversarial_loss
 from components.numerics import parallel
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
+
+DELTA = "delta"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,24 +35,8 @@ class FreeAt:
         if self.replays < 1:
             raise ValueError(f"got replays {self.replays}, want at least 1")
 
-    @cached_property
-    def _perturbation(self) -> "Perturbation":
-        return Perturbation()
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return adversarial_loss(model, batch, self._perturbation.on(batch.images, threat), self.label_smoothing)[0]
-
-    def end_epoch(self, model: nn.Module) -> None:
-        """Has every process know the whole batch's perturbation, as a checkpoint holds it."""
-        self._perturbation.share()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The perturbation, with the step that the last backward pass allows; nothing before the first batch."""
-        return self._perturbation.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`."""
-        self._perturbation.load_state_dict(state)
+    def build(self) -> "FreeAtMethod":
+        return FreeAtMethod(self)
 
 
 class _Step(NamedTuple):
@@ -61,47 +47,54 @@ class _Step(NamedTuple):
     threat: Threat
 
 
-class Perturbation:
-    """A perturbation that goes from batch to batch, row by row, and takes its next step as late as it can."""
+class FreeAtMethod(Method):
+    """The objective of `FreeAt`, and a perturbation that goes from batch to batch, row by row.
 
-    def __init__(self) -> None:
-        self._delta: Tensor | None = None
-        self._whole: Tensor | None = None
+    It takes its next step as late as it can. Between epochs it is that of the whole batch, within an epoch this
+    process's rows of it; there is none before the first batch.
+    """
+
+    fields: FreeAt
+
+    def __init__(self, fields: FreeAt) -> None:
+        super().__init__(fields)
+        self.replays = fields.replays
+        self.memory = Memory()
         self._pending: _Step | None = None
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Takes this process's rows: every W-th. No step is pending."""
+        self._pending = None
+        if DELTA in self.memory:
+            self.memory[DELTA] = self.memory[DELTA][parallel.rank() :: parallel.world_size()]
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Takes the step that the last backward pass allows, and puts the rows of all processes together."""
+        self._settle()
+        if DELTA in self.memory:
+            self.memory[DELTA] = parallel.interleaved(self.memory[DELTA])
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        return adversarial_loss(model, batch, self._attacked(batch.images, threat), self.fields.label_smoothing)[0]
+
     @torch.no_grad()
-    def on(self, images: Tensor, threat: Threat) -> Tensor:
+    def _attacked(self, images: Tensor, threat: Threat) -> Tensor:
         """The attacked images [N, C, H, W], a leaf that collects its gradient; rows beyond the largest batch yet are
         unmoved."""
-        delta, moved = self._settled(), images.clone()
-        if delta is not None:
-            moved[: len(delta)] += delta[: len(images)].to(images)
+        self._settle()
+        moved = images.clone()
+        if DELTA in self.memory:
+            delta = self.memory[DELTA][: len(images)].to(images)
+            moved[: len(delta)] += delta
         images_adv = threat.verify(threat.project(moved, images), images).requires_grad_()
         self._pending = _Step(images_adv, images, threat)
         return images_adv
 
     @torch.no_grad()
-    def _settled(self) -> Tensor | None:
+    def _settle(self) -> None:
         step, self._pending = self._pending, None
         if step is not None and step.images_adv.grad is not None:
             ascent = step.threat.steepest_step(step.images_adv.grad, step.threat.radius, step.images_adv)
             delta = step.threat.project(step.images_adv + ascent, step.images) - step.images
-            rest = delta[:0] if self._delta is None else self._delta[len(delta) :].to(delta)
-            self._delta = torch.cat([delta, rest])
-        return self._delta
-
-    def share(self) -> None:
-        """Puts the rows of all processes together: those of this one are every W-th."""
-        delta = self._settled()
-        self._whole = None if delta is None else parallel.interleaved(delta)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All there is to know, of all processes once they shared it: afterwards no step is pending."""
-        delta = self._settled() if parallel.world_size() == 1 else self._whole
-        return {} if delta is None else {"delta": delta}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`."""
-        delta = state.get("delta")
-        self._delta = delta if delta is None else delta[parallel.rank() :: parallel.world_size()]
-        self._whole, self._pending = delta, None
+            rest = self.memory[DELTA][len(delta) :].to(delta) if DELTA in self.memory else delta[:0]
+            self.memory[DELTA] = torch.cat([delta, rest])

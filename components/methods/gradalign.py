@@ -1,6 +1,6 @@
 """GradAlign: FGSM training whose loss is kept locally linear, so that one step stays a good attack."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -10,7 +10,7 @@ from components.attacks.parts.ascent import View, crafting_mode
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Fractional, Real
 from components.methods.parts import one_step
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -30,26 +30,38 @@ class GradAlign:
     step_size: Fractional
     label_smoothing: Real
     batch_norm: Literal["eval", "train"]
-    keeps_graph: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         one_step.require_share("step_size", self.step_size)
 
+    def build(self) -> "GradAlignMethod":
+        return GradAlignMethod(self)
+
+
+class GradAlignMethod(Method):
+    """The objective of `GradAlign`."""
+
+    fields: GradAlign
+    keeps_graph: bool = False
+
+    @property
+    def batch_norm(self) -> Literal["eval", "train"]:
+        return self.fields.batch_norm
+
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        start = self.start(model, batch, threat, rng)
-        view = one_step.look_at_start(model, batch, start, self.batch_norm, self.keeps_graph)
-        return self.loss_from(model, batch, start, view, threat, rng)
+        return one_step.loss_of(self, model, batch, threat, rng)
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return batch.images
 
     def loss_from(self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng) -> Loss:
-        images_adv = one_step.attacked(threat, start, view.gradient, float(self.step_size), batch.images)
-        loss, _ = one_step.adversarial_loss(model, batch, images_adv, self.label_smoothing)
+        images_adv = one_step.attacked(threat, start, view.gradient, float(self.fields.step_size), batch.images)
+        loss, _ = one_step.adversarial_loss(model, batch, images_adv, self.fields.label_smoothing)
         nearby = self._gradient_with_graph(model, batch, threat.random_start(batch.images, rng))
         misalignment = misaligned(view.gradient, nearby)
         parts = loss.parts | {"loss_misalignment": misalignment.detach()}
-        return one_step.starting_from(view, loss._replace(total=loss.total + self.weight * misalignment, parts=parts))
+        total = loss.total + self.fields.weight * misalignment
+        return one_step.starting_from(view, loss._replace(total=total, parts=parts))
 
     def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
         leaf = images.detach().requires_grad_()
@@ -60,10 +72,15 @@ class GradAlign:
 
 def misaligned(constant: Tensor, gradient: Tensor) -> Tensor:
     """One minus the mean cosine of two gradients [N, ...], over the images where neither is zero; 0 without any."""
-    directions, there = [], torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
+    directions: list[Tensor] = []
+    there = torch.ones(len(gradient), dtype=torch.bool, device=gradient.device)
     for one in (constant.detach().flatten(1), gradient.flatten(1)):
-        size = torch.linalg.vector_norm(one, dim=1)
+        size = _lengths(one)
         there = there & (size > 0)
         directions.append(one / torch.where(size > 0, size, 1)[:, None])
     cosine = (directions[0] * directions[1]).sum(1)
     return torch.where(there, 1 - cosine, 0).sum() / there.sum().clamp_min(1)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

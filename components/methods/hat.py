@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method, Teacher, attacked
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
-from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.numerics.losses import accuracy, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,22 +33,19 @@ class Hat:
         if self.reach <= 1:
             raise ValueError(f"got reach {self.reach}, want more than 1: helper examples lie beyond the attacked ones")
 
-    def guided_by(self, clean_teacher: nn.Module) -> "HatMethod":
-        """The training method with this teacher, which must be frozen and in evaluation mode."""
+    def build(self, clean_teacher: nn.Module) -> "HatMethod":
         return HatMethod(self, clean_teacher)
 
 
-class HatMethod:
+class HatMethod(Method):
     """The objective of `Hat`."""
 
+    fields: Hat
+    craft = attacked
+
     def __init__(self, fields: Hat, clean_teacher: nn.Module) -> None:
-        self.fields, self.clean_teacher = fields, clean_teacher
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
-
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+        super().__init__(fields)
+        self.clean_teacher = Teacher(clean_teacher)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         helpers, labels_helper = self.helpers(batch.images, images_adv)

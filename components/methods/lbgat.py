@@ -11,11 +11,9 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method, attacked
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
-from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.numerics.losses import accuracy, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,7 +31,7 @@ class Lbgat:
     reduction: Literal["class_mean", "batch_mean"]
     companion: Literal["clean", "random"]
 
-    def guided_by(self, clean_teacher: nn.Module) -> "LbgatMethod":
+    def build(self, clean_teacher: nn.Module) -> "LbgatMethod":
         """The training method; the teacher itself stays as it is."""
         companion = copy.deepcopy(clean_teacher).requires_grad_(True)
         if self.companion == "random":
@@ -41,17 +39,15 @@ class Lbgat:
         return LbgatMethod(self, companion)
 
 
-class LbgatMethod:
-    """The objective of `Lbgat`; its state is the companion, whose weights the model's optimizer moves as well."""
+class LbgatMethod(Method):
+    """The objective of `Lbgat` and the companion, whose weights the model's optimizer moves as well."""
+
+    fields: Lbgat
+    craft = attacked
 
     def __init__(self, fields: Lbgat, companion: nn.Module) -> None:
-        self.fields, self.companion = fields, companion
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
-
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+        super().__init__(fields)
+        self.companion = companion
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         views, guide = look_twice(model, batch, images_adv), logits_of(self.companion, batch.images)
@@ -71,14 +67,6 @@ class LbgatMethod:
             adversarial=cross_entropy(views.adversarial, batch.labels),
             clean=cross_entropy(views.clean, batch.labels),
         )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The companion's weights and buffers."""
-        return dict(self.companion.state_dict())
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict` in place, so that the optimizer goes on with the same parameters."""
-        self.companion.load_state_dict(state)
 
 
 def start_afresh(network: nn.Module) -> None:

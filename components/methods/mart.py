@@ -6,11 +6,9 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, one_class
+from components.methods.parts.contract import Loss, Method, attacked, one_class
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
 
 # Just above 1, as published: a wrong class that is certain costs 9.2, not infinitely much.
 CERTAIN = 1.0001
@@ -27,11 +25,15 @@ class Mart:
     attack: Pgd
     beta: Real
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+    def build(self) -> "MartMethod":
+        return MartMethod(self)
 
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.attack(model, batch.images, one_class(batch.labels, "mart"), threat, rng)
+
+class MartMethod(Method):
+    """The objective of `Mart`."""
+
+    fields: Mart
+    craft = attacked
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         views, labels = look_twice(model, batch, images_adv), one_class(batch.labels, "mart")[:, None]
@@ -43,7 +45,7 @@ class Mart:
         weighted = (kl_divergence(probabilities, views.adversarial, "none") * doubt).mean()
         parts = {"loss_adversarial": boosted.detach(), "loss_smoothness": weighted.detach()}
         return Loss(
-            boosted + self.beta * weighted,
+            boosted + self.fields.beta * weighted,
             parts | accuracies(views, batch.labels),
             adversarial=adversarial,
             clean=cross_entropy(views.clean, batch.labels),

@@ -6,10 +6,8 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
-from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.methods.parts.contract import Loss, Method, attacked
+from components.numerics.losses import accuracy, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -19,14 +17,18 @@ class PgdAt:
     attack: Pgd
     label_smoothing: Real
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+    def build(self) -> "PgdAtMethod":
+        return PgdAtMethod(self)
 
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+class PgdAtMethod(Method):
+    """The objective of `PgdAt`."""
+
+    fields: PgdAt
+    craft = attacked
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         logits = model(images_adv)
-        adversarial = cross_entropy(logits, batch.labels, self.label_smoothing)
+        adversarial = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
         parts = {"train_adversarial_accuracy": accuracy(logits, batch.labels)}
         return Loss(adversarial.mean(), parts, adversarial=adversarial)

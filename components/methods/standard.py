@@ -5,7 +5,7 @@ from torch import nn
 
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import accuracy, cross_entropy
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -17,7 +17,16 @@ class Standard:
 
     label_smoothing: Real
 
+    def build(self) -> "StandardMethod":
+        return StandardMethod(self)
+
+
+class StandardMethod(Method):
+    """The objective of `Standard`."""
+
+    fields: Standard
+
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
         logits = model(batch.images)
-        clean = cross_entropy(logits, batch.labels, self.label_smoothing)
+        clean = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
         return Loss(clean.mean(), {"train_accuracy": accuracy(logits, batch.labels)}, clean=clean)

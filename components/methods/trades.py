@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
 from components.foundation.params import STRICT, Fractional, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import accuracy, cross_entropy, kl_divergence
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -30,12 +30,18 @@ class Trades:
                 "got start 'zero', want 'gaussian' or 'uniform': the divergence has no gradient at the image"
             )
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+    def build(self) -> "TradesMethod":
+        return TradesMethod(self)
+
+
+class TradesMethod(Method):
+    """The objective of `Trades`."""
+
+    fields: Trades
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         logits, logits_adv = model(batch.images), model(images_adv)
-        clean = cross_entropy(logits, batch.labels, self.label_smoothing)
+        clean = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
         # Gradient flows through both sides, as in the paper's code.
         smoothness = kl_divergence(logits.softmax(1), logits_adv, "batch_mean")
         parts = {
@@ -45,9 +51,9 @@ class Trades:
             "train_adversarial_accuracy": accuracy(logits_adv, batch.labels),
         }
         return Loss(
-            clean.mean() + self.beta * smoothness,
+            clean.mean() + self.fields.beta * smoothness,
             parts,
-            adversarial=cross_entropy(logits_adv, batch.labels, self.label_smoothing),
+            adversarial=cross_entropy(logits_adv, batch.labels, self.fields.label_smoothing),
             clean=clean,
         )
 
@@ -55,13 +61,13 @@ class Trades:
         images = batch.images
         with eval_mode(model), torch.no_grad():
             target = model(images).softmax(1)
-        start = start_point(self.start, images, threat, rng)
+        start = start_point(self.fields.start, images, threat, rng)
         return ascend(
             model,
             images,
             start,
             lambda logits: kl_divergence(target, logits, "none"),
             threat,
-            float(self.step_size),
-            self.steps,
+            float(self.fields.step_size),
+            self.fields.steps,
         )

@@ -12,7 +12,7 @@ from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Params, Real
 from components.foundation.storage import sha256
-from components.methods.parts.contract import Method
+from components.methods.parts.contract import Method, needs
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
 from components.tracking.journal import Journal
@@ -55,8 +55,10 @@ def main(params: Params, journal: Journal) -> None:
     clean_teacher, robust_teacher = (read_teacher(path, splits, device) for path in (CLEAN, ROBUST))
     require_teachers(clean_teacher, robust_teacher, splits, settings, required, journal)
 
+    teachers = {"clean_teacher": clean_teacher, "robust_teacher": robust_teacher}
+
     def method(settings: Settings) -> Method:
-        return settings.method.taught_by(clean_teacher, robust_teacher)
+        return settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
 
     upstream = {"clean_teacher": sha256(CLEAN), "robust_teacher": sha256(ROBUST)}
     model = new_model(settings, splits, device)

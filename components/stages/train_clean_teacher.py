@@ -4,7 +4,7 @@ from components.data.splits import read_splits
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.methods import METHODS
-from components.methods.parts.contract import Guided
+from components.methods.parts.contract import needs
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
 from components.tracking.journal import Journal
@@ -15,7 +15,7 @@ STAGE = "train_clean_teacher"
 def read(params: Params) -> Settings:
     """The stage's settings, all checked."""
     settings = read_settings(params, STAGE, METHODS)
-    if isinstance(settings.method, Guided):
+    if needs(settings.method):
         raise InputError(
             f"{params.path}: {STAGE}.method: got {settings.raw['method']['name']!r}, which the clean teacher guides "
             "(allowed here: methods without a guide, such as standard)"
@@ -29,7 +29,7 @@ def main(params: Params, journal: Journal) -> None:
     device = settings.compute.prepare()
     splits = read_splits(DATA)
     model = new_model(settings, splits, device)
-    training = Training("clean_teacher", STAGE, settings, lambda settings: settings.method, upstream={})
+    training = Training("clean_teacher", STAGE, settings, lambda settings: settings.method.build(), upstream={})
     train(training, model, splits, device, journal)
 
 

@@ -9,7 +9,7 @@ from components.data.splits import Splits, read_splits
 from components.foundation.params import Params
 from components.foundation.storage import sha256
 from components.methods import METHODS
-from components.methods.parts.contract import Guided, Method
+from components.methods.parts.contract import Method, needs
 from components.models.parts.model_file import load_model, require_same_architecture
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
@@ -42,7 +42,7 @@ def main(params: Params, journal: Journal) -> None:
         clean_teacher, card = load_model(CLEAN_TEACHER, device)
         require_same_architecture(card, settings.architecture, f"{params.path}: {STAGE}.warm_start")
         model.load_state_dict(clean_teacher.state_dict())
-    if warm_start or isinstance(settings.method, Guided):
+    if warm_start or needs(settings.method):
         upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
     training = Training("robust_teacher", STAGE, settings, lambda changed: _method(changed, splits, device), upstream)
     train(training, model, splits, device, journal)
@@ -50,9 +50,9 @@ def main(params: Params, journal: Journal) -> None:
 
 def _method(settings: Settings, splits: Splits, device: torch.device) -> Method:
     """The section's method, with the clean teacher as its guide if it wants one."""
-    if isinstance(settings.method, Guided):
-        return settings.method.guided_by(read_teacher(Path(CLEAN_TEACHER), splits, device))
-    return settings.method
+    if needs(settings.method):
+        return settings.method.build(read_teacher(Path(CLEAN_TEACHER), splits, device))
+    return settings.method.build()
 
 
 if __name__ == "__main__":

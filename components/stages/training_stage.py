@@ -16,7 +16,7 @@ from components.foundation.params import STRICT, Params, member, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
-from components.methods.parts.contract import Annealed, Method
+from components.methods.parts.contract import Annealed, Method, needs
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
@@ -124,8 +124,8 @@ def _settings(
         sentinel=section.sentinel,
         changed=(),
     )
-    if hasattr(settings.method, "loss"):
-        wrapped(settings, settings.method)  # a wrapper that does not fit shows before anything runs
+    if not needs(settings.method):
+        wrapped(settings, settings.method.build())  # a wrapper that does not fit shows before anything runs
     if isinstance(settings.method, Annealed) and settings.method.epochs != section.recipe.epochs:
         raise InputError(
             f"{where}.method: got epochs {settings.method.epochs}, want the recipe's {section.recipe.epochs}"
@@ -151,9 +151,9 @@ def built(training: Training, settings: Settings) -> Method:
 def wrapped(settings: Settings, method: Method) -> Method:
     """`method` with the wrappers of its section. Errors: a wrapper that does not fit around it."""
     if settings.perturbation is not None:
-        method = settings.perturbation.around(method)
+        method = settings.perturbation.build(method)
     if settings.smoothing is not None:
-        method = settings.smoothing.around(method, settings.schedule, settings.recipe.epochs)
+        method = settings.smoothing.build(method, settings.schedule, settings.recipe.epochs)
     return method
 
 

@@ -1,34 +1,40 @@
 """The state of a training run, and the file it continues from: all that the next step depends on, without pickle."""
 
 import os
-from collections.abc import ItemsView, Mapping
+from collections.abc import ItemsView
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
 from components.foundation.storage import replacing
-from components.methods.parts.contract import Companioned, Method, Stateful
+from components.methods.parts.contract import Method
 from components.models.parts.averaging import Average
 from components.numerics import parallel
 from components.numerics.tensor_files import read_metadata, read_tensors, write_tensors
 from components.training.sentinel.watch import Watch
 
+T = TypeVar("T", bound=Tensor)
+
 
 class Measure(Protocol):
-    """The model after an epoch -> named numbers, among them the one that selects the best epoch."""
+    """The model after an epoch -> named numbers, among them the one that selects the best epoch; and what the next
+    answers depend on."""
 
     def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
 @dataclass
 class TrainingState:
     """Model, optimizer, generator, averages, history and the best epoch so far.
 
-    `method` and `measure` take part in checkpoints when they have a state of their own (`Stateful`).
     `history` holds one record per finished epoch; the first is of the untrained model, epoch 0. `watch` is the
     overfitting sentinel, if there is one; `good_epoch` the last it would go back to, `good_best` the best one by then.
     """
@@ -123,8 +129,8 @@ class TrainingState:
             "model": self.model.state_dict(),
             "average": {} if self.average is None else self.average.model.state_dict(),
             "momentum": self._momentum(),
-            "method": self.method.state_dict() if isinstance(self.method, Stateful) else {},
-            "measure": self.measure.state_dict() if isinstance(self.measure, Stateful) else {},
+            "method": _by_layer(self.method, self.method.state_dict()),
+            "measure": self.measure.state_dict(),
             "rng": {"generator": self.rng.get_state(), "global": torch.get_rng_state()},
         }
         if torch.cuda.is_available():
@@ -143,6 +149,7 @@ class TrainingState:
             "good_epoch": self.good_epoch,
             "good_best": self.good_best,
             "watch": None if self.watch is None else self.watch.numbers(),
+            "layers": list(self.method.layers()),
         }
 
     def _momentum(self) -> dict[str, Tensor]:
@@ -168,10 +175,8 @@ class TrainingState:
         for name, parameter in self._trained():
             if name in groups.get("momentum", {}):
                 self.optimizer.state[parameter]["momentum_buffer"] = groups["momentum"][name].to(parameter)
-        if isinstance(self.method, Stateful):
-            self.method.load_state_dict(_fitting(self.method, groups.get("method", {})))
-        if isinstance(self.measure, Stateful):
-            self.measure.load_state_dict(groups.get("measure", {}))
+        self._remember(groups.get("method", {}), numbers["layers"])
+        self.measure.load_state_dict(groups.get("measure", {}))
         self.rng.set_state(groups["rng"]["generator"])
         torch.set_rng_state(groups["rng"]["global"])
         if "cuda" in groups["rng"] and torch.cuda.is_available():
@@ -181,9 +186,19 @@ class TrainingState:
         for name in ("best_epoch", "best_score", "seconds", "good_epoch", "good_best"):
             setattr(self, name, numbers[name])
 
+    def _remember(self, tensors: dict[str, Tensor], layers: list[str]) -> None:
+        """Gives the method what a checkpoint holds of its layers; one that was not there yet begins anew."""
+        prefixes = self.method.layers()
+        state = {n: t for n, t in self.method.state_dict().items() if _layer(prefixes, n)[0] not in layers}
+        for name, tensor in tensors.items():
+            kind, own = name.split(".", 1)
+            if kind in prefixes:
+                state[f"{prefixes[kind]}{own}"] = tensor
+        self.method.load_state_dict(state)
+
     def _adopt(self, method: Method) -> None:
-        """Takes a method in the place of the one so far; its companion, if it has one, in the other's too."""
-        self.method = method
+        """Takes a method in the place of the one so far; its companions in those of the other too."""
+        self.method = method.to(next(self.model.parameters()).device)
         self.optimizer.param_groups[0]["params"] = list(trained_parameters(self.model, method).values())
         # What is not in a checkpoint was not there yet.
         self.optimizer.state.clear()
@@ -196,9 +211,24 @@ def saved_epoch(folder: Path) -> int | None:
 
 
 def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Parameter]:
-    """What one optimizer moves, by name: the model's parameters, and those of the method's companion."""
-    companion = method.companion.named_parameters("companion") if isinstance(method, Companioned) else ()
-    return {**dict(model.named_parameters()), **dict(companion)}
+    """What one optimizer moves, by name: the model's parameters, and those of the method's companions."""
+    companions = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    return dict(model.named_parameters()) | _by_layer(method, companions)
+
+
+def _by_layer(method: Method, named: dict[str, T]) -> dict[str, T]:
+    """`named` after a method's own tensors -> the same after the layer of each, wherever that layer is at present.
+
+    So they are found again after a change that wraps the method in something else, or in nothing.
+    """
+    layers = method.layers()
+    return {".".join(_layer(layers, name)): tensor for name, tensor in named.items()}
+
+
+def _layer(layers: dict[str, str], name: str) -> tuple[str, str]:
+    """The layer that a tensor belongs to, the innermost whose prefix its name has, and its name there."""
+    kind, prefix = next((kind, prefix) for kind, prefix in reversed(layers.items()) if name.startswith(prefix))
+    return kind, name.removeprefix(prefix)
 
 
 def _best_file(folder: Path, epoch: int) -> Path:
@@ -207,18 +237,3 @@ def _best_file(folder: Path, epoch: int) -> Path:
 
 def _good_file(folder: Path, epoch: int) -> Path:
     return folder / f"good-{epoch:04d}.safetensors"
-
-
-def _fitting(method: Stateful, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` for a method, also if the method has since been wrapped or unwrapped: a wrapper puts its own name and a
-    dot before the names of what it wraps. What is not remembered is as in a new method."""
-    fresh = method.state_dict()
-    if fresh.keys() <= state.keys():
-        return dict(state)
-    found = dict(fresh)
-    for name, tensor in fresh.items():
-        for old, remembered in state.items():
-            same = name == old or name.endswith(f".{old}") or old.endswith(f".{name}")
-            if same and remembered.shape == tensor.shape:
-                found[name] = remembered
-    return found

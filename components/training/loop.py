@@ -15,7 +15,7 @@ from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Companioned, EpochAware, EpochEnding, Loss, Method, Replaying
+from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
 from components.numerics import parallel
@@ -101,7 +101,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
         model=model,
         optimizer=optimizer,
         rng=torch.Generator(next(model.parameters()).device).manual_seed(seed),
-        method=method,
+        method=method.to(next(model.parameters()).device),
         measure=measure,
         average=None if recipe.average is None else recipe.average.of(model),
     )
@@ -128,7 +128,7 @@ def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iter
 
 def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
-    counter, watch = PassCounter(state.model, *_teachers(state.method)), state.watch
+    counter, watch = PassCounter(state.model, *state.method.networks()), state.watch
     shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
     try:
         # Record 0 is the model before training: the reference of every curve.
@@ -151,12 +151,9 @@ def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Rec
 
 def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     state.model.train()
-    if isinstance(state.method, Companioned):
-        state.method.companion.train()
-    replays = state.method.replays if isinstance(state.method, Replaying) else 1
-    if isinstance(state.method, EpochAware):
-        state.method.begin_epoch(epoch)
-    recipe = plan.recipe
+    state.method.train()
+    state.method.begin_epoch(epoch)
+    recipe, replays = plan.recipe, state.method.replays
     steps: list[_Step] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
     batches = loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)
@@ -172,8 +169,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
         if state.watch and state.watch.after_step(state.model, loss.total, epoch, index + 1, num_steps):
             return {}
     parallel.average_buffers(*_networks(state))
-    if isinstance(state.method, EpochEnding):
-        state.method.end_epoch(state.model)
+    state.method.end_epoch(state.model)
     if state.average is not None:
         state.average.end_epoch(state.model, epoch + 1, loader.clean)
         parallel.average_buffers(state.average.model)
@@ -199,7 +195,7 @@ def _update(
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     (loss.total * share).backward()
-    parameters = trained_parameters(state.model, state.method).values()
+    parameters = state.optimizer.param_groups[0]["params"]
     numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
     total, *parts = parallel.sum_gradients(parameters, *numbers)
     norm = None
@@ -254,10 +250,7 @@ def _is_over(state: TrainingState, recipe: Recipe) -> bool:
 
 
 def _networks(state: TrainingState) -> list[nn.Module]:
-    """All that has running statistics of the training batches."""
-    companion = [state.method.companion] if isinstance(state.method, Companioned) else []
-    return [state.model, *companion, *([] if state.average is None else [state.average.model])]
-
-
-def _teachers(method: Method) -> list[nn.Module]:
-    return [value for value in vars(method).values() if isinstance(value, nn.Module)]
+    """All that has running statistics of the training batches: no frozen teacher, and nothing that a method
+    remembers."""
+    average = [] if state.average is None else [state.average.model]
+    return [state.model, *state.method.companions(), *average]

@@ -11,16 +11,7 @@ from torch.func import functional_call
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import (
-    Companioned,
-    Crafting,
-    EpochAware,
-    EpochEnding,
-    Loss,
-    Method,
-    Relabelling,
-    Stateful,
-)
+from components.methods.parts.contract import Crafting, Loss, Method, Relabelling
 from components.numerics import parallel
 from components.numerics.losses import TINY
 from components.numerics.random_numbers import Rng
@@ -43,59 +34,62 @@ class Awp:
         if self.gamma <= 0 or self.start < 0:
             raise ValueError(f"got gamma {self.gamma} and start {self.start}, want gamma above 0 and start at least 0")
 
-    def around(self, method: Method) -> "Perturbed":
+    def build(self, method: Method) -> "Perturbed":
         """`method` with perturbed weights. Errors: a method that does not attack first and compute its loss then."""
-        if not isinstance(method, Crafting):
-            name = type(method).__name__.removesuffix("Method")
-            raise InputError(f"perturbation: got method {name}, want one that attacks first, such as pgd_at or trades")
         return Perturbed(self, method)
 
 
-class Perturbed:
-    """A method under `Awp`: attacks are crafted at w, once; state, epochs and companion are the inner method's.
+class Perturbed(Method):
+    """A method under `Awp`: attacks are crafted at w, once.
 
     A step costs one more pass of the loss. It leaves no trace in batch norm's statistics, which see w + v alone. Part,
     besides the method's: `loss_rise`, by how much v raises the loss (0 before `start`).
     """
 
-    companion: nn.Module
+    fields: Awp
 
-    def __init__(self, fields: Awp, method: Crafting) -> None:
-        self.fields, self.method = fields, method
+    def __init__(self, fields: Awp, method: Method) -> None:
+        super().__init__(fields)
+        if not isinstance(method, Crafting):
+            wanted = "one that attacks first, such as pgd_at or trades"
+            raise InputError(f"perturbation: got method {method}, want {wanted}")
+        self.method, self.replays = method, method.replays
         self.is_active = fields.start == 0
-        # The loop looks for networks among a method's attributes, a companion to train and teachers to count.
-        self.__dict__ |= {name: value for name, value in vars(method).items() if isinstance(value, nn.Module)}
 
     def begin_epoch(self, epoch: int) -> None:
         """Decides whether weights are perturbed in this epoch (counted from 0)."""
         self.is_active = epoch >= self.fields.start
-        if isinstance(self.method, EpochAware):
-            self.method.begin_epoch(epoch)
+        self.method.begin_epoch(epoch)
 
     def end_epoch(self, model: nn.Module) -> None:
         """The inner method's."""
-        if isinstance(self.method, EpochEnding):
-            self.method.end_epoch(model)
+        self.method.end_epoch(model)
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        if isinstance(self.method, Relabelling):
-            batch = self.method.relabelled(model, batch)
-        images_adv = self.method.craft(model, batch, threat, rng)
+        method = self._phases
+        if isinstance(method, Relabelling):
+            batch = method.relabelled(model, batch)
+        images_adv = method.craft(model, batch, threat, rng)
         if not self.is_active:
-            loss = self.method.objective(model, batch, images_adv)
+            loss = method.objective(model, batch, images_adv)
             return loss._replace(parts=loss.parts | {"loss_rise": torch.zeros_like(loss.total.detach())})
         moved, before = self._moved(model, batch, images_adv)
-        loss = self.method.objective(moved, batch, images_adv)
+        loss = method.objective(moved, batch, images_adv)
         return loss._replace(parts=loss.parts | {"loss_rise": loss.total.detach() - before})
+
+    @property
+    def _phases(self) -> Crafting:
+        method = self.method
+        assert isinstance(method, Crafting)
+        return method
 
     def _moved(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[nn.Module, Tensor]:
         """The model at w + v, and the loss at w."""
         weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
-        networks = [model, self.companion] if isinstance(self.method, Companioned) else [model]
         # Where processes train together, the gradient is that of the whole batch, as the loop's is.
         share = len(batch.images) / (batch.total or len(batch.images))
-        with _buffers_kept(networks):
-            total = self.method.objective(model, batch, images_adv).total
+        with _buffers_kept([model, *self.companions()]):
+            total = self._phases.objective(model, batch, images_adv).total
             # Unlike backward, this leaves `.grad` alone.
             gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
         moved = {}
@@ -104,15 +98,6 @@ class Perturbed:
             size = weight.detach().norm() / (gradient.norm() + TINY)
             moved[name] = weight + self.fields.gamma * size * gradient
         return _At(model, moved), total.detach()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The inner method's."""
-        return self.method.state_dict() if isinstance(self.method, Stateful) else {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores the inner method's `state_dict`."""
-        if isinstance(self.method, Stateful):
-            self.method.load_state_dict(state)
 
 
 class _At(nn.Module):

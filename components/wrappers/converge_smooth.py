@@ -15,7 +15,7 @@ from components.attacks.parts.ascent import View, crafting_mode
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import EpochAware, EpochEnding, Loss, Method, OneStep, Replaying, Stateful
+from components.methods.parts.contract import Loss, Method, OneStep
 from components.models.parts.batch_norm import part_from_buffers
 from components.numerics import parallel
 from components.numerics.losses import cross_entropy, hard
@@ -65,7 +65,7 @@ class Smoothing:
         if self.centre_epochs < 1:
             raise ValueError(f"got centre_epochs {self.centre_epochs}, want at least 1")
 
-    def around(self, method: Method, schedule: Schedule, epochs: int) -> "Smoothed":
+    def build(self, method: Method, schedule: Schedule, epochs: int) -> "Smoothed":
         """`method` with the terms added, for a run of `epochs` at the learning rates of `schedule`.
 
         Errors: `clean: start` around a method whose attack is not one gradient at a start of its own.
@@ -102,8 +102,8 @@ class _Look(NamedTuple):
     term: Tensor
 
 
-class Smoothed:
-    """A method with the terms of `Smoothing`; its state is u(t-1), u(t-2), u'(t-1), this epoch's sums, past weights.
+class Smoothed(Method):
+    """A method with the terms of `Smoothing`; it remembers u(t-1), u(t-2), u'(t-1), this epoch's sums, past weights.
 
     Parts besides the method's own: `smooth_stride` γ, `smooth_distance` |u(t-1) - u(t-2)|, `smooth_clean` u(t-1) and
     `smooth_adversarial` u'(t-1), each once it is known; the shares of batches or images that are pulled down,
@@ -112,24 +112,24 @@ class Smoothed:
     its batch.
     """
 
-    companion: nn.Module
+    fields: Smoothing
+    means: Tensor
+    sums: Tensor
 
     def __init__(self, fields: Smoothing, method: Method, guarded: frozenset[int]) -> None:
-        self.fields, self.method, self.guarded = fields, method, guarded
-        self.replays = method.replays if isinstance(method, Replaying) else 1
-        # The loop looks for networks among a method's attributes, a companion to train and teachers to count.
-        self.__dict__ |= {name: value for name, value in vars(method).items() if isinstance(value, nn.Module)}
+        super().__init__(fields)
+        self.method, self.guarded, self.replays = method, guarded, method.replays
         # u(t-1), u(t-2), u'(t-1): NaN until their epochs have been seen.
-        self.means = torch.full((3,), torch.nan, dtype=torch.float64)
+        self.register_buffer("means", torch.full((3,), torch.nan, dtype=torch.float64))
         # The sum of this epoch's clean losses and their number, the same of the adversarial ones.
-        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64))
         self.centralisation = Centralisation(fields.weight_centralisation, fields.centre_epochs)
         self._set_out(warm=False, guarded=False)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets stride and switches for this epoch (counted from 0)."""
-        if isinstance(self.method, EpochAware):
-            self.method.begin_epoch(epoch)
+        self.method.begin_epoch(epoch)
+        self.centralisation.begin_epoch()
         self._set_out(warm=epoch >= self.fields.warm_up, guarded=epoch in self.guarded)
 
     def _set_out(self, warm: bool, guarded: bool) -> None:
@@ -143,17 +143,14 @@ class Smoothed:
 
     def end_epoch(self, model: nn.Module) -> None:
         """Makes this epoch's means the next one's course, and remembers the weights."""
-        if isinstance(self.method, EpochEnding):
-            self.method.end_epoch(model)
+        self.method.end_epoch(model)
         clean, num_clean, adversarial, num_adversarial = parallel.sum_(self.sums).unbind()
-        latest = self.means[0].to(clean.device)
-        self.means = torch.stack([clean / num_clean, latest, adversarial / num_adversarial])
+        self.means = torch.stack([clean / num_clean, self.means[0], adversarial / num_adversarial])
         self.sums = torch.zeros_like(self.sums)
         if self.fields.weight_centralisation:
             self.centralisation.end_epoch(model)
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        self._course = _Course(*(value.to(batch.images.device) for value in self._course))
         seen = self._from_start if self.fields.clean == "start" else self._from_pass
         loss, clean, gate, term = seen(model, batch, threat, rng)
         adversarial = self._adversarial(loss, batch)
@@ -265,24 +262,4 @@ class Smoothed:
 
     def _count(self, clean: Tensor, adversarial: Tensor) -> None:
         counts = [clean.sum(), clean.new_full((), len(clean)), adversarial.sum(), clean.new_full((), len(adversarial))]
-        self.sums = self.sums.to(clean.device) + torch.stack(counts)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The three means, the sums, past weights and the method's own state."""
-        groups = {
-            "past": self.centralisation.state_dict(),
-            "method": self.method.state_dict() if isinstance(self.method, Stateful) else {},
-        }
-        prefixed = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-        return {"means": self.means, "sums": self.sums} | prefixed
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores `state_dict`."""
-        self.means, self.sums = state["means"].to(self.means.device), state["sums"].to(self.sums.device)
-        self.centralisation.load_state_dict(_under("past.", state))
-        if isinstance(self.method, Stateful):
-            self.method.load_state_dict(_under("method.", state))
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        self.sums = self.sums + torch.stack(counts)

@@ -22,7 +22,7 @@ from components.data.streaming import StreamedLoader
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.storage import read_csv, read_json, sha256
-from components.methods.standard import Standard
+from components.methods.standard import Standard, StandardMethod
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.schedules.one_cycle import OneCycle
@@ -156,7 +156,7 @@ def new_run(files: LabelledFiles, linf, folder: Path):
     probe = KernelProbe(ProbeSchedule(epochs=(0, 2), size=6, directions=4), batches.images, batches.labels, 3, seed=0)
     held_out = decoding.in_memory(files.take(torch.arange(0, 60, 5)))
     validation = Validation(held_out.images, held_out.labels, ATTACK, linf, 4, probe, seed=0)
-    state = start(TinyNet(), Standard(label_smoothing=0.1), validation, plan_recipe, seed=0)
+    state = start(TinyNet(), Standard(label_smoothing=0.1).build(), validation, plan_recipe, seed=0)
     return state, fit(state, batches, Plan(plan_recipe, OneCycle(start=0.1, peak=0.3), linf, seed=0), folder)
 
 
@@ -180,8 +180,8 @@ def test_stopped_and_continued_equals_uninterrupted(folder, linf, tmp_path, monk
                 raise Killed
             return standard(*arguments)
 
-        standard = Standard.loss
-        patch.setattr(Standard, "loss", loss)
+        standard = StandardMethod.loss
+        patch.setattr(StandardMethod, "loss", loss)
         with pytest.raises(Killed):
             next(steps)
     torch.manual_seed(999)

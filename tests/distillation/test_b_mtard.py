@@ -51,7 +51,7 @@ def mean_kl(targets: list[list[float]], logits: list[list[float]], divide_by: in
 def test_ten_steps_by_hand(reduction, images, labels, linf):
     """Facts §4.1, step by step in plain Python floats: temperatures, weights, relative losses and the total."""
     clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
-    method = BMtard(**{**FIELDS, "reduction": reduction}).taught_by(clean_teacher, robust_teacher)
+    method = BMtard(**{**FIELDS, "reduction": reduction}).build(clean_teacher, robust_teacher)
     torch.manual_seed(9)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
     images = images.double()
@@ -96,7 +96,7 @@ def test_ten_steps_by_hand(reduction, images, labels, linf):
 def test_gradient_is_that_of_the_weighted_sum_alone(images, labels, linf):
     """The balances are constants to the optimizer, and no gradient reaches a teacher."""
     clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
-    method = BMtard(**FIELDS).taught_by(clean_teacher, robust_teacher)
+    method = BMtard(**FIELDS).build(clean_teacher, robust_teacher)
     head = nn.Linear(64, 3).double()
     student = nn.Sequential(nn.Flatten(), head)
     images = images.double()
@@ -134,10 +134,10 @@ def test_weights_stay_a_convex_combination_and_favour_the_slower():
 def test_state_round_trip_continues_exactly(images, labels, linf):
     teachers = linear(8.0, 1).float(), linear(2.0, 2).float()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    straight, stopped = (BMtard(**FIELDS).taught_by(*teachers) for _ in range(2))
+    straight, stopped = (BMtard(**FIELDS).build(*teachers) for _ in range(2))
     for step in range(6):
         if step == 3:
-            fresh = BMtard(**FIELDS).taught_by(*teachers)
+            fresh = BMtard(**FIELDS).build(*teachers)
             fresh.load_state_dict(stopped.state_dict())
             stopped = fresh
         losses = [
@@ -145,7 +145,9 @@ def test_state_round_trip_continues_exactly(images, labels, linf):
             for m in (straight, stopped)
         ]
         assert torch.equal(losses[0].total, losses[1].total)
-    assert straight.state_dict() == stopped.state_dict()
+    states = straight.state_dict(), stopped.state_dict()
+    assert list(states[0]) == list(states[1]) == ["temperatures", "weights", "first_losses"]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_fields_are_checked():

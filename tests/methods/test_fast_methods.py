@@ -55,7 +55,7 @@ def gradalign(**changes) -> GradAlign:
 @pytest.mark.parametrize("noise", [Ratio(1), Ratio(1, 2), Ratio(0)])
 def test_fgsm_rs_equals_its_equation(noise, smooth, batch, linf):
     images, labels = batch.images, batch.labels
-    got = fgsm_rs(noise=noise).loss(smooth, batch, linf, seeded(5))
+    got = fgsm_rs(noise=noise).build().loss(smooth, batch, linf, seeded(5))
     drawn = torch.rand(images.shape, generator=seeded(5)) * 2 - 1
     start = (images + float(noise) * EPSILON * drawn).clamp(0, 1)
     images_adv = within(start + STEP * plain_gradient(smooth, start, labels).sign(), images, EPSILON)
@@ -65,11 +65,11 @@ def test_fgsm_rs_equals_its_equation(noise, smooth, batch, linf):
 
 def test_n_fgsm_equals_its_equation_and_leaves_the_ball(smooth, batch, linf):
     images, labels = batch.images, batch.labels
-    got = n_fgsm().loss(smooth, batch, linf, seeded(5))
+    got = n_fgsm().build().loss(smooth, batch, linf, seeded(5))
     start = (images + 2 * EPSILON * (torch.rand(images.shape, generator=seeded(5)) * 2 - 1)).clamp(0, 1)
     images_adv = (start + STEP * plain_gradient(smooth, start, labels).sign()).clamp(0, 1)
     require_same(smooth, got.total, plain_loss(smooth(images_adv), labels))
-    crafted = n_fgsm().craft(smooth, batch, linf, seeded(5))
+    crafted = n_fgsm().build().craft(smooth, batch, linf, seeded(5))
     assert torch.equal(crafted, images_adv)
     assert EPSILON + STEP < float(linf.size(crafted - images).max()) <= 2 * EPSILON + STEP + 1e-9
 
@@ -80,7 +80,7 @@ def test_attacked_images_stay_where_the_method_says(make, reach, norm, smooth, b
     threat = Threat(norm=norm, epsilon=Ratio(1, 2))
     seen: list[Tensor] = []
     smooth.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    make(step_size=Ratio(1, 2)).loss(smooth, batch, threat, seeded(1))
+    make(step_size=Ratio(1, 2)).build().loss(smooth, batch, threat, seeded(1))
     # N-FGSM's noise of twice epsilon is cut at the whole pixel range in L∞.
     for images_adv in seen:
         assert float(images_adv.min()) >= 0 and float(images_adv.max()) <= 1
@@ -95,7 +95,7 @@ def test_crafting_pass_counts_in_batch_norm_only_if_asked(smooth, batch, linf):
         for mode, want in (("train", passes), ("eval", 1)):
             method = {"fgsm_rs": fgsm_rs, "n_fgsm": n_fgsm, "gradalign": gradalign, "fgsm_mep": fgsm_mep}[name]
             norm.reset_running_stats()
-            method(batch_norm=mode).loss(smooth, batch, linf, seeded())
+            method(batch_norm=mode).build().loss(smooth, batch, linf, seeded())
             assert int(norm.num_batches_tracked) == want and smooth.training
 
 
@@ -119,8 +119,8 @@ def test_one_step_methods_are_their_two_halves(name, tiny, images, labels, linf)
 
 @pytest.mark.parametrize("make", [fgsm_rs, n_fgsm])
 def test_two_phases_give_the_same_loss(make, smooth, batch, linf):
-    method = make()
-    assert isinstance(make(), Crafting)
+    method = make().build()
+    assert isinstance(make().build(), Crafting)
     images_adv = method.craft(smooth, batch, linf, seeded(4))
     got = method.objective(smooth, batch, images_adv).total
     assert torch.equal(got, method.loss(smooth, batch, linf, seeded(4)).total)
@@ -132,7 +132,7 @@ def test_free_at_equals_a_plain_loop(smooth, images, labels, linf):
     images = images.double()
     batches = [(images[:8], labels[:8]), (images[5:], labels[5:]), (images, labels)]
     twin = copy.deepcopy(smooth)
-    method = FreeAt(replays=3, label_smoothing=SMOOTHING)
+    method = FreeAt(replays=3, label_smoothing=SMOOTHING).build()
     losses = []
     for some, its in batches:
         for _ in range(method.replays):
@@ -155,7 +155,8 @@ def test_free_at_equals_a_plain_loop(smooth, images, labels, linf):
     assert losses == pytest.approx(want, abs=1e-10)
     for learned, value in zip(smooth.state_dict().values(), twin.state_dict().values(), strict=True):
         assert torch.allclose(learned, value, **NEARLY)
-    assert torch.allclose(method.state_dict()["delta"], delta, atol=1e-12)
+    method.end_epoch(smooth)
+    assert torch.allclose(method.state_dict()["memory.delta"], delta, atol=1e-12)
 
 
 @torch.no_grad()
@@ -165,15 +166,17 @@ def descend(model: nn.Module, gradients: Sequence[Tensor]) -> None:
 
 
 def test_free_at_resumes_with_the_step_that_was_pending(smooth, batch, linf):
-    method = FreeAt(replays=2, label_smoothing=0.0)
+    fields = FreeAt(replays=2, label_smoothing=0.0)
+    method, other = fields.build(), fields.build()
     assert method.state_dict() == {}
     for _ in range(2):
         method.loss(smooth, batch, linf, seeded()).total.backward()
-    other = FreeAt(replays=2, label_smoothing=0.0)
+    method.end_epoch(smooth)
     other.load_state_dict(method.state_dict())
     first, second = (one.loss(smooth, batch, linf, seeded()).total for one in (method, other))
     assert torch.equal(first, second)
-    assert float(other.state_dict()["delta"].abs().max()) <= EPSILON + 1e-12
+    other.end_epoch(smooth)
+    assert float(other.state_dict()["memory.delta"].abs().max()) <= EPSILON + 1e-12
     other.load_state_dict({})
     assert other.state_dict() == {}
 
@@ -182,7 +185,7 @@ def test_gradalign_equals_its_equation(smooth, batch, linf):
     """Values by plain sums over images, weight gradients by central differences with ∇ℓ(x) held constant."""
     smooth.eval()
     images, labels = batch.images, batch.labels
-    got = gradalign().loss(smooth, batch, linf, seeded(5)).total
+    got = gradalign().build().loss(smooth, batch, linf, seeded(5)).total
     constant = plain_gradient(smooth, images, labels)
     images_adv = within(images + STEP * constant.sign(), images, EPSILON)
     nearby = (images + EPSILON * (torch.rand(images.shape, generator=seeded(5)) * 2 - 1)).clamp(0, 1)

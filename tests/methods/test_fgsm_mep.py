@@ -33,7 +33,7 @@ from tests.parts.plain_formulas import (
 def test_fgsm_mep_equals_its_equations_over_four_visits(smooth, batch, linf):
     """Two epochs, a reset, and two more; batches of other images in another order in between."""
     images, labels = batch.images, batch.labels
-    method, rng, draws = fgsm_mep(), seeded(5), seeded(5)
+    method, rng, draws = fgsm_mep().build(), seeded(5), seeded(5)
     still = Placement.still(images)
     delta, momentum = torch.zeros_like(images), torch.zeros_like(images)
     for epoch, order in enumerate(([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [3, 1, 11, 7, 0, 2, 4, 6, 5, 10, 9, 8]) * 2):
@@ -52,8 +52,8 @@ def test_fgsm_mep_equals_its_equations_over_four_visits(smooth, batch, linf):
             require_same(smooth, got, plain_loss(logits, its) + 10 * drift)
             momentum[chosen] = gradient / gradient.abs().sum() + 0.3 * momentum[chosen]
             delta[chosen] = within(start + STEP * momentum[chosen].sign(), some, EPSILON) - some
-    state = method.state_dict()
-    assert torch.allclose(state["delta"], delta, **NEARLY) and torch.allclose(state["momentum"], momentum, **NEARLY)
+    memory = method.memory.tensors
+    assert torch.allclose(memory["delta"], delta, **NEARLY) and torch.allclose(memory["momentum"], momentum, **NEARLY)
 
 
 @pytest.mark.parametrize("align", [True, False])
@@ -62,7 +62,7 @@ def test_fgsm_mep_follows_the_image_only_if_aligned(align, smooth, linf):
     images = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=seeded(1)).double()
     labels, places = torch.tensor([0, 1]), torch.tensor([4, 2])
     placement = Placement(1, torch.tensor([2, 1]), torch.tensor([0, 1]), torch.tensor([True, False]))
-    method = fgsm_mep(align=align)
+    method = fgsm_mep(align=align).build()
     moved = Batch(placement.moved(images), labels, places, placement)
     first = method.start(smooth, moved, linf, seeded(3)) - moved.images
     noise = plus_or_minus(images, seeded(3))
@@ -82,7 +82,7 @@ def test_fgsm_mep_follows_the_image_only_if_aligned(align, smooth, linf):
 
 
 def test_fgsm_mep_draws_only_while_images_can_be_new(smooth, batch, linf):
-    method, rng = fgsm_mep(), seeded(1)
+    method, rng = fgsm_mep().build(), seeded(1)
     for epoch, moves in enumerate((True, False, True, False)):
         method.begin_epoch(epoch)
         before = rng.get_state()
@@ -91,7 +91,7 @@ def test_fgsm_mep_draws_only_while_images_can_be_new(smooth, batch, linf):
 
 
 def test_fgsm_mep_starts_at_signs(smooth, batch, linf):
-    start = fgsm_mep().start(smooth, batch, linf, seeded(9))
+    start = fgsm_mep().build().start(smooth, batch, linf, seeded(9))
     inner = (batch.images > EPSILON) & (batch.images < 1 - EPSILON)
     offset = (start - batch.images)[inner]
     assert torch.allclose(offset.abs(), torch.tensor(EPSILON).double(), atol=1e-12)
@@ -138,8 +138,8 @@ def test_memory_is_shared_between_processes(monkeypatch):
         thread.join()
     for memory in memories:
         state = memory.state_dict()
-        assert state["delta"].flatten().tolist() == [4, 0, 4, 6, 0, 6]
-        assert state["seen"].tolist() == [True, False, True, True, False, True]
+        assert state["tensors.delta"].flatten().tolist() == [4, 0, 4, 6, 0, 6]
+        assert state["tensors.seen"].tolist() == [True, False, True, True, False, True]
 
 
 def test_fgsm_mep_differentiates_its_start_as_it_was(tiny, images, labels, linf):
@@ -151,7 +151,7 @@ def test_fgsm_mep_differentiates_its_start_as_it_was(tiny, images, labels, linf)
         weight = moved.get_parameter("features.0.weight")
         with torch.no_grad():
             weight[0, 0, 0, 0] += shift
-        loss = fgsm_mep(batch_norm="eval").loss(moved, batch, linf, seeded(1)).total
+        loss = fgsm_mep(batch_norm="eval").build().loss(moved, batch, linf, seeded(1)).total
         return float(loss.detach()), float(torch.autograd.grad(loss, weight)[0][0, 0, 0, 0])
 
     step = 1e-6

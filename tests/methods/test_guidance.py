@@ -13,10 +13,10 @@ from components.data.batch import Batch
 from components.distillation.kd_swa import KdSwa
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
-from components.methods.hat import Hat, HatMethod
+from components.methods.hat import Hat
 from components.methods.lbgat import Lbgat, start_afresh
 from components.methods.mart import Mart
-from components.methods.parts.contract import Companioned, Crafting, Method
+from components.methods.parts.contract import Crafting, Method
 from components.methods.parts.soft_targets import rectified, softened, without_advice
 from components.methods.parts.two_views import logits_of
 from components.methods.pgd_at import PgdAt
@@ -111,14 +111,14 @@ def test_mart_equals_its_equation(batch):
             total += boosted + 5 * plain_kl(p, attacked) * (1 - p[label])
         return total / len(batch.labels)
 
-    require_equal(Mart(attack=ATTACK, beta=5.0), model, batch, plain, [weight])
+    require_equal(Mart(attack=ATTACK, beta=5.0).build(), model, batch, plain, [weight])
 
 
 @pytest.mark.parametrize("reduction, divisor", [("class_mean", 3), ("batch_mean", 1)])
 @pytest.mark.parametrize("beta", [0.0, 6.0])
 def test_lbgat_equals_its_equation_and_teaches_both(beta, reduction, divisor, batch):
     (model, weight), clean_teacher = trained(1), teacher(2)
-    method = Lbgat(attack=KL_ATTACK, beta=beta, reduction=reduction, companion="clean").guided_by(clean_teacher)
+    method = Lbgat(attack=KL_ATTACK, beta=beta, reduction=reduction, companion="clean").build(clean_teacher)
     guide = method.companion
 
     def plain(images_adv: Tensor) -> float:
@@ -137,7 +137,7 @@ def test_lbgat_equals_its_equation_and_teaches_both(beta, reduction, divisor, ba
 
 def test_hat_equals_its_equation(batch):
     (model, weight), clean_teacher = trained(1), teacher(2)
-    method = Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).guided_by(clean_teacher)
+    method = Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).build(clean_teacher)
 
     def plain(images_adv: Tensor) -> float:
         clean, attacked = rows(model, batch.images), rows(model, images_adv)
@@ -151,7 +151,7 @@ def test_hat_equals_its_equation(batch):
 
 def test_helpers_lie_beyond_and_are_labelled_at_the_attacked_image(batch):
     clean_teacher = teacher(2)
-    method = HatMethod(Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=4.0), clean_teacher)
+    method = Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=4.0).build(clean_teacher)
     images_adv = method.craft(network(1), batch, WIDE, seeded())
     helpers, advice = method.helpers(batch.images, images_adv)
     assert torch.allclose(helpers - images_adv, 3 * (images_adv - batch.images))
@@ -166,8 +166,8 @@ def test_helpers_lie_beyond_and_are_labelled_at_the_attacked_image(batch):
 def test_the_attack_up_the_divergence_is_that_of_trades(batch):
     """So that methods built on TRADES need no attack of their own."""
     model = network(1)
-    trades = Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.0)
-    own = Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).guided_by(teacher(2))
+    trades = Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.0).build()
+    own = Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).build(teacher(2))
     want = trades.craft(model, batch, WIDE, seeded())
     assert torch.equal(own.craft(model, batch, WIDE, seeded()), want) and not torch.equal(want, batch.images)
 
@@ -205,7 +205,7 @@ def test_cktat_equals_its_equation_in_every_cell(beta, rectify, difficulty, guid
         learning = plain_mean_cross_entropy(attacked, batch.labels)
         return 0.6 * learning + 0.4 * guided + beta * plain_smoothness(clean, attacked)
 
-    require_equal(fields.guided_by(clean_teacher), model, batch, plain, [weight])
+    require_equal(fields.build(clean_teacher), model, batch, plain, [weight])
 
 
 def test_the_switches_give_four_different_targets(batch):
@@ -229,9 +229,9 @@ def test_cktat_without_either_kind_is_adversarial_training(tiny, images, labels,
     """Bit for bit, batch norm's statistics too: neither x nor the teacher is looked at."""
     batch, other, clean_teacher = Batch.of(images, labels), copy.deepcopy(tiny), frozen(11)
     counter = PassCounter(clean_teacher)
-    control = cktat(beta=0.0, lower_difficulty=False, correct_guidance=False).guided_by(clean_teacher)
+    control = cktat(beta=0.0, lower_difficulty=False, correct_guidance=False).build(clean_teacher)
     total = control.loss(tiny, batch, linf, seeded()).total
-    want = PgdAt(attack=ATTACK, label_smoothing=0.0).loss(other, batch, linf, seeded()).total
+    want = PgdAt(attack=ATTACK, label_smoothing=0.0).build().loss(other, batch, linf, seeded()).total
     assert torch.equal(total, want) and counter.take()["forward"] == 0
     assert all(torch.equal(a, b) for a, b in zip(tiny.buffers(), other.buffers(), strict=True))
 
@@ -286,7 +286,7 @@ def test_kd_swa_equals_its_equation(batch):
         robust = distilled(student, rows(robust_teacher, images_adv))
         return 0.3 * plain_mean_cross_entropy(student, batch.labels) + 0.1 * clean + 0.6 * robust
 
-    require_equal(fields.taught_by(clean_teacher, robust_teacher), model, batch, plain, [weight])
+    require_equal(fields.build(clean_teacher, robust_teacher), model, batch, plain, [weight])
 
 
 @pytest.mark.parametrize(
@@ -311,19 +311,19 @@ def test_a_companion_starts_from_the_teacher_or_afresh():
         start: Lbgat(attack=KL_ATTACK, beta=0.0, reduction="class_mean", companion=start)
         for start in ("clean", "random")
     }
-    warm = recipes["clean"].guided_by(clean_teacher)
-    assert isinstance(warm, Companioned) and all(parameter.requires_grad for parameter in warm.companion.parameters())
-    assert all(torch.equal(warm.state_dict()[name], tensor) for name, tensor in before.items())
+    warm = recipes["clean"].build(clean_teacher)
+    assert warm.companions() == [warm.companion] and all(p.requires_grad for p in warm.companion.parameters())
+    assert all(torch.equal(warm.companion.state_dict()[name], tensor) for name, tensor in before.items())
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(recipes["random"].guided_by(clean_teacher).state_dict())
+        drawn.append(recipes["random"].build(clean_teacher).companion.state_dict())
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in before)
     weight = "features.0.weight"
     assert not torch.equal(drawn[0][weight], drawn[2][weight]) and not torch.equal(drawn[0][weight], before[weight])
     assert all(torch.equal(clean_teacher.state_dict()[name], tensor) for name, tensor in before.items())
     # Its state is all there is to know of it.
-    warm.load_state_dict(drawn[0])
+    warm.load_state_dict({f"companion.{name}": tensor for name, tensor in drawn[0].items()})
     assert all(torch.equal(warm.companion.state_dict()[name], drawn[0][name]) for name in before)
 
 
@@ -348,7 +348,7 @@ def plain_labels(average: nn.Module, batch: Batch, temperature: float, weight: f
 def test_adr_by_hand_over_three_steps_and_epochs(batch):
     """The average follows each step, temperature and weight each epoch, and the attack climbs the loss itself."""
     model, weight = trained(1)
-    method = adr()
+    method = adr().build()
     average = copy.deepcopy(model)
     for epoch, (temperature, share) in enumerate([(2.5, 0.7), (2.4267767, 0.7366117), (2.25, 0.825)]):
         method.begin_epoch(epoch)
@@ -380,7 +380,7 @@ def test_adr_by_hand_over_three_steps_and_epochs(batch):
 
 
 def test_adr_schedule_goes_from_one_end_to_the_other(tiny, images, labels, linf):
-    method = adr(epochs=40)
+    method = adr(epochs=40).build()
     temperatures = []
     for epoch in range(40):
         method.begin_epoch(epoch)
@@ -391,7 +391,7 @@ def test_adr_schedule_goes_from_one_end_to_the_other(tiny, images, labels, linf)
 
 def test_the_average_of_adr_is_in_evaluation_mode_and_counted(tiny, images, labels):
     """Its statistics are averages too, the model's own stay, and its pass is part of the cost."""
-    batch, method = Batch.of(images, labels), adr(decay=0.9)
+    batch, method = Batch.of(images, labels), adr(decay=0.9).build()
     counter = PassCounter(tiny)
     method.relabelled(tiny, batch)
     averaged = copy.deepcopy(tiny).eval()
@@ -408,7 +408,7 @@ def test_the_average_of_adr_is_in_evaluation_mode_and_counted(tiny, images, labe
     averaged.load_state_dict(state)
     want = rectified(softened(averaged(images), 2.5), labels, 0.7).detach()
     assert torch.allclose(got.labels, want, atol=1e-6) and not got.labels.requires_grad
-    assert torch.equal(got.images, images) and method.state_dict()["features.1.num_batches_tracked"] == 2
+    assert torch.equal(got.images, images) and method.average["features.1.num_batches_tracked"] == 2
 
 
 def test_a_restored_average_lies_in_memory_like_the_model(images, labels):
@@ -417,13 +417,13 @@ def test_a_restored_average_lies_in_memory_like_the_model(images, labels):
     model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(256, 3))
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batch = Batch.of(images.repeat(1, 2, 1, 1), labels)
-    method, restored = adr(), adr()
+    method, restored = adr().build(), adr().build()
     method.relabelled(model, batch)
     restored.load_state_dict({name: tensor.contiguous() for name, tensor in method.state_dict().items()})
     restored.relabelled(model, batch)
     weight = model.get_parameter("0.weight")
     assert not weight.is_contiguous()
-    assert restored.state_dict()["0.weight"].stride() == weight.stride()
+    assert restored.average["0.weight"].stride() == weight.stride()
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,9 @@ def test_adr_refuses_numbers_out_of_range(changes, message):
 
 
 @pytest.mark.parametrize(
-    "method", [Mart(attack=ATTACK, beta=5.0), adr(), cktat().guided_by(frozen(11))], ids=["mart", "adr", "cktat"]
+    "method",
+    [Mart(attack=ATTACK, beta=5.0).build(), adr().build(), cktat().build(frozen(11))],
+    ids=["mart", "adr", "cktat"],
 )
 def test_mixed_labels_are_refused_where_one_class_is_needed(method, tiny, images, linf):
     batch = Batch.of(images, torch.full((12, 3), 1 / 3))

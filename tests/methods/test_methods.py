@@ -123,7 +123,7 @@ def test_loss_equals_its_equation(name, images, labels, linf):
     images = images.double()
     method = MEMBERS[name]()
     got = float(method.loss(model, Batch.of(images, labels), linf, seeded(5)).total.detach())
-    images_adv = crafted(method, model, images, labels, linf)
+    images_adv = crafted(method.fields, model, images, labels, linf)
     clean, attacked = model(images).tolist(), model(images_adv).tolist()
     rows = range(len(labels))
     smoothed = {
@@ -135,22 +135,22 @@ def test_loss_equals_its_equation(name, images, labels, linf):
         Standard: smoothed["clean"],
         PgdAt: smoothed["attacked"],
         Trades: smoothed["clean"] + 6 * divergence,
-    }[type(method)]
+    }[type(method.fields)]
     assert got == pytest.approx(want, abs=1e-9)
 
 
-def crafted(method, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-    if isinstance(method, PgdAt):
-        return method.attack(model, images, labels, threat, seeded(5))
-    if not isinstance(method, Trades):
+def crafted(fields, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
+    if isinstance(fields, PgdAt):
+        return fields.attack(model, images, labels, threat, seeded(5))
+    if not isinstance(fields, Trades):
         return images
     images_adv = threat.project(images + 1e-3 * torch.randn(images.shape, generator=seeded(5)), images)
     target = model(images).softmax(1).detach()
-    for _ in range(method.steps):
+    for _ in range(fields.steps):
         leaf = images_adv.detach().requires_grad_()
         value = (target * (target.log() - model(leaf).log_softmax(1))).sum()
         gradient = torch.autograd.grad(value, leaf)[0]
-        images_adv = threat.project(leaf.detach() + float(method.step_size) * gradient.sign(), images)
+        images_adv = threat.project(leaf.detach() + float(fields.step_size) * gradient.sign(), images)
     return images_adv
 
 

@@ -13,9 +13,9 @@ from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.methods import METHODS
-from components.methods.ensemble_at import EnsembleAt, transfers
+from components.methods.ensemble_at import EnsembleAt
 from components.methods.mixed import Mixed
-from components.methods.parts.mixed_batch import INNER_ATTACKS, Mix, truncated_normal
+from components.methods.parts.mixed_batch import INNER_ATTACKS, Mix, MixedMethod, transfers, truncated_normal
 from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Noise
 from components.threats.linf import Linf
@@ -35,8 +35,8 @@ def mix(**changes: Any) -> Mix:
     return Mix(**fields | changes)
 
 
-def mixed(delay: int = 0, smoothing: float = 0.1, **changes: Any) -> Mixed:
-    return Mixed(mix=mix(**changes), delay=delay, label_smoothing=smoothing)
+def mixed(delay: int = 0, smoothing: float = 0.1, **changes: Any) -> MixedMethod:
+    return Mixed(mix=mix(**changes), delay=delay, label_smoothing=smoothing).build()
 
 
 def plain_radius(share: float, sigma: float, largest: float) -> float:
@@ -95,7 +95,7 @@ def test_one_pass_in_training_mode_over_both_kinds(tiny, images, labels):
     method, batch = mixed(adversarial=Ratio(1, 2)), Batch.of(images, labels)
     seen: list[tuple[bool, int]] = []
     handle = tiny.register_forward_pre_hook(lambda module, args: seen.append((module.training, len(args[0]))))
-    crafted = method.mix.craft(tiny, batch, LINF, seeded(1))
+    crafted = method.fields.mix.craft(tiny, batch, LINF, seeded(1))
     assert torch.equal(crafted.images[6:], images[6:])
     assert all(not torch.equal(a, b) for a, b in zip(crafted.images[:6], images[:6], strict=True))
     want = tiny.features[0](crafted.images).detach()
@@ -172,7 +172,7 @@ def test_clean_images_alone_until_the_delay_is_over(tiny, images, labels):
     for step in range(5):
         if step == 2:
             state = method.state_dict()
-            assert int(state["steps"]) == 2
+            assert int(state["clock.steps"]) == 2
             method = mixed(delay=3)
             method.load_state_dict(state)
         rng = seeded(step)
@@ -187,7 +187,7 @@ def test_clean_images_alone_until_the_delay_is_over(tiny, images, labels):
         # The loop averages the parts over an epoch, so each step of it must have the same.
         assert names in (None, list(loss.parts))
         names = list(loss.parts)
-    assert int(method.state_dict()["steps"]) == 5
+    assert int(method.state_dict()["clock.steps"]) == 5
 
 
 def test_equal_weights_and_no_room_is_standard_training(tiny, images, labels):
@@ -212,7 +212,7 @@ def teacher() -> TinyNet:
 def test_ensemble_attacks_through_one_of_both_networks(tiny, images, labels):
     """The images of a step are those that the mixed batch of the chosen source holds; its loss is the model's."""
     clean_teacher, batch = teacher(), Batch.of(images, labels)
-    method = EnsembleAt(mix=mix(), delay=2, label_smoothing=0.1).guided_by(clean_teacher)
+    method = EnsembleAt(mix=mix(), delay=2, label_smoothing=0.1).build(clean_teacher)
     asked: list[str] = []
     for name, network in (("teacher", clean_teacher), ("model", tiny)):
         network.register_forward_hook(lambda module, args, out, name=name: asked.append(name))
@@ -232,7 +232,7 @@ def test_ensemble_attacks_through_one_of_both_networks(tiny, images, labels):
         assert torch.allclose(loss.total, (values[4:].sum() + 0.3 * values[:4].sum()) / (8 + 0.3 * 4))
         chosen.append(served[0])
         if step == 20:  # killed and continued
-            again = EnsembleAt(mix=mix(), delay=2, label_smoothing=0.1).guided_by(clean_teacher)
+            again = EnsembleAt(mix=mix(), delay=2, label_smoothing=0.1).build(clean_teacher)
             again.load_state_dict(method.state_dict())
             method = again
         loss.total.backward()

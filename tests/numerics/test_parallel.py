@@ -101,7 +101,7 @@ def ends(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
 
 def worker(folder: Path, names: list[str], epochs: str = EPOCHS, batch_norm: str = "synchronised", stop: str = "9"):
     folder.mkdir(exist_ok=True)
-    together(["-m", "tests.parallel_worker", str(folder), epochs, batch_norm, stop, *names])
+    together(["-m", "tests.parts.parallel_worker", str(folder), epochs, batch_norm, stop, *names])
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def b_mtard() -> Method:
         balance_milestones=(2,),
         balance_decay=0.1,
     )
-    return fields.taught_by(frozen(11), frozen(12))
+    return fields.build(frozen(11), frozen(12))
 
 
 def adr(**changes) -> Adr:
@@ -86,13 +86,15 @@ def cktat(**changes) -> Cktat:
 
 # By the name in METHODS or DISTILLATIONS; each call makes a new one, with a memory of its own.
 MEMBERS: dict[str, Callable[[], Method]] = {
-    "standard": lambda: Standard(label_smoothing=0.1),
-    "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.1),
-    "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1),
-    "fgsm_rs": lambda: FgsmRs(step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.1, batch_norm="train"),
-    "n_fgsm": lambda: NFgsm(step_size=Ratio(8, 255), noise=Ratio(2), label_smoothing=0.1, batch_norm="eval"),
-    "free_at": lambda: FreeAt(replays=3, label_smoothing=0.1),
-    "gradalign": lambda: GradAlign(weight=0.5, step_size=Ratio(8, 255), label_smoothing=0.1, batch_norm="eval"),
+    "standard": lambda: Standard(label_smoothing=0.1).build(),
+    "pgd_at": lambda: PgdAt(attack=ATTACK, label_smoothing=0.1).build(),
+    "trades": lambda: Trades(beta=6.0, steps=2, step_size=STEP, start="gaussian", label_smoothing=0.1).build(),
+    "fgsm_rs": lambda: FgsmRs(
+        step_size=Ratio(10, 255), noise=Ratio(1), label_smoothing=0.1, batch_norm="train"
+    ).build(),
+    "n_fgsm": lambda: NFgsm(step_size=Ratio(8, 255), noise=Ratio(2), label_smoothing=0.1, batch_norm="eval").build(),
+    "free_at": lambda: FreeAt(replays=3, label_smoothing=0.1).build(),
+    "gradalign": lambda: GradAlign(weight=0.5, step_size=Ratio(8, 255), label_smoothing=0.1, batch_norm="eval").build(),
     "fgsm_mep": lambda: FgsmMep(
         step_size=Ratio(8, 255),
         momentum=0.3,
@@ -101,19 +103,17 @@ MEMBERS: dict[str, Callable[[], Method]] = {
         label_smoothing=0.1,
         align=True,
         batch_norm="train",
-    ),
+    ).build(),
     # The attacks begin inside the second epoch of a run that is stopped after it.
-    "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1),
-    "ensemble_at": lambda: EnsembleAt(mix=MIX, delay=0, label_smoothing=0.1).guided_by(frozen(13)),
-    "mart": lambda: Mart(attack=ATTACK, beta=5.0),
-    "lbgat": lambda: Lbgat(attack=KL_ATTACK, beta=6.0, reduction="class_mean", companion="random").guided_by(
-        frozen(11)
-    ),
-    "hat": lambda: Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).guided_by(frozen(11)),
-    "cktat": lambda: cktat().guided_by(frozen(11)),
-    "adr": adr,
+    "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1).build(),
+    "ensemble_at": lambda: EnsembleAt(mix=MIX, delay=0, label_smoothing=0.1).build(frozen(13)),
+    "mart": lambda: Mart(attack=ATTACK, beta=5.0).build(),
+    "lbgat": lambda: Lbgat(attack=KL_ATTACK, beta=6.0, reduction="class_mean", companion="random").build(frozen(11)),
+    "hat": lambda: Hat(attack=KL_ATTACK, beta=2.5, gamma=0.5, reach=2.0).build(frozen(11)),
+    "cktat": lambda: cktat().build(frozen(11)),
+    "adr": lambda: adr().build(),
     "b_mtard": b_mtard,
-    "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).taught_by(
+    "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).build(
         frozen(11), frozen(12)
     ),
 }
@@ -133,7 +133,7 @@ def smoothed(name: str, **changes) -> Method:
         "warm_up": 0,
         "guard": 1,
     }
-    return Smoothing(**fields | changes).around(MEMBERS[name](), Constant(), 4)
+    return Smoothing(**fields | changes).build(MEMBERS[name](), Constant(), 4)
 
 
 # Members within others, by no name of a table.

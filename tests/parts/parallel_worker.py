@@ -1,6 +1,6 @@
 """What the tests of parallel training run, in one process or in several: small trainings whose end is written down.
 
-As one of several processes: `python -m tests.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
+As one of several processes: `python -m tests.parts.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
 """
 
 import sys
@@ -38,7 +38,7 @@ BATCH_NORMS: dict[str, parallel.BatchNormOver] = {"synchronised": "synchronised"
 VARIANTS: dict[str, Callable[[], Method]] = {
     "swa": MEMBERS["pgd_at"],
     "cut_mixed": MEMBERS["pgd_at"],
-    "awp": lambda: Awp(gamma=0.05, start=1).around(MEMBERS["mart"]()),
+    "awp": lambda: Awp(gamma=0.05, start=1).build(MEMBERS["mart"]()),
     **WRAPPED,
 }
 

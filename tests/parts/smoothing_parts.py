@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.wrappers.converge_smooth import Smoothed, Smoothing
 from tests.parts.method_members import MEMBERS
 
@@ -41,10 +41,11 @@ def on_course(method: Smoothed, u: float, u_before: float, u_adversarial: float)
     return method
 
 
-class Scripted:
+class Scripted(Method):
     """A method whose losses are given: leaves, so that the gradient of the total by each of them can be asked for."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.clean = self.adversarial = torch.zeros(0)
 
     def next(self, num: int, mean: float, rng: torch.Generator) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.data.augmentation import Augmentation
 from components.data.batch import Batch
@@ -309,11 +309,15 @@ class Scripted:
         return signals | {"fgsm_accuracy": 0.5, "pgd_accuracy": level}, passes
 
 
-class Noisy:
+class Noisy(Method):
     """Cross-entropy of noisy images, of the model and a companion; remembers a running loss."""
 
+    mean: Tensor
+
     def __init__(self, noise: float) -> None:
-        self.noise, self.mean = noise, torch.zeros(())
+        super().__init__()
+        self.noise = noise
+        self.register_buffer("mean", torch.zeros(()))
         torch.manual_seed(5)
         self.companion = TinyNet()
 
@@ -325,16 +329,6 @@ class Noisy:
         self.mean = 0.5 * self.mean + 0.5 * total.detach()
         parts = {"running": self.mean.clone(), "train_adversarial_accuracy": accuracy(logits, batch.labels)}
         return Loss(total + 0.1 * self.mean, parts, adversarial=each)
-
-    def state_dict(self):
-        companion = {f"companion.{name}": tensor for name, tensor in self.companion.state_dict().items()}
-        return {"mean": self.mean, **companion}
-
-    def load_state_dict(self, state) -> None:
-        self.mean = state["mean"].clone()
-        self.companion.load_state_dict(
-            {name.removeprefix("companion."): tensor for name, tensor in state.items() if name != "mean"}
-        )
 
 
 class Run:
@@ -559,7 +553,7 @@ def test_smoothing_can_be_put_around_a_method_that_remembers(linf, tmp_path):
         assert run.state.watch is not None
         schedule = OneCycle(start=0.1, peak=0.3)
         adapt = run.state.watch.adapt
-        run.state.watch.adapt = lambda roll_backs: SMOOTHING.around(adapt(roll_backs), schedule, 4)
+        run.state.watch.adapt = lambda roll_backs: SMOOTHING.build(adapt(roll_backs), schedule, 4)
         return run
 
     whole, cut = new(tmp_path / "whole"), new(tmp_path / "cut")

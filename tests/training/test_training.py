@@ -11,7 +11,7 @@ from components.data.augmentation import Augmentation, augment
 from components.data.batch import Batch
 from components.data.loader import Loader
 from components.foundation.errors import InputError
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method
 from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.models.parts.averaging import Ema, MovingAverage
@@ -94,14 +94,14 @@ def test_stopped_and_continued_equals_uninterrupted(name, precision, linf, tmp_p
 
 
 def test_it_learns(linf, tmp_path):
-    state, steps = new_run(Standard(label_smoothing=0.0), linf, tmp_path, recipe(epochs=8))
+    state, steps = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path, recipe(epochs=8))
     records = list(steps)
     assert records[-1]["clean_accuracy"] > 0.9 > records[0]["clean_accuracy"]
     assert state.best_score == max(record["mean_accuracy"] for record in records)
     assert "ntk_clean_distance_first" in records[3] and "ntk_clean_distance_first" not in records[2]
 
 
-class NanAtStepFour:
+class NanAtStepFour(Method):
     """A loss that stops being finite at its fourth step."""
 
     steps = 0
@@ -120,12 +120,12 @@ def test_non_finite_loss_stops_with_what_led_to_it(linf, tmp_path):
 
 
 def test_a_foreign_checkpoint_is_refused_in_one_line(linf, tmp_path):
-    _, steps = new_run(Standard(label_smoothing=0.0), linf, tmp_path, recipe())
+    _, steps = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path, recipe())
     next(steps)
     images, labels = data()
     probe = KernelProbe(ProbeSchedule(epochs=(), size=6, directions=4), images, labels, 3, seed=0)
     validation = Validation(images, labels, ATTACK, linf, 8, probe, seed=0)
-    state = start(TinyNet(classes=5), Standard(label_smoothing=0.0), validation, recipe(), seed=0)
+    state = start(TinyNet(classes=5), Standard(label_smoothing=0.0).build(), validation, recipe(), seed=0)
     with pytest.raises(InputError, match="does not fit this run"):
         state.load(tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\x00" * 40)
@@ -208,7 +208,7 @@ def test_passes_are_counted(tiny, images, labels, linf):
     counter = PassCounter(tiny)
     ATTACK(tiny, images, labels, linf, torch.Generator().manual_seed(0))
     assert counter.take() == {"forward": 24, "backward": 24}
-    PgdAt(attack=ATTACK, label_smoothing=0.0).loss(
+    PgdAt(attack=ATTACK, label_smoothing=0.0).build().loss(
         tiny, Batch.of(images, labels), linf, torch.Generator()
     ).total.backward()
     assert counter.take() == {"forward": 36, "backward": 36}
@@ -218,9 +218,9 @@ def test_passes_are_counted(tiny, images, labels, linf):
 
 
 def test_measuring_more_does_not_change_training(linf, tmp_path):
-    one, steps = new_run(PgdAt(attack=ATTACK, label_smoothing=0.0), linf, tmp_path / "a", recipe())
+    one, steps = new_run(PgdAt(attack=ATTACK, label_smoothing=0.0).build(), linf, tmp_path / "a", recipe())
     list(steps)
-    other, steps = new_run(PgdAt(attack=ATTACK, label_smoothing=0.0), linf, tmp_path / "b", recipe())
+    other, steps = new_run(PgdAt(attack=ATTACK, label_smoothing=0.0).build(), linf, tmp_path / "b", recipe())
     assert isinstance(other.measure, Validation)
     other.measure.images, other.measure.labels = data()
     list(steps)

@@ -1,16 +1,17 @@
 """AWP against an explicit perturb, backward, restore; and what a wrapper owes the loop."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.methods.free_at import FreeAt
-from components.methods.parts.contract import Companioned, Loss, Relabelling
+from components.methods.parts.contract import Loss, Method, Relabelling
 from components.methods.standard import Standard
 from components.numerics.cost import PassCounter
 from components.wrappers.awp import Awp
@@ -31,12 +32,7 @@ def prepared(name: str, images, labels) -> tuple[Any, nn.Module, Batch]:
     """A method, a model in training mode and a batch, all in float64 and the same at each call."""
     torch.manual_seed(3)
     model, method = TinyNet().double().train(), MEMBERS[name]()
-    for network in vars(method).values():
-        if isinstance(network, nn.Module):
-            network.double()
-    if isinstance(method, Companioned):
-        method.companion.train()
-    return method, model, Batch.of(images.double(), labels)
+    return method.double().train(), model, Batch.of(images.double(), labels)
 
 
 def explicit(method: Any, model: nn.Module, batch: Batch, threat) -> torch.Tensor:
@@ -69,14 +65,13 @@ def test_awp_equals_moving_the_weights_and_moving_them_back(name, images, labels
     want = explicit(method, model, batch, linf)
     own, own_model, batch = prepared(name, images, labels)
     before = [parameter.clone() for parameter in own_model.parameters()]
-    loss = Awp(gamma=GAMMA, start=0).around(own).loss(own_model, batch, linf, seeded())
+    loss = Awp(gamma=GAMMA, start=0).build(own).loss(own_model, batch, linf, seeded())
     assert all(parameter.grad is None for parameter in own_model.parameters())
     loss.total.backward()
     assert all(torch.equal(a, b) for a, b in zip(own_model.parameters(), before, strict=True))
     assert float(loss.total.detach()) == pytest.approx(float(want), abs=1e-9)
     pairs = [(own_model, model)]
-    if isinstance(method, Companioned):
-        pairs.append((own.companion, method.companion))
+    pairs += zip(own.companions(), method.companions(), strict=True)
     for mine, theirs in pairs:
         for left, right in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert left.grad is not None and right.grad is not None
@@ -86,18 +81,15 @@ def test_awp_equals_moving_the_weights_and_moving_them_back(name, images, labels
     assert float(loss.parts["loss_rise"]) > 0 or name == "lbgat"
 
 
-class HalfSquare:
+class HalfSquare(Method):
     """A method whose loss is half the squared weights of a linear model, so that its gradient is the weights."""
 
-    def craft(self, model, batch, threat, rng):
+    def craft(self, model, batch, threat, rng) -> Tensor:
         return batch.images
 
     def objective(self, model, batch, images_adv) -> Loss:
         outputs = model(torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8))
         return Loss(outputs.square().sum() / 2, {})
-
-    def loss(self, model, batch, threat, rng) -> Loss:
-        return self.objective(model, batch, self.craft(model, batch, threat, rng))
 
 
 def test_the_move_is_as_long_as_gamma_says(images, labels, linf):
@@ -106,7 +98,7 @@ def test_the_move_is_as_long_as_gamma_says(images, labels, linf):
     weight, bias = model.get_parameter("1.weight"), model.get_parameter("1.bias")
     with torch.no_grad():
         bias.zero_()
-    loss = Awp(gamma=0.1, start=0).around(HalfSquare()).loss(model, Batch.of(images, labels), linf, seeded())
+    loss = Awp(gamma=0.1, start=0).build(HalfSquare()).loss(model, Batch.of(images, labels), linf, seeded())
     loss.total.backward()
     assert weight.grad is not None and torch.allclose(weight.grad, 1.1 * weight)
     assert float(loss.parts["loss_rise"]) == pytest.approx((1.1**2 - 1) * float(weight.detach().square().sum()) / 2)
@@ -117,7 +109,7 @@ def test_it_starts_with_its_epoch(images, labels, linf):
     for awp, epoch in ((None, 0), (Awp(gamma=GAMMA, start=2), 1), (Awp(gamma=GAMMA, start=2), 2)):
         method, model, batch = prepared("trades", images, labels)
         if awp is not None:
-            method = awp.around(method)
+            method = awp.build(method)
             method.begin_epoch(epoch)
         losses.append(method.loss(model, batch, linf, seeded()))
     assert torch.equal(losses[0].total, losses[1].total) and float(losses[1].parts["loss_rise"]) == 0
@@ -128,7 +120,7 @@ def test_it_starts_with_its_epoch(images, labels, linf):
 def test_passes_are_counted_and_modes_are_left(images, labels, linf):
     method, model, batch = prepared("pgd_at", images, labels)
     counter = PassCounter(model)
-    Awp(gamma=GAMMA, start=0).around(method).loss(model, batch, linf, seeded()).total.backward()
+    Awp(gamma=GAMMA, start=0).build(method).loss(model, batch, linf, seeded()).total.backward()
     assert counter.take() == {"forward": 24 + 12 + 12, "backward": 24 + 12 + 12}
     assert all(module.training for module in model.modules())
 
@@ -136,34 +128,33 @@ def test_passes_are_counted_and_modes_are_left(images, labels, linf):
 @wrapped
 def test_the_loop_finds_in_it_what_it_finds_in_the_inner_method(name):
     inner = MEMBERS[name]()
-    outer = Awp(gamma=GAMMA, start=0).around(inner)
-    assert isinstance(outer, Companioned) == isinstance(inner, Companioned) == (name == "lbgat")
-    networks = [value for value in vars(inner).values() if isinstance(value, nn.Module)]
-    assert networks == [value for value in vars(outer).values() if isinstance(value, nn.Module)]
-    assert len(networks) == {"lbgat": 1, "hat": 1, "cktat": 1, "kd_swa": 2}.get(name, 0)
+    outer = Awp(gamma=GAMMA, start=0).build(inner)
+    assert outer.companions() == inner.companions() and len(inner.companions()) == int(name == "lbgat")
+    assert outer.networks() == inner.networks()
+    assert len(inner.networks()) == {"lbgat": 1, "hat": 1, "cktat": 1, "kd_swa": 2}.get(name, 0)
 
 
 @pytest.mark.parametrize("name", ["trades", "lbgat", "adr"])
 def test_stopped_and_continued_equals_uninterrupted(name, linf, tmp_path):
     awp = Awp(gamma=GAMMA, start=1)
-    whole, steps = new_run(awp.around(MEMBERS[name]()), linf, tmp_path / "whole", recipe())
+    whole, steps = new_run(awp.build(MEMBERS[name]()), linf, tmp_path / "whole", recipe())
     records = list(steps)
     assert records[1]["loss_rise"] == 0 and records[2]["loss_rise"] != 0
-    _, steps = new_run(awp.around(MEMBERS[name]()), linf, tmp_path / "cut", recipe())
+    _, steps = new_run(awp.build(MEMBERS[name]()), linf, tmp_path / "cut", recipe())
     for _ in range(3):
         next(steps)
     del steps
-    again, steps = new_run(awp.around(MEMBERS[name]()), linf, tmp_path / "cut", recipe())
+    again, steps = new_run(awp.build(MEMBERS[name]()), linf, tmp_path / "cut", recipe())
     assert len(list(steps)) == 2 and again.history == whole.history and again.passes == whole.passes
     left, right = whole._tensors(), again._tensors()
     assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     assert any(key.startswith("method/") for key in left) == (name != "trades")
 
 
-@pytest.mark.parametrize("method", [Standard(label_smoothing=0.0), FreeAt(replays=2, label_smoothing=0.0)])
-def test_a_method_in_one_phase_is_refused(method):
-    with pytest.raises(InputError, match=f"got method {type(method).__name__}, want one that attacks first"):
-        Awp(gamma=GAMMA, start=0).around(method)
+@pytest.mark.parametrize("fields", [Standard(label_smoothing=0.0), FreeAt(replays=2, label_smoothing=0.0)])
+def test_a_method_in_one_phase_is_refused(fields):
+    with pytest.raises(InputError, match=re.escape(f"got method {fields}, want one that attacks first")):
+        Awp(gamma=GAMMA, start=0).build(fields.build())
 
 
 @pytest.mark.parametrize("gamma, start", [(0.0, 0), (0.01, -1)])

@@ -15,7 +15,7 @@ from tests.parts.smoothing_parts import seeded, smoothing
 def test_weights_are_drawn_to_the_mean_of_their_past(tiny, images, labels, linf):
     """w3 times the norm over all parameters, not squared, from the mean of the last two epochs' ends."""
     inner = MEMBERS["pgd_at"]()
-    method = smoothing(weight_centralisation=0.1, weight_clean=0.0, weight_adversarial=0.0).around(inner, Constant(), 9)
+    method = smoothing(weight_centralisation=0.1, weight_clean=0.0, weight_adversarial=0.0).build(inner, Constant(), 9)
     past = []
     for epoch in range(3):
         method.begin_epoch(epoch)
@@ -44,7 +44,7 @@ def test_weights_are_drawn_to_the_mean_of_their_past(tiny, images, labels, linf)
 
 def test_at_the_centre_nothing_pulls(tiny, images, labels, linf):
     inner = MEMBERS["pgd_at"]()
-    method = smoothing(weight_centralisation=1.0, centre_epochs=1).around(inner, Constant(), 9)
+    method = smoothing(weight_centralisation=1.0, centre_epochs=1).build(inner, Constant(), 9)
     method.begin_epoch(0)
     method.loss(tiny, Batch.of(images, labels), linf, seeded())
     method.end_epoch(tiny)

@@ -73,7 +73,7 @@ def test_every_step_of_every_epoch_equals_the_equations(form, tiny, images, labe
     """Uneven batches, a loss that falls fast, slowly and not at all, so that the stride meets both its bounds."""
     fields = smoothing(form=form)
     inner, plain = Scripted(), Plain(fields)
-    method = fields.around(inner, Constant(), 8)
+    method = fields.build(inner, Constant(), 8)
     strides, gated = set(), set()
     for epoch, mean in enumerate((2.0, 1.0, 0.9, 0.874, 0.873, 0.873, 0.9)):
         method.begin_epoch(epoch)
@@ -98,16 +98,14 @@ def test_every_step_of_every_epoch_equals_the_equations(form, tiny, images, labe
 
 def test_the_stride_follows_a_loss_that_falls(tiny, images, labels, linf):
     """|u(t-1) - u(t-2)| without its sign, which the published code keeps: there a falling loss has the least stride."""
-    method = on_course(
-        smoothing(stride_min=0.1, stride_max=9.0).around(MEMBERS["pgd_at"](), Constant(), 9), 1.0, 1.7, 1
-    )
+    method = on_course(smoothing(stride_min=0.1, stride_max=9.0).build(MEMBERS["pgd_at"](), Constant(), 9), 1.0, 1.7, 1)
     parts = method.loss(tiny, Batch.of(images, labels), linf, seeded()).parts
     assert float(parts["smooth_stride"]) == pytest.approx(0.7) == float(parts["smooth_distance"])
 
 
 def test_means_are_constants(tiny, images, labels, linf):
     """No graph reaches from one epoch into the next."""
-    method = smoothing().around(MEMBERS["trades"](), Constant(), 9)
+    method = smoothing().build(MEMBERS["trades"](), Constant(), 9)
     for epoch in range(2):
         method.begin_epoch(epoch)
         method.loss(tiny, Batch.of(images, labels), linf, seeded())
@@ -173,7 +171,7 @@ def test_gradients_equal_brute_force(form, offset, weights, clean, name, images,
         clean_term.backward()
     left, right = gradients(for_loss), gradients(for_clean)
 
-    method = on_course(fields.around(ONE_STEP[name](), Constant(), 9), u, u, u_adversarial)
+    method = on_course(fields.build(ONE_STEP[name](), Constant(), 9), u, u, u_adversarial)
     got = method.loss(model, batch, linf, seeded(5))
     (2 * got.total).backward()
     for key, gradient in gradients(model).items():
@@ -191,7 +189,7 @@ def test_shut_gates_leave_the_method_as_it_is(name, images, labels, linf):
     """Bit for bit and pass for pass, with clean losses from the start."""
     batch, results = Batch.of(images, labels), []
     fields = smoothing(clean="start", stride_min=1e9, stride_max=1e9)
-    plain, wrapped = ONE_STEP[name](), on_course(fields.around(ONE_STEP[name](), Constant(), 9), 0.0, 0.0, 0.0)
+    plain, wrapped = ONE_STEP[name](), on_course(fields.build(ONE_STEP[name](), Constant(), 9), 0.0, 0.0, 0.0)
     for method in (plain, wrapped):
         torch.manual_seed(3)
         model, rng = TinyNet(), seeded(5)
@@ -208,7 +206,7 @@ def test_shut_gates_leave_the_method_as_it_is(name, images, labels, linf):
 )
 def test_what_an_open_gate_costs(form, clean, passes, tiny, images, labels, linf):
     """From the start a batch's pull takes no pass of its own: the attack's way back brings it along."""
-    method = on_course(smoothing(form=form, clean=clean).around(ONE_STEP["fgsm_rs"](), Constant(), 9), 0.0, 0.0, 0.0)
+    method = on_course(smoothing(form=form, clean=clean).build(ONE_STEP["fgsm_rs"](), Constant(), 9), 0.0, 0.0, 0.0)
     counter = PassCounter(tiny)
     loss = method.loss(tiny, Batch.of(images, labels), linf, seeded())
     assert float(loss.parts["smooth_above"]) == 1
@@ -223,11 +221,12 @@ def test_a_graph_at_the_start_survives_the_pass_in_training_mode(form, images, l
     fields = smoothing(form=form, clean="start", stride_min=0.0, stride_max=0.0)
 
     def total(shift: float) -> Tensor:
-        moved, inner = copy.deepcopy(model), ONE_STEP["fgsm_mep"]()
-        assert isinstance(inner, FgsmMep)
+        moved, fields_inner = copy.deepcopy(model), ONE_STEP["fgsm_mep"]().fields
+        assert isinstance(fields_inner, FgsmMep)
+        inner = replace(fields_inner, batch_norm="eval").build()
         with torch.no_grad():
             moved.get_parameter("features.0.weight")[0, 0, 0, 0] += shift
-        method = on_course(fields.around(replace(inner, batch_norm="eval"), Constant(), 9), 0.0, 0.0, 0.0)
+        method = on_course(fields.build(inner, Constant(), 9), 0.0, 0.0, 0.0)
         loss = method.loss(moved, batch, linf, seeded(1)).total
         loss.backward()
         return torch.stack([loss.detach(), gradients(moved)["features.0.weight"][0, 0, 0, 0]])

@@ -45,13 +45,13 @@ class Sawtooth:
 
 def test_a_jump_within_an_epoch_is_found_where_it_is():
     assert jumps(Sawtooth(), 6) == pytest.approx([2.5, 5.0], abs=1e-9)
-    method = smoothing(guard=0).around(MEMBERS["pgd_at"](), Sawtooth(), 6)
+    method = smoothing(guard=0).build(MEMBERS["pgd_at"](), Sawtooth(), 6)
     assert [epoch for epoch in range(6) if epoch not in method.guarded] == [0, 1, 3, 4]
 
 
 def active_epochs(fields: Smoothing, schedule, epochs: int, model: nn.Module, batch: Batch, threat) -> list[int]:
     inner = Scripted()
-    method, found = fields.around(inner, schedule, epochs), []
+    method, found = fields.build(inner, schedule, epochs), []
     for epoch in range(epochs):
         inner.next(12, 1.0 + epoch % 2, seeded(epoch))
         method.begin_epoch(epoch)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.methods.parts.contract import Companioned, Crafting, EpochAware, EpochEnding, Loss, OneStep, Stateful
+from components.methods.parts.contract import Crafting, Loss, OneStep
 from components.numerics import parallel
 from components.schedules.constant import Constant
 from tests.parts.method_members import MEMBERS
@@ -19,10 +19,12 @@ class Remembering(Scripted):
     """A method with everything that a wrapper has to pass on."""
 
     replays = 3
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls, self.companion = torch.zeros(()), nn.Linear(1, 1)
+        self.register_buffer("calls", torch.zeros(()))
+        self.companion = nn.Linear(1, 1)
         self.told: list[object] = []
 
     def begin_epoch(self, epoch: int) -> None:
@@ -31,12 +33,6 @@ class Remembering(Scripted):
     def end_epoch(self, model: nn.Module) -> None:
         self.told.append(model)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"calls": self.calls}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.calls = state["calls"]
-
     def loss(self, model, batch, threat, rng) -> Loss:
         self.calls = self.calls + 1
         return super().loss(model, batch, threat, rng)
@@ -44,20 +40,19 @@ class Remembering(Scripted):
 
 def test_what_the_method_is_to_the_loop_stays(tiny, images, labels, linf):
     inner = Remembering()
-    method = smoothing().around(inner, Constant(), 9)
-    assert isinstance(method, (EpochAware, EpochEnding, Stateful)) and method.replays == 3
-    assert isinstance(method, Companioned) and method.companion is inner.companion
+    method = smoothing().build(inner, Constant(), 9)
+    assert method.replays == 3 and method.companions() == [inner.companion] and "method.calls" in method.state_dict()
     method.begin_epoch(0)
     method.end_epoch(tiny)
     assert inner.told == [0, tiny]
-    wrapped = smoothing(clean="start").around(ONE_STEP["fgsm_rs"](), Constant(), 9)
-    assert not isinstance(wrapped, (OneStep, Crafting, Companioned)) and wrapped.replays == 1
+    wrapped = smoothing(clean="start").build(ONE_STEP["fgsm_rs"](), Constant(), 9)
+    assert not isinstance(wrapped, (OneStep, Crafting)) and not wrapped.networks() and wrapped.replays == 1
 
 
 def test_state_continues_in_the_middle_of_an_epoch(tiny, images, labels, linf, rng):
     """Two objects, the second of which takes over with the first one's state, go on alike bit for bit."""
     fields, batch = smoothing(form="example", weight_centralisation=0.1), Batch.of(images, labels)
-    first, inner = (method := fields.around(scripted := Remembering(), Constant(), 9)), scripted
+    first, inner = (method := fields.build(scripted := Remembering(), Constant(), 9)), scripted
     for epoch in range(3):
         method.begin_epoch(epoch)
         for _ in range(2):
@@ -67,7 +62,7 @@ def test_state_continues_in_the_middle_of_an_epoch(tiny, images, labels, linf, r
     method.begin_epoch(3)
     method.loss(tiny, batch, linf, rng)
     second_inner = Remembering()
-    second = fields.around(second_inner, Constant(), 9)
+    second = fields.build(second_inner, Constant(), 9)
     second.load_state_dict({name: tensor.clone() for name, tensor in first.state_dict().items()})
     second.begin_epoch(3)
     with torch.no_grad():
@@ -82,7 +77,9 @@ def test_state_continues_in_the_middle_of_an_epoch(tiny, images, labels, linf, r
     first.end_epoch(tiny)
     second.end_epoch(tiny)
     states = first.state_dict(), second.state_dict()
-    assert states[0].keys() == states[1].keys() and any(key.startswith("past.1.head") for key in states[0])
+    assert states[0].keys() == states[1].keys() and any(
+        key.startswith("centralisation.past.1/head") for key in states[0]
+    )
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
@@ -92,7 +89,7 @@ def test_state_continues_in_the_middle_of_an_epoch(tiny, images, labels, linf, r
 def test_every_method_can_be_wrapped_or_says_why_not(name, precision, form, tiny, images, labels, linf):
     inner = MEMBERS[name]()
     clean = "start" if isinstance(inner, OneStep) else "pass"
-    method = smoothing(form=form, clean=clean, stride_min=0.0, stride_max=0.0).around(inner, Constant(), 4)
+    method = smoothing(form=form, clean=clean, stride_min=0.0, stride_max=0.0).build(inner, Constant(), 4)
     optimizer = torch.optim.SGD(tiny.parameters(), lr=0.05)
     batch = Batch.of(images, labels)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -117,7 +114,7 @@ def test_every_method_can_be_wrapped_or_says_why_not(name, precision, form, tiny
 def test_gates_and_means_are_those_of_all_processes(tiny, images, labels, linf, monkeypatch):
     """With another process whose losses are 1 higher: the gate sees the mean of both, the gradient is this one's."""
     inner = Scripted()
-    method = on_course(smoothing(weight_adversarial=0.0).around(inner, Constant(), 9), 1.0, 1.0, 1.0)
+    method = on_course(smoothing(weight_adversarial=0.0).build(inner, Constant(), 9), 1.0, 1.0, 1.0)
     inner.clean = torch.full((4,), 0.99, dtype=torch.float64, requires_grad=True)
     inner.adversarial = torch.ones(4, dtype=torch.float64, requires_grad=True)
     batch = Batch.of(images[:4], labels[:4])
@@ -148,7 +145,7 @@ def test_fields_without_sense_are_refused(changes, message):
 
 def test_start_is_for_one_step_methods(tiny, images, labels, linf):
     with pytest.raises(InputError, match=r"got clean 'start', want 'pass' around PgdAt\(.*no one-step method"):
-        smoothing(clean="start").around(MEMBERS["pgd_at"](), Constant(), 3)
-    method = smoothing().around(MEMBERS["standard"](), Constant(), 3)
+        smoothing(clean="start").build(MEMBERS["pgd_at"](), Constant(), 3)
+    method = smoothing().build(MEMBERS["standard"](), Constant(), 3)
     with pytest.raises(InputError, match=r"Standard\(.* has no adversarial losses"):
         method.loss(tiny, Batch.of(images, labels), linf, seeded())

@@ -1,12 +1,20 @@
-"""What loops ask of family members: an attack's images, a method's loss with its parts, the state of what remembers."""
+"""What the loop asks of a training method: a module with a loss; and what some methods are besides.
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+A member of `methods`, `wrappers` or `distillation` is a frozen dataclass of fields, the keys of params.yaml, whose
+`build` makes the module. What a member needs, its `build` asks for by these names: `clean_teacher` and
+`robust_teacher`, trained networks; a wrapper for the `method` that it goes around, and where it follows the learning
+rate for the `schedule` and the number of `epochs`.
+"""
+
+import inspect
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.errors import InputError
+from components.numerics.losses import hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -24,26 +32,99 @@ class Loss(NamedTuple):
     clean: Tensor | None = None
 
 
-class Method(Protocol):
-    """A batch -> the loss; modes and `.grad` are left as found."""
+class Method(nn.Module):
+    """A training method: what it remembers are buffers, a network that learns beside the model is a child, a trained
+    network that it learns from is a child within `Teacher`, a method that it goes around is a child too.
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss: ...
+    The loop steps `replays` times on each batch.
+    """
+
+    replays: int = 1
+
+    def __init__(self, fields: Any = None) -> None:
+        super().__init__()
+        self.fields = fields
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        """A batch -> the loss; modes and `.grad` are left as found. As it stands here, that of a `Crafting` method."""
+        if isinstance(self, Relabelling):
+            batch = self.relabelled(model, batch)
+        assert isinstance(self, Crafting), f"{self} needs a loss of its own, or craft and objective"
+        return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """For a method that changes with the epochs, which are counted from 0."""
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """For a method that takes stock after an epoch's last step."""
+
+    def networks(self) -> list[nn.Module]:
+        """The teachers and the companions, and those of the method inside."""
+        networks: list[nn.Module] = []
+        for child in self.children():
+            if isinstance(child, Method):
+                networks += child.networks()
+            elif next(child.parameters(), None) is not None:
+                networks.append(child)
+        return networks
+
+    def companions(self) -> list[nn.Module]:
+        """The networks that learn beside the model: one optimizer holds them all."""
+        return [network for network in self.networks() if not isinstance(network, Teacher)]
+
+    def layers(self) -> dict[str, str]:
+        """The wrappers by their kind, from the outside in, and last the method inside, as `method`: what the names of
+        each one's own tensors begin with in `state_dict`."""
+        inside = [(name, child) for name, child in self.named_children() if isinstance(child, Method)]
+        if not inside:
+            return {"method": ""}
+        ((name, child),) = inside
+        return {type(self).__name__: ""} | {kind: f"{name}.{prefix}" for kind, prefix in child.layers().items()}
+
+    def __repr__(self) -> str:
+        return type(self).__name__ if self.fields is None else repr(self.fields)
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """Something whose next answer depends on its past: checkpoints hold its `state_dict`, so that resume is exact."""
+class Fields(Protocol):
+    """The fields of a member, which build its module from what it asks for."""
 
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def build(self, *args: Any, **kwargs: Any) -> Method: ...
 
 
-@runtime_checkable
-class EpochAware(Protocol):
-    """A method that changes with the epochs, which are counted from 0."""
+def needs(fields: Fields) -> tuple[str, ...]:
+    """What `fields.build` asks for, by name."""
+    return tuple(inspect.signature(fields.build).parameters)
 
-    def begin_epoch(self, epoch: int) -> None: ...
+
+class Teacher(nn.Module):
+    """A trained network as a child of a method: images [N, C, H, W] -> logits [N, K].
+
+    It is frozen, stays in evaluation mode and is in no `state_dict`: its file's hash stands in a run's key.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.register_state_dict_post_hook(_leave_out)  # pyright: ignore[reportUnknownMemberType]
+        self.register_load_state_dict_pre_hook(_put_in)  # pyright: ignore[reportUnknownMemberType]
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Evaluation mode, whatever `mode` is."""
+        return super().train(False)
+
+
+def _leave_out(teacher: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        del state[name]
+
+
+def _put_in(teacher: Teacher, state: dict[str, Any], prefix: str, *_: object) -> None:
+    # Its own tensors, so that torch misses none.
+    state.update(teacher.network.state_dict(prefix=f"{prefix}network."))
 
 
 @runtime_checkable
@@ -51,13 +132,6 @@ class Annealed(Protocol):
     """A method whose numbers move from one end of the run to the other: its `epochs` are the recipe's."""
 
     epochs: int
-
-
-@runtime_checkable
-class EpochEnding(Protocol):
-    """A method that takes stock after an epoch's last step."""
-
-    def end_epoch(self, model: nn.Module) -> None: ...
 
 
 @runtime_checkable
@@ -70,6 +144,11 @@ class Crafting(Protocol):
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss: ...
+
+
+def attacked(self: Method, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+    """The phase `craft` of methods whose field `attack` is all there is to it."""
+    return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
 
 
 @runtime_checkable
@@ -90,35 +169,17 @@ class OneStep(Protocol):
     `start` with the model in the mode `batch_norm` (`keeps_graph`: with the graph of its logits).
     """
 
-    batch_norm: Literal["eval", "train"]
-    keeps_graph: bool
+    @property
+    def batch_norm(self) -> Literal["eval", "train"]: ...
+
+    @property
+    def keeps_graph(self) -> bool: ...
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
     def loss_from(
         self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng
     ) -> Loss: ...
-
-
-@runtime_checkable
-class Replaying(Protocol):
-    """A method that steps `replays` times on each batch."""
-
-    replays: int
-
-
-@runtime_checkable
-class Companioned(Protocol):
-    """A method that trains a second network beside the model: one optimizer holds both, checkpoints too."""
-
-    companion: nn.Module
-
-
-@runtime_checkable
-class Guided(Protocol):
-    """A recipe that becomes a method once it has the clean teacher (frozen, in evaluation mode)."""
-
-    def guided_by(self, clean_teacher: nn.Module) -> Method: ...
 
 
 def one_class(labels: Tensor, method: str) -> Tensor:

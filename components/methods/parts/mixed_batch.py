@@ -5,7 +5,7 @@ Kurakin et al., arXiv 1611.01236, section 3 (algorithm 1).
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -16,10 +16,10 @@ from components.attacks.parts.objectives import Aim
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Fractional, Ratio, Real
-from components.methods.parts.contract import Loss
+from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Rng, subset, uniform
+from components.numerics.random_numbers import Noise, Rng, seed_of, subset, uniform
 from components.threats.parts.threat import Threat
 
 InnerAttack = Literal["fgsm", "fgsm_predicted", "step_ll", "step_rnd", "bim", "iter_ll"]
@@ -134,24 +134,70 @@ def _num_images(batch: Batch) -> int:
     return batch.total or len(batch.images)
 
 
-class Clock:
-    """Counts a method's steps up to the first that attacks; its one number is part of checkpoints."""
+class MixedFields(Protocol):
+    """What the fields of methods with mixed batches have in common."""
+
+    @property
+    def mix(self) -> Mix: ...
+
+    @property
+    def delay(self) -> int: ...
+
+    @property
+    def label_smoothing(self) -> float: ...
+
+
+class MixedMethod(Method):
+    """The loss of mixed batches after `delay` steps on clean images alone; it remembers the number of steps made.
+
+    Attacks come from the model or, where there is a teacher, from either; which one follows from seed and step.
+    """
+
+    fields: MixedFields
+
+    def __init__(self, fields: MixedFields, clean_teacher: nn.Module | None = None) -> None:
+        super().__init__(fields)
+        self.clock = Clock()
+        self.clean_teacher = None if clean_teacher is None else Teacher(clean_teacher)
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        mix, step, smoothing = self.fields.mix, self.clock.tick(), self.fields.label_smoothing
+        if step < self.fields.delay:
+            return mix.clean_loss(model, batch, smoothing)
+        source = self.clean_teacher if self.clean_teacher is not None and transfers(step, rng) else model
+        return mix.loss(model, batch, mix.craft(source, batch, threat, rng), smoothing)
+
+
+class Clock(nn.Module):
+    """Counts a method's steps."""
+
+    steps: Tensor
 
     def __init__(self) -> None:
-        # On the CPU whatever the model's device, so that asking it waits for nothing.
-        self.steps = torch.zeros((), dtype=torch.int64)
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._known: int | None = 0
+        self.register_load_state_dict_post_hook(_forget_known)  # pyright: ignore[reportUnknownMemberType]
 
     def tick(self) -> int:
-        """How many steps came before this one."""
-        steps = int(self.steps)
-        self.steps = self.steps + 1
-        return steps
+        """How many steps came before this one. Waits for the device at the first after a state was loaded, no more."""
+        before = int(self.steps) if self._known is None else self._known
+        self._known = before + 1
+        self.steps.fill_(self._known)
+        return before
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"steps": self.steps}
+    def forget_known(self) -> None:
+        """The buffer alone is right from here on."""
+        self._known = None
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.steps = state["steps"].cpu()
+
+def _forget_known(clock: Clock, _: object) -> None:
+    clock.forget_known()
+
+
+def transfers(step: int, rng: Rng) -> bool:
+    """Whether this step's attacks come from the teacher: a fair coin, thrown on the CPU so that nothing waits."""
+    return bool(Noise(seed_of(rng), torch.tensor([step])).uniform(()) < 0.5)
 
 
 def require_delay(delay: int) -> None:
