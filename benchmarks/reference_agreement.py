@@ -157,9 +157,8 @@ def reference(model: nn.Module, threat: Threat, budget: Budget, seed: int) -> di
     """The reference's four as its class for the standard evaluation sets them up: images, labels -> images_adv."""
     from pyautoattack import AutoAttack
 
-    four = AutoAttack(
-        model, norm=REFERENCE_NAMES[type(threat.norm)], eps=threat.radius, seed=seed, version="standard", device="cpu"
-    )
+    norm = REFERENCE_NAMES[type(threat.norm)]
+    four = AutoAttack(model, norm=norm, eps=threat.radius, seed=seed, version="standard", device="cpu")
     four.apgd.loss, four.fab.targeted = "ce", True
     for attack in (four.apgd, four.apgd_targeted, four.fab):
         attack.n_iter = budget.steps

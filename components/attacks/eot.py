@@ -1,5 +1,8 @@
 """Expectation over randomness: an attack on the mean of a model that answers at random (Athalye et al., 1802.00420)."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from typing import Annotated, Any
 
 import torch

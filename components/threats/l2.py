@@ -1,5 +1,8 @@
 """L2: the Euclidean length of the change of an image, pixels from 0 to 1."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,5 +1,8 @@
 """L∞: every number of an image may change by the radius."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from components.foundation.provenance import code_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
-FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules")
+FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules", "threats")
 # A folder imports folders of lower floors, and of its own floor none but itself.
 FLOORS = (
     ("foundation",),
@@ -46,15 +46,25 @@ TRAINED = ("train_clean_teacher", "train_robust_teacher", "distill_student")
 MEMBERS = {
     "fetch_data": {"datasets": ["fetch_data.dataset"]},
     **{
-        stage: {"models": [f"{stage}.model"], "methods": [f"{stage}.method"], "schedules": [f"{stage}.schedule"]}
+        stage: {
+            "models": [f"{stage}.model"],
+            "methods": [f"{stage}.method"],
+            "schedules": [f"{stage}.schedule"],
+            "threats": ["threat"],
+        }
         for stage in TRAINED[:2]
     },
     "distill_student": {
         "models": [f"{stage}.model" for stage in TRAINED],
         "distillation": ["distill_student.method"],
         "schedules": ["distill_student.schedule"],
+        "threats": ["threat"],
     },
-    "evaluate_attacks": {"models": [f"{stage}.model" for stage in TRAINED], "attacks": ["evaluate_attacks.attacks.*"]},
+    "evaluate_attacks": {
+        "models": [f"{stage}.model" for stage in TRAINED],
+        "attacks": ["evaluate_attacks.attacks.*"],
+        "threats": ["threat"],
+    },
 }
 
 
@@ -151,6 +161,22 @@ def test_no_implementation_inheritance_in_families():
                     assert bases <= allowed or "Protocol" in bases, (path, node.name)
 
 
+def test_nobody_asks_which_norm_it_is():
+    """No text outside the family is a norm's name, but for the words of reports, which have an entry for every norm."""
+    norms = table_names("threats")
+    assert {"linf", "l2", "l1"} <= norms
+    for path in SOURCES:
+        name = name_of(path)
+        if name.startswith("components/threats/") or name == "components/reports/wording.py":
+            continue
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not norms & {text for text in texts if isinstance(text, str)}, f"{name} knows a norm by its name"
+        kinds = {f"components.threats.{norm}" for norm in norms}
+        assert not kinds & set(imports(path)), f"{name} imports a norm"
+    for path in (ROOT / "components").rglob("*.j2"):
+        assert not re.search("|".join(f"['\"]{norm}['\"]" for norm in norms), path.read_text()), path
+
+
 def test_no_drawers_and_no_deep_folders():
     forbidden = {"utils.py", "common.py", "helpers.py", "base.py", "misc.py"}
     for path in SOURCES:
@@ -178,7 +204,8 @@ def selected(key: str) -> list[str]:
     found: list = [params()]
     for part in key.split("."):
         found = [value for one in found for value in (one.values() if part == "*" else [one[part]])]
-    return [one["name"] for one in found]
+    # A threat model is named by its norm.
+    return [one["norm"] if "norm" in one else one["name"] for one in found]
 
 
 def executed(stage: str) -> set[str]:

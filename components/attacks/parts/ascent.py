@@ -1,5 +1,8 @@
 """Projected gradient ascent on the input: the one loop behind FGSM, PGD, CW and the attacks inside training."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -1,5 +1,8 @@
 """The way to a hyperplane inside the pixel range, in the norms in which all pixels move at once."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Callable
 from typing import NamedTuple
 

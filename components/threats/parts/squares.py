@@ -1,5 +1,8 @@
 """The moves of the Square attack (Andriushchenko et al., arXiv 1912.00049): starts, squares and what they change."""
 
+# torch leaves the types of some functions open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache

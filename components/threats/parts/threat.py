@@ -108,7 +108,7 @@ class Balls(NamedTuple):
         # Written so that NaN fails too; on a GPU the check waits in the stream, so that no step waits for the host.
         inside = (sizes <= allowed).all() & (low >= 0) & (high <= 1)
         message = f"an attack left the ball of {self.norm.name} {self.epsilon} or the pixel range [0, 1]"
-        torch._assert_async(inside, message)  # pyright: ignore[reportPrivateImportUsage]
+        torch._assert_async(inside, message)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
         return images_adv
 
 
