@@ -35,7 +35,7 @@ from components.tracking.journal_files import (
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 ROOT = Path(".temper")
-SEND_LATER = "python -m components.tracking.mlflow_runs send"
+SEND_LATER = "temper records send"
 # The last stage of a pipeline run waits this long for its records to be sent: MLflow's import and a model's upload.
 # Others only look whether something is in the way, since the forwarder stays on duty.
 WAIT_SECONDS, GLANCE_SECONDS = 60, 2

@@ -5,8 +5,6 @@ Its command line, `python -m components.tracking.mlflow_runs`:
     follow FOLDER           what a stage starts: forwards a pipeline run's journals as they grow
     send                    sends what has not been sent
     status                  says what has not been sent
-    fetch REF FOLDER        fetches the evaluation of a run or of a registered model
-    promote REF             gives a registered model an alias, if rules allow it
     fetch-model URI FOLDER  fetches the file of a model
 
 Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.errors import InputError
-from components.tracking import delivery, registry
+from components.tracking import delivery
 from components.tracking import download as model_download
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import pipeline_status, stage_of
@@ -306,7 +304,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m components.tracking.mlflow_runs", description="Records in MLflow.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     delivery.add_commands(commands, place(), connect)
-    registry.add_commands(commands, place(), open_client)
     model_download.add_commands(commands, place(), open_client, download)
     given = parser.parse_args(arguments)
     try:

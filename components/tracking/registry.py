@@ -5,7 +5,6 @@ pipeline's run as their parent. Where the evaluation was up to date and did not 
 model file is it.
 """
 
-import argparse
 import json
 import re
 import tempfile
@@ -16,11 +15,8 @@ from typing import Any, NamedTuple
 from components.foundation.errors import InputError
 from components.tracking.delivery import Unreachable, first_line
 
-Ask = Callable[[Callable[[Any], Any]], Any]
-
 FILES = ("evaluation.json", "outcomes.safetensors")
 TRUSTED = "trusted"
-REFUSED = 1
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})")
 
@@ -40,28 +36,6 @@ class Bar(NamedTuple):
     min_clean: float | None
     min_worst_case: float | None
     not_worse: bool
-
-
-def add_commands(commands: Any, place: str, connect: Callable[[str], Any]) -> None:
-    """Adds `fetch` and `promote` to a command line; `run` is what each does, to an exit code."""
-
-    def ask(question: Callable[[Any], Any]) -> Any:
-        return answered(question, place, connect)
-
-    reference = "an MLflow run, models:/NAME/VERSION or models:/NAME@ALIAS"
-    parser = commands.add_parser("fetch", help="fetch the evaluation of a run or of a registered model")
-    parser.add_argument("reference", metavar="REF", help=reference)
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.set_defaults(run=lambda given: _fetch(given, ask))
-    parser = commands.add_parser("promote", help="give a registered model an alias, if rules allow it")
-    parser.add_argument("reference", metavar="REF", help=reference)
-    parser.add_argument("--alias", default="champion", help="default: champion")
-    for name in ("clean", "worst-case"):
-        parser.add_argument(
-            f"--min-{name}", type=_share, metavar="SHARE", help="least lower bound of its 95 %% interval"
-        )
-    parser.add_argument("--not-worse-than-champion", action="store_true", help="compare with who has the alias now")
-    parser.set_defaults(run=lambda given: _promote(given, ask))
 
 
 def answered(question: Callable[[Any], Any], place: str, connect: Callable[[str], Any]) -> Any:
@@ -115,7 +89,7 @@ def fetch(client: Any, source: Source, folder: Path) -> str | None:
         others |= dict.fromkeys(models)
     if others:
         raise InputError(f"{source.title}: its pipeline evaluated {', '.join(others)}, none of which is this version")
-    unsent = "it had none, or it is not sent yet: python -m components.tracking.mlflow_runs send"
+    unsent = "it had none, or it is not sent yet: temper records send"
     raise InputError(f"{source.title}: its pipeline has no {' and '.join(FILES)} in MLflow ({unsent})")
 
 
@@ -212,34 +186,3 @@ def _against_present(client: Any, source: Source, alias: str, candidate: Any, fo
             if difference.value < 0 and difference.p < comparison.SIGNIFICANT:
                 return said[-1], True
     return said[0], False
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text}, want a share from 0 to 1")
-    return value
-
-
-def _fetch(given: argparse.Namespace, ask: Ask) -> int:
-    def fetched(client: Any) -> dict[str, Any]:
-        source = resolve(client, given.reference)
-        return {"title": source.title, "model": fetch(client, source, given.folder)}
-
-    print(json.dumps(ask(fetched)))
-    return 0
-
-
-def _promote(given: argparse.Namespace, ask: Ask) -> int:
-    bar = Bar(given.alias, given.min_clean, given.min_worst_case, given.not_worse_than_champion)
-
-    def promoted(client: Any) -> tuple[str, list[str], list[str]]:
-        source = resolve(client, given.reference)
-        return source.title, *promote(client, source, bar)
-
-    title, failed, passed = ask(promoted)
-    if failed:
-        print(f"refused: {title} does not become {bar.alias}: {'; '.join(failed)}")
-        return REFUSED
-    print(f"{title} is {bar.alias}: {'; '.join(passed)}")
-    return 0

@@ -135,9 +135,7 @@ def _publish(run: Run, stages: Mapping[str, Stage], states: Mapping[str, State[A
 def _send_records(run: Run) -> None:
     answer = _component(run.root, run.environment, "components.tracking.mlflow_runs", "send")
     if answer.returncode:
-        get_run_logger().warning(
-            "records for the tracker are still unsent; later: python -m components.tracking.mlflow_runs send"
-        )
+        get_run_logger().warning("records for the tracker are still unsent; later: temper records send")
 
 
 def _component(root: Path, ids: Mapping[str, str], *module: str) -> subprocess.CompletedProcess[str]:

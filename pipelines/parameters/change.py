@@ -1,9 +1,5 @@
-"""Changes params.yaml: a whole preset, single keys, both checked before a stage starts.
+"""Changes params.yaml: a whole preset, single keys, both checked before a stage starts."""
 
-python -m pipelines.parameters.change --preset cifar10_fast --set distill_student.recipe.epochs=10
-"""
-
-import argparse
 import io
 import os
 import shutil
@@ -19,7 +15,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from components.foundation.errors import InputError
-from pipelines.parameters.presets import PRESETS, preset_text
+from pipelines.parameters.presets import preset_text
 
 PARAMS = "params.yaml"
 
@@ -150,29 +146,3 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --preset and --set, which every command that changes parameters shares."""
-    parser.add_argument("--preset", metavar="NAME", help=f"replace {PARAMS} by {PRESETS}/NAME.yaml first")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help="set one key; repeatable"
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Changes and checks params.yaml without running anything; 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.parameters.change", description=main.__doc__)
-    add_arguments(parser)
-    given = parser.parse_args(arguments)
-    try:
-        change(Path.cwd(), given.preset, given.assignments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{PARAMS}: {given.preset or 'as it was'}" + "".join(f", {one}" for one in given.assignments))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
