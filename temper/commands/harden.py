@@ -20,8 +20,9 @@ def harden(
 ) -> None:
     """Run what is stale, from data to report.
 
-    dvc.yaml says what there is to run. The run is a Prefect flow and ends with the result table. Without PREFECT_API_URL, Prefect starts a temporary server for it. Exit status: 0 when
-    every stage completed, 1 when one failed, 2 for a mistake, 130 when interrupted.
+    dvc.yaml says what there is to run. The run is a Prefect flow and ends with the result table. Without
+    PREFECT_API_URL, Prefect starts a temporary server for it. Exit status: 0 when every stage completed, 1 when one
+    failed, 2 for a mistake, 130 when interrupted.
     """
     from pipelines.harden import run
 

@@ -79,6 +79,6 @@ def schema(
     """Explain every key of params.yaml.
 
     Its type, its range, the values of the presets, and what it means."""
-    from components.commands import schema as generator
+    from temper import schema as generator
 
     print(generator.json_schema() if json else generator.markdown(), end="")

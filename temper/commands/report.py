@@ -17,9 +17,7 @@ class ShowsByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["show", *args])
 
 
-app = typer.Typer(
-    rich_markup_mode=None, cls=ShowsByDefault, help="Show a report, or what changed between two."
-)
+app = typer.Typer(rich_markup_mode=None, cls=ShowsByDefault, help="Show a report, or what changed between two.")
 
 
 @app.command()

@@ -1,0 +1,234 @@
+"""What params.yaml may hold, written out: docs/parameters.md for people, a JSON Schema for editors."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.attacks import ATTACKS
+from components.datasets import DATASETS
+from components.distillation import DISTILLATIONS
+from components.evaluation.cascades import NAMES as CASCADES
+from components.evaluation.suite import EvaluationSection
+from components.foundation.errors import InputError
+from components.foundation.params import MAX_SEED, Ratio, member, typed
+from components.methods import METHODS
+from components.models import MODELS
+from components.ntk.probe import ProbeSchedule
+from components.numerics.compute import Compute
+from components.numerics.parallel import Parallel
+from components.schedules import SCHEDULES
+from components.stages import SHARED, distill_student, fetch_data, normalize_data, report
+from components.stages.training_stage import TrainingSection
+from components.threats.parts.threat import Threat
+from pipelines.parameters.presets import preset_text, presets
+from temper.defaults import attack_fields, method_fields
+from temper.keys import Key, object_of, of_class, of_type
+
+ROOT = Path(__file__).parents[1]
+BASE = "digits"
+# Values of a key that the page shows, and the mark of a key that a recipe does not have.
+MOST, ABSENT = 5, object()
+FAMILIES: dict[str, Mapping[str, Any]] = {
+    "models": MODELS,
+    "methods": METHODS,
+    "distillations": DISTILLATIONS,
+    "schedules": SCHEDULES,
+    "attacks": ATTACKS,
+    "datasets": DATASETS,
+}
+# Members whose fields name members.
+WRAPPED = {"eot": {"attack": ("attacks", False)}}
+TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
+HEAD = """\
+# Parameters
+
+Every key of `params.yaml`. This page is generated from the code: `temper params schema > docs/parameters.md`.
+For an editor: `temper params schema --json > params.schema.json`.
+
+**Range** is what the checks accept when all other keys are as in a recipe of `presets/`. **Recipes** are values in
+`presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
+"""
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """The complete recipes of presets/ by name, the default first."""
+    names = sorted(presets(ROOT), key=lambda name: (name != BASE, name))
+    return {name: yaml.safe_load(preset_text(ROOT, name)) for name in names}
+
+
+def sections() -> dict[str, Key]:
+    """The top-level keys of params.yaml."""
+    base = recipes()[BASE]
+    training = {"model": ("models", False), "schedule": ("schedules", False)}
+    method, taught = {"method": ("methods", False)}, {"method": ("distillations", False)}
+    found = {"seed": Key("integer", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, allowed="at least 0")}
+    for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", Threat), ("ntk", ProbeSchedule)):
+        found[name] = _section(kind, base[name])
+    found["fetch_data"] = _section(fetch_data.Section, base["fetch_data"], {"dataset": ("datasets", False)})
+    found["normalize_data"] = _section(normalize_data.Section, base["normalize_data"])
+    own = {
+        TRAINING[0]: {},
+        TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=_comments()["train_robust_teacher.warm_start"])},
+        TRAINING[2]: {"required": _section(distill_student.Required, base["distill_student"]["required"])},
+    }
+    for name in TRAINING:
+        values = {key: value for key, value in base[name].items() if key not in own[name]}
+        section = _section(TrainingSection, values, training | (taught if name == TRAINING[2] else method))
+        children = own[name] | section.children
+        found[name] = replace(section, children=children)
+    attacks = {"attacks": ("attacks", True), "cascade": ("attacks", True)}
+    evaluation = _section(EvaluationSection, base["evaluate_attacks"], attacks)
+    grid = evaluation.children["grid"]
+    inner = {"attacks": replace(grid.children["attacks"], words="named attacks", family="attacks", many=True)}
+    cascade = replace(evaluation.children["cascade"], words=f"{', '.join(CASCADES)}, or named attacks")
+    children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
+    found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
+    found["report"] = _section(report.Section, base["report"])
+    return {name: _explained(key, name) for name, key in found.items()}
+
+
+def _section(kind: type, values: Any, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
+    children = of_class(kind, typed(kind, values, kind.__name__), families)
+    return Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
+
+
+def members(family: str) -> dict[str, Key]:
+    """The members of a family, each with its keys."""
+    samples = _samples()
+    found = {}
+    for name, kind in FAMILIES[family].items():
+        sample = next((made for spec in samples if (made := _made(kind, spec, name)) is not None), None)
+        children = of_class(kind, sample, WRAPPED.get(name)) if is_dataclass(kind) else {}
+        found[name] = Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
+    return found
+
+
+def _made(kind: Any, spec: Mapping[str, Any], name: str) -> Any:
+    """The member that a mapping in a recipe stands for, or None where it is another one's or without a name."""
+    try:
+        return member({name: kind}, spec, name) if spec.get("name", name) == name else None
+    except InputError:
+        return None
+
+
+def _samples() -> list[dict[str, Any]]:
+    """Every mapping in every recipe, and the defaults of the Python API: fields that ranges are found by changing."""
+
+    def walk(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            yield value
+            for inner in value.values():
+                yield from walk(inner)
+
+    return [*(found for recipe in recipes().values() for found in walk(recipe) if "name" in found), *_defaults()]
+
+
+def _defaults() -> Iterator[dict[str, Any]]:
+    threat = Threat(norm="linf", epsilon=Ratio(8, 255))
+    for fields in (attack_fields(threat), method_fields(threat, epochs=30)):
+        yield from ({"name": name, **told} for name, told in fields.items())
+
+
+def _comments() -> dict[str, str]:
+    """The comments of the default recipe, by dotted key."""
+    found, above = {}, []
+    for line in preset_text(ROOT, BASE).splitlines():
+        matched = re.match(r"( *)(\w+):(?:.*?\s#\s*(.*))?", line)
+        if matched:
+            above = [*above[: len(matched[1]) // 2], matched[2]]
+            if matched[3]:
+                found[".".join(above)] = matched[3]
+    return found
+
+
+def _explained(key: Key, path: str) -> Key:
+    """The key with the default recipe's comment where the code says nothing of it."""
+    told = _comments().get(path, "")
+    children = {name: _explained(child, f"{path}.{name}") for name, child in key.children.items()}
+    return replace(key, meaning=key.meaning or told, children=children)
+
+
+def json_schema() -> str:
+    """A JSON Schema of params.yaml, by which an editor completes and checks."""
+    definitions = {
+        family: {"oneOf": [_member_schema(name, key) for name, key in members(family).items()]} for family in FAMILIES
+    }
+    top = {name: replace(key, schema=_schema(key)) for name, key in sections().items()}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "params.yaml of Temper"}
+    return json.dumps(head | object_of(top) | {"$defs": definitions}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _member_schema(name: str, key: Key) -> dict[str, Any]:
+    named = Key("text", {"const": name}, key.meaning)
+    return object_of({"name": named, **{n: replace(k, schema=_schema(k)) for n, k in key.children.items()}})
+
+
+def _schema(key: Key) -> dict[str, Any]:
+    one = {"$ref": f"#/$defs/{key.family}"}
+    if key.many:
+        many = {"type": "object", "additionalProperties": one}
+        return many if key.words.startswith("named") else {"anyOf": [{"enum": list(CASCADES)}, many]}
+    if key.family:
+        return one
+    if key.words == "mapping" and key.children:
+        return object_of({name: replace(child, schema=_schema(child)) for name, child in key.children.items()})
+    return key.schema
+
+
+def markdown() -> str:
+    """docs/parameters.md."""
+    tops, blocks = sections(), [HEAD]
+    values = recipes()
+    general = {name: key for name, key in tops.items() if not key.children or name in SHARED}
+    blocks += ["## General\n", *_table(general, values, [""])]
+    for name, key in tops.items():
+        if name not in general and name not in TRAINING:
+            blocks += [f"## {name}\n", f"{key.meaning}\n", *_table(key.children, values, [name])]
+    merged = {name: child for top in TRAINING for name, child in tops[top].children.items()}
+    method = replace(merged["method"], words="one of the methods (of the distillations for the student)")
+    blocks += [f"## {', '.join(TRAINING)}\n", f"{tops[TRAINING[0]].meaning}\n"]
+    blocks += _table(merged | {"method": method}, values, TRAINING)
+    for family in FAMILIES:
+        blocks += [f"## {family.capitalize()}\n"]
+        for name, key in members(family).items():
+            blocks += [f"### {family}: {name}\n", f"{key.meaning}\n"]
+            blocks += _table(key.children, {}, []) if key.children else []
+    return "\n".join(blocks).rstrip() + "\n"
+
+
+def _table(children: Mapping[str, Key], values: Mapping[str, Any], above: Sequence[str]) -> list[str]:
+    """Rows of all keys below, and what the recipes have there, under any of the sections `above`."""
+    head = ["| key | type | range |" + (" recipes |" if above else "") + " meaning |"]
+    rows = [head[0], re.sub(r"[^|]+", " --- ", head[0])]
+    for path, key in _flat(children):
+        cells = [f"`{path}`", key.words + ("" if key.required else ", optional"), key.allowed]
+        if above:
+            cells.append(_seen(path, values, above))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, key.meaning]) + " |")
+    return [*rows, ""]
+
+
+def _flat(children: Mapping[str, Key], above: str = "") -> Iterator[tuple[str, Key]]:
+    for name, key in children.items():
+        yield above + name, key
+        yield from _flat(key.children, f"{above}{name}.")
+
+
+def _seen(path: str, values: Mapping[str, Any], above: Sequence[str]) -> str:
+    """The different values of a key in the recipes; of mappings nothing, since their keys have rows of their own."""
+    found: list[str] = []
+    for recipe in values.values():
+        for section in above:
+            value: Any = recipe
+            for part in [*filter(None, [section]), *path.split(".")]:
+                value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
+            if value is not ABSENT and not isinstance(value, dict):
+                shown = json.dumps(value) if isinstance(value, list | bool | type(None)) else str(value)
+                found += [] if shown in found else [shown]
+    more = ", …" if len(found) > MOST else ""
+    return ", ".join(f"`{one}`" for one in found[:MOST]) + more
