@@ -10,6 +10,7 @@ from fractions import Fraction
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from components.attacks.pgd import Pgd
 from components.foundation.params import Ratio
 
 # What a range is asked with: below zero, zero, just above, the usual shares and bounds, just above one, large.
@@ -34,17 +35,18 @@ class Key:
     many: bool = False
 
 
-def of_class(kind: type, sample: Any, families: Mapping[str, tuple[str, bool]] | None = None) -> dict[str, Key]:
-    """The keys of a dataclass. `sample`, a valid instance, is what ranges are found by changing; None finds none.
+def of_class(
+    kind: type, example: Callable[[type], Any], families: Mapping[str, tuple[str, bool]] | None = None
+) -> dict[str, Key]:
+    """The keys of a dataclass. `example` gives a valid instance, by changing which ranges are found, or None.
 
     `families` says which fields name members: field to the family and whether there may be many.
     """
-    hints, told, found = get_type_hints(kind, include_extras=True), meanings(kind), {}
+    hints, told, found, sample = get_type_hints(kind, include_extras=True), meanings(kind), {}, example(kind)
     for one in fields(kind):
         needed = one.default is MISSING and one.default_factory is MISSING
         family, many = (families or {}).get(one.name, ("", False))
-        value = getattr(sample, one.name, None)
-        key = Key("", {}) if family else of_type(hints[one.name], value)
+        key = Key("", {}) if family else of_type(hints[one.name], example)
         accepts = None if sample is None else lambda new, name=one.name: _accepts(sample, name, new)
         allowed, bounds = _range(hints[one.name], accepts)
         words = f"named {family}" if many else f"one of the {family}" if family else key.words
@@ -52,7 +54,7 @@ def of_class(kind: type, sample: Any, families: Mapping[str, tuple[str, bool]] |
             key,
             words=words,
             schema=key.schema | bounds,
-            meaning=told.get(one.name, ""),
+            meaning=told[one.name] or GLOSSARY.get(one.name, ""),
             allowed=allowed,
             required=needed,
             family=family,
@@ -61,32 +63,98 @@ def of_class(kind: type, sample: Any, families: Mapping[str, tuple[str, bool]] |
     return found
 
 
-def of_type(kind: Any, value: Any = None) -> Key:
+def of_type(kind: Any, example: Callable[[type], Any] = lambda kind: None) -> Key:
     """The key of a type annotation. Error: a kind of annotation that params.yaml has not had so far."""
     if get_origin(kind) is Annotated:
         inner = get_args(kind)[0]
         if inner is Ratio:
             return Key("fraction", {"type": ["string", "number"]})
-        return Key("number", {"type": ["number", "string"]}) if inner is float else of_type(inner, value)
+        return Key("number", {"type": ["number", "string"]}) if inner is float else of_type(inner, example)
     if kind in SCALARS:
         return SCALARS[kind]
     if is_dataclass(kind):
-        children = of_class(kind, value if isinstance(value, kind) else None)  # pyright: ignore[reportArgumentType]
+        children = of_class(kind, example)  # pyright: ignore[reportArgumentType]
+        if kind in ALONE:
+            words = f"fields of the attack `{ALONE[kind]}`"
+            return Key(words, object_of(children))
         return Key("mapping", object_of(children), children=children)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return Key(", ".join(f"`{_yaml(choice)}`" for choice in arguments), {"enum": list(arguments)})
     if origin in (Union, UnionType):
-        return _either([of_type(choice, value) for choice in arguments])
+        return _either([of_type(choice, example) for choice in arguments])
     if origin is tuple:
-        item = of_type(arguments[0])
+        item = of_type(arguments[0], example)
         return Key(f"list of {item.words}", {"type": "array", "items": item.schema})
     if origin is dict:
-        item = of_type(arguments[1])
+        item = of_type(arguments[1], example)
         return Key("mapping", {"type": "object", "additionalProperties": item.schema})
     raise TypeError(f"no words for the type {kind}")
 
 
+# Attacks that a field holds without a name, since it can be no other.
+ALONE = {Pgd: "pgd"}
+# What a name means wherever it stands, where the class says no more of it.
+GLOSSARY = {
+    "action": "what an alarm does",
+    "aim": "the class that is left (`true`, `predicted`) or reached (`least_likely`, `random`)",
+    "alarm_on": "the rules that alarm",
+    "attack": "how the images to train on are attacked",
+    "attacks": "attacks, each under a name of one's own",
+    "augmentation": "what becomes of each image before a step",
+    "batch_norm": "how batch norm is computed",
+    "batch_size": "images that go through the model at a time",
+    "clean_accuracy": "least accuracy without attack",
+    "color": "three channels, or one",
+    "correct_guidance": "the teacher says which wrong classes the target names",
+    "curve_epsilons": "radii of the ε curve, fractions of the pixel range",
+    "decay": "of the moving average, or of the rate",
+    "delay": "steps on clean images before attacks begin",
+    "deterministic": "only operations that give the same bits again",
+    "epochs": "passes over the training images",
+    "epsilons": "radii of the ball, fractions of the pixel range",
+    "estimator": "what batch norm uses in evaluation mode",
+    "flip": "horizontal flips, with chance one half",
+    "folder": "absolute, or relative to where the command runs",
+    "form": "each image's own loss, or the batch's mean",
+    "gallery_images": "images that the report shows",
+    "image_size": "height and width of the result, in pixels",
+    "label_smoothing": "share of the target that goes evenly to all classes",
+    "learning_rate": "the largest of the run; the schedule multiplies it",
+    "loss": "what the attack climbs",
+    "lower_difficulty": "targets are softer than labels",
+    "magnitude": "strength of the operations",
+    "momentum": "of the optimizer, of batch norm, or of the perturbation",
+    "name": "which one",
+    "nesterov": "Nesterov's form of momentum",
+    "num_ops": "operations on each image",
+    "precision": "what matrix products and convolutions compute in",
+    "rand_augment": "RandAugment, before the shift; null: none",
+    "recipe": "how the model is trained, apart from the objective",
+    "rectify": "where the target prefers a wrong class, the label is mixed into it",
+    "resize": "the middle square, or the whole with another aspect ratio",
+    "restarts": "tries of the attack",
+    "robust_accuracy": "least accuracy under the validation attack",
+    "rules": "thresholds of the sentinel's rules",
+    "seed": "of all random numbers",
+    "start": "where the attack starts",
+    "steps": "steps of the attack",
+    "step_size": "length of one step, a fraction of the pixel range",
+    "streamed": "null decodes every image now; otherwise files are listed and decoded in training",
+    "temperature_max": "the largest temperature of the balance",
+    "temperature_min": "the smallest temperature of the balance",
+    "temperature_step": "how far a temperature moves in one step of the balance",
+    "test_limit": "at most that many test images; null: all",
+    "train_limit": "at most that many training images; null: all",
+    "validation_attack": "the attack by which epochs are compared",
+    "warmup": "epochs of the linear warm-up",
+    "weight_decay": "of the optimizer",
+    "weight_step": "how far a weight moves in one step of the balance",
+    "weight": "of the second term of the loss",
+    "width": "multiplies the number of channels",
+    "depth": "layers",
+    "widen_factor": "multiplies the channels of the residual blocks",
+}
 SCALARS = {
     bool: Key("true or false", {"type": "boolean"}),
     int: Key("integer", {"type": "integer"}),
@@ -98,8 +166,12 @@ SCALARS = {
 
 
 def _either(keys: list[Key]) -> Key:
-    children = {name: child for key in keys for name, child in key.children.items()}
-    return Key(" or ".join(key.words for key in keys), {"anyOf": [key.schema for key in keys]}, children=children)
+    children: dict[str, Key] = {}
+    for name, child in ((name, child) for key in keys for name, child in key.children.items()):
+        words = dict.fromkeys([*([children[name].words] if name in children else []), child.words])
+        children[name] = replace(child, words=", ".join(words))
+    words = dict.fromkeys(key.words for key in keys)
+    return Key(" or ".join(words), {"anyOf": [key.schema for key in keys]}, children=children)
 
 
 def object_of(children: Mapping[str, Key]) -> dict[str, Any]:
@@ -134,8 +206,14 @@ def _range(kind: Any, accepts: Callable[[Any], bool] | None) -> tuple[str, dict[
     if not taken:
         return "", {}
     low, high = taken[0], taken[-1]
-    lower = "" if low == points[0] else f"above {low:.0f}" if low % 1 and low % 1 < 1e-3 else f"at least {low:g}"
-    upper = "" if high == points[-1] else f"below {high:.0f}" if high % 1 > 1 - 1e-3 else f"at most {high:g}"
+    if low == high:
+        return "", {}
+    told = {0.5: "", 1e-6: "above 0", 1 + 1e-6: "above 1"}.get(low, f"at least {low:g}")
+    lower = "" if low == points[0] else told
+    # An upper bound is told only where the next point shows that it is one.
+    after = points[points.index(high) + 1 :][:1]
+    upper = f"at most {high:g}" if after and (after[0] == high + 1 or high == 1.0) else ""
+    upper = "below 1" if high in (0.5, 1 - 1e-6) else upper
     bounds = {"minimum": low} if inner is int and lower else {}
     return ", ".join(filter(None, (lower, upper))), bounds
 

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from components.distillation import DISTILLATIONS
 from components.evaluation.cascades import NAMES as CASCADES
 from components.evaluation.suite import EvaluationSection
 from components.foundation.errors import InputError
-from components.foundation.params import MAX_SEED, Ratio, member, typed
+from components.foundation.params import MAX_SEED, Ratio, typed
 from components.methods import METHODS
 from components.models import MODELS
 from components.ntk.probe import ProbeSchedule
@@ -55,6 +57,7 @@ For an editor: `temper params schema --json > params.schema.json`.
 """
 
 
+@cache
 def recipes() -> dict[str, dict[str, Any]]:
     """The complete recipes of presets/ by name, the default first."""
     names = sorted(presets(ROOT), key=lambda name: (name != BASE, name))
@@ -63,75 +66,80 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 def sections() -> dict[str, Key]:
     """The top-level keys of params.yaml."""
-    base = recipes()[BASE]
     training = {"model": ("models", False), "schedule": ("schedules", False)}
     method, taught = {"method": ("methods", False)}, {"method": ("distillations", False)}
-    found = {"seed": Key("integer", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, allowed="at least 0")}
+    found = {
+        "seed": Key(
+            "integer",
+            {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+            meaning="of all random numbers",
+            allowed="at least 0",
+        )
+    }
     for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", Threat), ("ntk", ProbeSchedule)):
-        found[name] = _section(kind, base[name])
-    found["fetch_data"] = _section(fetch_data.Section, base["fetch_data"], {"dataset": ("datasets", False)})
-    found["normalize_data"] = _section(normalize_data.Section, base["normalize_data"])
+        found[name] = _section(kind)
+    found["fetch_data"] = _section(fetch_data.Section, {"dataset": ("datasets", False)})
+    found["normalize_data"] = _section(normalize_data.Section)
     own = {
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=_comments()["train_robust_teacher.warm_start"])},
-        TRAINING[2]: {"required": _section(distill_student.Required, base["distill_student"]["required"])},
+        TRAINING[2]: {"required": _section(distill_student.Required)},
     }
     for name in TRAINING:
-        values = {key: value for key, value in base[name].items() if key not in own[name]}
-        section = _section(TrainingSection, values, training | (taught if name == TRAINING[2] else method))
+        section = _section(TrainingSection, training | (taught if name == TRAINING[2] else method))
         children = own[name] | section.children
         found[name] = replace(section, children=children)
     attacks = {"attacks": ("attacks", True), "cascade": ("attacks", True)}
-    evaluation = _section(EvaluationSection, base["evaluate_attacks"], attacks)
+    evaluation = _section(EvaluationSection, attacks)
     grid = evaluation.children["grid"]
     inner = {"attacks": replace(grid.children["attacks"], words="named attacks", family="attacks", many=True)}
     cascade = replace(evaluation.children["cascade"], words=f"{', '.join(CASCADES)}, or named attacks")
     children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
     found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
-    found["report"] = _section(report.Section, base["report"])
+    found["report"] = _section(report.Section)
     return {name: _explained(key, name) for name, key in found.items()}
 
 
-def _section(kind: type, values: Any, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
-    children = of_class(kind, typed(kind, values, kind.__name__), families)
+def _section(kind: type, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
+    children = of_class(kind, example, families)
     return Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
 
 
 def members(family: str) -> dict[str, Key]:
     """The members of a family, each with its keys."""
-    samples = _samples()
     found = {}
     for name, kind in FAMILIES[family].items():
-        sample = next((made for spec in samples if (made := _made(kind, spec, name)) is not None), None)
-        children = of_class(kind, sample, WRAPPED.get(name)) if is_dataclass(kind) else {}
+        children = of_class(kind, example, WRAPPED.get(name)) if is_dataclass(kind) else {}
         found[name] = Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
     return found
 
 
-def _made(kind: Any, spec: Mapping[str, Any], name: str) -> Any:
-    """The member that a mapping in a recipe stands for, or None where it is another one's or without a name."""
-    try:
-        return member({name: kind}, spec, name) if spec.get("name", name) == name else None
-    except InputError:
-        return None
+@cache
+def example(kind: Any) -> Any:
+    """An instance of a dataclass, from the recipes or the API's defaults; None where none of them has one."""
+    wanted = {field.name for field in fields(kind) if field.default is MISSING}
+    allowed = {"name"} | {field.name for field in fields(kind)}
+    for values in _mappings():
+        if wanted <= set(values) <= allowed:
+            told = {key: value for key, value in values.items() if key in wanted or key != "name"}
+            with suppress(InputError):
+                return typed(kind, told, "example")
+    return None
 
 
-def _samples() -> list[dict[str, Any]]:
-    """Every mapping in every recipe, and the defaults of the Python API: fields that ranges are found by changing."""
-
-    def walk(value: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(value, dict):
-            yield value
-            for inner in value.values():
-                yield from walk(inner)
-
-    return [*(found for recipe in recipes().values() for found in walk(recipe) if "name" in found), *_defaults()]
-
-
-def _defaults() -> Iterator[dict[str, Any]]:
+@cache
+def _mappings() -> list[dict[str, Any]]:
     threat = Threat(norm="linf", epsilon=Ratio(8, 255))
-    for fields in (attack_fields(threat), method_fields(threat, epochs=30)):
-        yield from ({"name": name, **told} for name, told in fields.items())
+    api = [*attack_fields(threat).values(), *method_fields(threat, epochs=30).values()]
+    return [*_walk(list(recipes().values())), *_walk(api)]
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        # A training section without the keys that are its stage's own.
+        yield {key: inner for key, inner in value.items() if key not in ("warm_start", "required")}
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _walk(inner)
 
 
 def _comments() -> dict[str, str]:
@@ -197,7 +205,12 @@ def markdown() -> str:
         blocks += [f"## {family.capitalize()}\n"]
         for name, key in members(family).items():
             blocks += [f"### {family}: {name}\n", f"{key.meaning}\n"]
-            blocks += _table(key.children, {}, []) if key.children else []
+            # What the text above says of its keys need not be said again.
+            own = {
+                n: replace(k, meaning="see above" if k.meaning in key.meaning else k.meaning)
+                for n, k in key.children.items()
+            }
+            blocks += _table(own, {}, []) if own else []
     return "\n".join(blocks).rstrip() + "\n"
 
 
