@@ -4,8 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from components.ntk.kernels import trace_kernel
-from components.ntk.metrics import kernel_metrics
+import temper
 
 digits = load_digits()
 images = torch.tensor(digits.images / 16, dtype=torch.float32)[:50, None]  # [50, 1, 8, 8], pixels in [0, 1]
@@ -13,14 +12,14 @@ labels = torch.tensor(digits.target)[:50]
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-before = trace_kernel(model, images, "exact", seed=0)
+before = temper.trace_kernel(model, images, "exact", seed=0)
 
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for _ in range(100):
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(images), labels).backward()
     optimizer.step()
-after = trace_kernel(model, images, "exact", seed=0)
+after = temper.trace_kernel(model, images, "exact", seed=0)
 
-for name, value in kernel_metrics(after, labels, 10, previous=before, first=before).items():
+for name, value in temper.kernel_metrics(after, labels, 10, previous=before, first=before).items():
     print(f"{name:20} {value:10.4g}")

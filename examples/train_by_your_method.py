@@ -6,20 +6,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import temper
-from components.data.batch import Batch
-from components.methods.parts.contract import Loss
-from components.numerics.random_numbers import Rng
 
 
 class HalfClean(nn.Module):
     """The mean of the loss on clean images and on images attacked by one step."""
 
-    def loss(self, model: nn.Module, batch: Batch, threat: temper.Threat, rng: Rng) -> Loss:
+    def loss(self, model: nn.Module, batch: temper.Batch, threat: temper.Threat, rng: temper.Rng) -> temper.Loss:
         images_adv = temper.attack(model, batch.images, batch.labels, threat, "fgsm")
         clean = cross_entropy(model(batch.images), batch.labels)
         adversarial = cross_entropy(model(images_adv), batch.labels)
         parts: dict[str, Tensor] = {"loss_clean": clean.detach(), "loss_adversarial": adversarial.detach()}
-        return Loss((clean + adversarial) / 2, parts)
+        return temper.Loss((clean + adversarial) / 2, parts)
 
 
 digits = load_digits()

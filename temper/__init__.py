@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 from components.foundation.errors import InputError
 
 if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.methods.parts.contract import Loss
+    from components.ntk.kernels import trace_kernel
+    from components.ntk.metrics import kernel_metrics
+    from components.numerics.random_numbers import Rng
     from components.threats.parts.threat import Threat
     from temper.defaults import BUDGETS
     from temper.evaluation import Evaluation, attack, evaluate
@@ -23,16 +28,36 @@ if TYPE_CHECKING:
     from temper.training import Trained, train
 
 __version__ = "0.1.0"
-__all__ = ["BUDGETS", "Evaluation", "InputError", "Threat", "Trained", "attack", "evaluate", "load", "train"]
+__all__ = [
+    "BUDGETS",
+    "Batch",
+    "Evaluation",
+    "InputError",
+    "Loss",
+    "Rng",
+    "Threat",
+    "Trained",
+    "attack",
+    "evaluate",
+    "kernel_metrics",
+    "load",
+    "trace_kernel",
+    "train",
+]
 
 _HOMES = {
     "BUDGETS": "temper.defaults",
+    "Batch": "components.data.batch",
     "Evaluation": "temper.evaluation",
+    "Loss": "components.methods.parts.contract",
+    "Rng": "components.numerics.random_numbers",
     "Threat": "components.threats.parts.threat",
     "Trained": "temper.training",
     "attack": "temper.evaluation",
     "evaluate": "temper.evaluation",
+    "kernel_metrics": "components.ntk.metrics",
     "load": "temper.models",
+    "trace_kernel": "components.ntk.kernels",
     "train": "temper.training",
 }
 

@@ -23,6 +23,7 @@ from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import SEND_LATER, Journal
 from components.tracking.journal_files import Sent, is_sent, on_duty
+from components.tracking.registry import fetch, resolve
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -271,7 +272,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     _check_headline(client, runs["pipeline"], runs["report"])
     _check_model(client, server, runs["distill_student"])
     assert list((project / "served").rglob("report.html"))
-    assert tracking.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    fetch(client, resolve(client, runs["pipeline"].info.run_id), project / "fetched")
     for file in evaluation.iterdir():
         assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
     assert not (project / "mlflow.db").exists()

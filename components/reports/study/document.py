@@ -39,7 +39,7 @@ def build(plan: Document, findings: Sequence[Finding], transfers: Mapping[str, D
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
-        plan: the study's question and settings, as `pipelines.study` writes them.
+        plan: the study's question and settings, as `temper study` writes them.
         findings: of all finished runs, in the order of the arms.
         transfers: per seed the transfer section of a report in which all arms' models met.
 
