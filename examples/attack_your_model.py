@@ -6,9 +6,9 @@ from torch import nn
 
 import temper
 
-digits = load_digits()
-images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]  # [1797, 1, 8, 8], pixels in [0, 1]
-labels = torch.tensor(digits.target)
+pixels, classes = load_digits(return_X_y=True)
+images = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)  # [1797, 1, 8, 8], pixels in [0, 1]
+labels = torch.tensor(classes)
 
 # Any module that takes pixels in [0, 1] and returns logits. Normalisation, if there is any, is its first layer.
 torch.manual_seed(0)

@@ -6,9 +6,9 @@ from torch import nn
 
 import temper
 
-digits = load_digits()
-images = torch.tensor(digits.images / 16, dtype=torch.float32)[:50, None]  # [50, 1, 8, 8], pixels in [0, 1]
-labels = torch.tensor(digits.target)[:50]
+pixels, classes = load_digits(return_X_y=True)
+images = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)[:50]  # [50, 1, 8, 8], pixels in [0, 1]
+labels = torch.tensor(classes)[:50]
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))

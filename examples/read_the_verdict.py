@@ -6,9 +6,9 @@ from torch import nn
 
 import temper
 
-digits = load_digits()
-images = torch.tensor(digits.images * 255 / 16).round().byte()[:, None]  # [1797, 1, 8, 8] uint8
-labels = torch.tensor(digits.target)
+pixels, classes = load_digits(return_X_y=True)
+images = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8)  # [1797, 1, 8, 8] uint8
+labels = torch.tensor(classes)
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

@@ -17,7 +17,7 @@ from components.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
-    from components.methods.parts.contract import Loss
+    from components.methods.parts.contract import Loss, Method
     from components.ntk.kernels import trace_kernel
     from components.ntk.metrics import kernel_metrics
     from components.numerics.random_numbers import Rng
@@ -34,6 +34,7 @@ __all__ = [
     "Evaluation",
     "InputError",
     "Loss",
+    "Method",
     "Rng",
     "Threat",
     "Trained",
@@ -51,6 +52,7 @@ _HOMES = {
     "Evaluation": "temper.evaluation",
     "Loss": "components.methods.parts.contract",
     "Rng": "components.numerics.random_numbers",
+    "Method": "components.methods.parts.contract",
     "Threat": "components.threats.parts.threat",
     "Trained": "temper.training",
     "attack": "temper.evaluation",

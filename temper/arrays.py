@@ -56,16 +56,19 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def num_classes_of(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many logits the model gives. Errors: something else than logits [N, K], fewer than the labels need."""
+    """How many logits the model gives. Errors: no logits [N, K], fewer than the labels need, no gradient."""
     some = images[:2]
     some = some.float() / 255 if some.dtype == torch.uint8 else some
-    with torch.no_grad():
+    with torch.enable_grad():
+        some = some.clone().requires_grad_(True)
         logits = model(some)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(some):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"model: gives {given} for {len(some)} images, want logits [{len(some)}, K]")
     if int(labels.max()) >= logits.shape[1]:
         raise InputError(f"labels: got class {int(labels.max())}, the model has {logits.shape[1]} logits")
+    if not logits.requires_grad or torch.autograd.grad(logits.sum(), some, allow_unused=True)[0] is None:
+        raise InputError("model: no gradient reaches the images, want a model without no_grad or detach inside")
     return logits.shape[1]
 
 

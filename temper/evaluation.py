@@ -183,7 +183,7 @@ def _facts(model: nn.Module) -> dict[str, Any]:
     known = hashlib.sha256(type(model).__qualname__.encode())
     for name, tensor in sorted(model.state_dict().items()):
         known.update(name.encode())
-        known.update(tensor_bytes(tensor.detach().cpu().contiguous()))
+        known.update(tensor_bytes(tensor.detach().cpu().reshape(-1)))
     return {
         "file": "",
         "sha256": known.hexdigest(),

@@ -104,8 +104,10 @@ GLOSSARY = {
     "augmentation": "what becomes of each image before a step",
     "batch_norm": "how batch norm is computed",
     "batch_size": "images that go through the model at a time",
+    "beta": "weight of the divergence between both predictions",
     "clean_accuracy": "least accuracy without attack",
     "color": "three channels, or one",
+    "companion": "where the companion starts from",
     "correct_guidance": "the teacher says which wrong classes the target names",
     "curve_epsilons": "radii of the ε curve, fractions of the pixel range",
     "decay": "of the moving average, or of the rate",
@@ -124,6 +126,7 @@ GLOSSARY = {
     "loss": "what the attack climbs",
     "lower_difficulty": "targets are softer than labels",
     "magnitude": "strength of the operations",
+    "mix": "which share of a batch is attacked, how, and how much it counts",
     "momentum": "of the optimizer, of batch norm, or of the perturbation",
     "name": "which one",
     "nesterov": "Nesterov's form of momentum",
@@ -168,8 +171,8 @@ SCALARS = {
 def _either(keys: list[Key]) -> Key:
     children: dict[str, Key] = {}
     for name, child in ((name, child) for key in keys for name, child in key.children.items()):
-        words = dict.fromkeys([*([children[name].words] if name in children else []), child.words])
-        children[name] = replace(child, words=", ".join(words))
+        same = name in children and children[name].words != child.words
+        children[name] = replace(child, words=f"{children[name].words}, {child.words}" if same else child.words)
     words = dict.fromkeys(key.words for key in keys)
     return Key(" or ".join(words), {"anyOf": [key.schema for key in keys]}, children=children)
 

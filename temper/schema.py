@@ -17,7 +17,7 @@ from components.distillation import DISTILLATIONS
 from components.evaluation.cascades import NAMES as CASCADES
 from components.evaluation.suite import EvaluationSection
 from components.foundation.errors import InputError
-from components.foundation.params import MAX_SEED, Ratio, typed
+from components.foundation.params import MAX_SEED, typed
 from components.methods import METHODS
 from components.models import MODELS
 from components.ntk.probe import ProbeSchedule
@@ -28,6 +28,7 @@ from components.stages import SHARED, distill_student, fetch_data, normalize_dat
 from components.stages.training_stage import TrainingSection
 from components.threats.parts.threat import Threat
 from pipelines.parameters.presets import preset_text, presets
+from temper.arrays import threat_of
 from temper.defaults import attack_fields, method_fields
 from temper.keys import Key, object_of, of_class, of_type
 
@@ -109,7 +110,7 @@ def members(family: str) -> dict[str, Key]:
     """The members of a family, each with its keys."""
     found = {}
     for name, kind in FAMILIES[family].items():
-        children = of_class(kind, example, WRAPPED.get(name)) if is_dataclass(kind) else {}
+        children = of_class(kind, example, WRAPPED.get(name)) if is_dataclass(kind) else {}  # pyright: ignore[reportArgumentType]
         found[name] = Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
     return found
 
@@ -129,7 +130,7 @@ def example(kind: Any) -> Any:
 
 @cache
 def _mappings() -> list[dict[str, Any]]:
-    threat = Threat(norm="linf", epsilon=Ratio(8, 255))
+    threat = threat_of("linf:8/255")
     api = [*attack_fields(threat).values(), *method_fields(threat, epochs=30).values()]
     return [*_walk(list(recipes().values())), *_walk(api)]
 

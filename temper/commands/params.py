@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Show params.yaml, or one key of it.
 
-    With --preset the same of a recipe in presets/."""
+    A recipe of presets/ is shown in the same way."""
     import yaml
 
     from components.foundation.params import Params
