@@ -3,29 +3,31 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# The environment is as old as the lock it was made from: another lock, another stamp.
-STAMP := $(VENV)/.synced-$(shell cksum < requirements.lock | cut -d' ' -f1)
+# The environment is as old as the files it was made from: another lock or another pyproject.toml, another stamp.
+STAMP := $(VENV)/.synced-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo flow test test-slow check lock clean
+.PHONY: help setup demo flow test test-slow check docs lock clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 14
 
 setup: $(STAMP)  ## make the environment in .venv
-$(STAMP): requirements.lock
+$(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, want 3.11 to 3.13: make PYTHON=python3.12 ...")'
 	@echo "environment: $(VENV) (a few GB, once)"
 	@test -x $(VENV)/bin/uv || { $(PYTHON) -m venv $(VENV) && $(RUN) -m pip install --quiet --disable-pip-version-check uv; }
 	@$(VENV)/bin/uv pip sync --python $(RUN) --require-hashes requirements.lock
+	@# The command temper; the line above removes what the lock does not name.
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.synced-* && touch $@
 
 demo: setup  ## run the whole pipeline on params.yaml and print the result
-	@TEMPER_TRACKING=off dvc repro; code=$$?; $(RUN) -m components.commands.records send; exit $$code
-	@$(RUN) -m components.commands.report reports/robustness.json
+	@TEMPER_TRACKING=off dvc repro; code=$$?; [ "$$TEMPER_TRACKING" = off ] || temper records send; exit $$code
+	@temper report
 
 flow: setup  ## the same as a Prefect flow
-	@$(RUN) -m pipelines.harden
+	@temper harden
 
 test: setup  ## the tests (CPU, no network, minutes)
 	@$(RUN) -m pytest -m "not slow and not gpu"
@@ -35,6 +37,9 @@ test-slow: setup  ## the slower tests alone
 
 check: setup  ## lint and types
 	@ruff check . && ruff format --check . && pyright
+
+docs: setup  ## write the pages that are generated from the code
+	@temper params schema > docs/parameters.md && $(RUN) -m temper.help > docs/command.md
 
 lock: setup  ## resolve pyproject.toml anew into requirements.lock (names, versions and hashes only)
 	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

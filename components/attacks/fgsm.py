@@ -17,6 +17,10 @@ class Fgsm:
 
     With the aim `predicted` it leaves the model's own class instead of the label, so that no label leaks (Kurakin et
     al., arXiv 1611.01236, section 4.2).
+
+    >>> images_adv = Fgsm()(model, images, labels, threat, rng)
+    >>> bool((threat.size(images_adv - images) <= threat.radius + 1e-6).all())
+    True
     """
 
     aim: Literal["true", "predicted"] = "true"

@@ -1,4 +1,4 @@
-"""Evaluates models that a team already has: `python -m components.commands.evaluate --help`. No box of dvc.yaml.
+"""Evaluates models that a team already has, as `temper evaluate` does. No box of dvc.yaml.
 
 The same attacks, journal, verdict and report as the pipeline's own evaluation (docs/evaluating.md).
 """
@@ -6,13 +6,22 @@ The same attacks, journal, verdict and report as the pipeline's own evaluation (
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from components.commands.evaluate_options import SECTION, foreign_of, mapping, named_models, params_of, parser, shard_of
+from components.commands.evaluate_options import (
+    SECTION,
+    Options,
+    foreign_of,
+    mapping,
+    named_models,
+    options_of,
+    params_of,
+    shard_of,
+)
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
@@ -40,9 +49,8 @@ from components.tracking.journal import Journal
 Note = Callable[[str], None]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the files of FOLDER, prints the table with the verdict and where the page is."""
-    given = parser().parse_args(arguments)
+def main(given: Options) -> None:
+    """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
     models, foreign, shard = named_models(given.model), foreign_of(given), shard_of(given.shard)
     everything = images_of(given.data)
     params = params_of(given, everything.test.images.dtype == torch.uint8)
@@ -143,11 +151,16 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield journal, journal.note
 
 
-if __name__ == "__main__":
+def run(given: Callable[[], Options]) -> None:
+    """The evaluation as this process: a mistake, of the options too, is one line and exit status 2."""
     with as_process("evaluate"):
         try:
-            main()
+            main(given())
         except SystemExit as stop:
             if stop.code in (130, 143):
                 print("evaluate: stopped; the same command continues", file=sys.stderr, flush=True)
             raise
+
+
+if __name__ == "__main__":
+    run(lambda: options_of(sys.argv[1:]))

@@ -1,14 +1,15 @@
-"""The command line of `python -m components.commands.evaluate`, and the section of params.yaml that it stands for."""
+"""The options of an evaluation of models from outside, and the section of params.yaml that they stand for."""
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from components.attacks.parts.ascent import grey_level_steps
 from components.evaluation.campaign import Shard
@@ -31,32 +32,56 @@ CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2"
 MOST_GREY_STEPS = 1000
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line, documented in docs/evaluating.md."""
-    made = argparse.ArgumentParser(
-        prog="python -m components.commands.evaluate",
-        description="Attacks models that you already have, says how far to believe the result, and writes a report.",
-        epilog="Stopped at any time, the same command continues; a finished evaluation only replays its journal.",
-    )
-    add = made.add_argument
-    add("--model", action="append", required=True, metavar="NAME=REF", help="a file, models:/… or runs:/…; repeatable")
-    add("--data", required=True, help="a data file, a data set's name, or {name: …, …}; its test split is attacked")
-    add("--threat", action="append", metavar="NORM:EPSILON", help="linf:8/255 or l1:12; further ones: cascade radii")
-    add("--params", type=Path, metavar="FILE", help="attacks, threat and seed from a file in the form of params.yaml")
-    add("--cascade", choices=("quick", "autoattack", "none"), help="default: quick")
-    add("--precision", choices=tuple(SEARCHES), help="of the search for adversarial images; float32 decides (default)")
-    add("--images", type=int, metavar="N", help="attack N images, classes as frequent as in all (default: all)")
-    add("--batch-size", type=int, metavar="B", help="default: 500")
-    add("--seed", type=int, metavar="S", help="default: 0")
-    add("--out", type=Path, default=Path("evaluation/outside"), metavar="FOLDER", help="default: evaluation/outside")
-    add("--adversarial", choices=("uint8", "float32"), help="how adversarial images are kept (default: as the images)")
-    add("--architecture", action="append", default=[], metavar="[NAME=]{…}", help="of a state dict, as in params.yaml")
-    add("--normalization", action="append", default=[], metavar="[NAME=]MEAN:STD", help="or identity; of a state dict")
-    add("--shard", default="0/1", metavar="I/N", help="this is process I of N that share the work (from 0)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
-    add("--threads", type=int, metavar="N", help="of the CPU (default: all)")
-    add("--track", action="store_true", help="record the result in MLflow, too")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an evaluation is asked for; `temper evaluate --help` says what each means."""
+
+    model: Sequence[str]
+    data: str
+    threat: Sequence[str] = ()
+    params: Path | None = None
+    cascade: str | None = None
+    precision: str | None = None
+    images: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    out: Path = Path("evaluation/outside")
+    adversarial: str | None = None
+    architecture: Sequence[str] = ()
+    normalization: Sequence[str] = ()
+    shard: str = "0/1"
+    device: str | None = None
+    threads: int | None = None
+    track: bool = False
+
+
+def options_of(arguments: Sequence[str]) -> Options:
+    """The options of a process that a flow starts: `--name value`, repeated for several, and `--track` alone.
+
+    Errors: an option that there is not, or without its value, no number where one is wanted.
+    """
+    kinds, told, left = get_type_hints(Options), {}, list(arguments)
+    while left:
+        option = left.pop(0)
+        name = option.removeprefix("--").replace("-", "_")
+        if name not in kinds or not option.startswith("--"):
+            raise InputError(f"{option}: no such option (allowed: {', '.join(kinds)})")
+        if kinds[name] is bool:
+            told[name] = True
+        elif not left:
+            raise InputError(f"{option}: want a value")
+        elif kinds[name] == Sequence[str]:
+            told.setdefault(name, []).append(left.pop(0))
+        else:
+            told[name] = left.pop(0)
+    for name in ("model", "data"):
+        if name not in told:
+            raise InputError(f"--{name}: missing")
+    try:
+        return TypeAdapter(Options).validate_python(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{first['loc'][0]}: got {first['input']!r}, want a number") from None
 
 
 def named(given: str) -> tuple[str, str]:
@@ -102,12 +127,12 @@ def threats_of(given: Sequence[str]) -> list[Threat]:
     return threats
 
 
-def params_of(given: argparse.Namespace, uint8: bool) -> Params:
+def params_of(given: Options, uint8: bool) -> Params:
     """Every section that an evaluation reads, from a file or from defaults, with what the command line says on top.
 
     `uint8`: whether the images are kept so.
     """
-    threats = threats_of(given.threat or [])
+    threats = threats_of(given.threat)
     if given.params is None and not threats:
         raise InputError("--threat: missing, say what the attacker may change, such as linf:8/255")
     if given.params is not None:
@@ -171,7 +196,7 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
     }
 
 
-def foreign_of(given: argparse.Namespace) -> dict[str, Foreign]:
+def foreign_of(given: Options) -> dict[str, Foreign]:
     """Per model what the command line says of its state dict. Errors: a name that no model has, broken YAML."""
     names = list(named_models(given.model))
     architectures = _for_each(given.architecture, names, "--architecture")

@@ -1,11 +1,8 @@
-"""Shows a report, or what changed between two, or writes the per-image outcomes behind one.
+"""Shows a report, or what changed between two, or writes the per-image outcomes behind one, as `temper report` does.
 
-python -m components.commands.report reports/robustness.json          prints verdict and table, and where the page is
-python -m components.commands.report diff old.json new.json           prints what changed
-python -m components.commands.report evaluation --outcomes out.csv    writes a row per model, attack and image
+Flows ask for the table by `python -m components.commands.report FILE [--markdown]`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,32 +12,6 @@ from components.reports.robustness import changes as diff
 from components.reports.robustness.contents import Report
 from components.reports.robustness.table import markdown_table, text_table
 from components.statistics.documents import read_document
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Prints what is asked for, aligned or as Markdown; ends with one line where a document is not one of ours."""
-    given = sys.argv[1:] if arguments is None else arguments
-    both = given[:1] == ["diff"]
-    parser = argparse.ArgumentParser(
-        prog="python -m components.commands.report" + (" diff" if both else ""),
-        description=None if both else __doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name in ("old", "new") if both else ("document",):
-        parser.add_argument(name, type=Path, help="a reports/robustness.json")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown")
-    if not both:
-        parser.add_argument("--outcomes", type=Path, metavar="FILE", help="write outcomes as a .csv or .parquet table")
-    options = parser.parse_args(given[1:] if both else given)
-    try:
-        if both:
-            print(changes(options.old, options.new, options.markdown))
-        elif options.outcomes:
-            print(outcomes(options.document, options.outcomes))
-        else:
-            print(summary(options.document, options.markdown))
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 def summary(path: Path, markdown: bool = False) -> str:
@@ -68,4 +39,7 @@ def changes(old: Path, new: Path, markdown: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        print(summary(Path(sys.argv[1]), "--markdown" in sys.argv[2:]))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -2,7 +2,7 @@
 
     python -m components.commands.study PLAN --out FOLDER
 
-PLAN is what `pipelines.study` writes: the question, and where the files of each run are.
+PLAN is what `temper study` writes: the question, and where the files of each run are.
 """
 
 import argparse

@@ -20,6 +20,9 @@ class Digits:
     """The 1,797 digits, [1797, 1, 8, 8], classes 0 to 9, without an official test split.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
+
+    >>> tuple(Digits().load(Path(".temper/downloads")).train.images.shape)
+    (1797, 1, 8, 8)
     """
 
     def load(self, root: Path) -> Source:

@@ -22,6 +22,10 @@ class KdSwa:
     w_c is `clean_weight`, w_r `robust_weight`; KD is T² · cross-entropy between the softmaxes of both logits over T,
     the `temperature`. All networks see the attacked image. Published: weights 0.1 and 0.6, temperature 2, an attack up
     the student's cross-entropy. Errors: weights that are negative or above 1 in sum, a temperature of 0 or less.
+
+    >>> fields = KdSwa(attack=attack, clean_weight=0.1, robust_weight=0.6, temperature=2)
+    >>> sorted(fields.taught_by(teacher, teacher).loss(model, batch, threat, rng).parts)
+    ['loss_adversarial', 'loss_clean', 'loss_robust', 'train_adversarial_accuracy']
     """
 
     attack: Pgd

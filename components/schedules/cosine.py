@@ -8,7 +8,12 @@ from components.schedules.parts.schedule import half_cosine
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Cosine:
-    """Half a cosine from 1 to 0 (Loshchilov & Hutter, arXiv 1608.03983, eq. 5), after a linear warm-up in epochs."""
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter, arXiv 1608.03983, eq. 5), after a linear warm-up in epochs.
+
+    >>> schedule = Cosine(warmup=1)
+    >>> [round(schedule.factor(progress, epochs=10), 2) for progress in (0.5, 1, 5.5, 10)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
 
     warmup: Real
 

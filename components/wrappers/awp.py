@@ -25,6 +25,10 @@ class Awp:
     The step's gradient is taken at w + v. For each tensor of two or more dimensions v = gamma · ‖w‖ / ‖g‖ · g, with g
     the gradient of the same loss, on the same attacked images, at w; for others v = 0. Published: `gamma` 0.01 and
     `start` 0 for adversarial training, 0.005 and 10 for TRADES.
+
+    >>> method = Awp(gamma=0.01, start=0).around(method)
+    >>> "loss_rise" in method.loss(model, batch, threat, rng).parts
+    True
     """
 
     gamma: Real

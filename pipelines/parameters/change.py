@@ -1,12 +1,7 @@
-"""Changes params.yaml: a whole preset, single keys, both checked before a stage starts.
+"""Changes params.yaml: a whole preset, single keys, both checked before a stage starts."""
 
-python -m pipelines.parameters.change --preset cifar10_fast --set distill_student.recipe.epochs=10
-"""
-
-import argparse
 import io
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,6 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from components.foundation.errors import InputError
-from components.foundation.process import USER_ERROR
 from components.foundation.recipes import changed
 from components.foundation.storage import write_text
 from pipelines.parameters.check import PARAMS, check
@@ -159,29 +153,3 @@ def _read(path: Path) -> str:
         raise InputError(f"{path.name}: no such file (run from the project's root)") from None
     except UnicodeDecodeError:
         raise InputError(f"{path.name}: not UTF-8 text") from None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --preset and --set, which every command that changes parameters shares."""
-    parser.add_argument("--preset", metavar="NAME", help=f"replace {PARAMS} by {PRESETS}/NAME.yaml first")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help="set one key; repeatable"
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Changes and checks params.yaml without running anything; 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.parameters.change", description=main.__doc__)
-    add_arguments(parser)
-    given = parser.parse_args(arguments)
-    try:
-        change(Path.cwd(), given.preset, given.assignments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    print(f"{PARAMS}: {given.preset or 'as it was'}" + "".join(f", {one}" for one in given.assignments))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,10 @@
-"""`python -m components.commands.evaluate`: what it writes, that defaults are valid, and one line for every mistake."""
+"""`temper evaluate`: what it writes, that defaults are valid, and one line for every mistake."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ import pytest
 import torch
 import yaml
 
-from components.commands.evaluate import images_of, main
+from components.commands.evaluate import images_of
+from components.commands.evaluate import main as evaluate
 from components.commands.evaluate_options import SECTION as KEY
-from components.commands.evaluate_options import default_section, foreign_of, params_of, parser, shard_of, threats_of
+from components.commands.evaluate_options import (
+    default_section,
+    foreign_of,
+    options_of,
+    params_of,
+    shard_of,
+    threats_of,
+)
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import Shard
 from components.evaluation.one_attack import TestSet
@@ -29,6 +38,10 @@ from components.threats.parts.threat import Threat
 from tests.parts.outside_files import CLASSES, PARAMS, SECTION, arguments, digits, make_case, save, write_images
 
 ATTACKS = ("fgsm", "pgd")
+
+
+def main(arguments: Sequence[str]) -> None:
+    evaluate(options_of(arguments))
 
 
 @pytest.fixture(autouse=True)
@@ -356,13 +369,13 @@ def test_the_usual_threat_has_the_usual_radii():
 
 def test_the_command_line_wins_over_the_file(case):
     said = "--cascade quick --seed 7 --threads 3 --device auto --batch-size 9 --threat l2:1 --threat l2:1/2"
-    given = parser().parse_args(["--model", "m=f", "--data", "d", "--params", "small.yaml", *said.split()])
+    given = options_of(["--model", "m=f", "--data", "d", "--params", "small.yaml", *said.split()])
     values = params_of(given, uint8=True).values
     assert values["threat"] == {"norm": "l2", "epsilon": "1"} and values["seed"] == 7
     assert values["compute"] == {"device": "auto", "threads": 3, "deterministic": True}
     assert values[KEY] == SECTION | {"cascade": "quick", "cascade_epsilons": ["1/2"], "batch_size": 9}
     assert params_of(given, uint8=False).values[KEY]["adversarial"] == "float32"
-    given.adversarial = "uint8"
+    given = replace(given, adversarial="uint8")
     with pytest.raises(InputError, match="--adversarial: got uint8 for images that are no 8-bit ones, want float32"):
         params_of(given, uint8=False)
 
@@ -370,7 +383,7 @@ def test_the_command_line_wins_over_the_file(case):
 def test_what_is_said_of_state_dicts_is_of_all_or_of_one():
     of_all = ["--architecture", "{name: resnet18, width: 1}", "--normalization", "0.1,0.2,0.3:1,2,3"]
     of_one = ["--architecture", "b={name: resnet56}", "--normalization", "a=identity"]
-    given = parser().parse_args(["--model", "a=f", "--model", "b=g", "--data", "d", *of_all, *of_one])
+    given = options_of(["--model", "a=f", "--model", "b=g", "--data", "d", *of_all, *of_one])
     found = foreign_of(given)
     assert found["a"].architecture == {"name": "resnet18", "width": 1} and found["a"].normalization == ((), ())
     assert found["b"].architecture == {"name": "resnet56"}

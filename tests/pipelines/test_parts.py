@@ -14,10 +14,11 @@ pytest.importorskip("prefect")
 pytest.importorskip("dvc")
 
 from components.foundation.errors import InputError
-from pipelines import graph, harden
+from pipelines import graph
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
 from pipelines.running.process import Outcome
+from temper.cli import main as temper
 from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, make_toy, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -124,12 +125,12 @@ def test_a_new_block_is_laid_out_like_the_file() -> None:
 
 
 def test_preset_replaces_the_file_and_assignments_come_on_top(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parameters.main(["--preset", "toy", "--set", "right.value=5"]) == 0
+    assert temper(["params", "change", "--preset", "toy", "--set", "right.value=5"]) == 0
     changed = PARAMS.replace("value: 3", "value: 5").replace("value: 4", "value: 8")
     head, rest = changed.split("\n", 1)
     assert head == "# every number of the toy" and (toy / "params.yaml").read_text() == f"# Another recipe.\n\n{rest}"
-    assert parameters.main(["--preset", "digits"]) == 0 and (toy / "params.yaml").read_text() == PARAMS
-    assert parameters.main(["--preset", "../params"]) == 2
+    assert temper(["params", "change", "--preset", "digits"]) == 0 and (toy / "params.yaml").read_text() == PARAMS
+    assert temper(["params", "change", "--preset", "../params"]) == 2
     assert capsys.readouterr().err == "error: --preset: unknown '../params' (allowed: digits, toy)\n"
     assert not list(toy.glob(".params*"))
 
@@ -234,9 +235,3 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
 def test_end_of_a_process_names_the_state(outcome: Outcome, name: str, message: str) -> None:
     state = stage.end_state("a", outcome, 60)
     assert (state.name, state.message) == (name, message)
-
-
-def test_help_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        harden.main(["--help"])
-    assert "--preset" in capsys.readouterr().out

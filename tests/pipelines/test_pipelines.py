@@ -134,7 +134,7 @@ def test_flow_stops_a_stage_at_its_time_limit(toy: Path, run: Harden, monkeypatc
 def test_command_line_interrupted_leaves_no_process(toy: Path, number: int, code: int, server: None) -> None:
     parameters.change(toy, None, ["fetch.does=hangs"])
     environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
-    child = subprocess.Popen([PYTHON, "-m", "pipelines.harden"], cwd=toy, env=environment, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=environment, stderr=subprocess.DEVNULL)
     pid = toy / ".temper" / "pid"
     assert wait_until(lambda: pid.exists() and pid.read_text() != "", 120)
     child.send_signal(number)
@@ -171,14 +171,14 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_command_line_prints_stages_and_fails_in_one_line(toy: Path, server: None) -> None:
     environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
-    call = [PYTHON, "-m", "pipelines.harden", "fetch", "--retries", "0"]
+    call = [PYTHON, "-m", "temper", "harden", "fetch", "--retries", "0"]
     good = subprocess.run(call, cwd=toy, env=environment, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
     assert re.search(r"\| fetch \| > python work.py fetch", good.stderr)
     bad = subprocess.run(
         [*call, "--set", "devise=x"], cwd=toy, env=environment, capture_output=True, text=True, check=False
     )
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert bad.stderr.splitlines()[-1].startswith(
         "error: --set devise: no key 'devise' in the top level (allowed: compute"
     )

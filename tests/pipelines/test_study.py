@@ -20,6 +20,7 @@ from pipelines import study
 from pipelines.studies.file import arm_params, read_study
 from pipelines.studies.job import Ended, Workplace, finished, run
 from pipelines.studies.plan import plan
+from temper.cli import main as temper
 from tests.parts.study_toy import make_toy
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def started(toy: Path) -> list[str]:
 
 
 def run_toy(*options: str) -> int:
-    return study.main(["toy", "--plain", *options])
+    return temper(["study", "toy", "--plain", *options])
 
 
 def edit(path: Path, before: str, after: str) -> None:
@@ -68,21 +69,21 @@ def test_jobs_are_shared_where_nothing_differs(toy):
 
 
 def test_a_study_runs_once_and_only_what_is_stale_again(toy, capsys):
-    assert run_toy("--seeds", "0") == 0
+    assert run_toy("--seed", "0") == 0
     assert len(started(toy)) == 9 and "quick-small-0 quick-big-0 slow-0" in results(toy)
-    assert run_toy("--seeds", "0", "--jobs", "2") == 0 and len(started(toy)) == 9
+    assert run_toy("--seed", "0", "--jobs", "2") == 0 and len(started(toy)) == 9
     assert {line.split()[2] for line in (toy.parent / "journal").read_text().splitlines()} == {"temper-study-toy"}
     link = toy / ".temper/studies/toy/cpu/slow-0/train_robust_teacher"
     assert json.loads((link / "job.json").read_text())["finished"]
 
     (toy / "components/methods/quick.py").write_text("# another line\n")
-    assert run_toy("--seeds", "0", "--keep") == 0 and len(started(toy)) == 9
-    assert run_toy("--seeds", "0") == 0
+    assert run_toy("--seed", "0", "--keep") == 0 and len(started(toy)) == 9
+    assert run_toy("--seed", "0") == 0
     # Their models came out the same, so no evaluation is stale.
     assert started(toy)[9:] == ["train_robust_teacher"] * 2
     edit(toy / "presets/digits.yaml", "of: toys", "of: bricks")
     capsys.readouterr()
-    assert run_toy("--seeds", "0", "--list") == 0
+    assert run_toy("--seed", "0", "--list") == 0
     assert capsys.readouterr().out.count("to do") == 9
 
 
@@ -91,19 +92,19 @@ def results(toy: Path) -> str:
 
 
 def test_models_that_came_out_otherwise_are_evaluated_again(toy):
-    assert run_toy("--seeds", "0", "--arms", "slow") == 0
+    assert run_toy("--seed", "0", "--arm", "slow") == 0
     before = len(started(toy))
     edit(toy / "components/stages/train_robust_teacher.py", "text = json", "text = 'x' + json")
-    assert run_toy("--seeds", "0", "--arms", "slow") == 0
+    assert run_toy("--seed", "0", "--arm", "slow") == 0
     assert started(toy)[before:] == ["train_robust_teacher", "evaluate", "evaluate"]
 
 
 def test_a_killed_study_goes_on_and_repeats_nothing(toy, tmp_path):
     edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
-    command = [sys.executable, "-m", "pipelines.study", "toy", "--plain", "--seeds", "0"]
+    arguments = ["study", "toy", "--plain", "--seed", "0"]
     environment = study.os.environ | {"PYTHONPATH": str(ROOT)}
     # The project's own `components` must win over the repository's, as it does in a checkout.
-    process = subprocess.Popen([sys.executable, "-c", _main(command[3:])], cwd=toy, env=environment)
+    process = subprocess.Popen([sys.executable, "-c", _main(arguments)], cwd=toy, env=environment)
     deadline = time.monotonic() + 60
     while "train_robust_teacher" not in started(toy) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -111,26 +112,24 @@ def test_a_killed_study_goes_on_and_repeats_nothing(toy, tmp_path):
     process.wait()
     assert started(toy) == ["fetch_data", "normalize_data", "train_robust_teacher"]
     Path(f"{tmp_path / 'journal'}.go").touch()
-    assert run_toy("--seeds", "0") == 0
+    assert run_toy("--seed", "0") == 0
     assert sorted(started(toy)[3:]) == ["evaluate"] * 4 + ["train_robust_teacher"] * 3
 
 
 def _main(arguments: list[str]) -> str:
-    return (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipelines.study import main; sys.exit(main({arguments}))"
-    )
+    return f"import sys; sys.path.insert(0, {str(ROOT)!r}); from temper.cli import main; sys.exit(main({arguments}))"
 
 
 def test_what_runs_too_long_is_stopped_and_said_to_be_left(toy, capsys):
     edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
-    assert run_toy("--stop-after", "3", "--seeds", "1", "--arms", "slow") == study.MORE_TO_DO
+    assert run_toy("--stop-after", "3", "--seed", "1", "--arm", "slow") == study.MORE_TO_DO
     assert "jobs are left; the same command continues" in capsys.readouterr().err
     assert not (toy / "studies/toy/results").exists()
 
 
 def test_a_refused_arm_fails_alone(toy, capsys):
     edit(toy / "studies/toy/study.yaml", "slow: {}", "slow: {train_robust_teacher.does: refuses}")
-    assert run_toy("--seeds", "0") == study.FAILED
+    assert run_toy("--seed", "0") == study.FAILED
     assert "slow-0 train_robust_teacher" in (said := capsys.readouterr().err) and "does: got refuses" in said
     assert results(toy) == "quick-small-0 quick-big-0"
 
@@ -171,7 +170,7 @@ def test_a_mistake_in_a_study_is_one_line(toy, capsys, before, after, words):
 
 
 def test_unknown_scales_and_arms_are_refused(toy, capsys):
-    assert run_toy("--scale", "moon") == run_toy("--arms", "quick") == USER_ERROR
+    assert run_toy("--scale", "moon") == run_toy("--arm", "quick") == USER_ERROR
     assert "allowed: cpu)" in (said := capsys.readouterr().err) and "allowed: quick-small, quick-big, slow)" in said
 
 
@@ -277,9 +276,9 @@ def test_a_study_of_digits_ends_in_a_table_a_figure_and_numbers(tmp_path, capfd,
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "study.yaml").write_text(yaml.safe_dump(tiny))
-    command = [str(folder), "--plain"]
-    assert study.main([*command, "--seeds", "0", "--arms", "one"]) == 0
-    assert study.main(command) == 0
+    command = ["study", str(folder), "--plain"]
+    assert temper([*command, "--seed", "0", "--arm", "one"]) == 0
+    assert temper(command) == 0
     out = capfd.readouterr().out
     assert out.count("one-0 train_robust_teacher: ran") == 1, "finished work was repeated"
     assert "arm  checkpoint  seeds" in out

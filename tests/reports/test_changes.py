@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from components.commands.report import main as print_report
 from components.foundation.storage import write_json
 from components.reports.robustness.changes import Changes, Judged, differences, text
 from components.reports.robustness.contents import Report
 from components.statistics.documents import as_json, document_of
+from temper.cli import main as temper
 from tests.parts.evaluation_files import document, evidence
 
 
@@ -116,8 +116,8 @@ def test_the_command_prints_text_and_markdown(
     paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
     for path, side in zip(paths, (old, new), strict=True):
         write_json(path, side)
-    print_report(["diff", *paths])
+    temper(["report", "diff", *paths])
     assert "params.seed  0    1" in capsys.readouterr().out
-    print_report(["diff", *paths, "--markdown"])
+    temper(["report", "diff", *paths, "--markdown"])
     printed = capsys.readouterr().out
     assert "| params.seed | 0 | 1 |" in printed and "## Rates" in printed

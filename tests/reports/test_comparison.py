@@ -13,10 +13,11 @@ from components.numerics.tensor_files import write_tensors
 from components.reports.comparison import document as comparison
 from components.reports.comparison.contents import Comparison
 from components.reports.comparison.document import compare, load
-from components.reports.comparison.text import main, markdown, text
+from components.reports.comparison.text import markdown, text
 from components.reports.wording import p_text
 from components.statistics.documents import as_json
 from components.statistics.intervals import interval, mcnemar, tango
+from temper.cli import main as temper
 from tests.parts.paired_evaluations import CASCADE, CLASSES, NUM_IMAGES, outcomes, write_evaluation, wrong
 
 
@@ -218,17 +219,17 @@ def test_markdown_has_whole_tables(folders: tuple[Path, Path]) -> None:
     assert sum(row.startswith("| worst case |") for row in rows) == 1
 
 
-def test_the_command_line(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = map(str, folders)
-    assert main([a, b, "--title-a", "first", "--json", str(tmp_path / "found.json")]) == 0
-    assert "A  student  first " in capsys.readouterr().out
+    assert temper(["compare", a, b, "--json", str(tmp_path / "found.json")]) == 0
+    assert "A  student  " in capsys.readouterr().out
     found = read_json(tmp_path / "found.json")
-    assert found["a"]["title"] == "first"
+    assert found["a"]["title"] == a
     assert found["answer"].startswith("B is more robust than A by 15.0 points")
     assert math.isclose(found["conditions"]["worst_case"]["difference"]["p"], 2 * 0.5**15, rel_tol=1e-5)
-    assert main([a, b, "--markdown"]) == 0
+    assert temper(["compare", a, b, "--markdown"]) == 0
     assert capsys.readouterr().out.startswith("**Is B more robust than A?")
-    assert main([a, b, "--model-b", "pupil"]) == 2
+    assert temper(["compare", a, b, "--model-b", "pupil"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas
 import pytest
 
-from components.commands.report import main
+from components.commands.report import outcomes
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json, write_json
 from components.numerics.tensor_files import read_tensors
 from components.reports.outcome_table import outcome_table, write_outcome_table
+from temper.cli import main as temper
 from tests.parts.evaluation_files import CLASSES, run_stage, write_evaluation
 
 
@@ -62,9 +63,9 @@ def test_a_cascade_at_another_size_has_rows_of_its_own(folder: Path) -> None:
 def test_both_kinds_of_file_hold_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow comes with mlflow")
     run_stage(folder.parent)
-    main([str(folder), "--outcomes", str(folder / "out.parquet")])
+    temper(["report", str(folder), "--outcomes", str(folder / "out.parquet")])
     # From the report the evaluation is found, too.
-    main([str(folder.parent / "reports/robustness.json"), "--outcomes", str(folder / "out.csv")])
+    temper(["report", str(folder.parent / "reports/robustness.json"), "--outcomes", str(folder / "out.csv")])
     table = outcome_table(folder)
     assert pandas.read_parquet(folder / "out.parquet").equals(table)
     assert pandas.read_csv(folder / "out.csv").equals(table)
@@ -74,8 +75,8 @@ def test_both_kinds_of_file_hold_the_same(folder: Path, capsys: pytest.CaptureFi
 def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"got .*out\.xlsx, want a file that ends in \.parquet or \.csv"):
         write_outcome_table(folder, folder / "out.xlsx")
-    with pytest.raises(SystemExit, match=r"error: .*nowhere: no evaluation\.json there"):
-        main([str(folder.parent / "a/b/nowhere"), "--outcomes", str(folder / "out.csv")])
+    with pytest.raises(InputError, match=r"nowhere: no evaluation\.json there"):
+        outcomes(folder.parent / "a/b/nowhere", folder / "out.csv")
     monkeypatch.setattr("components.reports.outcome_table.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"out\.parquet: needs pyarrow, which is not installed \(pip install pyarrow"):
         write_outcome_table(folder, folder / "out.parquet")

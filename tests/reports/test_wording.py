@@ -1,17 +1,18 @@
 """The verdict and the main table in a terminal: first things first, aligned, nothing called what it is not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from components.commands.report import main as print_report
 from components.foundation.storage import write_json
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.table import markdown_table, text_table, worst_of
 from components.reports.wording import WIDTH, epsilon_text, measured_text, points
+from temper.cli import main as temper
 from tests.parts.evaluation_files import (
     ATTACKS,
     LAST_ATTACKS,
@@ -115,18 +116,20 @@ def test_what_was_measured_is_put_in_words() -> None:
 def test_the_command_prints_table_and_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_stage(folder)
     printed = capsys.readouterr().out.replace("reports/robustness.html", f"{folder}/reports/robustness.html")
-    print_report([f"{folder}/reports/robustness.json"])
+    temper(["report", f"{folder}/reports/robustness.json"])
     assert capsys.readouterr().out.strip() == printed.strip()
-    print_report([f"{folder}/reports/robustness.json", "--markdown"])
+    temper(["report", f"{folder}/reports/robustness.json", "--markdown"])
     assert capsys.readouterr().out.rstrip().endswith(f"Report: `{folder}/reports/robustness.html`")
 
 
 @pytest.mark.parametrize("content", [None, {"schema": "other"}, [1]])
 @pytest.mark.parametrize("command", [[], ["diff"]])
-def test_the_command_refuses_other_files_in_one_line(tmp_path: Path, content: Any, command: list[str]) -> None:
+def test_the_command_refuses_other_files_in_one_line(
+    tmp_path: Path, content: Any, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     if content is not None:
         write_json(tmp_path / "robustness.json", content)
     path = str(tmp_path / "robustness.json")
-    with pytest.raises(SystemExit, match=r"^error: .*robustness\.json: ") as stopped:
-        print_report([*command, path, path] if command else [path])
-    assert "\n" not in str(stopped.value)
+    assert temper(["report", *command, path, path] if command else ["report", path]) == 2
+    error = capsys.readouterr().err
+    assert re.match(r"error: .*robustness\.json: ", error) and error.count("\n") == 1

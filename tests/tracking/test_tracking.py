@@ -28,6 +28,7 @@ from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import KILLED_SECONDS, SEND_LATER, Journal
 from components.tracking.journal_files import Reader, is_sent
+from components.tracking.registry import fetch, resolve
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -335,7 +336,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     _check_headline(client, runs["pipeline"], runs["report"])
     _check_model(client, server, runs["distill_student"])
     assert list((project / "served").rglob("report.html"))
-    assert records.main(["fetch", runs["pipeline"].info.run_id, "fetched"]) == 0
+    fetch(client, resolve(client, runs["pipeline"].info.run_id), project / "fetched")
     for file in evaluation.iterdir():
         assert (project / "fetched" / file.name).read_bytes() == file.read_bytes()
     assert not (project / "mlflow.db").exists()

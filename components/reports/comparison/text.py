@@ -1,47 +1,11 @@
-"""Is model B more robust than model A, by how much, how sure? Both have to be evaluated on the same test images.
+"""Is model B more robust than model A, by how much, how sure? Both evaluated on the same test images."""
 
-python -m components.reports.comparison.text FOLDER_A FOLDER_B
-python -m components.reports.comparison.text evaluation evaluation --model-a robust_teacher --model-b student
-"""
-
-import argparse
-import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 
-from components.foundation.errors import InputError
 from components.reports import grids
 from components.reports.comparison.contents import Comparison, PairedDifference
-from components.reports.comparison.document import compare, load
 from components.reports.wording import WIDTH, bounds, condition_title, p_value, percent, points, setting_text, title
-from components.statistics.documents import write_document
-
-USER_ERROR = 2
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the comparison as text or Markdown, and writes it as JSON if asked; 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.reports.comparison.text", description=(__doc__ or "").split("\n")[0]
-    )
-    for letter in "ab":
-        upper = letter.upper()
-        parser.add_argument(letter, metavar=upper, type=Path, help="folder with evaluation.json, outcomes.safetensors")
-        parser.add_argument(f"--model-{letter}", metavar="NAME", help=f"the model in {upper} (default: student)")
-        parser.add_argument(f"--title-{letter}", metavar="TEXT", default="", help=f"what to call {upper}")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the comparison there, too")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown")
-    given = parser.parse_args(arguments)
-    try:
-        found = compare(load(given.a, given.model_a, given.title_a), load(given.b, given.model_b, given.title_b))
-        if given.json:
-            write_document(given.json, found)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    print(markdown(found) if given.markdown else text(found))
-    return 0
 
 
 def text(found: Comparison) -> str:
@@ -136,7 +100,3 @@ def _difference(difference: PairedDifference) -> list[str]:
 def _wrapped(*paragraphs: str) -> Iterator[str]:
     for paragraph in paragraphs:
         yield from textwrap.wrap(paragraph, WIDTH)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -59,7 +59,7 @@ def build(plan: StudyPlan, findings: Sequence[Finding], transfers: Mapping[str, 
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
-        plan: the study's question and settings.
+        plan: the study's question and settings, as `temper study` writes them.
         findings: of all finished runs, in the order of the arms.
         transfers: per seed the transfer section of a report in which all arms' models met.
 

@@ -41,7 +41,12 @@ class Threat:
         return {"norm": self.norm.name, "epsilon": str(self.epsilon)}
 
     def at(self, epsilon: Fractional) -> "Threat":
-        """The same norm with another radius."""
+        """The same norm with another radius.
+
+        >>> half = threat.at(Ratio(1, 2))
+        >>> bool((half.size(half.project(images + 1, images) - images) <= 0.5 + 1e-6).all())
+        True
+        """
         return Threat(norm=self.norm, epsilon=epsilon)
 
     def up_to(self, epsilon: Ratio) -> "Threat":

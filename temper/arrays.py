@@ -1,0 +1,90 @@
+"""What a caller hands over: images, labels, a threat model, a device. Mistakes are one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components.foundation.errors import InputError
+from components.threats import NORMS
+from components.threats.parts.threat import Threat, read_threat, require_pixels
+
+Array = Tensor | np.ndarray[Any, Any]
+
+
+def threat(given: Threat | str) -> Threat:
+    """The threat model of text such as `linf:8/255`; one that is given already stays as it is.
+
+    Errors: another form, an unknown norm, a radius that the norm does not have.
+    """
+    if isinstance(given, Threat):
+        return given
+    norm, colon, epsilon = str(given).partition(":")
+    if not colon:
+        raise InputError(f"threat: got {given!r}, want NORM:EPSILON, such as linf:8/255, l2:1/2 or l1:12")
+    return read_threat(NORMS, {"norm": norm, "epsilon": epsilon}, "threat")
+
+
+def images_of(given: Array, device: torch.device) -> Tensor:
+    """Images [N, C, H, W] on the device: uint8, or float32 in [0, 1]. Errors: another shape, dtype or range."""
+    images = torch.as_tensor(given)
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"images: got shape {list(images.shape)}, want [N, C, H, W] with at least one image")
+    if images.is_floating_point():
+        images = images.float()
+        require_pixels(images)
+    elif images.dtype != torch.uint8:
+        raise InputError(f"images: got {images.dtype}, want uint8, or floats in [0, 1]")
+    return images.to(device)
+
+
+def labels_of(given: Array, num_images: int, device: torch.device) -> Tensor:
+    """Labels int64 [N] on the device. Errors: another shape, no integers, negative ones."""
+    labels = torch.as_tensor(given)
+    if labels.shape != (num_images,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(
+            f"labels: got {labels.dtype} {list(labels.shape)}, want an integer for each image [{num_images}]"
+        )
+    if int(labels.min()) < 0:
+        raise InputError(f"labels: got {int(labels.min())}, want classes counted from 0")
+    return labels.long().to(device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are; the CPU for a model without any."""
+    return next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+
+
+def num_classes_of(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """How many logits the model gives. Errors: no logits [N, K], fewer than the labels need, no gradient."""
+    some = images[:2]
+    some = some.float() / 255 if some.dtype == torch.uint8 else some
+    with torch.enable_grad():
+        some = some.clone().requires_grad_(True)
+        logits = model(some)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(some):
+        given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model: gives {given} for {len(some)} images, want logits [{len(some)}, K]")
+    if int(labels.max()) >= logits.shape[1]:
+        raise InputError(f"labels: got class {int(labels.max())}, the model has {logits.shape[1]} logits")
+    if not logits.requires_grad or torch.autograd.grad(logits.sum(), some, allow_unused=True)[0] is None:
+        raise InputError("model: no gradient reaches the images, want a model without no_grad or detach inside")
+    return logits.shape[1]
+
+
+@contextmanager
+def looked_at(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode and in exact arithmetic, for as long as it is looked at; then as it was."""
+    modes, precise = {module: module.training for module in model.modules()}, torch.backends.cudnn.allow_tf32
+    model.eval()
+    # Else a GPU's convolutions round float32 to ten bits.
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield model
+    finally:
+        torch.backends.cudnn.allow_tf32 = precise
+        for module, training in modes.items():
+            module.training = training

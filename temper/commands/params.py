@@ -1,0 +1,84 @@
+"""`temper params`: what params.yaml says, may say, and other recipes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from temper.commands.shared import Preset, Set
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check, show, change and explain params.yaml.")
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="By default params.yaml.")] = None,
+) -> None:
+    """Check every section as its stage will.
+
+    Nothing runs."""
+    from components.commands.check_params import check as checked
+    from components.foundation.params import Params
+
+    for path in files or [Path("params.yaml")]:
+        checked(Params.read(path))
+        print(f"{path}: every section is valid")
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Such as threat.epsilon. By default all.")] = "",
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Of this recipe, not of params.yaml.")] = None,
+) -> None:
+    """Show params.yaml, or one key of it.
+
+    A recipe of presets/ is shown in the same way."""
+    import yaml
+
+    from components.foundation.params import Params
+    from pipelines.parameters.change import preset_text
+
+    if preset is None and not key:
+        print(Path("params.yaml").read_text(encoding="utf-8"), end="")
+        return
+    text = None if preset is None else preset_text(Path.cwd(), preset)
+    params = Params.read() if text is None else Params(yaml.safe_load(text), f"presets/{preset}.yaml")
+    if not key:
+        print(text, end="")
+        return
+    value = params.get(*key.split("."))
+    print(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
+
+
+@app.command()
+def presets() -> None:
+    """List the recipes in presets/."""
+    from pipelines.parameters.presets import presets as recipes
+
+    found = recipes(Path.cwd())
+    width = max(map(len, found), default=0)
+    for name, path in found.items():
+        print(f"{name:{width}}  {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+
+
+@app.command()
+def change(preset: Preset = None, assignments: Set = None) -> None:
+    """Change params.yaml, and check the result.
+
+    Nothing runs. A mistake leaves the file as it was."""
+    from pipelines.parameters.change import change as changed
+
+    changed(Path.cwd(), preset, assignments or [])
+    print(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
+
+
+@app.command()
+def schema(
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON Schema, for editors, not Markdown.")] = False,
+) -> None:
+    """Explain every key of params.yaml.
+
+    Its type, its range, the values of the presets, and what it means."""
+    from temper import schema as generator
+
+    print(generator.json_schema() if json else generator.markdown(), end="")

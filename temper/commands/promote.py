@@ -1,0 +1,38 @@
+"""`temper promote`: gives a registered model an alias."""
+
+from typing import Annotated
+
+import typer
+
+BOUND = "the lower bound of its 95 % interval, from 0 to 1."
+
+
+def promote(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="models:/NAME/VERSION or models:/NAME@ALIAS.")],
+    alias: Annotated[str, typer.Option(help="The alias to give.")] = "champion",
+    min_worst_case: Annotated[
+        float | None, typer.Option(metavar="SHARE", help=f"Least accuracy under every attack: {BOUND}")
+    ] = None,
+    min_clean: Annotated[
+        float | None, typer.Option(metavar="SHARE", help=f"Least accuracy without attack: {BOUND}")
+    ] = None,
+    not_worse_than_champion: Annotated[
+        bool,
+        typer.Option(
+            "--not-worse-than-champion",
+            help="Refuse if significantly less robust, or less accurate, than who has the alias now.",
+        ),
+    ] = False,
+) -> None:
+    """Give a registered model an alias, if rules allow it.
+
+    Its evaluation must be trusted and its numbers must pass. Nothing overrides a rule.
+
+    Exit status: 0 when promoted, 1 when a rule refuses, 2 for a mistake.
+    """
+    from components.commands.promote import promote as decide
+    from components.tracking.registry import Bar
+
+    decision = decide(version, Bar(alias, min_clean, min_worst_case, not_worse_than_champion))
+    print(decision.line)
+    raise typer.Exit(0 if decision.promoted else 1)

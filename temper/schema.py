@@ -1,0 +1,246 @@
+"""What params.yaml may hold, written out: docs/parameters.md for people, a JSON Schema for editors."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from components.attacks import ATTACKS
+from components.datasets import DATASETS
+from components.distillation import DISTILLATIONS
+from components.evaluation.cascades import NAMES as CASCADES
+from components.evaluation.suite import EvaluationSection
+from components.foundation.errors import InputError
+from components.foundation.params import MAX_SEED, typed
+from components.methods import METHODS
+from components.models import MODELS
+from components.ntk.probe import ProbeSchedule
+from components.numerics.compute import Compute
+from components.numerics.parallel import Parallel
+from components.schedules import SCHEDULES
+from components.stages import SHARED, distill_student, fetch_data, normalize_data, report
+from components.stages.training_stage import TrainingSection
+from components.threats.parts.threat import ThreatSection
+from pipelines.parameters.presets import preset_values, presets
+from temper.arrays import threat as as_threat
+from temper.defaults import attack_fields, method_fields
+from temper.keys import Key, object_of, of_class, of_type
+
+ROOT = Path(__file__).parents[1]
+BASE = "digits"
+# Values of a key that the page shows, and the mark of a key that a recipe does not have.
+MOST, ABSENT = 5, object()
+FAMILIES: dict[str, Mapping[str, Any]] = {
+    "models": MODELS,
+    "methods": METHODS,
+    "distillations": DISTILLATIONS,
+    "schedules": SCHEDULES,
+    "attacks": ATTACKS,
+    "datasets": DATASETS,
+}
+# Members whose fields name members.
+WRAPPED = {"eot": {"attack": ("attacks", False)}}
+TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
+HEAD = """\
+# Parameters
+
+Every key of `params.yaml`. This page is generated from the code: `temper params schema > docs/parameters.md`.
+For an editor: `temper params schema --json > params.schema.json`.
+
+**Range** is what the checks accept when all other keys are as in a recipe of `presets/`. **Recipes** are values in
+`presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
+"""
+
+
+@cache
+def recipes() -> dict[str, dict[str, Any]]:
+    """The complete recipes of presets/ by name, the default first."""
+    names = sorted(presets(ROOT), key=lambda name: (name != BASE, name))
+    return {name: preset_values(ROOT, name) for name in names}
+
+
+def sections() -> dict[str, Key]:
+    """The top-level keys of params.yaml."""
+    training = {"model": ("models", False), "schedule": ("schedules", False)}
+    method, taught = {"method": ("methods", False)}, {"method": ("distillations", False)}
+    found = {
+        "seed": Key(
+            "integer",
+            {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+            meaning="of all random numbers",
+            allowed="at least 0",
+        )
+    }
+    for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", ThreatSection), ("ntk", ProbeSchedule)):
+        found[name] = _section(kind)
+    found["fetch_data"] = _section(fetch_data.Section, {"dataset": ("datasets", False)})
+    found["normalize_data"] = _section(normalize_data.Section)
+    own = {
+        TRAINING[0]: {},
+        TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=_comments()["train_robust_teacher.warm_start"])},
+        TRAINING[2]: {"required": _section(distill_student.Required)},
+    }
+    for name in TRAINING:
+        section = _section(TrainingSection, training | (taught if name == TRAINING[2] else method))
+        children = own[name] | section.children
+        found[name] = replace(section, children=children)
+    attacks = {"attacks": ("attacks", True), "cascade": ("attacks", True)}
+    evaluation = _section(EvaluationSection, attacks)
+    grid = evaluation.children["grid"]
+    inner = {"attacks": replace(grid.children["attacks"], words="named attacks", family="attacks", many=True)}
+    cascade = replace(evaluation.children["cascade"], words=f"{', '.join(CASCADES)}, or named attacks")
+    children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
+    found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
+    found["report"] = _section(report.Section)
+    return {name: _explained(key, name) for name, key in found.items()}
+
+
+def _section(kind: type, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
+    children = of_class(kind, example, families)
+    return Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
+
+
+def members(family: str) -> dict[str, Key]:
+    """The members of a family, each with its keys."""
+    found = {}
+    for name, kind in FAMILIES[family].items():
+        children = of_class(kind, example, WRAPPED.get(name)) if is_dataclass(kind) else {}  # pyright: ignore[reportArgumentType]
+        found[name] = Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
+    return found
+
+
+@cache
+def example(kind: Any) -> Any:
+    """An instance of a dataclass, from the recipes or the API's defaults; None where none of them has one."""
+    wanted = {field.name for field in fields(kind) if field.default is MISSING}
+    allowed = {"name"} | {field.name for field in fields(kind)}
+    for values in _mappings():
+        if wanted <= set(values) <= allowed:
+            told = {key: value for key, value in values.items() if key in wanted or key != "name"}
+            with suppress(InputError):
+                return typed(kind, told, "example")
+    return None
+
+
+@cache
+def _mappings() -> list[dict[str, Any]]:
+    threat = as_threat("linf:8/255")
+    api = [*attack_fields(threat).values(), *method_fields(threat, epochs=30).values()]
+    return [*_walk(list(recipes().values())), *_walk(api)]
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        # A training section without the keys that are its stage's own.
+        yield {key: inner for key, inner in value.items() if key not in ("warm_start", "required")}
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _walk(inner)
+
+
+def _comments() -> dict[str, str]:
+    """The comments of the default recipe, by dotted key."""
+    found, above = {}, []
+    for line in (presets(ROOT)[BASE]).read_text(encoding="utf-8").splitlines():
+        matched = re.match(r"( *)(\w+):(?:.*?\s#\s*(.*))?", line)
+        if matched:
+            above = [*above[: len(matched[1]) // 2], matched[2]]
+            if matched[3]:
+                found[".".join(above)] = matched[3]
+    return found
+
+
+def _explained(key: Key, path: str) -> Key:
+    """The key with the default recipe's comment where the code says nothing of it."""
+    told = _comments().get(path, "")
+    children = {name: _explained(child, f"{path}.{name}") for name, child in key.children.items()}
+    return replace(key, meaning=key.meaning or told, children=children)
+
+
+def json_schema() -> str:
+    """A JSON Schema of params.yaml, by which an editor completes and checks."""
+    definitions = {
+        family: {"oneOf": [_member_schema(name, key) for name, key in members(family).items()]} for family in FAMILIES
+    }
+    top = {name: replace(key, schema=_schema(key)) for name, key in sections().items()}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "params.yaml of Temper"}
+    return json.dumps(head | object_of(top) | {"$defs": definitions}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _member_schema(name: str, key: Key) -> dict[str, Any]:
+    named = Key("text", {"const": name}, key.meaning)
+    return object_of({"name": named, **{n: replace(k, schema=_schema(k)) for n, k in key.children.items()}})
+
+
+def _schema(key: Key) -> dict[str, Any]:
+    one = {"$ref": f"#/$defs/{key.family}"}
+    if key.many:
+        many = {"type": "object", "additionalProperties": one}
+        return many if key.words.startswith("named") else {"anyOf": [{"enum": list(CASCADES)}, many]}
+    if key.family:
+        return one
+    if key.words == "mapping" and key.children:
+        return object_of({name: replace(child, schema=_schema(child)) for name, child in key.children.items()})
+    return key.schema
+
+
+def markdown() -> str:
+    """docs/parameters.md."""
+    tops, blocks = sections(), [HEAD]
+    values = recipes()
+    general = {name: key for name, key in tops.items() if not key.children or name in SHARED}
+    blocks += ["## General\n", *_table(general, values, [""])]
+    for name, key in tops.items():
+        if name not in general and name not in TRAINING:
+            blocks += [f"## {name}\n", f"{key.meaning}\n", *_table(key.children, values, [name])]
+    merged = {name: child for top in TRAINING for name, child in tops[top].children.items()}
+    method = replace(merged["method"], words="one of the methods (of the distillations for the student)")
+    blocks += [f"## {', '.join(TRAINING)}\n", f"{tops[TRAINING[0]].meaning}\n"]
+    blocks += _table(merged | {"method": method}, values, TRAINING)
+    for family in FAMILIES:
+        blocks += [f"## {family.capitalize()}\n"]
+        for name, key in members(family).items():
+            blocks += [f"### {family}: {name}\n", f"{key.meaning}\n"]
+            # What the text above says of its keys need not be said again.
+            own = {
+                n: replace(k, meaning="see above" if k.meaning in key.meaning else k.meaning)
+                for n, k in key.children.items()
+            }
+            blocks += _table(own, {}, []) if own else []
+    return "\n".join(blocks).rstrip() + "\n"
+
+
+def _table(children: Mapping[str, Key], values: Mapping[str, Any], above: Sequence[str]) -> list[str]:
+    """Rows of all keys below, and what the recipes have there, under any of the sections `above`."""
+    head = ["| key | type | range |" + (" recipes |" if above else "") + " meaning |"]
+    rows = [head[0], re.sub(r"[^|]+", " --- ", head[0])]
+    for path, key in _flat(children):
+        cells = [f"`{path}`", key.words + ("" if key.required else ", optional"), key.allowed]
+        if above:
+            cells.append(_seen(path, values, above))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, key.meaning]) + " |")
+    return [*rows, ""]
+
+
+def _flat(children: Mapping[str, Key], above: str = "") -> Iterator[tuple[str, Key]]:
+    for name, key in children.items():
+        yield above + name, key
+        yield from _flat(key.children, f"{above}{name}.")
+
+
+def _seen(path: str, values: Mapping[str, Any], above: Sequence[str]) -> str:
+    """The different values of a key in the recipes; of mappings nothing, since their keys have rows of their own."""
+    found: list[str] = []
+    for recipe in values.values():
+        for section in above:
+            value: Any = recipe
+            for part in [*filter(None, [section]), *path.split(".")]:
+                value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
+            if value is not ABSENT and not isinstance(value, dict):
+                shown = json.dumps(value) if isinstance(value, list | bool | type(None)) else str(value)
+                found += [] if shown in found else [shown]
+    more = ", …" if len(found) > MOST else ""
+    return ", ".join(f"`{one}`" for one in found[:MOST]) + more

@@ -1,0 +1,213 @@
+"""`import temper`: attacks, training, evaluation and loading on arrays; one line for every mistake."""
+
+import doctest
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import temper
+from components.attacks import ATTACKS
+from components.foundation.params import member
+from components.methods import METHODS
+from temper.arrays import threat as as_threat
+from temper.defaults import attack_fields, budget_attacks, filled, method_fields
+
+THREAT = "linf:1/10"
+
+
+def network(num_classes: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes)
+    )
+
+
+def data(num: int = 30, num_classes: int = 3) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(num) % num_classes
+    images = torch.randint(0, 80, (num, 1, 4, 4), generator=rng)
+    images[torch.arange(num), 0, labels, labels] += 150
+    return images.byte(), labels
+
+
+def same_state(model: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["evaluation", "training", "models"])
+def test_the_examples_in_docstrings(name: str) -> None:
+    done = doctest.testmod(importlib.import_module(f"temper.{name}"))
+    assert done.failed == 0 and done.attempted
+
+
+def test_everything_named_is_there() -> None:
+    assert all(getattr(temper, name) is not None for name in temper.__all__) and set(temper.__all__) <= set(dir(temper))
+    with pytest.raises(AttributeError, match="no attribute 'attck'"):
+        temper.attck  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_attack_and_method_has_defaults_that_fit(norm: Any) -> None:
+    threat = as_threat(f"{norm}:8/255")
+    attacks, methods = attack_fields(threat), method_fields(threat, 7)
+    assert set(attacks) == set(ATTACKS) and set(methods) == set(METHODS)
+    for name in attacks:
+        member(ATTACKS, filled(name, attacks, "attack"), "attack")
+    for name in methods:
+        member(METHODS, filled(name, methods, "method"), "method")
+
+
+def test_images_may_be_arrays_and_threats_text() -> None:
+    model, (images, labels) = network().eval(), data()
+    of_tensors = temper.attack(model, images, labels, THREAT)
+    of_arrays = temper.attack(model, images.numpy().astype(np.float32) / 255, labels.numpy(), THREAT)
+    assert torch.equal(of_tensors, of_arrays) and of_tensors.dtype == torch.float32
+    assert float((of_tensors - images / 255).abs().max()) <= 0.1 + 1e-6
+    whole = as_threat("linf:1/10")
+    assert torch.equal(of_tensors, temper.attack(model, images, labels, whole, {"name": "pgd", "steps": 20}))
+    assert not torch.equal(of_tensors, temper.attack(model, images, labels, whole, "fgsm"))
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("budget", ["quick", "standard"])
+def test_an_evaluation_gives_table_and_verdict_and_leaves_the_model(num_classes: int, budget: str) -> None:
+    images, labels = data(40, num_classes)
+    start = network(num_classes)
+    model = temper.train(start, images, labels, THREAT, method="standard", epochs=3).model.train()
+    before = network(num_classes)
+    before.load_state_dict(model.state_dict())
+    result = temper.evaluate(
+        model, images, labels, THREAT, budget=budget, attacks={"mine": {"name": "pgd", "steps": 3}}
+    )
+    assert same_state(model, before) and model.training and all(p.requires_grad for p in model.parameters())
+    outcomes = result.outcomes
+    assert result.worst_case.n == 40 and result.worst_case.count == int(outcomes["worst_case"].sum())
+    assert set(result.attacks) == {"fgsm", "pgd", "mine"}
+    assert result.worst_case.value <= min(rate.value for rate in result.attacks.values()) <= result.clean.value
+    assert result.clean.low <= result.clean.value <= result.clean.high
+    assert result.verdict in ("trusted", "suspect", "broken") and (result.verdict == "trusted") == (not result.reasons)
+    assert str(result).startswith("Verdict: model") and "worst case" in str(result)
+    assert any(name.startswith("cascade/") for name in outcomes) == (budget == "standard")
+
+
+class Hidden(nn.Module):
+    """A network whose gradients say nothing."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner((images * 4).round() / 4)
+
+
+def test_a_model_that_hides_its_gradients_is_not_trusted() -> None:
+    images, labels = data(40)
+    model = temper.train(network(), images, labels, THREAT, method="standard", epochs=3).model
+    result = temper.evaluate(Hidden(model), images, labels, "linf:1/4", budget="quick")
+    assert result.verdict != "trusted" and all(": " in reason for reason in result.reasons)
+
+
+def test_an_evaluation_in_a_folder_continues(tmp_path: Path) -> None:
+    images, labels = data()
+    first = temper.evaluate(network(), images, labels, THREAT, budget="quick", folder=tmp_path)
+    journal = (tmp_path / "journal.jsonl").read_bytes()
+    again = temper.evaluate(network(), images, labels, THREAT, budget="quick", folder=tmp_path)
+    assert (tmp_path / "journal.jsonl").read_bytes() == journal and again.worst_case == first.worst_case
+    with pytest.raises(temper.InputError, match="a journal of another evaluation"):
+        temper.evaluate(network(), images, labels, "linf:1/5", budget="quick", folder=tmp_path)
+
+
+def test_budgets_with_few_classes_have_no_targeted_loss() -> None:
+    threat = as_threat("linf:8/255")
+    assert budget_attacks("full", threat, 10)[1] == "autoattack"
+    cascade = budget_attacks("full", threat, 2)[1]
+    assert isinstance(cascade, dict) and list(cascade) == ["apgd_ce", "fab_t", "square"]
+    assert cascade["fab_t"]["targets"] == 1
+
+
+def test_training_is_a_function_of_its_seed_and_hardens(tmp_path: Path) -> None:
+    images, labels = data(60)
+    start = network()
+    first, again, other = (
+        temper.train(start, images, labels, THREAT, epochs=2, batch_size=16, seed=seed) for seed in (0, 0, 1)
+    )
+    assert same_state(first.model, again.model) and not same_state(first.model, other.model)
+    assert same_state(start, network()) and len(first.history) == 3 and not first.model.training
+    assert first.history[first.best_epoch]["robust_accuracy"] == max(r["robust_accuracy"] for r in first.history)
+    lines: list[str] = []
+    temper.train(start, images, labels, THREAT, epochs=1, validation=data(12), note=lines.append, folder=tmp_path)
+    assert len(lines) == 2 and (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_guided_method_takes_a_guide() -> None:
+    images, labels = data()
+    with pytest.raises(temper.InputError, match="guide: missing"):
+        temper.train(network(), images, labels, THREAT, method="hat", epochs=1)
+    guide = network()
+    assert temper.train(network(), images, labels, THREAT, method="hat", guide=guide, epochs=1).history[1]["epoch"] == 1
+    assert all(parameter.requires_grad for parameter in guide.parameters())
+
+
+def test_a_model_file_is_loaded(tmp_path: Path) -> None:
+    from tests.parts.outside_files import pixels, save
+
+    path = tmp_path / "model.safetensors"
+    save(path, 0)
+    model = temper.load(path)
+    assert not model.training and model(pixels()).shape == (20, 10)
+
+
+class Detached(Hidden):
+    """A network that cuts the graph."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images.detach())
+
+
+IMAGES, LABELS = data(12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threat": "8/255"}, "threat: got '8/255', want NORM:EPSILON, such as linf:8/255 or l2:1/2"),
+        ({"threat": "linf:8"}, "threat: got epsilon 8, want a share of the pixel range"),
+        ({"threat": "l7:1"}, "threat.norm: input should be"),
+        ({"images": IMAGES[0]}, r"images: got shape \[1, 4, 4\], want \[N, C, H, W\]"),
+        ({"images": IMAGES.long()}, "images: got torch.int64, want uint8, or floats in"),
+        ({"images": IMAGES.float()}, r"images: pixels in \[0.000, "),
+        ({"labels": LABELS[:3]}, r"labels: got torch.int64 \[3\], want an integer for each image \[12\]"),
+        ({"labels": LABELS.float()}, "labels: got torch.float32"),
+        ({"labels": LABELS - 1}, "labels: got -1, want classes counted from 0"),
+        ({"labels": LABELS + 1}, "labels: got class 3, the model has 3 logits"),
+        ({"model": nn.Identity()}, r"model: gives \[2, 1, 4, 4\] for 2 images, want logits"),
+        ({"model": Detached(network())}, "model: no gradient reaches the images"),
+        ({"attack": "pgdd"}, "attack.name: unknown 'pgdd'"),
+        ({"attack": {"name": "pgd", "step": 1}}, "attack.step: unknown key"),
+    ],
+)
+def test_a_mistake_is_one_line(change: dict[str, Any], message: str) -> None:
+    told = {"model": network(), "images": IMAGES, "labels": LABELS, "threat": THREAT} | change
+    with pytest.raises(temper.InputError, match=message) as refused:
+        temper.attack(**told)
+    assert "\n" not in str(refused.value)
+
+
+def test_mistakes_of_training_and_evaluation() -> None:
+    model, (images, labels) = network(), data(12)
+    with pytest.raises(temper.InputError, match="want uint8 to train on"):
+        temper.train(model, images / 255, labels, THREAT)
+    with pytest.raises(temper.InputError, match="images: got 9, want at least 10, or validation images"):
+        temper.train(model, images[:9], labels[:9], THREAT)
+    with pytest.raises(temper.InputError, match="train: got epochs 0, want at least 1"):
+        temper.train(model, images, labels, THREAT, epochs=0)
+    with pytest.raises(temper.InputError, match="unknown 'pgd'"):
+        temper.train(model, images, labels, THREAT, method="pgd")
+    with pytest.raises(temper.InputError, match="budget: unknown 'all'"):
+        temper.evaluate(model, images, labels, THREAT, budget="all")
