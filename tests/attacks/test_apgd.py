@@ -29,7 +29,7 @@ from components.threats.parts.threat import Threat
 THREATS = [
     Threat(norm=Linf(), epsilon=Ratio(1, 8)),
     Threat(norm=L2(), epsilon=Ratio(3, 4)),
-    Threat(norm=L1(), epsilon=Ratio(5, 2)),
+    Threat(norm=L1(), epsilon=Ratio(2)),
 ]
 LOSSES = {"cross_entropy": 0, "dlr": 0, "targeted_dlr": 9}
 dense = pytest.mark.parametrize("threat", THREATS[:2], ids=lambda threat: threat.norm.name)

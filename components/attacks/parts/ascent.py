@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -32,7 +32,7 @@ GREY_LEVEL = 1 / 255
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode inside the block; every module's own mode is restored after it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
