@@ -16,7 +16,7 @@ from components.commands.evaluate_options import SECTION, foreign_of, mapping, n
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
-from components.evaluation.engine import Candidate, Data, Workplace, evaluate
+from components.evaluation.engine import Candidate, Data, Workplace, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import HELD_OUT, Images, load_outside, read_images
 from components.evaluation.suite import Suite
@@ -24,7 +24,7 @@ from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.foundation.process import as_process
-from components.foundation.provenance import code_hash, fingerprint, versions
+from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
@@ -60,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = images._replace(classes=classes or _numbered(candidates, images, device))
     suite = read_suite(params, SECTION, images.num_classes)
     data = _data(images, suite.section.batch_size, device)
-    provenance = {"data.sha256": data.sha256, "code.sha256": code_hash(), "device": device.type, **versions()}
+    provenance = {
+        "data.sha256": data.sha256,
+        "code.sha256": fingerprint(attack_code(candidates, suite)),
+        "device": device.type,
+        **versions(),
+    }
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     with _notes(given.track and shard.number == 0, params.values) as (journal, note):
         evaluate(candidates, data, suite, Workplace(given.out, given.out, shard), evidence_on, extra, note)
@@ -133,7 +138,7 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
     if not track:
         yield None, lambda text: print(text, flush=True)
         return
-    with Journal.open("evaluate", inputs=fingerprint(**told)) as journal:
+    with Journal.open("evaluate", inputs=fingerprint(told)) as journal:
         journal.params(told)
         yield journal, journal.note
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_document(files["json"], document)
     write_text(files["md"], markdown(document))
     write_text(files["svg"], figure(document))
-    with Journal.open("study", inputs=fingerprint(plan=as_json(plan))) as journal:
+    with Journal.open("study", inputs=fingerprint(as_json(plan))) as journal:
         journal.params({key: getattr(plan, key) for key in ("study", "scale", "role", "robust")})
         journal.tags({"git.commit": git_commit()})
         journal.headline(numbers(document))

@@ -29,7 +29,7 @@ from components.evaluation.one_attack import TestSet, predict
 from components.evaluation.search_network import parity
 from components.evaluation.suite import Suite
 from components.foundation.params import Ratio
-from components.foundation.provenance import fingerprint
+from components.foundation.provenance import code_of, fingerprint, members_of, versions
 from components.numerics.compute import resolved
 from components.numerics.random_numbers import Noise
 from components.numerics.tensor_files import write_tensors
@@ -95,7 +95,7 @@ def evaluate(
     """
     victims, precision = _victims(candidates, data, suite, note)
     selected = [name for name, candidate in candidates.items() if candidate.selected]
-    with OutcomeJournal.open(place.unfinished / "journal.jsonl", _key(candidates, data, suite)) as journal:
+    with OutcomeJournal.open(place.unfinished / "journal.jsonl", journal_key(candidates, data, suite)) as journal:
         # Beside its journal, by whose key it is called: what another evaluation left there is not mistaken for it.
         found_images = place.unfinished / f"adversarial.{journal.id}"
         kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
@@ -152,7 +152,13 @@ def _parity(victim: Victim, data: Data, suite: Suite) -> dict[str, Any]:
     return parity(victim, data.held_out, suite.curve_attack, suite.threat, suite.seed)
 
 
-def _key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
+def attack_code(candidates: Mapping[str, Candidate], suite: Suite) -> dict[str, str]:
+    """The code that outcomes depend on, file -> hash: the engine, the attacks and the models, no verdict, no report."""
+    networks = {file for candidate in candidates.values() for file in members_of(list(candidate.model.modules()))}
+    return code_of({"components/evaluation/engine.py"} | networks | members_of(suite))
+
+
+def journal_key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
     """What a journal belongs to: other models, data, attacks, seed, batches, precision or code are another journal."""
     tasks = {name: [repr(task) for task in _tasks(candidate, suite)] for name, candidate in candidates.items()}
     return {
@@ -164,7 +170,8 @@ def _key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[
         "batch_size": data.test.batch_size,
         "search": repr(suite.section.search),
         "images": len(data.test.labels),
-        "code": fingerprint(),
+        "code": fingerprint(attack_code(candidates, suite)),
+        "versions": versions(),
     }
 
 

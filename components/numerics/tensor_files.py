@@ -1,7 +1,8 @@
 """Tensors in files: safetensors, whole or absent, the same bytes for the same content."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,29 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Any
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
     """Tensors (on the CPU) and the metadata value of a safetensors file. Errors: missing, truncated or foreign file."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
+
+
+def read_metadata(path: Path | str) -> Any:
+    """The metadata value of a safetensors file, without its tensors. Errors: missing, truncated or foreign file."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path}: truncated, or no safetensors file: {error}") from None
+
+
+def _metadata(file: Any) -> Any:
+    return json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

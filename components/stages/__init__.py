@@ -8,7 +8,7 @@ import torch
 
 from components.foundation.params import Params
 from components.foundation.process import WORK, as_process
-from components.foundation.provenance import fingerprint, git_commit, versions
+from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
 from components.foundation.storage import write_json
 from components.tracking.journal import Journal
 
@@ -31,7 +31,8 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
         params = Params.read()
         params.require_known({*STAGES, *SHARED})
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
-        with Journal.open(stage, inputs=fingerprint(**told)) as journal:
+        inputs = inputs_of([f"components/stages/{stage}.py"], told)
+        with Journal.open(stage, inputs=fingerprint(inputs)) as journal:
             journal.params(told)
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
             main(params, journal)

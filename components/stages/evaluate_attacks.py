@@ -6,23 +6,26 @@ from pathlib import Path
 import torch
 
 from components.data.splits import Splits, digest, read_splits
-from components.evaluation.engine import Candidate, Data, Workplace, evaluate
+from components.evaluation.engine import Candidate, Data, Workplace, attack_code, evaluate, journal_key
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.process import WORK
-from components.foundation.provenance import code_hash, fingerprint, versions
+from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
 from components.foundation.storage import read_json, sha256
 from components.models.parts.model_file import load_model
 from components.stages import run
 from components.stages.evidence import evidence_on
+from components.stages.resume import KeptWork
 from components.stages.tasks import read_suite
 from components.tracking.journal import Journal
 
 STAGE = "evaluate_attacks"
 DATA = Path("data/normalized.safetensors")
 RESULTS = Path("evaluation")
+OUTPUTS = [str(RESULTS / name) for name in ("outcomes.safetensors", "gallery.safetensors", "evaluation.json")]
+UNFINISHED = WORK / "evaluation"
 # The sections that dvc.yaml declares: others may change without a new evaluation, so none of them is written to it.
 READ = ("seed", "compute", "threat", STAGE)
 ROLES = ("clean_teacher", "robust_teacher", "student")
@@ -41,19 +44,33 @@ def main(params: Params, journal: Journal) -> None:
     suite = read(params, len(splits.classes))
     device = suite.compute.prepare()
     candidates = load_candidates(splits, device)
-    selected = {name: c for name, c in candidates.items() if c.selected}
+    hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}
-    hashes = {name: c.facts["sha256"] for name, c in candidates.items()}
-    unfinished = WORK / "evaluation" / fingerprint(**told, data=sha256(DATA), models=hashes)
-    provenance = {"data.sha256": sha256(DATA), "code.sha256": code_hash(), "device": device.type, **versions()}
-    training_cost = {role: read_json(f"metrics/{role}.json")["passes"] for role in ROLES}
-    extra = {"training_cost": training_cost, "params": told, "provenance": provenance}
-    data = load_data(splits, suite.section.batch_size, device)
-    evaluate(candidates, data, suite, Workplace(RESULTS, unfinished), evidence_on, extra, journal.note)
-    shutil.rmtree(unfinished)
-    journal.upstream({"normalized": sha256(DATA)} | {name: c.facts["sha256"] for name, c in selected.items()})
+    costs = {role: read_json(f"metrics/{role}.json")["passes"] for role in ROLES}
+    code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
+    kept = KeptWork(STAGE, inputs_of(code, told | {"data": sha256(DATA), "models": hashes, "costs": costs}))
+    if kept.published_again():
+        journal.note(f"{STAGE}: finished before under the same inputs, published again")
+    else:
+        kept.begin(journal.note)
+        data = load_data(splits, suite.section.batch_size, device)
+        unfinished = UNFINISHED / fingerprint(journal_key(candidates, data, suite))
+        provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
+        extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
+        evaluate(candidates, data, suite, Workplace(RESULTS, unfinished), evidence_on, extra, journal.note)
+        kept.finish([*OUTPUTS, *(str(path) for path in sorted((RESULTS / "adversarial").iterdir()))])
+        forget_others(unfinished)
+    selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}
+    journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
+
+
+def forget_others(journal: Path) -> None:
+    """Removes the journals of other evaluations; this one stays, so that a new probe repeats no attack."""
+    for folder in UNFINISHED.iterdir():
+        if folder != journal:
+            shutil.rmtree(folder)
 
 
 def load_data(splits: Splits, batch_size: int, device: torch.device) -> Data:

@@ -1,6 +1,5 @@
 """What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,8 @@ from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Params, member, typed
-from components.foundation.process import WORK
-from components.foundation.provenance import fingerprint
-from components.foundation.storage import sha256, write_csv, write_json
+from components.foundation.provenance import Inputs, inputs_of, members_of
+from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
@@ -25,9 +23,10 @@ from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel, rank
 from components.schedules import SCHEDULES
 from components.schedules.parts.schedule import Schedule
+from components.stages.resume import KeptWork
 from components.threats.parts.threat import Threat
 from components.tracking.journal import Journal
-from components.training.checkpoint import TrainingState
+from components.training.checkpoint import TrainingState, saved_epoch
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.sentinel.probe import SentinelProbe
 from components.training.sentinel.rules import Sentinel
@@ -175,7 +174,17 @@ def read_teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
 
 
 def train(training: Training, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
-    """Trains `model` and writes models/NAME.safetensors (best), NAME.last.safetensors, curves/ and metrics/."""
+    """Trains `model` and writes models/NAME.safetensors (best), NAME.last.safetensors, curves/ and metrics/.
+
+    A run that is finished already is published again, without an epoch; one that was stopped goes on.
+    """
+    kept = KeptWork(training.stage, depends_on(training))
+    if kept.published_again():
+        journal.note(f"{training.stage}: finished before under the same inputs, published again")
+        tell_epochs(training, journal)
+        tell(training, journal)
+        return
+    kept.begin(journal.note)
     settings, recipe = training.settings, training.settings.recipe
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
@@ -188,15 +197,18 @@ def train(training: Training, model: nn.Module, splits: Splits, device: torch.de
         probe,
         settings.seed,
     )
-    folder = resume_folder(training)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
     state.watch = watch(training, splits, device, journal)
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
-    for record in fit(state, loader, plan, folder):
+    if (epoch := saved_epoch(kept.folder)) is not None:
+        journal.note(f"{training.stage}: continues from epoch {epoch}")
+    for record in fit(state, loader, plan, kept.folder):
         journal.metrics({name: value for name, value in record.items() if name != "epoch"}, step=int(record["epoch"]))
         journal.note(progress(record, recipe.epochs, state.seconds))
     if rank() == 0:
-        publish(training, splits, state, folder, journal)
+        publish(training, splits, state, kept.folder)
+        tell(training, journal)
+        kept.finish(outputs(training.name))
 
 
 def watch(training: Training, splits: Splits, device: torch.device, journal: Journal) -> Watch | None:
@@ -216,14 +228,14 @@ def watch(training: Training, splits: Splits, device: torch.device, journal: Jou
     return Watch(settings.sentinel, probe, lambda n: built(training, settings.changed[n - 1]), journal.note)
 
 
-def resume_folder(training: Training) -> Path:
-    """Where this run's checkpoint is kept: under the hash of all it depends on, so that no other run continues it."""
+def depends_on(training: Training) -> Inputs:
+    """What the numbers of this run depend on: its code, the members in use, data, models, parameters."""
     settings = training.settings
-    shared = {"seed": settings.seed, "compute": settings.compute, "threat": settings.threat, "ntk": settings.ntk}
-    # Not under the number of processes: one more or one less goes on, with the same numbers but for rounding.
-    shared["batch_norm"] = settings.parallel.batch_norm
-    key = fingerprint(data=sha256(DATA), upstream=training.upstream, section=settings.raw, **shared)
-    return WORK / "resume" / f"{training.stage}-{key}"
+    # Not the number of processes: one more or one less goes on, with the same numbers but for rounding.
+    told = {"batch_norm": settings.parallel.batch_norm, training.stage: settings.raw}
+    told |= {name: repr(getattr(settings, name)) for name in ("seed", "compute", "threat", "ntk")}
+    told |= {"data": sha256(DATA), "upstream": training.upstream}
+    return inputs_of({f"components/stages/{training.stage}.py"} | members_of(settings), told)
 
 
 def progress(record: Mapping[str, float], epochs: int, seconds: float) -> str:
@@ -236,8 +248,14 @@ def progress(record: Mapping[str, float], epochs: int, seconds: float) -> str:
     return f"epoch {epoch:3d}/{epochs}  loss {record['train_loss']:8.4f}  {accuracies}  {left:5.0f} s left"
 
 
-def publish(training: Training, splits: Splits, state: TrainingState, folder: Path, journal: Journal) -> None:
-    """Writes the declared outputs, the models last, and gives up the resume state."""
+def outputs(name: str) -> list[str]:
+    """The files that dvc.yaml declares for a training stage, in the order in which they are written."""
+    files = [f"curves/{name}.csv", f"curves/{name}.sentinel.json", f"metrics/{name}.json"]
+    return [*files, f"models/{name}.last.safetensors", f"models/{name}.safetensors"]
+
+
+def publish(training: Training, splits: Splits, state: TrainingState, folder: Path) -> None:
+    """Writes the declared outputs, the models last."""
     name = training.name
     best, last = state.best_epoch, int(state.history[-1]["epoch"])
     write_csv(f"curves/{name}.csv", state.history)
@@ -257,17 +275,30 @@ def publish(training: Training, splits: Splits, state: TrainingState, folder: Pa
             upstream=training.upstream,
         )
         save_model(f"models/{name}{suffix}.safetensors", weights, card)
+
+
+def tell(training: Training, journal: Journal) -> None:
+    """Records the outputs, from the files themselves."""
+    name, recipe = training.name, training.settings.recipe
     for path in (f"curves/{name}.csv", f"curves/{name}.sentinel.json"):
         journal.artifact(path)
-    if state.watch is not None:
-        told = {"alarms": len(state.watch.events), "roll_backs": state.watch.roll_backs, "stopped": state.watch.stopped}
+    if training.settings.sentinel is not None:
+        actions = [event["action"] for event in read_json(f"curves/{name}.sentinel.json")["events"]]
+        told = {"alarms": len(actions), "roll_backs": actions.count("roll_back"), "stopped": "stop" in actions}
         journal.tags({f"sentinel.{key}": value for key, value in told.items()})
     journal.upstream({"normalized": sha256(DATA)} | training.upstream)
     journal.produced({name: sha256(f"models/{name}.safetensors")})
-    # The checkpoint first: without the best weights beside it, a run that is killed here could not be repeated.
-    (folder / "checkpoint.safetensors").unlink()
-    shutil.rmtree(folder)
-    journal.note(f"{name}: best epoch {best} of {last}, {training.settings.recipe.select_by} {state.best_score:.1%}")
+    best, last = (read_json(f"metrics/{name}.json")[which] for which in ("best", "last"))
+    score = best[recipe.select_by]
+    journal.note(f"{name}: best epoch {best['epoch']} of {last['epoch']}, {recipe.select_by} {score:.1%}")
+
+
+def tell_epochs(training: Training, journal: Journal) -> None:
+    """Records the epochs of a finished run, from its curve."""
+    name = training.name
+    for row in read_csv(f"curves/{name}.csv"):
+        numbers = {key: float(value) for key, value in row.items() if key != "epoch" and value}
+        journal.metrics(numbers, step=int(row["epoch"]))
 
 
 def seen(state: TrainingState) -> dict[str, Any]:

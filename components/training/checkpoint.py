@@ -14,7 +14,7 @@ from components.foundation.storage import replacing
 from components.methods.parts.contract import Companioned, Method, Stateful
 from components.models.parts.averaging import Average
 from components.numerics import parallel
-from components.numerics.tensor_files import read_tensors, write_tensors
+from components.numerics.tensor_files import read_metadata, read_tensors, write_tensors
 from components.training.sentinel.watch import Watch
 
 
@@ -187,6 +187,12 @@ class TrainingState:
         self.optimizer.param_groups[0]["params"] = list(trained_parameters(self.model, method).values())
         # What is not in a checkpoint was not there yet.
         self.optimizer.state.clear()
+
+
+def saved_epoch(folder: Path) -> int | None:
+    """The epoch after which the checkpoint in `folder` was written, or None where there is none."""
+    path = folder / "checkpoint.safetensors"
+    return int(dict(read_metadata(path)["history"][-1])["epoch"]) if path.exists() else None
 
 
 def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Parameter]:

@@ -84,21 +84,21 @@ def make_project(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
+def environment(code: Path = ROOT) -> dict[str, str]:
     """What a stage's process needs to find the code and to leave trackers alone."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TEMPER_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(code), "TEMPER_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 
 
-def start_stage(stage: str, folder: Path) -> subprocess.Popen[str]:
-    """The stage as a process of its own, as dvc.yaml starts it."""
+def start_stage(stage: str, folder: Path, code: Path = ROOT) -> subprocess.Popen[str]:
+    """The stage as a process of its own, as dvc.yaml starts it, with the code of a checkout."""
     command = [sys.executable, "-m", f"components.stages.{stage}"]
-    return start(command, folder)
+    return start(command, folder, code)
 
 
-def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+def start(command: list[str], folder: Path, code: Path = ROOT) -> subprocess.Popen[str]:
     """A command in the project's folder, with its streams as text."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=folder, env=environment(code), stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
@@ -145,6 +145,11 @@ def files(folder: Path, *stages: str) -> list[str]:
     found = [folder / path for path in outputs(*stages) if (folder / path).exists()]
     inside = [sorted(path.iterdir()) if path.is_dir() else [path] for path in found]
     return [str(path.relative_to(folder)) for paths in inside for path in paths]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The checkpoints of runs that are not over."""
+    return list((folder / ".temper/resume").glob("*/checkpoint.safetensors"))
 
 
 def partial_files(folder: Path) -> list[Path]:

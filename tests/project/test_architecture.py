@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.foundation.provenance import code_of
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
 FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules")
@@ -296,3 +298,12 @@ def test_presets_have_the_sections_of_the_default(preset):
     while base := sections.pop("base", None):  # a small preset replaces sections of its base
         sections = yaml.safe_load((ROOT / "presets" / f"{base}.yaml").read_text()) | sections
     assert set(sections) == set(params())
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_what_a_result_is_traced_to_is_what_the_stage_executes(stage):
+    """`code_of` and the walk above agree, though neither knows the other."""
+    roots = ["components/stages/__init__.py", f"components/stages/{stage}.py"]
+    for family, keys in MEMBERS.get(stage, {}).items():
+        roots += [f"components/{family}/{name}.py" for key in keys for name in selected(key)]
+    assert set(code_of(roots)) == executed(stage)

@@ -213,8 +213,14 @@ def test_a_diverging_run_says_what_led_to_it(copied, refused):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("stage", STAGES)
-def test_disk_full_or_read_only(stage, code, copied, refused, monkeypatch):
-    """Every write of a declared output fails as it does on such a disk, after the file was begun."""
+@pytest.mark.parametrize("finished", [False, True])
+def test_disk_full_or_read_only(finished, stage, code, copied, refused, monkeypatch):
+    """Every write of a declared output fails as it does on such a disk, after the file was begun.
+
+    Also where a stage that is finished already is only published again.
+    """
+    if not finished:
+        shutil.rmtree(copied / ".temper")
 
     def fail(self: Path, *args: Any, **kwargs: Any) -> None:
         if ".temper" in self.parts:

@@ -20,6 +20,7 @@ from tests.parts.pipeline_files import (
     run_here,
     start,
     start_stage,
+    unfinished,
 )
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def forget(folder: Path, stage: str) -> None:
 
 def last_epoch(folder: Path) -> int:
     """The last epoch in the folder's checkpoint, -1 where there is none yet."""
-    files = list((folder / ".temper/resume").glob("*/checkpoint.safetensors"))
+    files = unfinished(folder)
     return int(dict(read_tensors(files[0])[1]["history"][-1])["epoch"]) if files else -1
 
 
@@ -77,7 +78,7 @@ def test_killed_and_run_again_equals_uninterrupted(stage, fresh, whole):
     assert (status, err) == (0, "")
     assert f"epoch  {stopped_after:2d}/" not in out and f"epoch  {stopped_after + 1:2d}/{EPOCHS}" in out
     assert hashes(fresh) == hashes(whole)
-    assert not any((fresh / ".temper/resume").iterdir())
+    assert not unfinished(fresh)
 
 
 def test_terminated_says_so_and_leaves_nothing_behind(fresh, whole):
@@ -95,25 +96,18 @@ def test_terminated_says_so_and_leaves_nothing_behind(fresh, whole):
     assert hashes(fresh) == hashes(whole)
 
 
-# Runs a stage as `python -m` does, but stops dead before it puts the named file in place, or gives up its resume state.
+# Runs a stage as `python -m` does, but stops dead before it puts the named file in place.
 STOPS_IN_PUBLISH = """
-import os, pathlib, runpy, shutil, signal, sys
+import os, runpy, signal, sys
 stage, at = sys.argv[1], sys.argv[2]
-replace, rmtree = os.replace, shutil.rmtree
-
-def stop_before(path):
-    if at in str(path):
-        os.kill(os.getpid(), signal.SIGKILL)
+replace = os.replace
 
 def replacing(source, target):
-    stop_before(target)
+    if at in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 
-def removing(folder):
-    stop_before("rmtree")
-    rmtree(folder)
-
-os.replace, shutil.rmtree = replacing, removing
+os.replace = replacing
 sys.argv = [stage]
 runpy.run_module(f"components.stages.{stage}", run_name="__main__", alter_sys=True)
 """
@@ -124,7 +118,7 @@ def test_killed_while_publishing_shows_whole_files_only(fresh, whole):
     forget(fresh, stage)
     want = hashes(whole, stage)
     seen = []
-    for at in ("models/clean_teacher.safetensors", "rmtree"):
+    for at in ("models/clean_teacher.safetensors", "finished.json"):
         process = start([sys.executable, "-c", STOPS_IN_PUBLISH, stage, at], fresh)
         assert finish(process)[0] == -signal.SIGKILL
         found = hashes(fresh, stage)

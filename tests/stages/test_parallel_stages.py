@@ -21,6 +21,7 @@ from tests.parts.pipeline_files import (
     run_here,
     start,
     start_stage,
+    unfinished,
 )
 from tests.stages.test_sentinel_stage import ALWAYS, SENTINEL
 
@@ -78,7 +79,7 @@ def is_there(process: int) -> bool:
 def await_epochs(folder: Path, process: subprocess.Popen[str]) -> list[int]:
     """The stage's processes, once the first epochs are over."""
     deadline = time.monotonic() + PATIENCE
-    while not list((folder / ".temper/resume").glob("*/checkpoint.safetensors")):
+    while not unfinished(folder):
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -91,7 +92,7 @@ def test_one_journal_and_one_voice(whole):
     assert [int(line.split("/")[0].split()[1]) for line in lines] == list(range(EPOCHS + 1))
     told = events(folder)
     assert [event["event"] for event in told].count("open") == 1 and told[-1]["status"] == "FINISHED"
-    assert not partial_files(folder) and not any((folder / ".temper/resume").iterdir())
+    assert not partial_files(folder) and not unfinished(folder)
 
 
 def test_torchrun_does_the_same(whole, data, tmp_path):

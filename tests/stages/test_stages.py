@@ -35,6 +35,7 @@ from tests.parts.pipeline_files import (
     run_here,
     small_params,
     start_stage,
+    unfinished,
 )
 
 NUM_TEST = 60
@@ -86,7 +87,7 @@ def test_every_declared_output_exists_and_parses(project):
     assert all((project / path).exists() for path in outputs())
     for path in files(project):
         assert len(readers.get(Path(path).suffix, np.load)(project / path)), path
-    assert not partial_files(project) and not any((project / ".temper/resume").iterdir())
+    assert not partial_files(project) and not unfinished(project)
 
 
 def test_outcomes_are_one_bit_per_test_image(evaluation, outcomes, project):

@@ -1,0 +1,91 @@
+"""What a stage keeps outside its declared outputs: unfinished work to go on from, finished work to publish again.
+
+Both lie in a folder named by the stage and by a hash of what its numbers depend on (`provenance.inputs_of`), so nothing
+is continued or published that would come out otherwise today.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from components.foundation.process import WORK
+from components.foundation.provenance import Inputs, differences, fingerprint
+from components.foundation.storage import read_json, replacing, sha256, write_json
+
+FOLDER = WORK / "resume"
+CHECKPOINT = "checkpoint.safetensors"
+# As many as one line can hold.
+SHOWN = 6
+
+
+class KeptWork:
+    """The kept work of one stage under one set of inputs; `folder` is for the stage's own unfinished files."""
+
+    def __init__(self, stage: str, inputs: Inputs) -> None:
+        self.stage, self.inputs = stage, inputs
+        self.folder = FOLDER / f"{stage}-{fingerprint(inputs)}"
+
+    def begin(self, note: Callable[[str], None]) -> None:
+        """Notes down the inputs; says, where a checkpoint of this stage is there that they do not fit, what differs."""
+        if not (self.folder / CHECKPOINT).exists() and (other := self._other_checkpoint()) is not None:
+            note(f"{self.stage}: starts anew, a checkpoint is there for other inputs: {_shown(other, self.inputs)}")
+        write_json(self.folder / "inputs.json", self.inputs)
+
+    def finish(self, outputs: Sequence[str]) -> None:
+        """Keeps the published `outputs`, in place of unfinished work and of what was finished under other inputs."""
+        kept = self.folder / "outputs"
+        kept.mkdir(exist_ok=True)
+        hashes = {}
+        for number, path in enumerate(outputs):
+            _link(Path(path), kept / str(number))
+            hashes[path] = sha256(path)
+        # From here on the work is finished: a kill below leaves files that nobody needs.
+        write_json(self.folder / "finished.json", hashes)
+        self._tidy()
+
+    def published_again(self) -> bool:
+        """Whether the stage is finished under these inputs; then its outputs are in place again, each in one step."""
+        if not (self.folder / "finished.json").exists():
+            return False
+        hashes = read_json(self.folder / "finished.json")
+        kept = {path: self.folder / "outputs" / str(number) for number, path in enumerate(hashes)}
+        if not all(copy.exists() and sha256(copy) == hashes[path] for path, copy in kept.items()):
+            # Somebody changed a file in place, through whatever link: what is kept is no longer what was published.
+            shutil.rmtree(self.folder)
+            return False
+        for path, copy in kept.items():
+            with replacing(path) as partial:
+                partial.write_bytes(copy.read_bytes())
+        return True
+
+    def _other_checkpoint(self) -> Path | None:
+        checkpoints = [path for path in FOLDER.glob(f"{self.stage}-*/{CHECKPOINT}") if path.parent != self.folder]
+        newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+        return None if newest is None else newest.parent
+
+    def _tidy(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name not in ("inputs.json", "finished.json", "outputs"):
+                path.unlink()
+        for path in FOLDER.glob(f"{self.stage}-*/finished.json"):
+            if path.parent != self.folder:
+                shutil.rmtree(path.parent)
+
+
+def _link(path: Path, copy: Path) -> None:
+    """The file under a second name; where no link can be made, its bytes."""
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(path, copy)
+    except OSError:
+        shutil.copyfile(path, copy)
+
+
+def _shown(other: Path, inputs: Inputs) -> str:
+    """What differs from the inputs of another folder, as far as a line can hold it."""
+    if not (other / "inputs.json").exists():
+        return "they were not noted down"
+    found = differences(read_json(other / "inputs.json"), inputs)
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
