@@ -24,7 +24,7 @@ class KdSwa:
     the student's cross-entropy. Errors: weights that are negative or above 1 in sum, a temperature of 0 or less.
 
     >>> fields = KdSwa(attack=attack, clean_weight=0.1, robust_weight=0.6, temperature=2)
-    >>> sorted(fields.taught_by(teacher, teacher).loss(model, batch, threat, rng).parts)
+    >>> sorted(fields.build(teacher, teacher).loss(model, batch, threat, rng).parts)
     ['loss_adversarial', 'loss_clean', 'loss_robust', 'train_adversarial_accuracy']
     """
 

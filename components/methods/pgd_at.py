@@ -14,7 +14,7 @@ from components.numerics.losses import accuracy, cross_entropy
 class PgdAt:
     """The mean cross-entropy of attacked images: crafted in evaluation mode, trained on in training mode.
 
-    >>> method = PgdAt(attack=attack, label_smoothing=0)
+    >>> method = PgdAt(attack=attack, label_smoothing=0).build()
     >>> method.loss(model, batch, threat, rng).total.backward()
     >>> all(parameter.grad is not None for parameter in model.parameters())
     True

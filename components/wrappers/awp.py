@@ -26,7 +26,7 @@ class Awp:
     the gradient of the same loss, on the same attacked images, at w; for others v = 0. Published: `gamma` 0.01 and
     `start` 0 for adversarial training, 0.005 and 10 for TRADES.
 
-    >>> method = Awp(gamma=0.01, start=0).around(method)
+    >>> method = Awp(gamma=0.01, start=0).build(method)
     >>> "loss_rise" in method.loss(model, batch, threat, rng).parts
     True
     """

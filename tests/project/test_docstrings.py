@@ -42,7 +42,7 @@ def granted() -> dict[str, Any]:
         "model": model,
         "teacher": copy.deepcopy(model).eval().requires_grad_(False),
         "attack": attack,
-        "method": PgdAt(attack=attack, label_smoothing=0),
+        "method": PgdAt(attack=attack, label_smoothing=0).build(),
         "threat": threat("linf:1/10"),
         "rng": torch.Generator().manual_seed(0),
         "Ratio": Ratio,
