@@ -3,7 +3,7 @@
 import errno
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ USER_ERROR = 2
 
 
 @contextmanager
-def as_process(name: str) -> Iterator[None]:
+def as_process(name: str) -> Generator[None]:
     """Ends the process as others expect it: SIGTERM and SIGINT as exits, a user's mistake in one line with status 2."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)

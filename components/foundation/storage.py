@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ from components.foundation.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str) -> Generator[Path]:
     """A temporary path that takes the place of `path` only when the block succeeds, so no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def beginning(path: Path | str) -> Iterator[BinaryIO]:
+def beginning(path: Path | str) -> Generator[BinaryIO]:
     """A file whose content becomes `path` only when the block succeeds, and only if `path` is not there by then.
 
     For files that several processes begin and then fill together: what one has begun, no other replaces.
