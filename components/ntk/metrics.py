@@ -18,7 +18,8 @@ def kernel_metrics(
     Args:
         kernel: float64 [N, N].
         labels: int64 [N].
-        previous, first: earlier kernels of the same images; None where this one is the first, at distance 0.
+        previous: the kernel of the probe before, of the same images; None where this one is the first, at distance 0.
+        first: the first kernel of the same images; None likewise.
     """
     eigenvalues = spectrum(kernel)
     return {
