@@ -19,7 +19,7 @@ from components.foundation.errors import InputError, choose
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-# Seeds are multiplied by a million and more, and must still fit 64 bits.
+# A seed is multiplied by a million and more, and the product must fit 64 bits.
 MAX_SEED = 2**32 - 1
 
 
