@@ -128,7 +128,7 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 def _one_line(error: ValidationError, kind: Any, where: str) -> str:
     # A misspelt key is also a missing one: name the misspelling.
-    first, *rest = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] not in _UNKNOWN)
+    first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
     key = ".".join([where, *(str(part) for part in first["loc"])])
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] in _UNKNOWN:
