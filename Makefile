@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced-$(shell cat requirements.lock pyproject.toml | cksum | 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo flow test test-slow check docs lock clean
+.PHONY: help setup demo flow test test-slow coverage check pages docs lock clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 14
 
@@ -35,15 +35,23 @@ test: setup  ## the tests (CPU, no network, minutes)
 test-slow: setup  ## the slower tests alone
 	@$(RUN) -m pytest -m "slow and not gpu"
 
-check: setup  ## lint and types
-	@ruff check . && ruff format --check . && pyright
+coverage: setup  ## what `make test` does, with the share of lines that it executes; fails under the floor
+	@$(RUN) -m pytest -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
-docs: setup  ## write the pages that are generated from the code
+check: setup  ## lint and types
+	@ruff check . && ruff format --check . && pyright && yamllint --strict .
+
+pages: setup  ## write the pages that are generated from the code
 	@temper params schema > docs/parameters.md && $(RUN) -m temper.help > docs/command.md
 
-lock: setup  ## resolve pyproject.toml anew into requirements.lock (names, versions and hashes only)
+docs: setup  ## the pages of docs/ as a site in .temper/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo .temper/site/index.html
+
+# Versions stay as they are locked, since numbers depend on some of them: UPGRADE="prefect dvc" names what may move.
+lock: setup  ## resolve pyproject.toml into requirements.lock; UPGRADE="NAME ..." takes the newest of these packages
 	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet \
+		$(UPGRADE:%=--upgrade-package %) -o requirements.lock
 
 clean:  ## remove resume state, records and caches; data, models and results stay
 	@rm -rf .temper .pytest_cache .ruff_cache && find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -26,12 +26,12 @@ class RandAugment:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Augmentation:
-    """What becomes of each image before a step, in this order: RandAugment, a shift, a flip, CutMix.
+    """How each image is changed before a step, in this order: RandAugment, a shift, a flip, CutMix.
 
-    The shift is a random crop after padding by `crop` zero pixels on each side, the flip is horizontal, with chance one
-    half. `cutmix` is the chance that a box of an image comes from another one (Yun et al., arXiv 1905.04899); above 0
-    all labels are probabilities. Both long ways help adversarial training where it overfits and weights are averaged
-    (Rebuffi et al., arXiv 2103.01946); short runs of small models need neither.
+    The shift is a random crop after padding by `crop` zero pixels on each side. The flip is horizontal, with
+    probability 1/2. `cutmix` is the chance that a box of an image comes from another one (Yun et al., arXiv
+    1905.04899); above 0 all labels are probabilities. RandAugment and CutMix help long adversarial training that
+    overfits and averages its weights (Rebuffi et al., arXiv 2103.01946); short runs of small models need neither.
     """
 
     crop: int
@@ -57,7 +57,7 @@ def augmented(
     """The batch of uint8 `images` [N, C, H, W] with their int64 `labels` [N], all on the device of `rng`."""
     if augmentation.rand_augment is not None:
         images = rand_augmented(images, augmentation.rand_augment, rng)
-    # Whole shifts and flips only, which `placement` can tell; the colours and bends before it belong to the image.
+    # `placement` describes shifts by whole pixels and flips only; what RandAugment did belongs to the image.
     images, placement = augment(images, augmentation, rng)
     if augmentation.cutmix:
         images, labels = cut_mixed(images, labels, augmentation.cutmix, num_classes, rng)
@@ -65,18 +65,18 @@ def augmented(
 
 
 def augment(images: Tensor, augmentation: Augmentation, rng: torch.Generator) -> tuple[Tensor, Placement]:
-    """Each image of [N, C, H, W] shifted by up to `crop` pixels (zeros move in), flipped with chance one half."""
+    """Each image of [N, C, H, W] shifted by up to `crop` pixels (zeros move in), flipped with probability 1/2."""
     placement = Placement.drawn(images, augmentation.crop, augmentation.flip, rng)
     return placement.moved(images), placement
 
 
 def rand_augmented(images: Tensor, fields: RandAugment, rng: torch.Generator) -> Tensor:
-    """Each uint8 image of [N, C, H, W] through operations of its own; a function of the images and `rng` alone."""
+    """Each uint8 image of [N, C, H, W] after its own random operations; a function of the images and `rng` alone."""
     # torchvision takes seconds to import, which only those who use it should pay.
     from torchvision.transforms.v2 import RandAugment as Operations
 
     operations = Operations(num_ops=fields.num_ops, magnitude=fields.magnitude)
-    # torchvision draws from the global generator of the CPU, which is lent a state of ours.
+    # torchvision draws from the global generator of the CPU, which gets our state inside the block.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(shared(rng).get_state())
         return torch.stack([operations(image) for image in images])

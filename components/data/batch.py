@@ -1,4 +1,4 @@
-"""What a training step sees of the data."""
+"""The images of one training step."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from components.data.placement import Placement
 
 
 class Batch(NamedTuple):
-    """What a training step sees.
+    """The images of one training step, with labels and what is known of each image.
 
     `images` are float [N, C, H, W] in [0, 1]. `labels` are int64 [N], or probabilities [N, K] where an augmentation
     mixes classes. `indices` [N] are the images' places in the training split, and `placement` says how augmentation
-    moved each, so that what belongs to an image can follow it. Where processes train together, each sees its part of a
-    batch of `total` images; otherwise that is all of them (0 stands for as many as there are).
+    moved each image, so that a perturbation kept for it can be moved in the same way. Where processes train together,
+    each sees its part of a batch of `total` images; otherwise that is all of them (0 stands for as many as there are).
     """
 
     images: Tensor

@@ -1,7 +1,7 @@
 """Image files to pixels, with torchvision's decoders, in worker processes ahead of their use.
 
-The pixels are a function of the files, a seed and the images' places. So neither the number of workers nor a stop and a
-new start in between changes one.
+The pixels are a function of the files, a seed and the images' places. So neither the number of workers nor a stop and
+a new start changes a pixel.
 """
 
 import math
@@ -23,12 +23,12 @@ from components.foundation.errors import InputError
 AHEAD = 2
 # Images of a shard where no step waits for a batch of its own size.
 CHUNK = 64
-# So many images are decoded here in the seconds that processes need to start.
+# Below this number of images, decoding in this process is faster than starting workers.
 WORTH_WORKERS = 2_000
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
-# Where a PNG says what its pixels are, and some of the kinds.
+# The byte of a PNG that says what its pixels are, and some of its values.
 COLOR_TYPE, PALETTE, WITH_ALPHA = 25, 3, (4, 6)
-# Aspect ratios of random crops, and how often one that does not fit is drawn anew (arXiv 1409.4842, section 6).
+# Aspect ratios of random crops, and how often one that does not fit is drawn again (arXiv 1409.4842, section 6).
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 ATTEMPTS = 10
 
@@ -41,7 +41,7 @@ class Shard(NamedTuple):
 
 
 def in_memory(split: Split) -> LabelledImages:
-    """The split with its images decoded. Error: more than half of the machine's memory would go."""
+    """The split with its images decoded. Error: they would take more than half of the machine's memory."""
     if isinstance(split, LabelledImages):
         return split
     shape = (len(split), *split.image_shape)
@@ -65,11 +65,11 @@ def chunks(split: Split) -> Iterator[Tensor]:
         return iter([split.images])
     places = torch.arange(len(split)).split(CHUNK)
     stream = Stream(split, num_workers() if len(split) > WORTH_WORKERS else 0, pinned=False)
-    return stream.decoded(Shard(one.tolist(), None) for one in places)
+    return stream.decoded(Shard(chunk.tolist(), None) for chunk in places)
 
 
 class Stream:
-    """Shards of a listing, decoded ahead of their use by worker processes that live as long as this; 0: when used."""
+    """Shards of a listing, decoded ahead of their use by worker processes; with 0 workers, decoded when used."""
 
     def __init__(self, files: LabelledFiles, workers: int, pinned: bool) -> None:
         self._plan = _Plan()
@@ -84,7 +84,7 @@ class Stream:
             # A process that uses a GPU or threads must not be forked.
             multiprocessing_context="spawn" if workers else None,
             pin_memory=pinned,
-            # Of its own: what it draws for its workers must not move the generator that training draws from.
+            # A separate one: what it draws for its workers must not move the generator that training draws from.
             generator=torch.Generator(),
         )
 
@@ -100,7 +100,7 @@ class Stream:
 def num_workers() -> int:
     """`TEMPER_WORKERS`, or one for each processor but one; 0 decodes in the process that trains.
 
-    No parameter, since it belongs to the machine and changes no result. Error: no number.
+    It is no parameter, since it depends on the machine and changes no result. Error: the variable holds no number.
     """
     text = os.environ.get("TEMPER_WORKERS") or str(max(1, len(os.sched_getaffinity(0)) - 1))
     if not text.isdecimal():
@@ -122,7 +122,7 @@ class _Decoded(Dataset[Tensor | InputError]):
         self.files = files
 
     def __getitem__(self, shard: Shard) -> Tensor | InputError:
-        # Returned, since what a worker raises arrives as a traceback in a text.
+        # Returned, since an error that a worker raises arrives as the text of a traceback.
         try:
             return decode_shard(self.files, shard)
         except InputError as error:
@@ -137,7 +137,7 @@ def decode_shard(files: LabelledFiles, shard: Shard) -> Tensor:
     """The shard's images, uint8 [N, C, H, W]. Errors, with the file: missing, changed, broken, no image."""
     images = torch.empty((len(shard.places), *files.image_shape), dtype=torch.uint8)
     with warnings.catch_warnings():
-        # torchvision means to give its decoders away, and says so at each image.
+        # torchvision plans to move its decoders to another package, and warns at each image.
         warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
         for image, place in zip(images, shard.places, strict=True):
             # Text as a seed is hashed, so neighbouring places and seeds have nothing in common.
@@ -168,7 +168,7 @@ def _rgb(data: bytes) -> Tensor:
     from torchvision.io import ImageReadMode, decode_image
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    # The camera's note on which side is up is part of the picture.
+    # The camera's note of which side is up is part of the image.
     if data.startswith(JPEG):
         return decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
     mode = ImageReadMode.RGB_ALPHA if _has_alpha(data) else ImageReadMode.RGB
@@ -182,14 +182,14 @@ def _rgb(data: bytes) -> Tensor:
 
 
 def _has_alpha(data: bytes) -> bool:
-    """Whether an image has an alpha: asked for one that a PNG does not have, torchvision gives random numbers."""
+    """Whether an image has an alpha channel. Asked for one that a PNG lacks, torchvision gives random numbers."""
     if not data.startswith(PNG):
         return True
     header = data[: data.find(b"IDAT")]
     if b"tRNS" not in header:
         return header[COLOR_TYPE] in WITH_ALPHA
     if header[COLOR_TYPE] != PALETTE:
-        # torchvision shows it.
+        # torchvision would show that colour.
         raise ValueError("one of its colours stands for transparency, want an alpha channel")
     return True
 

@@ -109,13 +109,13 @@ def drop_or_refuse_duplicates(splits: Mapping[str, S], rule: Duplicates) -> tupl
         for index, key in enumerate(keys):
             seen.setdefault(key, (name, index))
     if rule == "refuse" and first:
-        found = f"{sum(dropped.values())} duplicate image(s) across splits, the first: {first[0]} image {first[1]} is"
-        raise InputError(f"{found} {first[2]} image {first[3]} (remove them, or set duplicates: drop)")
+        count = f"{sum(dropped.values())} duplicate image(s) across splits, the first: {first[0]} image {first[1]} is"
+        raise InputError(f"{count} {first[2]} image {first[3]} (remove them, or set duplicates: drop)")
     return {name: kept[name] for name in splits}, {name: dropped[name] for name in splits}
 
 
 def stratified_indices(labels: Tensor, size: int, seed: int) -> Tensor:
-    """`size` indices, ascending: each class equally often (to within one), as far as it has images. labels: int64 [N].
+    """`size` indices, ascending, each class equally often (within one) while it has images. labels: int64 [N].
 
     Errors: fewer than `size` labels.
     """

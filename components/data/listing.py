@@ -16,10 +16,10 @@ from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Real
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-"""What can be decoded while training."""
+"""The kinds of files that can be decoded while training."""
 DIGEST_BYTES = 32
 READERS = 8
-"""Files that are read at once while they are listed: reading waits for the disk most of the time."""
+"""How many files are read at the same time while they are listed: most of the time goes into waiting for the disk."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -51,8 +51,8 @@ class LabelledFiles:
     """Image files with their labels, int64 [N].
 
     `names` are paths relative to `decoding.folder`, uint8 [N, L], zeros behind the shorter ones; `hashes` are the
-    SHA-256 of the files' bytes, uint8 [N, 32]. All are tensors, so that a million files are three of them, which worker
-    processes share.
+    SHA-256 of the files' bytes, uint8 [N, 32]. All are tensors, so that worker processes share three
+    tensors and not a million objects.
     """
 
     names: Tensor

@@ -13,7 +13,7 @@ from components.numerics import parallel
 
 
 class Batches(Protocol):
-    """What training asks of a loader; `Loader` is one, `streaming.StreamedLoader` another."""
+    """What training asks of a loader: `Loader` or `streaming.StreamedLoader`."""
 
     num_batches: int
 
@@ -25,7 +25,7 @@ class Batches(Protocol):
 class Loader:
     """Epochs over uint8 `images` [N, C, H, W] and `labels` [N], in batches whose sizes differ by one at most.
 
-    Even batches instead of a short last one, since batch norm has no use for a batch of one.
+    The batches are even, since batch norm cannot use a short last batch of one image.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Loader:
     def epoch(self, order_seed: int, rng: torch.Generator) -> Iterator[Batch]:
         """One pass: the order is a function of `order_seed` alone, the augmentation draws from `rng`.
 
-        Where processes train together, each gets its part of every batch; augmentation is that of the whole one.
+        Where processes train together, each gets its part of every batch, augmented as in the whole batch.
         """
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(order_seed))
         for chosen in order.to(self.images.device).tensor_split(self.num_batches):

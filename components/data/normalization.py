@@ -1,4 +1,4 @@
-"""Normalisation as the model's first layer: exact statistics of the train split that travel with the weights."""
+"""Normalisation as the model's first layer: exact statistics of the train split, stored with the weights."""
 
 from collections.abc import Iterable
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Where augmentation put each image, so that what belongs to it, such as a perturbation, can move along and back."""
+"""How augmentation moved each image, so that a perturbation kept for it can be moved in the same way and back."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 class Placement(NamedTuple):
     """Shifts and flips of a batch: the image is padded by `pad` zeros, cut from row `down` and column `right` on, then
-    mirrored where `flipped`; all [N]. `down = right = pad` leaves an image where it is."""
+    mirrored where `flipped`; all [N]. `down = right = pad` does not move an image."""
 
     pad: int
     down: Tensor
@@ -18,13 +18,13 @@ class Placement(NamedTuple):
 
     @classmethod
     def still(cls, images: Tensor) -> "Placement":
-        """Each of `images` [N, ...] where it is."""
+        """No shift and no flip for any of `images` [N, ...]."""
         zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         return cls(0, zeros, zeros, zeros.bool())
 
     @classmethod
     def drawn(cls, images: Tensor, pad: int, flip: bool, rng: torch.Generator) -> "Placement":
-        """A shift of up to `pad` pixels each way and, if asked, a flip with chance one half for each of `images`."""
+        """A shift of up to `pad` pixels each way and, if asked, a flip with probability 1/2 for each of `images`."""
         still, num, device = cls.still(images), len(images), images.device
         down, right, flipped = still.down, still.right, still.flipped
         if pad:

@@ -186,8 +186,8 @@ def write_splits(path: Path | str, splits: Splits) -> None:
     for name, part in splits.parts.items():
         tensors |= _tensors(name, part)
     normalization = asdict(splits.normalization)
-    told = {"dataset": splits.dataset, "classes": splits.classes, "normalization": normalization}
-    write_tensors(path, tensors, told | _decoding(splits.train))
+    metadata = {"dataset": splits.dataset, "classes": splits.classes, "normalization": normalization}
+    write_tensors(path, tensors, metadata | _decoding(splits.train))
 
 
 def read_splits(path: Path | str) -> Splits:

@@ -25,7 +25,7 @@ def loader_of(
 
 
 class StreamedLoader:
-    """What `Loader` is to a set in memory: the same order, the same batches, the same augmentation."""
+    """`Loader` for a set that stays in its files: the same order, the same batches, the same augmentation."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class StreamedLoader:
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
         places = torch.arange(len(self.labels)).tensor_split(self.num_batches)[:num_batches]
-        for images in self._stream.decoded(Shard(_mine(one).tolist(), None) for one in places):
+        for images in self._stream.decoded(Shard(_mine(batch).tolist(), None) for batch in places):
             yield to_pixels(images.to(self.device, non_blocking=True))
 
     def epoch(self, order_seed: int, rng: torch.Generator) -> Generator[Batch]:
@@ -57,7 +57,7 @@ class StreamedLoader:
         for places, images in zip(batches, self._stream.decoded(shards), strict=True):
             chosen, images = places.to(self.device), images.to(self.device, non_blocking=True)
             if len(images) < len(chosen):
-                # The random numbers of an image depend on its place in the whole batch; nobody looks at the others.
+                # The random numbers of an image depend on its index in the whole batch; the other rows are never read.
                 whole = images.new_zeros((len(chosen), *images.shape[1:]))
                 _mine(whole).copy_(images)
                 images = whole
@@ -67,12 +67,12 @@ class StreamedLoader:
             )
 
     def _needed(self, places: Tensor) -> Tensor:
-        """What of a batch this process must see: mixing takes boxes from all of it."""
+        """The part of a batch that this process must decode: with CutMix all, since boxes come from any image."""
         return places if self.augmentation.cutmix else _mine(places)
 
 
 class StreamedImages:
-    """Stands where a tensor of all images would: indexing decodes the chosen ones, as they are without augmentation."""
+    """Used like a tensor of all images: indexing decodes the chosen ones, without augmentation."""
 
     def __init__(self, files: LabelledFiles, device: torch.device) -> None:
         self.files, self.device = files, device

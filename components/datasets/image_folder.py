@@ -16,7 +16,7 @@ from components.foundation.params import STRICT, Real
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What may be parsed at all: PIL knows formats (EPS, PDF) that start other programs.
+# The only formats that are parsed: PIL also knows formats (EPS, PDF) that start other programs.
 FORMATS = {
     ".bmp": "BMP",
     ".gif": "GIF",
@@ -71,7 +71,7 @@ class ImageFolder:
             raise ValueError(f"got image_size {self.image_size}, want at least 1 pixel")
 
     def load(self, root: Path) -> Source:
-        """Every image, decoded or listed; `root` plays no part.
+        """Every image, decoded or listed; `root` is not used.
 
         Errors, with the file or the class: missing folder, no images, a class with too few, classes that differ between
         train and test, both a test and a val folder, a file that is no image or (unless streamed) is truncated.
@@ -121,7 +121,7 @@ class ImageFolder:
         size = (self.image_size, self.image_size)
         try:
             with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                # The camera's note on which side is up is part of the picture.
+                # The camera's note of which side is up is part of the image.
                 plain = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if self.color == "rgb" else "L")
         except Exception as error:  # a broken file may raise anything inside a decoder
             raise InputError(f"{path}: not readable as an image: {' '.join(str(error).split())}") from None
@@ -172,8 +172,8 @@ def _require_same_classes(train: Sequence[str], test: Sequence[str], folder: Pat
     differing = sorted(set(train) ^ set(test))
     if differing:
         where = "train" if differing[0] in train else "test"
-        found = f"{len(train)} classes in train, {len(test)} in test"
-        raise InputError(f"{folder}: {found}, want the same; {differing[0]!r} is only in {where}")
+        counts = f"{len(train)} classes in train, {len(test)} in test"
+        raise InputError(f"{folder}: {counts}, want the same; {differing[0]!r} is only in {where}")
 
 
 def _require_pillow() -> None:

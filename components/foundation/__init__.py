@@ -1,1 +1,1 @@
-"""What everything stands on: errors, parameters, files, provenance, processes. Nothing here imports torch."""
+"""What everything else uses: errors, parameters, files, provenance, processes. Nothing here imports torch."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeGuard, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
@@ -19,7 +19,7 @@ from components.foundation.errors import InputError, choose
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-# Seeds are multiplied by a million and more, and must still fit 64 bits.
+# A seed is multiplied by a million and more, and the product must fit 64 bits.
 MAX_SEED = 2**32 - 1
 
 
@@ -74,7 +74,7 @@ class Params:
         """The raw value under a top-level key, or under the keys of sections one inside the other."""
         value: Any = self.values
         for depth, key in enumerate(keys, start=1):
-            if not isinstance(value, Mapping) or key not in value:
+            if not is_mapping(value) or key not in value:
                 raise InputError(f"{self.path}: missing key {'.'.join(keys[:depth])!r}")
             value = value[key]
         return value
@@ -102,10 +102,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
+    if not is_mapping(values):
         raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
     _require_text_keys(values, str(path))
-    return values
+    return dict(values)
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
@@ -122,7 +122,7 @@ def member(table: Mapping[str, Any], spec: Any, where: str) -> Any:
 
     Errors: no name, an unknown name (lists the valid ones), unknown or missing fields, wrong types.
     """
-    if not isinstance(spec, Mapping) or "name" not in spec:
+    if not is_mapping(spec) or "name" not in spec:
         raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {spec!r}")
     kind = choose(table, spec["name"], f"{where}.name")
     return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where)
@@ -143,8 +143,8 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: missing{more}"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if message.startswith("got ") else f", got {first['input']!r}"
-    return f"{key}: {message[0].lower()}{message[1:]}{given}{more}"
+    got = "" if message.startswith("got ") else f", got {first['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{got}{more}"
 
 
 def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
@@ -160,10 +160,15 @@ def _only_dataclass(kind: Any) -> Any:
     return choices[0] if len(choices) == 1 else kind
 
 
-def _require_text_keys(values: Any, where: str) -> None:
+def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a value is a mapping; of what YAML and JSON hold, one whose keys are texts."""
+    return isinstance(value, Mapping)
+
+
+def _require_text_keys(values: object, where: str) -> None:
     # YAML reads `50:` as a number and `on:` as true, which no section can have meant.
     if isinstance(values, Mapping):
-        for key, value in values.items():
+        for key, value in cast(Mapping[object, object], values).items():
             if not isinstance(key, str):
                 raise InputError(f"{where}: key {key!r} is read as {type(key).__name__}, put it in quotes")
             _require_text_keys(value, _at(where, key))

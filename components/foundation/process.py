@@ -1,10 +1,10 @@
-"""How a process of ours ends, and what it leaves where."""
+"""How a process of ours ends, and where it leaves what."""
 
 import errno
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
 
 USER_ERROR = 2
-"""The exit status for a user's mistake, which no retry will mend."""
+"""The exit status for a user's mistake. A retry cannot help."""
 
 
 def new_pipeline_id(now: datetime) -> str:
@@ -25,8 +25,8 @@ def new_pipeline_id(now: datetime) -> str:
 
 
 @contextmanager
-def as_process(name: str) -> Iterator[None]:
-    """Ends the process as others expect it: SIGTERM and SIGINT as exits, a user's mistake in one line with status 2."""
+def as_process(name: str) -> Generator[None]:
+    """Inside the block SIGTERM and SIGINT end the process as exits, and a user's mistake with one line and status 2."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
     try:
@@ -49,7 +49,7 @@ def _is_users(error: BaseException) -> bool:
 
 
 def _is_out_of_gpu_memory(error: BaseException) -> bool:
-    # By name, since importing torch takes seconds: an error of torch's can only come from where torch is loaded.
+    # By name, since importing torch takes seconds, and such an error can only occur where torch is loaded already.
     return "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
 
 

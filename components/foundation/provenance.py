@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from components.foundation.params import is_mapping
 
 PACKAGES = ("numpy", "safetensors", "torch", "torchvision")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -66,10 +68,10 @@ def code_of(names: Iterable[str], root: Path = PROJECT) -> dict[str, str]:
 
 def members_of(value: Any) -> set[str]:
     """The files of the classes that settings are made of: of a dataclass, a tuple or a mapping, whatever is inside."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {file for inner in value.values() for file in members_of(inner)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return {file for inner in value for file in members_of(inner)}
+    if isinstance(value, (list, tuple)):
+        return {file for inner in cast(Iterable[object], value) for file in members_of(inner)}
     module = type(value).__module__
     if not module.startswith("components."):
         return set()
@@ -101,7 +103,7 @@ def git_commit() -> str:
 def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in told.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
+        if is_mapping(value) and value:
             yield from _flat(value, f"{name}.")
         else:
             yield name, json.dumps(value, default=str)

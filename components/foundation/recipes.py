@@ -15,9 +15,10 @@ out, and a table of members takes new entries. What is wrong there is found when
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from components.foundation.errors import InputError
+from components.foundation.params import is_mapping
 
 M = TypeVar("M", bound=Mapping[str, Any])
 
@@ -46,7 +47,7 @@ def nested(delta: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in delta.items():
         first, _, rest = str(key).partition(".")
         inner = {rest: value} if rest else value
-        if isinstance(inner, Mapping) and first != ONLY:
+        if is_mapping(inner) and first != ONLY:
             inner = nested(inner, where)
         tree[first] = _joined(tree[first], inner, where, first) if first in tree else inner
     return tree
@@ -76,30 +77,30 @@ def _change(block: Any, delta: Mapping[str, Any], where: str, inside: str) -> No
 
 def _merges(old: Any, new: Any) -> bool:
     """Whether `new` goes into the block `old`, and does not replace it."""
-    if _is_partial(new) and isinstance(old, Mapping):
+    if _is_partial(new) and is_mapping(old):
         return "name" not in new or old.get("name", new["name"]) == new["name"]
     return _is_partial(new) and isinstance(old, list)
 
 
-def _is_partial(value: Any) -> bool:
+def _is_partial(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether a value of a delta speaks of some keys of a block; if not, it is all that the key gets."""
-    return isinstance(value, Mapping) and bool(value) and set(value) != {ONLY}
+    return is_mapping(value) and bool(value) and set(value) != {ONLY}
 
 
 def _whole(value: Any) -> Any:
     """A value that replaces another. Below it there is nothing to merge with, so `only` means nothing more there."""
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         return copy.deepcopy(value)
     return copy.deepcopy(value[ONLY]) if set(value) == {ONLY} else {key: _whole(one) for key, one in value.items()}
 
 
 def _keys(block: Any) -> dict[str, Any]:
     """The keys of a block as text: those of a mapping, the positions of a list."""
-    return {str(key): key for key in (block if isinstance(block, Mapping) else range(len(block)))}
+    return {str(key): key for key in (block if is_mapping(block) else range(len(block)))}
 
 
 def _is_open(block: Any) -> bool:
     """Whether a block takes keys that it does not have: a family member, or a table of members."""
-    if not isinstance(block, Mapping):
+    if not is_mapping(block):
         return False
-    return "name" in block or all(isinstance(value, Mapping) and "name" in value for value in block.values())
+    return "name" in block or all(is_mapping(value) and "name" in value for value in block.values())

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,8 +14,8 @@ from components.foundation.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` only when the block succeeds, so no reader sees half a file."""
+def replacing(path: Path | str) -> Generator[Path]:
+    """A temporary path that replaces `path` only if the block succeeds, so no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -29,10 +29,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def beginning(path: Path | str) -> Iterator[BinaryIO]:
-    """A file whose content becomes `path` only when the block succeeds, and only if `path` is not there by then.
+def beginning(path: Path | str) -> Generator[BinaryIO]:
+    """A file whose content becomes `path` only if the block succeeds, and only if `path` does not exist by then.
 
-    For files that several processes begin and then fill together: what one has begun, no other replaces.
+    For files that several processes begin and then fill together: a file that one has begun is not replaced by another.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def beginning(path: Path | str) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
-        # A link, unlike a rename, never takes the place of a file.
+        # A link, unlike a rename, never replaces a file.
         with suppress(FileExistsError):
             os.link(partial, path)
     finally:
@@ -48,13 +48,13 @@ def beginning(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes UTF-8 text with the line ends it has, atomically."""
+    """Writes UTF-8 text atomically; line ends stay as they are."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Writes indented JSON; NaN and infinity are refused, since no JSON reader has to take them."""
+    """Writes indented JSON; NaN and infinity are refused, since JSON has no form for them."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

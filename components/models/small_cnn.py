@@ -8,7 +8,7 @@ from components.foundation.params import STRICT
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, convolution, scaled
 
-# From this side on the second convolution halves the map as well: four times less work where pixels are plenty.
+# From this side on the second convolution halves the map as well: a quarter of the work where there are many pixels.
 LARGE_SIDE = 16
 # The linear layer sees a map of at most 8 x 8; larger maps are averaged down to it.
 MAP_SIDE = 8
@@ -47,7 +47,7 @@ class SmallCnn:
         num_features = wide
         for side, kernel in zip(maps, kernels, strict=True):
             num_features *= _ceil_div(side, kernel)
-        # A mean over single pixels would be exact, and a tenth of a gradient step's time.
+        # Pooling over single pixels would change nothing, but it would cost a tenth of a gradient step's time.
         pool = nn.AvgPool2d((kernels[0], kernels[1]), ceil_mode=True) if max(kernels) > 1 else nn.Identity()
         head = nn.Sequential(pool, nn.Flatten(), nn.Linear(num_features, num_classes))
         return classifier(normalization, image_shape, nn.Sequential(*layers), head)

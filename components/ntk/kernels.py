@@ -42,7 +42,7 @@ def trace_kernel(model: nn.Module, images: Tensor, directions: Directions, seed:
         seed: of the signs, which depend on nothing else, so that kernels of several epochs and models are comparable.
         chunk: the number of elements that an intermediate may have.
 
-    Errors: a layer of another kind, a shared or twice called layer, batch norm without running statistics.
+    Errors: a layer of another kind, a shared or a layer that is called twice, batch norm without running statistics.
     """
     layers = _layers_with_parameters(model)
     with _in_eval_mode(model), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):

@@ -18,7 +18,8 @@ def kernel_metrics(
     Args:
         kernel: float64 [N, N].
         labels: int64 [N].
-        previous, first: earlier kernels of the same images; None where this one is the first, at distance 0.
+        previous: the kernel of the probe before, of the same images; None where this one is the first, at distance 0.
+        first: the first kernel of the same images; None likewise.
     """
     eigenvalues = spectrum(kernel)
     return {
@@ -74,6 +75,6 @@ def alignment(kernel: Tensor, labels: Tensor, num_classes: int) -> float:
     return _cosine(centred, targets @ targets.T)
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    # Each over its own norm first: products of two norms overflow or vanish sooner. A zero matrix gives 0.
-    return float(((one / one.norm().clamp_min(TINY)) * (other / other.norm().clamp_min(TINY))).sum())
+def _cosine(kernel: Tensor, other: Tensor) -> float:
+    # Each is divided by its own norm first: the product of two norms overflows or vanishes sooner. Zero gives 0.
+    return float(((kernel / kernel.norm().clamp_min(TINY)) * (other / other.norm().clamp_min(TINY))).sum())

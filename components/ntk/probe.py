@@ -41,8 +41,8 @@ class KernelProbe:
 
     Args:
         schedule: epochs, size and directions.
-        images, labels: the split to draw from, uint8 or float in [0, 1] [N, C, H, W] (or what gives the chosen of them
-            when it is indexed) and int64 [N].
+        images: the split to draw from, [N, C, H, W], uint8 or float in [0, 1]; or what gives that when indexed.
+        labels: int64 [N].
         num_classes: of the labels.
         seed: of the drawn images and of the random signs.
 

@@ -46,7 +46,7 @@ class Compute:
         if device.type == "cuda":
             self._take_gpu()
         parallel.join(device)
-        # Else a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
+        # Otherwise a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
         torch.backends.cudnn.allow_tf32 = False
         if self.deterministic:
             # cuBLAS reads this when it is first used, which is after this line.
@@ -62,10 +62,10 @@ class Compute:
         return device
 
     def _take_gpu(self) -> None:
-        place, gpus = parallel.place_on_machine(), torch.cuda.device_count()
-        if place >= gpus:
-            raise InputError(f"process {place + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)")
-        torch.cuda.set_device(place)
+        index, gpus = parallel.place_on_machine(), torch.cuda.device_count()
+        if index >= gpus:
+            raise InputError(f"process {index + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)")
+        torch.cuda.set_device(index)
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -82,7 +82,7 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
 
 
 def training_arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """For a block: matrix products and convolutions as `precision` has it; weights and losses are float32 always."""
+    """Inside the block, matrix products and convolutions compute in `precision`; weights and losses stay float32."""
     if resolved(precision, device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     fast = precision == "auto" and device.type == "cpu" and winograd.gains_here()
@@ -92,8 +92,8 @@ def training_arithmetic(device: torch.device, precision: Precision) -> AbstractC
 def channels_last(model: nn.Module) -> nn.Module:
     """`model` itself, its weights laid out channels last; what it flattens gets its gradient in that layout too.
 
-    The gradient of a flattening arrives in rows. The backward pass of the last ReLU would walk the two layouts side by
-    side, ten times as slowly.
+    The gradient of a flattening arrives in rows. The backward pass of the last ReLU would then mix two layouts, which
+    is ten times as slow.
     """
     for module in model.modules():
         if isinstance(module, nn.Flatten):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class PassCounter:
     """Counts images that pass forward through any of `models`, and images whose logits are differentiated.
 
-    Passes are a function of the inputs alone, unlike seconds, so they may stand in declared outputs.
+    Unlike seconds, passes depend on the inputs alone, so declared outputs may hold them.
     """
 
     def __init__(self, *models: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Losses per image, each with its reduction said aloud: what attacks climb and methods descend."""
+"""Losses per image, each with its reduction named: attacks increase them, methods decrease them."""
 
 from typing import Literal
 
@@ -66,8 +66,8 @@ def kl_divergence(target: Tensor, logits: Tensor, reduction: Reduction) -> Tenso
     """KL(target ‖ softmax(logits)) in nats, with `target` probabilities [N, K] and `logits` [N, K].
 
     `batch_mean`: summed over classes, averaged over images, the mathematical divergence. `class_mean`: averaged over
-    images *and* classes, K times smaller: what much published distillation code does (facts on B-MTARD and RSLAD), so
-    its learning rates belong to it. `none`: one value per image, [N].
+    images *and* classes, so K times smaller. Much published distillation code does this (B-MTARD, RSLAD), and its
+    learning rates hold for this reduction only. `none`: one value per image, [N].
     """
     per_image = (torch.xlogy(target, target) - target * F.log_softmax(logits, dim=1)).sum(1)
     if reduction == "none":

@@ -1,4 +1,4 @@
-"""Data parallel training over processes and machines that torchrun starts; with one process each function changes
+"""Data parallel training over processes and machines that torchrun starts. With one process, each function changes
 nothing.
 
 Every process ("rank") holds the whole model and works on its part of each batch. Ranks must call these functions in the
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from components.foundation.params import STRICT
 
-# Rank 0 writes files while the others wait for it, and what a rank measures alone can take long.
+# How long a rank waits for the others: rank 0 writes files, and what one rank measures alone can take long.
 PATIENCE = timedelta(hours=2)
-# Elements of gradients that are summed in one go: enough to keep a network busy, little beside a model.
+# Elements of gradients in one message: enough to keep a network busy, and little memory beside a model.
 BUCKET = 2**23
 
 
@@ -31,9 +31,9 @@ BatchNormOver = Literal["synchronised", "per_process"]
 class Parallel:
     """Section `parallel` of params.yaml: how training is shared.
 
-    Each of `processes` on this machine takes its part of every batch, on a GPU of its own where there are GPUs.
-    `batch_norm` says whose images it normalises with: `synchronised`, the whole batch's, so that training is that of
-    one process; `per_process`, each part's own, whose running statistics are averaged after an epoch.
+    Each of `processes` on this machine takes its part of every batch, with one GPU each where there are GPUs.
+    `batch_norm` says over which images it normalises. `synchronised`: over the whole batch, so that training equals
+    training in one process. `per_process`: over the process's own part; running statistics are averaged after an epoch.
     """
 
     processes: int
@@ -45,7 +45,7 @@ class Parallel:
 
 
 def join(device: torch.device) -> None:
-    """Joins the group that torchrun's environment speaks of: gloo on the CPU, nccl on GPUs; alone, nothing happens."""
+    """Joins the group that torchrun's environment names, if any: gloo on the CPU, nccl on GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
 
@@ -93,7 +93,7 @@ def mean(tensor: Tensor, count: int = 1) -> Tensor:
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """Rank 0's tensor on every rank, detached; the others give one of the same shape and type."""
+    """Rank 0's tensor on every rank, detached; each rank passes a tensor of the same shape and type."""
     received = tensor.detach()
     if world_size() > 1:
         received = received.clone(memory_format=torch.contiguous_format)
@@ -102,12 +102,12 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 
 def agreed(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Rank 0's `numbers`, on every rank: what decisions must rest on, as rounding may differ between devices."""
+    """Rank 0's `numbers`, on every rank. Decisions need them, since rounding may differ between devices."""
     if world_size() == 1:
         return dict(numbers)
     text = torch.frombuffer(bytearray(json.dumps(numbers).encode()), dtype=torch.uint8).to(_device())
     length = int(broadcast(torch.tensor(len(text), device=_device())))
-    # Only rank 0's bytes count, but all must bring as many.
+    # Only rank 0's bytes count, but every rank must pass the same number.
     sent = broadcast(torch.cat([text, text.new_zeros(length)])[:length])
     return json.loads(bytes(sent.tolist()))
 
@@ -142,7 +142,7 @@ def interleaved(own: Tensor) -> Tensor:
 def sum_gradients(parameters: Iterable[nn.Parameter], *numbers: Tensor) -> list[Tensor]:
     """Replaces each gradient by its sum over ranks, in a few large messages; returns the sums of scalar `numbers`.
 
-    The same parameters must have gradients on every rank; those without are left so.
+    The same parameters must have gradients on every rank; parameters without a gradient stay without.
     """
     if world_size() == 1:
         return list(numbers)
@@ -175,11 +175,11 @@ def average_buffers(*models: nn.Module) -> None:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Every rank's tensor, [W, *shape]; gradients go back to the rank that they belong to, to any order."""
+    """Every rank's tensor, [W, *shape]. Gradients of any order go back to the rank that the tensor came from."""
     if world_size() == 1:
         return tensor[None]
-    place = torch.arange(world_size(), device=tensor.device) == rank()
-    return _Sum.apply(place.to(tensor.dtype).view(-1, *[1] * tensor.ndim) * tensor[None])  # pyright: ignore
+    own_row = torch.arange(world_size(), device=tensor.device) == rank()
+    return _Sum.apply(own_row.to(tensor.dtype).view(-1, *[1] * tensor.ndim) * tensor[None])  # pyright: ignore
 
 
 class _Sum(torch.autograd.Function):

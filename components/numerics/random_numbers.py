@@ -19,7 +19,7 @@ class Noise:
     """Streams of random numbers, one for each image."""
 
     def __init__(self, seed: int, images: Tensor, position: int = 0) -> None:
-        """Streams for the images with these numbers (int64 [N], their places in the test set)."""
+        """One stream for each of these images (int64 [N], their indices in the test set)."""
         self.seed, self.images, self.position = seed, images, position
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
@@ -34,7 +34,7 @@ class Noise:
         return radius.mul_(angle.cos_()).view(-1, *shape)
 
     def of(self, chosen: Tensor) -> "Noise":
-        """The streams of some of the images (indices or a mask), where they stand now; each side then goes on alone."""
+        """The streams of some of the images (indices or a mask), from their present position on."""
         return Noise(self.seed, self.images[chosen], self.position)
 
     def _bits(self, count: int) -> Tensor:
@@ -47,8 +47,8 @@ class Noise:
 class Part:
     """One stream for a batch that several processes share: each draws for the whole batch and keeps its own rows.
 
-    So the numbers that an image gets do not depend on how many processes there are, and the generators of all
-    processes stay in step.
+    So the numbers of an image do not depend on the number of processes, and the generators of all processes stay in
+    the same state.
     """
 
     def __init__(self, generator: torch.Generator, places: slice | Tensor, total: int) -> None:
@@ -57,7 +57,7 @@ class Part:
 
     @classmethod
     def share(cls, generator: torch.Generator, rank: int, ranks: int, total: int) -> "Part":
-        """What process number `rank` draws from: it has the rows rank, rank + ranks, … of the batch."""
+        """The stream of process number `rank`, which has the rows rank, rank + ranks, … of the batch."""
         return cls(generator, slice(rank, None, ranks), total)
 
     def drawn(self, draw: Callable[..., Tensor], images: Tensor, shape: Sequence[int]) -> Tensor:
@@ -68,8 +68,8 @@ class Part:
         return rows
 
     def of(self, chosen: Tensor) -> "Part":
-        """A stream of its own for some of the images (indices or a mask): however often it is drawn from, this one
-        has moved by one number."""
+        """A new stream for some of the images (indices or a mask). However much is drawn from it, this stream moves by
+        one number only."""
         device = self.generator.device
         seed = int(torch.randint(2**62, (), generator=self.generator, device=device))
         places = torch.arange(self.total, device=device)[self.places][chosen]
@@ -101,12 +101,12 @@ def normal(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tens
 
 
 def subset(rng: Rng, chosen: Tensor) -> Rng:
-    """What to draw from once only the `chosen` images (indices or a mask) are left."""
+    """The random numbers for the `chosen` images alone (indices or a mask)."""
     return rng if isinstance(rng, torch.Generator) else rng.of(chosen)
 
 
 def seed_of(rng: Rng) -> int:
-    """The seed that everything drawn from `rng` follows from."""
+    """The seed that determines everything drawn from `rng`."""
     if isinstance(rng, Noise):
         return rng.seed
     return (rng.generator if isinstance(rng, Part) else rng).initial_seed()
@@ -129,5 +129,5 @@ def _mix(values: Tensor) -> Tensor:
 
 
 def _shifted(values: Tensor, places: int) -> Tensor:
-    """To the right, zeros coming in: torch's own shift of signed numbers copies the sign."""
+    """A shift to the right that fills with zeros; torch's own shift of signed numbers copies the sign."""
     return (values >> places) & ((1 << (64 - places)) - 1)

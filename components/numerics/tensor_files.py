@@ -14,7 +14,7 @@ from torch import Tensor
 from components.foundation.errors import InputError
 from components.foundation.storage import replacing
 
-# safetensors writes several metadata keys in hash order, one key always in the same bytes.
+# safetensors writes several metadata keys in hash order, so we use a single one: then the bytes are always the same.
 METADATA_KEY = "temper"
 
 

@@ -1,4 +1,4 @@
-"""Rates, differences and spreads with 95 % intervals, from per-image outcomes; no table is looked up."""
+"""Rates, differences and spreads with 95 % intervals, from per-image outcomes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -172,8 +172,8 @@ def detectable_unpaired(share: float, n_a: int, n_b: int) -> float:
         return under_none + _Z_POWER * math.sqrt(under_some) - delta
 
     farthest = max(share, 1 - share)
-    found = _root(lacking, 0, farthest)
-    return found if lacking(farthest) < 0 else 1.0
+    delta = _root(lacking, 0, farthest)
+    return delta if lacking(farthest) < 0 else 1.0
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:

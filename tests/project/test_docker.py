@@ -116,6 +116,13 @@ def test_env_example_names_every_variable_and_no_password() -> None:
     assert not [name for name, value in example.items() if value and name.endswith("PASSWORD")]
 
 
+def test_mlflow_names_the_database_driver_that_the_image_has() -> None:
+    """Without a name SQLAlchemy takes its default driver, which changed in 2.1."""
+    option = next(word for word in SERVICES["mlflow"]["command"] if word.startswith("--backend-store-uri="))
+    driver = re.fullmatch(r"--backend-store-uri=postgresql\+(\w+)://.+", option)
+    assert driver and re.search(rf"(?m)^{driver[1]}-binary==", (DOCKER / "requirements.lock").read_text())
+
+
 def test_gpu_file_extends_services_that_exist() -> None:
     gpu = yaml.safe_load((DOCKER / "compose.cuda.yaml").read_text())["services"]
     assert set(gpu) == {"worker", "stage"} <= set(SERVICES)

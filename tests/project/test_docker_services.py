@@ -70,7 +70,11 @@ def status(url: str, host: str) -> int:
 def test_mlflow_server_answers_the_worker_and_no_strange_host(tmp_path: Path) -> None:
     program("mlflow")
     port = free_port()
-    own = {"5000": str(port), "postgresql://mlflow@database/mlflow": "sqlite:///mlflow.db", "/var/lib/mlflow": "."}
+    own = {
+        "5000": str(port),
+        "postgresql+psycopg2://mlflow@database/mlflow": "sqlite:///mlflow.db",
+        "/var/lib/mlflow": ".",
+    }
     with serving("mlflow", tmp_path, own, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
         seen = {

@@ -104,4 +104,4 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_page_of_help_is_current() -> None:
-    assert (ROOT / "docs/command.md").read_text() == pages.markdown(), "run make docs"
+    assert (ROOT / "docs/command.md").read_text() == pages.markdown(), "run make pages"

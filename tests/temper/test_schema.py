@@ -22,7 +22,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_page_is_current() -> None:
-    assert (ROOT / "docs/parameters.md").read_text() == schema.markdown(), "run make docs"
+    assert (ROOT / "docs/parameters.md").read_text() == schema.markdown(), "run make pages"
 
 
 def test_every_recipe_passes(validator: jsonschema.Draft202012Validator) -> None:

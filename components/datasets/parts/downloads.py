@@ -1,4 +1,4 @@
-"""Published files of a data set: found in the user's folder or fetched, and read only when their checksum is right."""
+"""Published files of a data set: taken from the user's folder or downloaded, and read only if the checksum is right."""
 
 import hashlib
 from http.client import HTTPException
@@ -18,9 +18,9 @@ def read_verified(path: Path, md5: str) -> bytes:
 
 def verified(data: bytes, md5: str, name: Path | str) -> bytes:
     """`data`, after comparing its MD5 with the published one."""
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise InputError(f"{name}: wrong checksum, MD5 {found}, want {md5} (delete the file to have it fetched again)")
+    actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise InputError(f"{name}: wrong checksum, MD5 {actual}, want {md5} (delete the file to have it fetched again)")
     return data
 
 
@@ -31,7 +31,7 @@ def fetch(url: str, path: Path, md5: str, instead: str) -> None:
         url: the publisher's address, as torchvision knows it.
         path: where the file goes.
         md5: the published checksum.
-        instead: what the user can put where, for the message.
+        instead: which files the user can put where, for the message.
     """
     # torchvision takes seconds to import, which only those who use it should pay.
     from torchvision.datasets.utils import download_url

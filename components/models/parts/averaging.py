@@ -46,8 +46,8 @@ class Ema:
 class Swa:
     """The plain mean of the weights at the end of epoch `start` and of each later one (epochs count from 1).
 
-    Batch norm's statistics are estimated anew on `batches` clean training batches, since those of an average are none
-    of the averages (Izmailov et al., arXiv 1803.05407, algorithm 1).
+    Batch norm's statistics are estimated anew on `batches` clean training batches, since the mean of the statistics is
+    not the statistics of the mean (Izmailov et al., arXiv 1803.05407, algorithm 1).
     """
 
     name: Literal["swa"]
@@ -66,7 +66,7 @@ class Swa:
 class MovingAverage:
     """An exponential moving average of a model's parameters and floating-point buffers (Polyak & Juditsky, 1992).
 
-    The first updates use the smaller decay (1 + t) / (10 + t), so that the random start is forgotten at once.
+    The first updates use the smaller decay (1 + t) / (10 + t), so that the random start is soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

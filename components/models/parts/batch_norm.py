@@ -44,7 +44,7 @@ class BatchNorm:
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replaces running means and variances by the plain means over `batches` of images [N, C, H, W].
 
-    Modes and momenta are left as found. A model without such buffers is left alone.
+    Modes and momenta stay as they were. A model without such buffers is not changed.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     kept = [(layer, layer.momentum, layer.training) for layer in layers]
@@ -59,8 +59,8 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def part_from_buffers(model: nn.Module) -> None:
-    """Gives the model copies of its buffers: the graph of an earlier pass in evaluation mode goes back through the
-    running statistics, and would do so through changed ones, unnoticed, once a pass in training mode has moved them."""
+    """Gives the model copies of its buffers. The graph of an earlier pass in evaluation mode refers to the running
+    statistics. A later pass in training mode would change them, and the gradients would be wrong without a warning."""
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.clone())

@@ -1,4 +1,4 @@
-"""What every model shares: widths, chained blocks, the frame from pixels to logits, and its first weights."""
+"""What every model shares: widths, chained blocks, the path from pixels to logits, and the initial weights."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ SMALLEST_SIDE = 8
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8 and at least 8, as vector units like it."""
+    """`channels` times `width`, rounded to a multiple of 8 and at least 8, which suits vector units."""
     return max(8, 8 * round(channels * width / 8))
 
 

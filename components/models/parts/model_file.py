@@ -73,9 +73,9 @@ def require_same_architecture(card: ModelCard, architecture: Mapping[str, Any], 
     """
     ours, theirs = _flat(architecture, where), _flat(card.architecture, "model card: architecture")
     for field in ours | theirs:
-        given, start = ours.get(field), theirs.get(field)
-        if given != start:
-            raise InputError(f"{where}.{field}: got {given!r}, but the {card.stage} model to start from has {start!r}")
+        wanted, start = ours.get(field), theirs.get(field)
+        if wanted != start:
+            raise InputError(f"{where}.{field}: got {wanted!r}, but the {card.stage} model to start from has {start!r}")
 
 
 def _flat(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -95,9 +95,9 @@ def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
     problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
     for name in sorted(expected.keys() & tensors.keys()):
-        given, want = _form(tensors[name]), _form(expected[name])
-        if given != want:
-            problems.append(f"{name} is {given}, want {want}")
+        got, want = _form(tensors[name]), _form(expected[name])
+        if got != want:
+            problems.append(f"{name} is {got}, want {want}")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{path}: weights do not fit the model card: {problems[0]}{more}")

@@ -33,7 +33,7 @@ class PreactivationBlock(nn.Module):
 def preactivation_features(
     batch_norm: BatchNorm, channels: int, stem_channels: int, stages: list[tuple[int, int, int]]
 ) -> nn.Module:
-    """A 3x3 stem, the blocks, and the batch norm and ReLU that the last block still owes."""
+    """A 3x3 stem, the blocks, and the batch norm and ReLU that follow the last block."""
     blocks = chain(partial(PreactivationBlock, batch_norm), stem_channels, stages)
     last = [batch_norm.layer(stages[-1][0]), nn.ReLU(inplace=True)]
     return nn.Sequential(convolution(channels, stem_channels, 3), blocks, *last)

@@ -3,9 +3,9 @@
 import math
 from typing import Protocol
 
-# A rate that changes by this share at one point jumps; what is smaller is a slope to the losses.
+# A rate that changes by this share at one point jumps; a smaller change counts as a slope.
 JUMP = 0.1
-# Jumps are looked for in so many parts of an epoch; a part that may hold one is halved so often.
+# The number of parts of an epoch in which jumps are looked for, and how often a part that may hold one is halved.
 PARTS, HALVINGS = 16, 40
 
 
@@ -20,7 +20,7 @@ def jumps(schedule: Schedule, epochs: int) -> list[float]:
 
     Halving a stretch keeps the change of a jump in it, while that of a slope halves, however steep it is.
     """
-    found = []
+    points: list[float] = []
     for part in range(epochs * PARTS):
         low, high = part / PARTS, (part + 1) / PARTS
         before, after = schedule.factor(low, epochs), schedule.factor(high, epochs)
@@ -34,10 +34,10 @@ def jumps(schedule: Schedule, epochs: int) -> list[float]:
                 high, after = middle, between
             else:
                 low, before = middle, between
-        # What comes with the very end touches no step.
+        # A jump at the end of training affects no step.
         if abs(after - before) > least and high < epochs:
-            found.append(high)
-    return found
+            points.append(high)
+    return points
 
 
 def half_cosine(share: float) -> float:
