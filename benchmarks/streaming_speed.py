@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from components.data.decoding import Shard, Stream, decode_shard  # noqa: E402
+from components.data.decoding import FileGroup, Stream, decode_shard  # noqa: E402
 from components.data.listing import LabelledFiles  # noqa: E402
 from components.datasets.image_folder import ImageFolder, Streamed  # noqa: E402
 
@@ -64,7 +64,7 @@ def entrants(folder: Path, files: LabelledFiles) -> dict[str, Callable[[], objec
     """By name: all images once, in this process."""
     pillow = member(folder, streamed=False)
     return {
-        "streamed": lambda: decode_shard(files, Shard(list(range(len(files))), None)),
+        "streamed": lambda: decode_shard(files, FileGroup(list(range(len(files))), None)),
         "pillow": lambda: [pillow._image(files.path(index)) for index in range(len(files))],
     }
 
@@ -79,7 +79,7 @@ def seconds(work: Callable[[], object]) -> dict[str, float]:
 def with_workers(files: LabelledFiles, workers: int, rounds: int) -> list[float]:
     """Images per second of each pass through the files; processes are up before the first that counts."""
     stream = Stream(files, workers, pinned=False)
-    shards = [Shard(places.tolist(), None) for places in torch.arange(len(files)).split(BATCH)]
+    shards = [FileGroup(places.tolist(), None) for places in torch.arange(len(files)).split(BATCH)]
     rates = []
     for _ in range(rounds + 1):
         took = seconds(lambda: [None for _ in stream.decoded(shards)])["wall"]

@@ -20,14 +20,14 @@ from typing import Any
 from components.foundation.errors import InputError
 from components.foundation.process import USER_ERROR
 from pipelines.studies.job import Workplace, finished
-from pipelines.studies.plan import Plan
+from pipelines.studies.plan import JobPlan
 from pipelines.studies.runner import FAILED, MORE_TO_DO, WORK, collect, prepared, run_plain, title
 
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class StudyOptions:
     """What a run of a study is asked for; `temper study --help` says what each means."""
 
     study: str
@@ -45,7 +45,7 @@ class Options:
     collect: bool = False
 
 
-def main(given: Options) -> int:
+def main(given: StudyOptions) -> int:
     """Runs the study; see the module's text for the exit status."""
     looks = given.list or given.collect
     common: dict[str, Any] = {"data": given.data, "work": given.work, "keep": given.keep}
@@ -64,7 +64,7 @@ def main(given: Options) -> int:
         return INTERRUPTED
 
 
-def _run_flow(given: Options, common: Mapping[str, Any]) -> int:
+def _run_flow(given: StudyOptions, common: Mapping[str, Any]) -> int:
     # Prefect reads its settings when it is imported.
     from pipelines.harden import SETTINGS
 
@@ -81,7 +81,7 @@ def _run_flow(given: Options, common: Mapping[str, Any]) -> int:
     return {"Refused": USER_ERROR, "Stopped": MORE_TO_DO}.get(state.name or "", FAILED)
 
 
-def _list(planned: Plan, place: Workplace) -> int:
+def _list(planned: JobPlan, place: Workplace) -> int:
     for job in planned.jobs:
         state = "finished" if finished(job, place) else "to do"
         print(f"{state:8}  {title(job):40}  {place.folder(job)}")

@@ -15,7 +15,7 @@ from components.attacks.parts.attack import Attack
 from components.commands.evaluate_options import default_section
 from components.data.splits import LabelledImages, digest
 from components.evaluation.document import Evaluation as EvaluationDocument
-from components.evaluation.engine import Candidate, Data, Workplace, attack_code
+from components.evaluation.engine import Candidate, Data, Folders, attack_code
 from components.evaluation.engine import evaluate as run_engine
 from components.evaluation.one_attack import TestSet, run_attack
 from components.evaluation.suite import EvaluationSection, Suite
@@ -152,7 +152,7 @@ def evaluate(
         code = fingerprint(attack_code({NAME: Candidate(model, facts)}, suite))
         provenance = {"data.sha256": whole, "code.sha256": code, "device": device.type, **versions()}
         extra = {"training_cost": {}, "params": {}, "provenance": provenance}
-        run_engine({NAME: Candidate(model, facts)}, data, suite, Workplace(place, place), evidence_on, extra, note)
+        run_engine({NAME: Candidate(model, facts)}, data, suite, Folders(place, place), evidence_on, extra, note)
         return _read(place, ball, data)
 
 

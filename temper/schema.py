@@ -77,8 +77,8 @@ def sections() -> dict[str, Key]:
     }
     for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", ThreatSection), ("ntk", ProbeSchedule)):
         found[name] = _section(kind)
-    found["fetch_data"] = _section(fetch_data.Section, {"dataset": ("datasets", False)})
-    found["normalize_data"] = _section(normalize_data.Section)
+    found["fetch_data"] = _section(fetch_data.FetchSection, {"dataset": ("datasets", False)})
+    found["normalize_data"] = _section(normalize_data.NormalizeSection)
     own = {
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=_comments()["train_robust_teacher.warm_start"])},
@@ -95,7 +95,7 @@ def sections() -> dict[str, Key]:
     cascade = replace(evaluation.children["cascade"], words=f"{', '.join(CASCADES)}, or named attacks")
     children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
     found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
-    found["report"] = _section(report.Section)
+    found["report"] = _section(report.ReportSection)
     return {name: _explained(key, name) for name, key in found.items()}
 
 

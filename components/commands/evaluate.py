@@ -14,7 +14,7 @@ import torch
 
 from components.commands.evaluate_options import (
     SECTION,
-    Options,
+    EvaluateOptions,
     foreign_of,
     mapping,
     named_models,
@@ -25,9 +25,9 @@ from components.commands.evaluate_options import (
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
-from components.evaluation.engine import Candidate, Data, Workplace, attack_code, evaluate
+from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
-from components.evaluation.outside.models import HELD_OUT, Images, load_outside, read_images
+from components.evaluation.outside.models import HELD_OUT, OutsideImages, load_outside, read_images
 from components.evaluation.suite import Suite
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
@@ -49,7 +49,7 @@ from components.tracking.journal import Journal
 Note = Callable[[str], None]
 
 
-def main(given: Options) -> None:
+def main(given: EvaluateOptions) -> None:
     """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
     models, foreign, shard = named_models(given.model), foreign_of(given), shard_of(given.shard)
     everything = images_of(given.data)
@@ -76,14 +76,14 @@ def main(given: Options) -> None:
     }
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     with _notes(given.track and shard.number == 0, params.values) as (journal, note):
-        evaluate(candidates, data, suite, Workplace(given.out, given.out, shard), evidence_on, extra, note)
+        evaluate(candidates, data, suite, Folders(given.out, given.out, shard), evidence_on, extra, note)
         if shard.number == 0:
             report(given.out, suite, data, journal)
         else:
             note(f"shard {shard.number} of {shard.processes}: done; shard 0 writes the results")
 
 
-def images_of(data: str) -> Images:
+def images_of(data: str) -> OutsideImages:
     """The images of a file, or of a data set of the table by its name or its fields; its official test split."""
     if Path(data).suffix == ".safetensors":
         return read_images(Path(data))
@@ -95,10 +95,10 @@ def images_of(data: str) -> Images:
             f"--data: {name} has no official test split, so nobody knows which images a model was trained on "
             "(want data/normalized.safetensors, or a file of images and labels that it was not)"
         )
-    return Images(name, source.classes, source.test, source.train)
+    return OutsideImages(name, source.classes, source.test, source.train)
 
 
-def _numbered(candidates: Mapping[str, Candidate], images: Images, device: torch.device) -> tuple[str, ...]:
+def _numbered(candidates: Mapping[str, Candidate], images: OutsideImages, device: torch.device) -> tuple[str, ...]:
     """Classes that nobody named get numbers, as many as the models have logits."""
     with torch.no_grad():
         look = torch.zeros(1, *images.shape, device=device)
@@ -108,7 +108,7 @@ def _numbered(candidates: Mapping[str, Candidate], images: Images, device: torch
     return tuple(map(str, range(next(iter(counts.values())))))
 
 
-def _data(images: Images, batch_size: int, device: torch.device) -> Data:
+def _data(images: OutsideImages, batch_size: int, device: torch.device) -> Data:
     def there(part: LabelledImages) -> TestSet:
         return TestSet(part.images.to(device), part.labels.to(device), batch_size)
 
@@ -151,7 +151,7 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield journal, journal.note
 
 
-def run(given: Callable[[], Options]) -> None:
+def run(given: Callable[[], EvaluateOptions]) -> None:
     """The evaluation as this process: a mistake, of the options too, is one line and exit status 2."""
     with as_process("evaluate"):
         try:

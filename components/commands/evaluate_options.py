@@ -33,7 +33,7 @@ MOST_GREY_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class EvaluateOptions:
     """What an evaluation is asked for; `temper evaluate --help` says what each means."""
 
     model: Sequence[str]
@@ -55,12 +55,12 @@ class Options:
     track: bool = False
 
 
-def options_of(arguments: Sequence[str]) -> Options:
+def options_of(arguments: Sequence[str]) -> EvaluateOptions:
     """The options of a process that a flow starts: `--name value`, repeated for several, and `--track` alone.
 
     Errors: an option that there is not, or without its value, no number where one is wanted.
     """
-    kinds, told, left = get_type_hints(Options), {}, list(arguments)
+    kinds, told, left = get_type_hints(EvaluateOptions), {}, list(arguments)
     while left:
         option = left.pop(0)
         name = option.removeprefix("--").replace("-", "_")
@@ -78,7 +78,7 @@ def options_of(arguments: Sequence[str]) -> Options:
         if name not in told:
             raise InputError(f"--{name}: missing")
     try:
-        return TypeAdapter(Options).validate_python(told)
+        return TypeAdapter(EvaluateOptions).validate_python(told)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{first['loc'][0]}: got {first['input']!r}, want a number") from None
@@ -127,7 +127,7 @@ def threats_of(given: Sequence[str]) -> list[Threat]:
     return threats
 
 
-def params_of(given: Options, uint8: bool) -> Params:
+def params_of(given: EvaluateOptions, uint8: bool) -> Params:
     """Every section that an evaluation reads, from a file or from defaults, with what the command line says on top.
 
     `uint8`: whether the images are kept so.
@@ -196,7 +196,7 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
     }
 
 
-def foreign_of(given: Options) -> dict[str, Foreign]:
+def foreign_of(given: EvaluateOptions) -> dict[str, Foreign]:
     """Per model what the command line says of its state dict. Errors: a name that no model has, broken YAML."""
     names = list(named_models(given.model))
     architectures = _for_each(given.architecture, names, "--architecture")

@@ -17,7 +17,7 @@ from components.foundation.storage import read_csv, read_json, write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
 from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, Study, StudyPlan, StudyRun
-from components.reports.study.document import Finding, build
+from components.reports.study.document import RunFiles, build
 from components.reports.study.figures import figure
 from components.reports.study.tables import markdown, terminal
 from components.statistics.documents import as_json, read_document, write_document
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{terminal(document)}\n\nwritten: {', '.join(map(str, files.values()))}")
 
 
-def read(run: StudyRun, role: str) -> Finding:
+def read(run: StudyRun, role: str) -> RunFiles:
     """The files of one run. Errors: a missing or broken one."""
     trained, evaluated = Path(run.trained), Path(run.evaluated)
-    return Finding(
+    return RunFiles(
         run,
         read_document(Report, evaluated / "robustness.json"),
         read_tensors(evaluated / "outcomes.safetensors")[0],

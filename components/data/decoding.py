@@ -33,7 +33,7 @@ NARROWEST, WIDEST = 3 / 4, 4 / 3
 ATTEMPTS = 10
 
 
-class Shard(NamedTuple):
+class FileGroup(NamedTuple):
     """Files to decode together, by their places in a listing; with a seed, cropped at random where that is wanted."""
 
     places: list[int]
@@ -65,14 +65,14 @@ def chunks(split: Split) -> Iterator[Tensor]:
         return iter([split.images])
     places = torch.arange(len(split)).split(CHUNK)
     stream = Stream(split, num_workers() if len(split) > WORTH_WORKERS else 0, pinned=False)
-    return stream.decoded(Shard(chunk.tolist(), None) for chunk in places)
+    return stream.decoded(FileGroup(chunk.tolist(), None) for chunk in places)
 
 
 class Stream:
     """Shards of a listing, decoded ahead of their use by worker processes; with 0 workers, decoded when used."""
 
     def __init__(self, files: LabelledFiles, workers: int, pinned: bool) -> None:
-        self._plan = _Plan()
+        self._plan = _Pending()
         self._loader = DataLoader(
             _Decoded(files),
             batch_size=None,
@@ -88,7 +88,7 @@ class Stream:
             generator=torch.Generator(),
         )
 
-    def decoded(self, shards: Iterable[Shard]) -> Iterator[Tensor]:
+    def decoded(self, shards: Iterable[FileGroup]) -> Iterator[Tensor]:
         """Each shard's images, uint8 [N, C, H, W], in their order. Errors: as `decode_shard`."""
         self._plan.shards = shards
         for images in self._loader:
@@ -108,12 +108,12 @@ def num_workers() -> int:
     return int(text)
 
 
-class _Plan:
+class _Pending:
     """What the workers are to decode next; new with each pass, while they stay."""
 
-    shards: Iterable[Shard] = ()
+    shards: Iterable[FileGroup] = ()
 
-    def __iter__(self) -> Iterator[Shard]:
+    def __iter__(self) -> Iterator[FileGroup]:
         return iter(self.shards)
 
 
@@ -121,7 +121,7 @@ class _Decoded(Dataset[Tensor | InputError]):
     def __init__(self, files: LabelledFiles) -> None:
         self.files = files
 
-    def __getitem__(self, shard: Shard) -> Tensor | InputError:
+    def __getitem__(self, shard: FileGroup) -> Tensor | InputError:
         # Returned, since an error that a worker raises arrives as the text of a traceback.
         try:
             return decode_shard(self.files, shard)
@@ -133,7 +133,7 @@ def _unchanged(images: Any) -> Any:
     return images
 
 
-def decode_shard(files: LabelledFiles, shard: Shard) -> Tensor:
+def decode_shard(files: LabelledFiles, shard: FileGroup) -> Tensor:
     """The shard's images, uint8 [N, C, H, W]. Errors, with the file: missing, changed, broken, no image."""
     images = torch.empty((len(shard.places), *files.image_shape), dtype=torch.uint8)
     with warnings.catch_warnings():

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from components.foundation.params import STRICT
 
-Method = Literal["standardize", "minmax", "none"]
+Scaling = Literal["standardize", "minmax", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Normalization:
     """The affine map `(pixel - offset) / scale` of [0, 1] pixels, one offset and one scale per channel."""
 
-    method: Method
+    method: Scaling
     offset: tuple[float, ...]
     scale: tuple[float, ...]
 
@@ -36,7 +36,7 @@ class Normalize(nn.Module):
         return (images - self.offset) / self.scale
 
 
-def fit_normalization(images: Tensor | Iterable[Tensor], method: Method) -> Normalization:
+def fit_normalization(images: Tensor | Iterable[Tensor], method: Scaling) -> Normalization:
     """The statistics of uint8 images [N, C, H, W], one tensor or several, exact: 256 integer counts per channel,
     then float64.
 

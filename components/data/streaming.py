@@ -7,7 +7,7 @@ from torch import Tensor
 
 from components.data.augmentation import Augmentation, augmented
 from components.data.batch import Batch
-from components.data.decoding import Shard, Stream, decode_shard, num_workers
+from components.data.decoding import FileGroup, Stream, decode_shard, num_workers
 from components.data.listing import LabelledFiles
 from components.data.loader import Loader
 from components.data.pixels import to_pixels
@@ -43,7 +43,7 @@ class StreamedLoader:
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""
         places = torch.arange(len(self.labels)).tensor_split(self.num_batches)[:num_batches]
-        for images in self._stream.decoded(Shard(_mine(batch).tolist(), None) for batch in places):
+        for images in self._stream.decoded(FileGroup(_mine(batch).tolist(), None) for batch in places):
             yield to_pixels(images.to(self.device, non_blocking=True))
 
     def epoch(self, order_seed: int, rng: torch.Generator) -> Generator[Batch]:
@@ -53,7 +53,7 @@ class StreamedLoader:
         """
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(order_seed))
         batches = order.tensor_split(self.num_batches)
-        shards = (Shard(self._needed(places).tolist(), order_seed) for places in batches)
+        shards = (FileGroup(self._needed(places).tolist(), order_seed) for places in batches)
         for places, images in zip(batches, self._stream.decoded(shards), strict=True):
             chosen, images = places.to(self.device), images.to(self.device, non_blocking=True)
             if len(images) < len(chosen):
@@ -82,7 +82,7 @@ class StreamedImages:
 
     def __getitem__(self, chosen: Tensor) -> Tensor:
         """The images at the places `chosen`, int64 [n], as uint8 [n, C, H, W] on the device."""
-        return decode_shard(self.files, Shard(chosen.tolist(), None)).to(self.device)
+        return decode_shard(self.files, FileGroup(chosen.tolist(), None)).to(self.device)
 
 
 def _mine(batch: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Data(NamedTuple):
     held_out: TestSet | None
 
 
-class Workplace(NamedTuple):
+class Folders(NamedTuple):
     """Where results go, where unfinished work is kept, and which of several processes this is."""
 
     results: Path
@@ -73,7 +73,7 @@ class Workplace(NamedTuple):
     shard: Shard = ALONE
 
 
-Evidence = Callable[
+EvidenceOn = Callable[
     [str, Mapping[str, Victim], Mapping[str, Findings], Data, Suite, Adversarials, Mapping[str, Any]], dict[str, Any]
 ]
 """A model's name, all victims and findings, its adversarial images, the precision -> what `verdict.judge` reads."""
@@ -83,8 +83,8 @@ def evaluate(
     candidates: Mapping[str, Candidate],
     data: Data,
     suite: Suite,
-    place: Workplace,
-    evidence_on: Evidence,
+    place: Folders,
+    evidence_on: EvidenceOn,
     extra: Mapping[str, Any],
     note: Callable[[str], None],
 ) -> None:

@@ -39,7 +39,7 @@ class FreeAt:
         return FreeAtMethod(self)
 
 
-class _Step(NamedTuple):
+class _Replay(NamedTuple):
     """Attacked images whose gradient is to come, and what the step needs beside it."""
 
     images_adv: Tensor
@@ -60,7 +60,7 @@ class FreeAtMethod(Method):
         super().__init__(fields)
         self.replays = fields.replays
         self.memory = Memory()
-        self._pending: _Step | None = None
+        self._pending: _Replay | None = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Takes this process's rows: every W-th. No step is pending."""
@@ -87,7 +87,7 @@ class FreeAtMethod(Method):
             delta = self.memory[DELTA][: len(images)].to(images)
             moved[: len(delta)] += delta
         images_adv = threat.verify(threat.project(moved, images), images).requires_grad_()
-        self._pending = _Step(images_adv, images, threat)
+        self._pending = _Replay(images_adv, images, threat)
         return images_adv
 
     @torch.no_grad()

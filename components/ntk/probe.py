@@ -30,7 +30,7 @@ class ProbeSchedule:
             raise ValueError(f'got directions {self.directions}, want "exact" or at least {MIN_DIRECTIONS}')
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """A tensor of images, or a split that is decoded where it is looked at."""
 
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
@@ -49,7 +49,9 @@ class KernelProbe:
     Errors: fewer images than the schedule's size.
     """
 
-    def __init__(self, schedule: ProbeSchedule, images: Images, labels: Tensor, num_classes: int, seed: int) -> None:
+    def __init__(
+        self, schedule: ProbeSchedule, images: ImageSource, labels: Tensor, num_classes: int, seed: int
+    ) -> None:
         chosen = stratified_indices(labels, schedule.size, seed)
         drawn = images[chosen]
         self.images = drawn if drawn.is_floating_point() else drawn.float() / 255

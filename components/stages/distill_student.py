@@ -14,7 +14,7 @@ from components.foundation.params import STRICT, Params, Real
 from components.foundation.storage import sha256
 from components.methods.parts.contract import Method, needs
 from components.stages.processes import run_together
-from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
+from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, read_teacher, train
 from components.tracking.journal import Journal
 
 STAGE = "distill_student"
@@ -62,7 +62,7 @@ def main(params: Params, journal: Journal) -> None:
 
     upstream = {"clean_teacher": sha256(CLEAN), "robust_teacher": sha256(ROBUST)}
     model = new_model(settings, splits, device)
-    train(Training("student", STAGE, settings, method, upstream), model, splits, device, journal)
+    train(TrainingRun("student", STAGE, settings, method, upstream), model, splits, device, journal)
 
 
 def require_teachers(

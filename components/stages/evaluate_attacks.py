@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from components.data.splits import Splits, digest, read_splits
-from components.evaluation.engine import Candidate, Data, Workplace, attack_code, evaluate, journal_key
+from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
 from components.foundation.errors import InputError
@@ -57,7 +57,7 @@ def main(params: Params, journal: Journal) -> None:
         unfinished = UNFINISHED / fingerprint(journal_key(candidates, data, suite))
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
         extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
-        evaluate(candidates, data, suite, Workplace(RESULTS, unfinished), evidence_on, extra, journal.note)
+        evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note)
         kept.finish([*OUTPUTS, *(str(path) for path in sorted((RESULTS / "adversarial").iterdir()))])
         forget_others(unfinished)
     selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}

@@ -18,7 +18,7 @@ DOWNLOADS = ".temper/downloads"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Section:
+class FetchSection:
     """`dataset`: a name of the table, with that member's fields."""
 
     dataset: dict[str, Any]
@@ -26,7 +26,7 @@ class Section:
 
 def read(params: Params) -> tuple[str, Dataset]:
     """The name of the data set and the member, checked."""
-    section = params.typed(Section, "fetch_data")
+    section = params.typed(FetchSection, "fetch_data")
     return section.dataset.get("name", ""), member(DATASETS, section.dataset, f"{params.path}: fetch_data.dataset")
 
 

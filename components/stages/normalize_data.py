@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 
 from components.data.decoding import chunks, in_memory
 from components.data.dividing import Duplicates, divide, limited
-from components.data.normalization import Method, fit_normalization
+from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
 from components.foundation.params import STRICT, Fractional, Params
 from components.foundation.storage import sha256, write_json
@@ -21,13 +21,13 @@ STATISTICS_IMAGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Section:
+class NormalizeSection:
     """How the images are divided (see `splits.divide`) and which statistics the models' first layer applies."""
 
     validation: Fractional
     test: Fractional
     duplicates: Duplicates
-    method: Method
+    method: Scaling
     train_limit: int | None
     test_limit: int | None
 
@@ -40,9 +40,9 @@ class Section:
                 raise ValueError(f"got a limit of {limit} images, want at least 1, or null")
 
 
-def read(params: Params) -> Section:
+def read(params: Params) -> NormalizeSection:
     """The stage's section, checked."""
-    return params.typed(Section, "normalize_data")
+    return params.typed(NormalizeSection, "normalize_data")
 
 
 def main(params: Params, journal: Journal) -> None:

@@ -29,7 +29,7 @@ TRAINED = ("clean_teacher", "robust_teacher", "student")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Section:
+class ReportSection:
     """The section `report` of params.yaml."""
 
     gallery_images: int
@@ -39,9 +39,9 @@ class Section:
             raise ValueError(f"got gallery_images {self.gallery_images}, want at least 0")
 
 
-def read(params: Params) -> Section:
+def read(params: Params) -> ReportSection:
     """The stage's section, checked."""
-    return params.typed(Section, "report")
+    return params.typed(ReportSection, "report")
 
 
 def main(params: Params, journal: Journal) -> None:

@@ -6,7 +6,7 @@ from components.foundation.params import Params
 from components.methods import METHODS
 from components.methods.parts.contract import needs
 from components.stages.processes import run_together
-from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, train
+from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
 from components.tracking.journal import Journal
 
 STAGE = "train_clean_teacher"
@@ -29,7 +29,7 @@ def main(params: Params, journal: Journal) -> None:
     device = settings.compute.prepare()
     splits = read_splits(DATA)
     model = new_model(settings, splits, device)
-    training = Training("clean_teacher", STAGE, settings, lambda settings: settings.method.build(), upstream={})
+    training = TrainingRun("clean_teacher", STAGE, settings, lambda settings: settings.method.build(), upstream={})
     train(training, model, splits, device, journal)
 
 

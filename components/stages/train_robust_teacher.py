@@ -12,7 +12,7 @@ from components.methods import METHODS
 from components.methods.parts.contract import Method, needs
 from components.models.parts.model_file import load_model, require_same_architecture
 from components.stages.processes import run_together
-from components.stages.training_stage import DATA, Settings, Training, new_model, read_settings, read_teacher, train
+from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, read_teacher, train
 from components.tracking.journal import Journal
 
 STAGE = "train_robust_teacher"
@@ -44,7 +44,9 @@ def main(params: Params, journal: Journal) -> None:
         model.load_state_dict(clean_teacher.state_dict())
     if warm_start or needs(settings.method):
         upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
-    training = Training("robust_teacher", STAGE, settings, lambda changed: _method(changed, splits, device), upstream)
+    training = TrainingRun(
+        "robust_teacher", STAGE, settings, lambda changed: _method(changed, splits, device), upstream
+    )
     train(training, model, splits, device, journal)
 
 

@@ -133,7 +133,7 @@ def _settings(
     return settings
 
 
-class Training(NamedTuple):
+class TrainingRun(NamedTuple):
     """One training run about to start: what is trained, by what (of settings, its own or changed), from what."""
 
     name: str
@@ -143,7 +143,7 @@ class Training(NamedTuple):
     upstream: dict[str, str]
 
 
-def built(training: Training, settings: Settings) -> Method:
+def built(training: TrainingRun, settings: Settings) -> Method:
     """The method of a run with what its section wraps it in: AWP inside, ConvergeSmooth around both."""
     return wrapped(settings, training.method(settings))
 
@@ -174,7 +174,7 @@ def read_teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
     return model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def train(training: Training, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
+def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
     """Trains `model` and writes models/NAME.safetensors (best), NAME.last.safetensors, curves/ and metrics/.
 
     A run that is finished already is published again, without an epoch; one that was stopped goes on.
@@ -212,7 +212,7 @@ def train(training: Training, model: nn.Module, splits: Splits, device: torch.de
         kept.finish(outputs(training.name))
 
 
-def watch(training: Training, splits: Splits, device: torch.device, journal: Journal) -> Watch | None:
+def watch(training: TrainingRun, splits: Splits, device: torch.device, journal: Journal) -> Watch | None:
     """The overfitting sentinel of a run, where its section has one. Errors: too few validation images for it."""
     settings, held_out = training.settings, splits.validation
     if settings.sentinel is None:
@@ -229,7 +229,7 @@ def watch(training: Training, splits: Splits, device: torch.device, journal: Jou
     return Watch(settings.sentinel, probe, lambda n: built(training, settings.changed[n - 1]), journal.note)
 
 
-def depends_on(training: Training) -> Inputs:
+def depends_on(training: TrainingRun) -> Inputs:
     """What the numbers of this run depend on: its code, the members in use, data, models, parameters."""
     settings = training.settings
     # Not the number of processes: one more or one less goes on, with the same numbers but for rounding.
@@ -255,7 +255,7 @@ def outputs(name: str) -> list[str]:
     return [*files, f"models/{name}.last.safetensors", f"models/{name}.safetensors"]
 
 
-def publish(training: Training, splits: Splits, state: TrainingState, folder: Path) -> None:
+def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder: Path) -> None:
     """Writes the declared outputs, the models last."""
     name = training.name
     best, last = state.best_epoch, int(state.history[-1]["epoch"])
@@ -278,7 +278,7 @@ def publish(training: Training, splits: Splits, state: TrainingState, folder: Pa
         save_model(f"models/{name}{suffix}.safetensors", weights, card)
 
 
-def tell(training: Training, journal: Journal) -> None:
+def tell(training: TrainingRun, journal: Journal) -> None:
     """Records the outputs, from the files themselves."""
     name, recipe = training.name, training.settings.recipe
     for path in (f"curves/{name}.csv", f"curves/{name}.sentinel.json"):
@@ -294,7 +294,7 @@ def tell(training: Training, journal: Journal) -> None:
     journal.note(f"{name}: best epoch {best['epoch']} of {last['epoch']}, {recipe.select_by} {score:.1%}")
 
 
-def tell_epochs(training: Training, journal: Journal) -> None:
+def tell_epochs(training: TrainingRun, journal: Journal) -> None:
     """Records the epochs of a finished run, from its curve."""
     name = training.name
     for row in read_csv(f"curves/{name}.csv"):

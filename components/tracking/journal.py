@@ -32,7 +32,7 @@ from components.tracking.journal_files import (
     stage_of,
 )
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 ROOT = Path(".temper")
 SEND_LATER = "temper records send"
@@ -143,7 +143,7 @@ class Journal:
         self._append("note", text=text)
         print(text, flush=True)
 
-    def end(self, status: Status) -> None:
+    def end(self, status: EndStatus) -> None:
         """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now."""
         if self._ended:
             return
@@ -204,7 +204,7 @@ def sends_at_end() -> bool:
     return os.environ.get("TEMPER_TRACKING", "").lower() != "off"
 
 
-def _status(error: BaseException | None) -> Status:
+def _status(error: BaseException | None) -> EndStatus:
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     # 128 + signal, as a handler of SIGTERM or SIGINT exits.

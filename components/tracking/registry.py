@@ -21,7 +21,7 @@ _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^
 _RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})")
 
 
-class Source(NamedTuple):
+class RecordedEvaluation(NamedTuple):
     """What a reference means: a title for people, the run it belongs to, the registered version if it is one."""
 
     title: str
@@ -53,10 +53,10 @@ def answered(question: Callable[[Any], Any], place: str, connect: Callable[[str]
         raise InputError(f"MLflow at {place}: {first_line(error)}") from None
 
 
-def resolve(client: Any, reference: str) -> Source:
+def resolve(client: Any, reference: str) -> RecordedEvaluation:
     """What a reference means. Errors: neither a run id nor a version or alias of a registered model."""
     if found := _RUN.fullmatch(reference):
-        return Source(f"run {found['run'][:8]}", client.get_run(found["run"]), None)
+        return RecordedEvaluation(f"run {found['run'][:8]}", client.get_run(found["run"]), None)
     found = _VERSION.fullmatch(reference)
     if not found:
         raise InputError(f"{reference}: want a run id (32 hex digits), models:/NAME/VERSION or models:/NAME@ALIAS")
@@ -66,10 +66,10 @@ def resolve(client: Any, reference: str) -> Source:
         version = client.get_model_version(found["name"], found["version"])
     if not version.run_id:
         raise InputError(f"{reference}: registered without a run, so it has no evaluation")
-    return Source(f"{version.name} {version.version}", client.get_run(version.run_id), version)
+    return RecordedEvaluation(f"{version.name} {version.version}", client.get_run(version.run_id), version)
 
 
-def fetch(client: Any, source: Source, folder: Path) -> str | None:
+def fetch(client: Any, source: RecordedEvaluation, folder: Path) -> str | None:
     """Downloads the evaluation of a source into a folder; returns the name in it of a registered version's model.
 
     Errors: no evaluation with that run or its pipeline, an evaluation of other models.
@@ -93,7 +93,7 @@ def fetch(client: Any, source: Source, folder: Path) -> str | None:
     raise InputError(f"{source.title}: its pipeline has no {' and '.join(FILES)} in MLflow ({unsent})")
 
 
-def _evaluations(client: Any, source: Source) -> Iterator[str]:
+def _evaluations(client: Any, source: RecordedEvaluation) -> Iterator[str]:
     """The runs that hold an evaluation: the run itself, its siblings and children, then any of the same model file."""
     own, tags, place = source.run.info.run_id, source.run.data.tags, [source.run.info.experiment_id]
     if _has_evaluation(client, own):
@@ -112,7 +112,7 @@ def _has_evaluation(client: Any, run: str) -> bool:
     return set(FILES) <= {file.path for file in client.list_artifacts(run)}
 
 
-def promote(client: Any, source: Source, bar: Bar) -> tuple[list[str], list[str]]:
+def promote(client: Any, source: RecordedEvaluation, bar: Bar) -> tuple[list[str], list[str]]:
     """Gives a version the alias if no rule objects, and notes on it what it passed; the failed rules, the passed ones.
 
     Errors: not a registered version.
@@ -138,7 +138,7 @@ def promote(client: Any, source: Source, bar: Bar) -> tuple[list[str], list[str]
     return failed, passed
 
 
-def _measure(client: Any, source: Source, bar: Bar, folder: Path) -> tuple[list[str], list[str]]:
+def _measure(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> tuple[list[str], list[str]]:
     """What of the bar a version's evaluation passes, and what not."""
     # Only here, since it needs torch.
     from components.reports.comparison import document as comparison
@@ -167,7 +167,9 @@ def _measure(client: Any, source: Source, bar: Bar, folder: Path) -> tuple[list[
     return passed, failed
 
 
-def _against_present(client: Any, source: Source, alias: str, candidate: Any, folder: Path) -> tuple[str, bool]:
+def _against_present(
+    client: Any, source: RecordedEvaluation, alias: str, candidate: Any, folder: Path
+) -> tuple[str, bool]:
     """How a candidate compares with who has the alias now, and whether it is significantly worse."""
     from components.reports.comparison import document as comparison
 

@@ -79,7 +79,7 @@ class Plan(NamedTuple):
     batch_norm: parallel.BatchNormOver = "synchronised"
 
 
-class _Step(NamedTuple):
+class _StepRecord(NamedTuple):
     """What is kept of a step until the epoch ends: still tensors, so that nothing waits for the device."""
 
     learning_rate: float
@@ -154,7 +154,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     state.method.train()
     state.method.begin_epoch(epoch)
     recipe, replays = plan.recipe, state.method.replays
-    steps: list[_Step] = []
+    steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
     batches = loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)
     num_steps = loader.num_batches * replays
@@ -163,7 +163,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
         with training_arithmetic(batch.images.device, recipe.precision):
             loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
         loss, norm = _update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip)
-        steps.append(_Step(rate, loss, norm))
+        steps.append(_StepRecord(rate, loss, norm))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, loss.total, epoch, index + 1, num_steps):
@@ -207,7 +207,7 @@ def _update(
     return Loss(total, dict(zip(loss.parts, parts, strict=True))), norm
 
 
-def _require_finite(steps: list[_Step], epoch: int) -> None:
+def _require_finite(steps: list[_StepRecord], epoch: int) -> None:
     """Stops at the first loss that is not finite among the steps not looked at yet, and says what led to it."""
     losses = torch.stack([step.loss.total for step in steps])
     finite = losses.isfinite()
@@ -227,7 +227,7 @@ def _require_finite(steps: list[_Step], epoch: int) -> None:
     )
 
 
-def _summary(steps: list[_Step]) -> Record:
+def _summary(steps: list[_StepRecord]) -> Record:
     """Means over the epoch's steps; one transfer from the device for all of them."""
     names = ["train_loss", *steps[0].loss.parts]
     values = torch.stack([torch.stack([s.loss.total, *(s.loss.parts[n] for n in names[1:])]).double() for s in steps])

@@ -93,7 +93,7 @@ class _Gate(NamedTuple):
     below: Tensor
 
 
-class _Look(NamedTuple):
+class _CleanLosses(NamedTuple):
     """The method's loss, the clean losses [N] detached, the gate (None: shut for all) and the clean term."""
 
     loss: Loss
@@ -167,7 +167,7 @@ class Smoothed(Method):
             total, parts["smooth_centralisation"] = total + pull, pull.detach()
         return loss._replace(total=total, parts=loss.parts | parts)
 
-    def _from_pass(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> _Look:
+    def _from_pass(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> _CleanLosses:
         loss = self.method.loss(model, batch, threat, rng)
         clean = loss.clean
         # A method that looks at some images only has the mean of these; each image's own loss takes a pass.
@@ -178,9 +178,9 @@ class Smoothed(Method):
         gate, term = self._gate(clean.detach()), torch.zeros((), device=clean.device)
         if gate is not None:
             term = self._term(self.fields.weight_clean, clean, self._course.clean, gate)
-        return _Look(loss, clean.detach(), gate, term)
+        return _CleanLosses(loss, clean.detach(), gate, term)
 
-    def _from_start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> _Look:
+    def _from_start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> _CleanLosses:
         """One pass gives the attack its direction and the clean term its gradient.
 
         That gradient is taken before the method's own pass in training mode, which moves the batch statistics that a
@@ -208,7 +208,7 @@ class Smoothed(Method):
             part_from_buffers(model)
         else:
             view = View(*(tensor.detach() for tensor in view))
-        return _Look(method.loss_from(model, batch, start, view, threat, rng), values.detach(), gate, term)
+        return _CleanLosses(method.loss_from(model, batch, start, view, threat, rng), values.detach(), gate, term)
 
     def _gradients(
         self, values: Tensor, leaf: Tensor, parameters: list[nn.Parameter], pull: Tensor | None, keep_graph: bool

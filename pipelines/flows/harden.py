@@ -33,7 +33,7 @@ from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
 from pipelines.running.slots import gpu_in_use
-from pipelines.running.stage import Run, environment, stage_task
+from pipelines.running.stage import FlowRun, environment, stage_task
 
 RESULT = Path("reports/robustness.json")
 REPORT = Path("reports/robustness.html")
@@ -73,7 +73,7 @@ def harden(
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
     entries = graph.lock_entries(root)
     with forwarding(root, [pipeline], ids, get_run_logger().warning) as told:
-        run = Run(root=root, environment=ids | told, force=force, time_limit=stage_hours * 3600, gpu=gpu)
+        run = FlowRun(root=root, environment=ids | told, force=force, time_limit=stage_hours * 3600, gpu=gpu)
         states = _walk(run, stages, retries, retry_delay_seconds)
     graph.order_lock(root, [*entries, *stages])
     _publish(run, stages, states)
@@ -96,7 +96,7 @@ def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _walk(run: Run, stages: Mapping[str, Stage], retries: int, delay: float) -> dict[str, State[Any]]:
+def _walk(run: FlowRun, stages: Mapping[str, Stage], retries: int, delay: float) -> dict[str, State[Any]]:
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
@@ -123,7 +123,7 @@ def _end(states: Mapping[str, State[Any]]) -> State[Any]:
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
 
 
-def _publish(run: Run, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
+def _publish(run: FlowRun, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
     rows = [
         {"stage": name, "state": states[name].name, "seconds": round(run.seconds.get(name, 0.0), 1)} for name in stages
     ]

@@ -24,7 +24,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ProcessEnd:
     """How a command ended."""
 
     returncode: int
@@ -41,7 +41,7 @@ def run(
     log: Callable[[str], None],
     stop: threading.Event,
     time_limit: float,
-) -> Outcome:
+) -> ProcessEnd:
     """The outcome of a command whose output went to `log`, line by line, while it ran.
 
     Args:
@@ -72,7 +72,7 @@ def run(
         _stop(process)
         _end_guard(guard)
         reader.join(timeout=5)
-    return Outcome(returncode=process.returncode, lines=tuple(lines), ended_by=ended_by)
+    return ProcessEnd(returncode=process.returncode, lines=tuple(lines), ended_by=ended_by)
 
 
 def _wait(

@@ -35,7 +35,7 @@ _ADVICE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class FlowRun:
     """What all stages of one flow run share."""
 
     root: Path
@@ -50,14 +50,14 @@ class Run:
     """Wall time of each stage's last attempt."""
 
 
-def stage_task(run: Run, stage: Stage, count: int, delay: float) -> Task[..., Any]:
+def stage_task(run: FlowRun, stage: Stage, count: int, delay: float) -> Task[..., Any]:
     """The task of one stage, tried again `count` times; call `.submit(run, stage, wait_for=...)` on it."""
     return run_stage.with_options(name=stage.name, task_run_name=stage.name, **retries(count, delay, run.stop))
 
 
 # DVC is the cache; results are files that DVC owns.
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_stage(run: Run, stage: Stage) -> State[Any]:
+def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
     """The end of one stage: Completed, Cached, Failed, Refused, TimedOut or Cancelled, with one line in its message."""
     logger = get_run_logger()
     if not (stage.stale or run.force):
@@ -92,7 +92,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", **extra}
 
 
-def end_state(stage: str, outcome: process.Outcome, time_limit: float) -> State[Any]:
+def end_state(stage: str, outcome: process.ProcessEnd, time_limit: float) -> State[Any]:
     """The Prefect state for how a stage's process ended."""
     if outcome.ended_by == "stop":
         return Cancelled(message=f"{stage}: stopped")

@@ -23,7 +23,7 @@ from components.foundation.process import USER_ERROR
 from components.foundation.provenance import code_of, fingerprint
 from components.foundation.storage import sha256, write_json
 from pipelines.running import process
-from pipelines.studies.plan import Job, Plan
+from pipelines.studies.plan import Job, JobPlan
 
 RECORD = "job.json"
 
@@ -110,7 +110,7 @@ def code_hash(job: Job, root: Path) -> str:
     return fingerprint(code_of(job.code, root))
 
 
-def show(plan: Plan, place: Workplace) -> None:
+def show(plan: JobPlan, place: Workplace) -> None:
     """Puts a folder SCALE/ARM-SEED for every run under the study's, with links to its jobs, for people to find them."""
     for run_ in plan.runs:
         folder = place.work / plan.scale / f"{run_.name}-{run_.seed}"
@@ -199,7 +199,7 @@ def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _ended(outcome: process.Outcome, time_limit: float) -> Ended:
+def _ended(outcome: process.ProcessEnd, time_limit: float) -> Ended:
     if outcome.ended_by == "stop":
         return Ended("stopped", "stopped; it continues next time")
     if outcome.ended_by == "time limit":

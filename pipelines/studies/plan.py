@@ -65,7 +65,7 @@ class Job:
         return f"{self.stage}-{self.key}"
 
 
-class Run(NamedTuple):
+class ArmRun(NamedTuple):
     """One arm with one seed, and the two jobs that its results come from."""
 
     name: str
@@ -76,13 +76,13 @@ class Run(NamedTuple):
     evaluated: Job
 
 
-class Plan(NamedTuple):
+class JobPlan(NamedTuple):
     """All of a study at one scale; `jobs` has each job once, after those that it reads from."""
 
     study: Study
     folder: Path
     scale: str
-    runs: tuple[Run, ...]
+    runs: tuple[ArmRun, ...]
     transfers: Mapping[int, Job]
     jobs: tuple[Job, ...]
 
@@ -96,7 +96,7 @@ class Box(NamedTuple):
     code: tuple[str, ...]
 
 
-def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: Sequence[str] = ()) -> Plan:
+def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: Sequence[str] = ()) -> JobPlan:
     """The jobs of a study.
 
     Args:
@@ -120,10 +120,10 @@ def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: 
             labels = {"study": folder.name, "scale": scale, "arm": name, "seed": str(seed)}
             trained = _trained(boxes, study.role, params, labels, known_jobs)
             evaluated = _evaluation(boxes, study.role, params, labels, {"": trained})
-            runs.append(Run(name, arm, variant, seed, trained, known_jobs.setdefault(evaluated.key, evaluated)))
+            runs.append(ArmRun(name, arm, variant, seed, trained, known_jobs.setdefault(evaluated.key, evaluated)))
     transfers = {} if study.transfer is None else _transfers(boxes, study, runs, study.transfer)
     known_jobs |= {job.key: job for job in transfers.values()}
-    return Plan(study, folder, scale, tuple(runs), transfers, tuple(known_jobs.values()))
+    return JobPlan(study, folder, scale, tuple(runs), transfers, tuple(known_jobs.values()))
 
 
 def read_boxes(root: Path) -> dict[str, Box]:
@@ -203,7 +203,7 @@ def _evaluation(
     )
 
 
-def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[Run], checkpoint: str) -> dict[int, Job]:
+def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[ArmRun], checkpoint: str) -> dict[int, Job]:
     """Per seed, one evaluation in which every arm's model meets what was made for the others, and nothing more."""
     jobs = {}
     for seed in dict.fromkeys(run.seed for run in runs):

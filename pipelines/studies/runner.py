@@ -22,7 +22,7 @@ from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
 from pipelines.studies.job import Ended, Workplace, finished, record, run, show, tracking
-from pipelines.studies.plan import Job, Plan, plan
+from pipelines.studies.plan import Job, JobPlan, plan
 
 STUDIES = Path("studies")
 WORK = ".temper/studies"
@@ -45,7 +45,7 @@ def prepared(
     work: str | Path = WORK,
     keep: bool = False,
     checked: bool = True,
-) -> tuple[Plan, Workplace]:
+) -> tuple[JobPlan, Workplace]:
     """The plan of a study and the place where it runs. Errors: mistakes in study.yaml, and in any arm's parameters."""
     root, folder = Path.cwd(), study_folder(name)
     planned = plan(root, folder, scale, seeds, arms)
@@ -57,7 +57,7 @@ def prepared(
     return planned, place
 
 
-def walk(planned: Plan, place: Workplace, workers: int, start: Callable[[Job], Ended]) -> dict[str, Ended]:
+def walk(planned: JobPlan, place: Workplace, workers: int, start: Callable[[Job], Ended]) -> dict[str, Ended]:
     """How each job ended, by its folder's name; `start` gets a job once those before it have ended."""
     futures: dict[str, Future[Ended]] = {}
 
@@ -96,7 +96,7 @@ def title(job: Job) -> str:
     return f"{job.labels['arm']}-{job.labels['seed']} {job.stage}"
 
 
-def collect(planned: Plan, place: Workplace) -> int:
+def collect(planned: JobPlan, place: Workplace) -> int:
     """Makes table and figure of the runs that are finished; the exit status of `components.commands.study`."""
     described = describe(planned, place)
     if not described["runs"]:
@@ -110,7 +110,7 @@ def collect(planned: Plan, place: Workplace) -> int:
 
 
 @contextmanager
-def forwarded(planned: Plan, place: Workplace, warn: Callable[[str], None]) -> Iterator[Workplace]:
+def forwarded(planned: JobPlan, place: Workplace, warn: Callable[[str], None]) -> Iterator[Workplace]:
     """The place for jobs whose records are sent while the block runs, and the table's, too."""
     every = [*(job.labels for job in planned.jobs), _all_arms(planned)]
     environments = [tracking(place.root, labels) for labels in every]
@@ -119,11 +119,11 @@ def forwarded(planned: Plan, place: Workplace, warn: Callable[[str], None]) -> I
         yield replace(place, environment=told)
 
 
-def _all_arms(planned: Plan) -> dict[str, str]:
+def _all_arms(planned: JobPlan) -> dict[str, str]:
     return {"study": planned.folder.name, "scale": planned.scale, "arm": "all"}
 
 
-def describe(planned: Plan, place: Workplace) -> dict[str, Any]:
+def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
     """What `components.commands.study` has to know: the question, and where the files of every finished run are."""
     study = planned.study
     runs = []
@@ -156,7 +156,7 @@ def describe(planned: Plan, place: Workplace) -> dict[str, Any]:
     }
 
 
-def check_arms(planned: Plan, place: Workplace) -> None:
+def check_arms(planned: JobPlan, place: Workplace) -> None:
     """Returns if every arm's parameters are valid. Errors: the line that the components answer with."""
     folder = place.work / planned.scale / "params"
     files = {one.name: folder / f"{one.name}.yaml" for one in planned.runs}
@@ -181,7 +181,7 @@ def summary(ended: Mapping[str, Ended]) -> str:
     )
 
 
-def run_plain(planned: Plan, own: Workplace, workers: int, stop_after: float | None, hours: float) -> int:
+def run_plain(planned: JobPlan, own: Workplace, workers: int, stop_after: float | None, hours: float) -> int:
     """Runs the jobs, then makes table and figure; the exit status of `pipelines.study`."""
 
     def start(job: Job) -> Ended:

@@ -38,9 +38,9 @@ def study(
     Finished jobs are not repeated and stopped ones continue, so the same command goes on where it was. Exit status: 0
     when all is done, 1 when a job failed, 2 for a mistake, 3 when it was stopped and there is more to do.
     """
-    from pipelines.study import WORK, Options, main
+    from pipelines.study import WORK, StudyOptions, main
 
-    given = Options(
+    given = StudyOptions(
         study=name,
         scale=scale,
         seeds=seed or [],

@@ -95,11 +95,11 @@ def test_random_crops_are_a_function_of_epoch_and_image(folder):
     ]
     assert ((by_image[0] - by_image[1]).abs().amax((1, 2, 3)) > 0).float().mean() > 0.9
     # The batch it is decoded in does not matter.
-    alone = decoding.decode_shard(files, decoding.Shard([int(first[0].indices[5])], 1))
+    alone = decoding.decode_shard(files, decoding.FileGroup([int(first[0].indices[5])], 1))
     assert torch.equal(alone[0].float() / 255, first[0].images[5])
     # Nor is anything random where it is not asked for.
-    middle = decoding.decode_shard(files, decoding.Shard([0, 1], None))
-    assert torch.equal(middle, decoding.decode_shard(listed(folder, random_crop=None), decoding.Shard([0, 1], 9)))
+    middle = decoding.decode_shard(files, decoding.FileGroup([0, 1], None))
+    assert torch.equal(middle, decoding.decode_shard(listed(folder, random_crop=None), decoding.FileGroup([0, 1], 9)))
 
 
 def test_random_crops_keep_their_share_of_the_area(folder):

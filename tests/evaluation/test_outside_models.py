@@ -9,7 +9,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from components.data.splits import LabelledImages, Splits, write_splits
-from components.evaluation.outside.models import Foreign, Images, load_outside, own_names, read_images, without_wrappers
+from components.evaluation.outside.models import (
+    Foreign,
+    OutsideImages,
+    load_outside,
+    own_names,
+    read_images,
+    without_wrappers,
+)
 from components.foundation.errors import InputError
 from components.foundation.storage import sha256
 from components.numerics.tensor_files import write_tensors
@@ -21,9 +28,9 @@ NOTHING = Foreign(None, None)
 OURS = Foreign(ARCHITECTURE, ((0.3,), (0.4,)))
 
 
-def some(count: int = 20, classes: tuple[str, ...] = CLASSES) -> Images:
+def some(count: int = 20, classes: tuple[str, ...] = CLASSES) -> OutsideImages:
     images, labels = digits()
-    return Images("digits", classes, LabelledImages(images[:count], labels[:count]), None)
+    return OutsideImages("digits", classes, LabelledImages(images[:count], labels[:count]), None)
 
 
 # --- references ---
@@ -140,13 +147,13 @@ def test_pickles_are_refused_by_name_and_never_opened(tmp_path, suffix):
 def test_a_model_of_other_images_or_classes(tmp_path):
     path = str(save(tmp_path / "one.safetensors"))
     images, labels = digits()
-    wide = Images("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
+    wide = OutsideImages("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
     with pytest.raises(InputError, match=r"takes images of \[1, 8, 8\], the data has \[1, 16, 8\]"):
         load_outside("mine", path, wide, NOTHING, CPU)
     with pytest.raises(InputError, match="made for classes 0, 1, 2, 3, 4, …, the data has a, b, c, d, e, …"):
         load_outside("mine", path, some(classes=tuple("abcdefghij")), NOTHING, CPU)
     # Labels alone say how many classes there are at least.
-    nine = Images("d", (), LabelledImages(images[:9], labels[:9].clamp_max(5)), None)
+    nine = OutsideImages("d", (), LabelledImages(images[:9], labels[:9].clamp_max(5)), None)
     assert load_outside("mine", path, nine, NOTHING, CPU).classes == CLASSES
     with pytest.raises(InputError, match=r"gives \[1, 10\] for one image, want \[1, at least 29\] logits"):
         load_outside("mine", path, nine._replace(test=LabelledImages(images[:9], labels[:9] + 20)), NOTHING, CPU)
@@ -271,7 +278,7 @@ def test_images_of_another_form(tmp_path, tensors, message):
 
 def test_some_images_and_others_to_check_on():
     images, labels = digits()
-    alone = Images("d", CLASSES, LabelledImages(images[:200], labels[:200]), None)
+    alone = OutsideImages("d", CLASSES, LabelledImages(images[:200], labels[:200]), None)
     few, many = alone.limited(50, 0, seed=0), alone.limited(50, 512, seed=0)
     # Which images are attacked does not depend on how they are searched, as long as there are enough.
     assert len(few.test) == 50 and few.held_out is None and torch.equal(few.test.images, many.test.images)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import input_gradient
 from components.data.splits import LabelledImages
-from components.evaluation.outside.models import Foreign, Images, load_outside
+from components.evaluation.outside.models import Foreign, OutsideImages, load_outside
 from components.evaluation.outside.programs import load_program
 from components.foundation.errors import InputError
 from components.foundation.params import member
@@ -105,12 +105,12 @@ def test_a_program_keeps_the_mode_it_was_exported_in(tmp_path):
 
 def test_a_program_as_a_reference(tmp_path):
     images, labels = digits()
-    narrow = Images("d", CLASSES, LabelledImages(images[:9], labels[:9]), None)
+    narrow = OutsideImages("d", CLASSES, LabelledImages(images[:9], labels[:9]), None)
     found = load_outside("mine", str(export(tmp_path / "m.pt2", network())), narrow, NOTHING, CPU)
     assert same(found.model, network(), pixels())
     assert found.facts["architecture"] == {"name": "torch.export program", "file": "m.pt2"}
     assert found.facts["num_parameters"] == sum(p.numel() for p in network().parameters())
-    wide = Images("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
+    wide = OutsideImages("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
     with pytest.raises(InputError, match=r"takes images of \[1, 8, 8\], the data has \[1, 16, 8\]"):
         load_outside("mine", str(tmp_path / "m.pt2"), wide, NOTHING, CPU)
 

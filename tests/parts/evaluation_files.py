@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.evaluation.document import Evaluation
-from components.evaluation.verdict.findings import Status
+from components.evaluation.verdict.findings import CheckStatus
 from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.params import Params
 from components.foundation.storage import write_csv, write_json
@@ -112,7 +112,7 @@ def judged(found: Any) -> Verdict:
     return Verdict(status=status, reasons=reasons, checks=checks)
 
 
-def _check(rule: str, status: Status, measured: dict[str, Any]) -> Check:
+def _check(rule: str, status: CheckStatus, measured: dict[str, Any]) -> Check:
     words = {"bound": f"bound of {rule}", "meaning": f"what {rule} means", "remedy": f"how to mend {rule}"}
     return Check(rule=rule, status=status, measured=measured, **words, required=False)
 

@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from components.commands.evaluate_options import Options, options_of
+from components.commands.evaluate_options import EvaluateOptions, options_of
 from pipelines.flows import evaluate as pipeline
 from pipelines.flows.evaluate import command_line
 from tests.parts.outside_files import make_case
@@ -75,7 +75,7 @@ def told(folder: Path, shard: int = 0) -> list[str]:
 def test_every_parameter_is_an_option_of_the_module():
     """And every option a parameter, so that a deployment can do what a command line can."""
     parameters = set(inspect.signature(pipeline.evaluate.fn).parameters)
-    options = {field.name for field in fields(Options)} - {"shard"}
+    options = {field.name for field in fields(EvaluateOptions)} - {"shard"}
     renamed = {"models": "model", "threats": "threat", "architectures": "architecture"}
     renamed |= {"normalizations": "normalization"}
     own = {"shards", "retries", "retry_delay_seconds", "hours"}
@@ -89,7 +89,7 @@ def test_what_is_given_is_on_the_command_line_and_nothing_else():
     ]
     assert command_line({}, {}, True) == ["--track"]
     told = options_of(command_line({"model": ["a=b"]}, {"data": "x", "batch-size": 40}, True))
-    assert told == Options(model=["a=b"], data="x", batch_size=40, track=True)
+    assert told == EvaluateOptions(model=["a=b"], data="x", batch_size=40, track=True)
 
 
 def test_shards_are_processes_with_the_same_arguments(toy, run):

@@ -17,7 +17,7 @@ from components.foundation.errors import InputError
 from pipelines import graph
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
-from pipelines.running.process import Outcome
+from pipelines.running.process import ProcessEnd
 from temper.cli import main as temper
 from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, make_toy, wait_until
 
@@ -138,7 +138,7 @@ def test_preset_replaces_the_file_and_assignments_come_on_top(toy: Path, capsys:
 # One stage's process
 
 
-def process_run(code: str, log: Callable[[str], None] = lambda _: None, limit: float = 60, **given: Any) -> Outcome:
+def process_run(code: str, log: Callable[[str], None] = lambda _: None, limit: float = 60, **given: Any) -> ProcessEnd:
     stop = given.get("stop", threading.Event())
     arguments = {"root": Path.cwd(), "environment": stage.environment(), "log": log, "stop": stop, "time_limit": limit}
     return process.run([PYTHON, "-c", code], **arguments)
@@ -203,18 +203,26 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outcome", "name", "message"),
     [
-        (Outcome(returncode=0, lines=("ok",), ended_by="itself"), "Completed", "ran"),
-        (Outcome(returncode=0, lines=("Stage 'a' didn't change, skipping",), ended_by="itself"), "Cached", "unchanged"),
-        (Outcome(returncode=-15, lines=(), ended_by="stop"), "Cancelled", "a: stopped"),
-        (Outcome(returncode=9, lines=(), ended_by="time limit"), "TimedOut", "a: stopped after its time limit of 60 s"),
-        (Outcome(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: dvc ended with code -9"),
+        (ProcessEnd(returncode=0, lines=("ok",), ended_by="itself"), "Completed", "ran"),
         (
-            Outcome(returncode=255, lines=("ERROR: failed to reproduce 'a': missing data 'x'",), ended_by="itself"),
+            ProcessEnd(returncode=0, lines=("Stage 'a' didn't change, skipping",), ended_by="itself"),
+            "Cached",
+            "unchanged",
+        ),
+        (ProcessEnd(returncode=-15, lines=(), ended_by="stop"), "Cancelled", "a: stopped"),
+        (
+            ProcessEnd(returncode=9, lines=(), ended_by="time limit"),
+            "TimedOut",
+            "a: stopped after its time limit of 60 s",
+        ),
+        (ProcessEnd(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: dvc ended with code -9"),
+        (
+            ProcessEnd(returncode=255, lines=("ERROR: failed to reproduce 'a': missing data 'x'",), ended_by="itself"),
             "Failed",
             "a: failed to reproduce 'a': missing data 'x'",
         ),
         (
-            Outcome(
+            ProcessEnd(
                 returncode=255,
                 lines=("> run me", "a: error: params.yaml: seed", "ERROR: failed to run: run me, exited with 2"),
                 ended_by="itself",
@@ -223,15 +231,15 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
             "a: params.yaml: seed",
         ),
         (
-            Outcome(
+            ProcessEnd(
                 returncode=255, lines=("> run me", "ERROR: failed to run: run me, exited with -9"), ended_by="itself"
             ),
             "Failed",
             "a: no output (exit code -9)",
         ),
     ],
-    ids=lambda value: value.ended_by if isinstance(value, Outcome) else None,
+    ids=lambda value: value.ended_by if isinstance(value, ProcessEnd) else None,
 )
-def test_end_of_a_process_names_the_state(outcome: Outcome, name: str, message: str) -> None:
+def test_end_of_a_process_names_the_state(outcome: ProcessEnd, name: str, message: str) -> None:
     state = stage.end_state("a", outcome, 60)
     assert (state.name, state.message) == (name, message)

@@ -8,7 +8,7 @@ import torch
 from components.foundation.errors import InputError
 from components.reports.robustness.contents import Transfer
 from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, StudyPlan, StudyRun
-from components.reports.study.document import Finding, build
+from components.reports.study.document import RunFiles, build
 from components.reports.study.tables import leads, leaks, markdown, transfer
 from components.statistics.documents import document_of
 from components.statistics.intervals import holm, paired, spread
@@ -34,7 +34,7 @@ def plan(**changes: Any) -> StudyPlan:
     return document_of(StudyPlan, words | choices | more | changes, "plan.json")
 
 
-def finding(name: str, seed: int) -> Finding:
+def finding(name: str, seed: int) -> RunFiles:
     found = outcomes(60, torch.Generator().manual_seed(seed + 10 * len(name) + (name == "two")), MODELS)
     lead = LEADS[name, seed]
     events = [SentinelEvent(epoch=2, rules=["gap"], action="note", line="")]
@@ -43,7 +43,7 @@ def finding(name: str, seed: int) -> Finding:
         "gap": LeadTime(first=2, lead=lead, false_alarms=int(lead is None and seed == 1 and name == "one")),
     }
     watched = Sentinel(events=events, leads=rules)
-    return Finding(run(name, seed), built(evaluation(60, MODELS), found), found, CURVE, METRICS, watched)
+    return RunFiles(run(name, seed), built(evaluation(60, MODELS), found), found, CURVE, METRICS, watched)
 
 
 FINDINGS = [finding(name, seed) for name in ("one", "two") for seed in (0, 1)]

@@ -28,10 +28,10 @@ WRAPPERS = ("module", "model", "_orig_mod", "net", "network")
 HELD_OUT, HELD_OUT_SHARE = 512, 10
 
 
-class Images(NamedTuple):
+class OutsideImages(NamedTuple):
     """Labelled images to attack, and others to check a fast search on, which may be none.
 
-    Images are uint8, or float32 in [0, 1], [N, C, H, W]; `classes` is empty where the names are not known.
+    OutsideImages are uint8, or float32 in [0, 1], [N, C, H, W]; `classes` is empty where the names are not known.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Images(NamedTuple):
         """As many as have names, or as the labels show."""
         return len(self.classes) or int(self.test.labels.max()) + 1
 
-    def limited(self, limit: int | None, held_out: int, seed: int) -> "Images":
+    def limited(self, limit: int | None, held_out: int, seed: int) -> "OutsideImages":
         """At most `limit` images to attack, classes as frequent as in all, and up to `held_out` others.
 
         Where the data has none for that purpose, a tenth of the images at most is kept back and not attacked.
@@ -86,7 +86,7 @@ class Outside(NamedTuple):
     classes: tuple[str, ...]
 
 
-def read_images(path: Path) -> Images:
+def read_images(path: Path) -> OutsideImages:
     """The test split of a normalised data file, or `images` and `labels` of any safetensors file.
 
     Such a file may also hold `held_out.images` and `held_out.labels`. Errors: neither of the two, arrays of another
@@ -96,11 +96,11 @@ def read_images(path: Path) -> Images:
     tensors, metadata = read_tensors(path)
     if "test.images" in tensors and isinstance(metadata, dict) and "normalization" in metadata:
         splits = read_splits(path)
-        return Images(splits.dataset, splits.classes, splits.test, splits.validation)
+        return OutsideImages(splits.dataset, splits.classes, splits.test, splits.validation)
     classes = tuple(map(str, metadata.get("classes", ()))) if isinstance(metadata, dict) else ()
     test = _labelled(tensors, "", path)
     held_out = _labelled(tensors, "held_out.", path) if "held_out.images" in tensors else None
-    images = Images(path.stem, classes, test, held_out)
+    images = OutsideImages(path.stem, classes, test, held_out)
     for part in (test, held_out):
         if part is not None:
             _require_images(part, images.num_classes, path)
@@ -133,7 +133,7 @@ def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
     require_arrays(part, num_classes, str(path))
 
 
-def load_outside(name: str, reference: str, images: Images, foreign: Foreign, device: torch.device) -> Outside:
+def load_outside(name: str, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device) -> Outside:
     """The model that a reference means: a file, or `models:/…` and `runs:/…` of MLflow.
 
     A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
@@ -145,7 +145,9 @@ def load_outside(name: str, reference: str, images: Images, foreign: Foreign, de
     return _load(name, reference, Path(reference), images, foreign, device)
 
 
-def _load(name: str, reference: str, path: Path, images: Images, foreign: Foreign, device: torch.device) -> Outside:
+def _load(
+    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
+) -> Outside:
     model, facts, classes = _read_model(path, reference, images, foreign, device)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
@@ -161,7 +163,7 @@ def _load(name: str, reference: str, path: Path, images: Images, foreign: Foreig
 
 
 def _read_model(
-    path: Path, reference: str, images: Images, foreign: Foreign, device: torch.device
+    path: Path, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device
 ) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
     unknown = {"epoch": None, "upstream": {}}
     if path.suffix in PICKLES:
@@ -181,7 +183,7 @@ def _read_model(
     return model.to(device), {"architecture": dict(foreign.architecture or {}), **unknown}, ()
 
 
-def _of_state(tensors: Mapping[str, Tensor], reference: str, images: Images, foreign: Foreign) -> nn.Module:
+def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImages, foreign: Foreign) -> nn.Module:
     """A state dict of one of our architectures, also under torchvision's names of it, as a model."""
     if foreign.architecture is None:
         raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
@@ -261,13 +263,13 @@ def _fetched(uri: str, folder: Path) -> Path:
     return folder / answer.stdout.strip().splitlines()[-1]
 
 
-def _require_shape(shape: tuple[int, int, int], images: Images, reference: str) -> None:
+def _require_shape(shape: tuple[int, int, int], images: OutsideImages, reference: str) -> None:
     if tuple(shape) != images.shape:
         raise InputError(f"{reference}: takes images of {list(shape)}, the data has {list(images.shape)}")
 
 
 @torch.no_grad()
-def _require_logits(model: nn.Module, images: Images, reference: str, device: torch.device) -> None:
+def _require_logits(model: nn.Module, images: OutsideImages, reference: str, device: torch.device) -> None:
     """One look: as many logits as the data has classes, so that labels mean what they say."""
     logits = model(torch.zeros(1, *images.shape, device=device))
     shown = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

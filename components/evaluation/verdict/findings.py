@@ -18,13 +18,13 @@ LEAK, LABEL_GAP, STEP_GAP, SQUARE_GAIN, PARITY = 0.01, 0.05, 0.15, 0.002, 0.02
 USED, EXCEEDED = 0.9, 1 + 1e-4
 
 Evidence = Mapping[str, Any]
-Status = Literal["passed", "suspect", "broken", "not_measured"]
+CheckStatus = Literal["passed", "suspect", "broken", "not_measured"]
 
 
 class Finding(NamedTuple):
     """What a rule made of the evidence, and the numbers it looked at."""
 
-    status: Status
+    status: CheckStatus
     measured: dict[str, Any]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.evaluation.verdict import findings
-from components.evaluation.verdict.findings import Evidence, Finding, Status, never_gains
+from components.evaluation.verdict.findings import CheckStatus, Evidence, Finding, never_gains
 from components.statistics.documents import Document
 
 
@@ -34,7 +34,7 @@ class Check(Document):
 
     rule: str
     """The name of the rule."""
-    status: Status
+    status: CheckStatus
     """What the rule made of the evidence; one that could not be measured has not passed."""
     measured: dict[str, Any]
     """The numbers that the rule looked at."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.foundation.params import STRICT, Real
 from components.models.parts.batch_norm import reestimate
 
-Images = Callable[[int], Iterable[Tensor]]
+CleanImages = Callable[[int], Iterable[Tensor]]
 """A number of batches -> clean training images [N, C, H, W], for batch norm to be estimated on."""
 
 
@@ -23,7 +23,7 @@ class Average(Protocol):
 
     def update(self, model: nn.Module) -> None: ...
 
-    def end_epoch(self, model: nn.Module, epoch: int, images: Images) -> None: ...
+    def end_epoch(self, model: nn.Module, epoch: int, images: CleanImages) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -79,7 +79,7 @@ class MovingAverage:
         self.updates += 1
         mix(self.model.state_dict(), model.state_dict(), 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
 
-    def end_epoch(self, model: nn.Module, epoch: int, images: Images) -> None:
+    def end_epoch(self, model: nn.Module, epoch: int, images: CleanImages) -> None:
         """Nothing: every step has been seen."""
 
 
@@ -94,7 +94,7 @@ class EpochMean:
     def update(self, model: nn.Module) -> None:
         """Nothing: only the ends of epochs count."""
 
-    def end_epoch(self, model: nn.Module, epoch: int, images: Images) -> None:
+    def end_epoch(self, model: nn.Module, epoch: int, images: CleanImages) -> None:
         """Takes in `model` as it is after `epoch` (counted from 1)."""
         self.updates += epoch >= self.start
         mix(self.model.state_dict(), model.state_dict(), 1 / max(self.updates, 1))

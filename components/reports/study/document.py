@@ -34,7 +34,7 @@ COLLAPSE = 0.5
 Rows = Sequence[Mapping[str, str]]
 
 
-class Finding(NamedTuple):
+class RunFiles(NamedTuple):
     """One arm with one seed, as its files have it.
 
     `run` is what the plan says of it; `robustness` the report of its evaluation, whose models are `best` and `last`;
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
         return f"{self.run.name}-{self.run.seed}"
 
 
-def build(plan: StudyPlan, findings: Sequence[Finding], transfers: Mapping[str, Transfer]) -> Study:
+def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str, Transfer]) -> Study:
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
@@ -91,14 +91,14 @@ def build(plan: StudyPlan, findings: Sequence[Finding], transfers: Mapping[str, 
     )
 
 
-def _require_alike(finding: Finding, first: Finding, robust: str) -> None:
+def _require_alike(finding: RunFiles, first: RunFiles, robust: str) -> None:
     choose(conditions(finding.robustness.models["best"]), robust, f"{finding.name}: robust")
     for key in ("dataset", "threat", "num_images", "attacks", "cascade"):
         if getattr(finding.robustness, key) != getattr(first.robustness, key):
             raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
 
 
-def _arms(plan: StudyPlan, findings: Sequence[Finding]) -> dict[str, Arm]:
+def _arms(plan: StudyPlan, findings: Sequence[RunFiles]) -> dict[str, Arm]:
     runs = {finding.run.name: finding.run for finding in reversed(findings)}
     seeds: dict[str, dict[str, SeedResult]] = {}
     for finding in findings:
@@ -115,7 +115,7 @@ def _arms(plan: StudyPlan, findings: Sequence[Finding]) -> dict[str, Arm]:
     }
 
 
-def _seed(finding: Finding, robust: str) -> SeedResult:
+def _seed(finding: RunFiles, robust: str) -> SeedResult:
     models, verdicts, metrics = finding.robustness.models, finding.robustness.verdict, finding.metrics
     curve = [_point(row) for row in finding.curve]
     best, last = (_measured(models[name]) for name in CHECKPOINTS)
@@ -182,7 +182,7 @@ def mean(values: Sequence[float]) -> SeedMean:
     return SeedMean(mean=average, deviation=deviation, low=low, high=high, n=found.n)
 
 
-def pairs(plan: StudyPlan, findings: Sequence[Finding]) -> list[Pair]:
+def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[Pair]:
     """Per pair of arms, checkpoint and condition: B minus A, per seed on the same images, and over the seeds.
 
     The p values are McNemar's, exact; `p_corrected` is Holm's over all seeds and pairs of a checkpoint and condition.
@@ -206,7 +206,7 @@ def pairs(plan: StudyPlan, findings: Sequence[Finding]) -> list[Pair]:
     ]
 
 
-def _differences(plan: StudyPlan, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+def _differences(plan: StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
     """One row per checkpoint, condition, pair of arms and seed that both have."""
     by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
     seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
@@ -220,13 +220,13 @@ def _differences(plan: StudyPlan, findings: Sequence[Finding]) -> Iterator[dict[
                         yield row | {"found": found, "p": found.p}
 
 
-def _difference(a: Finding, b: Finding, checkpoint: str, condition: str) -> Paired:
+def _difference(a: RunFiles, b: RunFiles, checkpoint: str, condition: str) -> Paired:
     if not bool((a.outcomes["labels"] == b.outcomes["labels"]).all()):
         raise InputError(f"{a.name} and {b.name}: other test images, so nothing can be compared image by image")
     return paired(*(_outcome(one, checkpoint, condition) for one in (a, b)))
 
 
-def _outcome(finding: Finding, checkpoint: str, condition: str) -> Tensor:
+def _outcome(finding: RunFiles, checkpoint: str, condition: str) -> Tensor:
     if condition == "cascade":
         condition = f"cascade/{list(finding.robustness.cascade.attacks)[-1]}"
     return finding.outcomes[f"{checkpoint}/{condition}"]
