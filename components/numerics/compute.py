@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from components.foundation.errors import InputError
 from components.foundation.params import STRICT
-from components.numerics import parallel, winograd
+from components.numerics import parallel
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
 
-`auto` is the fastest: bfloat16 where the device is made for it, else float32 with Winograd's algorithm where it gains.
+`auto` is the fastest: bfloat16 where the device is made for it, else float32.
 """
 
 
@@ -85,8 +85,7 @@ def training_arithmetic(device: torch.device, precision: Precision) -> AbstractC
     """Inside the block, matrix products and convolutions compute in `precision`; weights and losses stay float32."""
     if resolved(precision, device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
-    fast = precision == "auto" and device.type == "cpu" and winograd.gains_here()
-    return winograd.fewer_multiplications() if fast else nullcontext()
+    return nullcontext()
 
 
 def channels_last(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks import attack_clock as clock
 from benchmarks import attack_networks as networks
 from benchmarks import attack_peers as peers
-from benchmarks import attack_speed, sentinel_cost, smoothing_cost, train_speed, winograd_speed
+from benchmarks import attack_speed, sentinel_cost, smoothing_cost, train_speed
 from components.attacks.parts.victim import Victim
 from components.data.splits import LabelledImages
 from components.evaluation.cascades import specs
@@ -160,13 +160,3 @@ def test_training_is_timed_against_the_published_loop(tmp_path, capsys):
     ratio = rows["plain"]["cpu_seconds"][0] / rows["temper"]["cpu_seconds"][0]
     assert found["ratios"]["plain"]["median"] == pytest.approx(ratio)
     assert "temper" in capsys.readouterr().out
-
-
-def test_layers_are_timed_both_ways(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(winograd_speed, "LAYERS", ((8, 4),))
-    out = tmp_path / "speed.json"
-    winograd_speed.main(["--batch-sizes", "2", "--rounds", "1", "--out", str(out)])
-    (found,) = json.loads(out.read_text())["layers"]
-    assert (found["channels"], found["side"], found["batch_size"]) == (8, 4, 2)
-    assert all(found[kind]["median"] > 0 for kind in (*winograd_speed.KINDS, "kernel"))
-    assert "8 channels" in capsys.readouterr().out
