@@ -19,6 +19,7 @@ from components.foundation.params import member, typed
 from components.methods import METHODS
 from components.methods.parts.contract import Method, needs
 from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.numerics.random_numbers import derived
 from components.schedules.one_cycle import OneCycle
 from components.threats.parts.threat import Threat
 from components.training.loop import Plan, Recipe, fit, start
@@ -164,7 +165,7 @@ def _divided(
     size = len(labels) // VALIDATION
     if size < 1:
         raise InputError(f"images: got {len(labels)}, want at least {VALIDATION}, or validation images")
-    chosen = stratified_subset(labels.cpu(), size, seed).to(device)
+    chosen = stratified_subset(labels.cpu(), size, derived(seed, "validation split")).to(device)
     rest = torch.ones(len(labels), dtype=torch.bool, device=device)
     rest[chosen] = False
     return (images[rest], labels[rest]), (images[chosen], labels[chosen])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from components.data.splits import S, Source, require_counts
 from components.foundation.errors import InputError
+from components.numerics.random_numbers import derived
 
 Duplicates = Literal["drop", "refuse"]
 
@@ -72,11 +73,14 @@ def divide(
     train, held_out = source.train, source.test
     if held_out is None:
         require_counts(train.counts(num_classes), classes, 3, "train (to be divided in three)")
-        rest, part = stratified_split(train.labels, test, seed)
+        rest, part = stratified_split(train.labels, test, derived(seed, "test split"))
         train, held_out, validation = train.take(rest), train.take(part), validation / (1 - test)
-    train, held_out = limited(train, train_limit, seed), limited(held_out, test_limit, seed)
+    train, held_out = (
+        limited(train, train_limit, derived(seed, "train limit")),
+        limited(held_out, test_limit, derived(seed, "test limit")),
+    )
     require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
-    rest, part = stratified_split(train.labels, validation, seed)
+    rest, part = stratified_split(train.labels, validation, derived(seed, "validation split"))
     splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}
     splits, dropped = drop_or_refuse_duplicates(splits, duplicates)
     for name, split in splits.items():

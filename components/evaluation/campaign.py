@@ -18,7 +18,7 @@ from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.foundation.errors import InputError
 from components.numerics.cost import PassCounter
-from components.numerics.random_numbers import Noise
+from components.numerics.random_numbers import Noise, derived
 from components.threats.parts.threat import Threat
 
 # How long a process waits before it looks again for what the processes beside it have finished.
@@ -110,7 +110,8 @@ class Campaign:
     ) -> tuple[dict[str, Any], Tensor]:
         victim, images_adv = self.victims[model], images
         if task.attack is not None:
-            images_adv = task.attack(victim, images, labels, task.threat, Noise(self.seed, places))
+            seed = derived(self.seed, "attack", task.name)
+            images_adv = task.attack(victim, images, labels, task.threat, Noise(seed, places))
         classes = predict(victim, images_adv)
         largest = float(task.threat.size(images_adv - images).max())
         record: dict[str, Any] = {

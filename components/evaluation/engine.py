@@ -31,7 +31,7 @@ from components.evaluation.suite import Suite
 from components.foundation.params import Ratio
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
 from components.numerics.compute import resolved
-from components.numerics.random_numbers import Noise
+from components.numerics.random_numbers import Noise, derived
 from components.numerics.tensor_files import write_tensors
 from components.statistics.documents import write_document
 from components.statistics.outcomes import hardest
@@ -149,7 +149,7 @@ def _victims(
 def _parity(victim: Victim, data: Data, suite: Suite) -> dict[str, Any]:
     if data.held_out is None:
         return {"passed": False, "reason": "no held-out images to check it on"}
-    return parity(victim, data.held_out, suite.curve_attack, suite.threat, suite.seed)
+    return parity(victim, data.held_out, suite.curve_attack, suite.threat, derived(suite.seed, "parity"))
 
 
 def attack_code(candidates: Mapping[str, Candidate], suite: Suite) -> dict[str, str]:
@@ -207,7 +207,8 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
     images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
     tensors, clean, attacked = {"images": test.images[places]}, {}, {}
     for name, victim in victims.items():
-        images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(suite.seed, places))
+        seed = derived(suite.seed, "attack", suite.section.curve_attack)
+        images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, places))
         tensors[f"adversarial/{name}"] = images_adv
         clean[name], attacked[name] = predict(victim, images).tolist(), predict(victim, images_adv).tolist()
     metadata = {

@@ -11,6 +11,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import STRICT
 from components.ntk.kernels import MIN_DIRECTIONS, Directions, trace_kernel
 from components.ntk.metrics import kernel_metrics
+from components.numerics.random_numbers import derived
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -52,7 +53,7 @@ class KernelProbe:
     def __init__(
         self, schedule: ProbeSchedule, images: ImageSource, labels: Tensor, num_classes: int, seed: int
     ) -> None:
-        chosen = stratified_indices(labels, schedule.size, seed)
+        chosen = stratified_indices(labels, schedule.size, derived(seed, "ntk images"))
         drawn = images[chosen]
         self.images = drawn if drawn.is_floating_point() else drawn.float() / 255
         self.labels = labels[chosen].cpu()
@@ -77,7 +78,7 @@ class KernelProbe:
 
     def _measure_one(self, model: nn.Module, epoch: int, kind: str, images: Tensor) -> dict[str, float]:
         device = next(model.parameters()).device
-        kernel = trace_kernel(model, images.to(device), self.schedule.directions, self.seed)
+        kernel = trace_kernel(model, images.to(device), self.schedule.directions, derived(self.seed, "ntk directions"))
         if not bool(kernel.isfinite().all()):
             raise InputError(f"ntk: the {kind} kernel of epoch {epoch} is not finite (the training diverged)")
         first, previous = self._kernels.get(f"{kind}.first"), self._kernels.get(f"{kind}.previous")

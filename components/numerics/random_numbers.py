@@ -4,6 +4,8 @@ An image's stream depends on the seed and the image's number alone. So an evalua
 whatever the batch size, the order, the number of processes, the kind of device, and whether it was killed in between.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -13,6 +15,16 @@ from torch import Tensor
 # The increment and the two multipliers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64-bit numbers.
 _INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 _BITS = 24  # of a float32's mantissa: every value is exact, on every device
+
+
+def derived(seed: int, *names: str | int) -> int:
+    """A seed for one use of a run's seed, 0 to 2**62 - 1: the same for the same names, unrelated for any others.
+
+    So no two uses share a stream because of how their numbers add up: `derived(0, "validation", 1)` and
+    `derived(1, "validation", 0)` have nothing in common.
+    """
+    text = json.dumps([seed, *names]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 2
 
 
 class Noise:
@@ -115,7 +127,7 @@ def seed_of(rng: Rng) -> int:
 def shared(rng: Rng) -> torch.Generator:
     """A generator on the CPU for choices that all images share, such as the windows of a query-based attack."""
     if isinstance(rng, Noise):
-        return torch.Generator().manual_seed(rng.seed)
+        return torch.Generator().manual_seed(derived(rng.seed, "shared by all images"))
     if isinstance(rng, Part):
         rng = rng.generator
     return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))

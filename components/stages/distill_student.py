@@ -13,6 +13,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import STRICT, Params, Real
 from components.foundation.storage import sha256
 from components.methods.parts.contract import Method, needs
+from components.numerics.random_numbers import derived
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, read_teacher, train
 from components.tracking.journal import Journal
@@ -75,14 +76,14 @@ def require_teachers(
 ) -> None:
     """Measures both teachers on the validation split and refuses one that falls short of what is required."""
     held_out = splits.validation
-    device = next(clean_teacher.parameters()).device
+    device, seed = next(clean_teacher.parameters()).device, derived(settings.seed, "teachers")
     test = TestSet(held_out.images.to(device), held_out.labels.to(device), settings.recipe.batch_size)
     for path, model, attack, least in (
         (CLEAN, clean_teacher, None, required.clean_accuracy),
         (ROBUST, robust_teacher, settings.validation_attack, required.robust_accuracy),
     ):
         kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
-        right = run_attack(model, test, attack, settings.threat, settings.seed).right.float().mean().item()
+        right = run_attack(model, test, attack, settings.threat, seed).right.float().mean().item()
         journal.note(f"{path.stem}: {kind} {right:.1%} on {len(held_out)} validation images (required {least:.1%})")
         if right < least:
             raise InputError(

@@ -14,6 +14,7 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.probes import pair, probe, wanted
 from components.evaluation.suite import Suite
 from components.foundation.params import member
+from components.numerics.random_numbers import derived
 
 
 def evidence_on(
@@ -32,7 +33,7 @@ def evidence_on(
     evidence: dict[str, Any] = {"images": len(images)}
     if suite.threat.epsilon:
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
-        evidence = probe(victims[name].exact, part, suite.threat, attacks, suite.seed)
+        evidence = probe(victims[name].exact, part, suite.threat, attacks, derived(suite.seed, "probe"))
     claimed = int((findings.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(findings, suite)]

@@ -10,6 +10,7 @@ from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
 from components.foundation.params import STRICT, Fractional, Params
 from components.foundation.storage import sha256, write_json
+from components.numerics.random_numbers import derived
 from components.stages import run
 from components.tracking.journal import Journal
 
@@ -79,7 +80,9 @@ def main(params: Params, journal: Journal) -> None:
 
 def sample(train: Split, seed: int) -> Split:
     """What the statistics are taken of: everything in memory, a part of the files of a streamed split."""
-    return train if isinstance(train, LabelledImages) else limited(train, STATISTICS_IMAGES, seed)
+    return (
+        train if isinstance(train, LabelledImages) else limited(train, STATISTICS_IMAGES, derived(seed, "statistics"))
+    )
 
 
 if __name__ == "__main__":

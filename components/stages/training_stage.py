@@ -22,6 +22,7 @@ from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel, rank
+from components.numerics.random_numbers import derived
 from components.schedules import SCHEDULES
 from components.schedules.parts.schedule import Schedule
 from components.stages.resume import KeptWork
@@ -159,7 +160,7 @@ def wrapped(settings: Settings, method: Method) -> Method:
 
 def new_model(settings: Settings, splits: Splits, device: torch.device) -> nn.Module:
     """The untrained model of a section, from the seed."""
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(derived(settings.seed, "weights"))
     return settings.model.build(len(splits.classes), splits.image_shape, splits.normalization).to(device)
 
 

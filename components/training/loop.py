@@ -21,7 +21,7 @@ from components.models.parts.batch_norm import synchronised
 from components.numerics import parallel
 from components.numerics.compute import Precision, channels_last, training_arithmetic
 from components.numerics.cost import PassCounter
-from components.numerics.random_numbers import Part
+from components.numerics.random_numbers import Part, derived
 from components.schedules.parts.schedule import Schedule
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import Measure, TrainingState, trained_parameters
@@ -100,7 +100,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     return TrainingState(
         model=model,
         optimizer=optimizer,
-        rng=torch.Generator(next(model.parameters()).device).manual_seed(seed),
+        rng=torch.Generator(next(model.parameters()).device).manual_seed(derived(seed, "training")),
         method=method.to(next(model.parameters()).device),
         measure=measure,
         average=None if recipe.average is None else recipe.average.of(model),
@@ -156,7 +156,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     recipe, replays = plan.recipe, state.method.replays
     steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
-    batches = loader.epoch(order_seed=plan.seed * 1_000_003 + epoch, rng=state.rng)
+    batches = loader.epoch(order_seed=derived(plan.seed, "order", epoch), rng=state.rng)
     num_steps = loader.num_batches * replays
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)

@@ -8,7 +8,7 @@ from components.attacks.pgd import Pgd
 from components.data.pixels import to_pixels
 from components.ntk.probe import KernelProbe
 from components.numerics import parallel
-from components.numerics.random_numbers import Part
+from components.numerics.random_numbers import Part, derived
 from components.threats.parts.threat import Threat
 
 
@@ -34,7 +34,7 @@ class Validation:
 
     def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """`clean_accuracy`, `robust_accuracy`, their mean, and `ntk_*` where the probe's schedule says so."""
-        rng = torch.Generator(self.images.device).manual_seed(self.seed + epoch)
+        rng = torch.Generator(self.images.device).manual_seed(derived(self.seed, "validation", epoch))
         clean = robust = 0
         for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
             part = Part.share(rng, parallel.rank(), parallel.world_size(), len(labels))

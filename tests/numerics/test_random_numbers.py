@@ -1,13 +1,14 @@
 """Random numbers that belong to an image, and the model that decides whether an image is fooled."""
 
 import math
+from hashlib import sha256
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from components.attacks.parts.victim import Victim, confirm, exact
-from components.numerics.random_numbers import Noise, normal, shared, subset, uniform
+from components.numerics.random_numbers import Noise, derived, normal, shared, subset, uniform
 
 PLACES = torch.tensor([40, 7, 3, 1000])
 IMAGES = torch.zeros(4, 1, 5, 5)
@@ -19,6 +20,23 @@ def splitmix64(state: int) -> int:
     state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
     return state ^ state >> 31
+
+
+def test_seeds_by_name_never_meet_by_arithmetic():
+    """Of many runs, uses and epochs no two share a stream; the same use of the same run has the same one."""
+    uses: list[tuple[int, tuple[str | int, ...]]] = [
+        (seed, (name, epoch)) for seed in range(30) for name in ("order", "validation", "1") for epoch in range(60)
+    ]
+    uses += [(seed, ("weights",)) for seed in range(30)]
+    seeds = {derived(seed, *names) for seed, names in uses}
+    assert len(seeds) == len(uses) and all(0 <= seed < 2**62 for seed in seeds)
+    assert derived(3, "order", 7) == derived(3, "order", 7)
+    assert derived(0, "validation", 1) != derived(0, "validation", "1") != derived(0, "validation1")
+
+
+def test_seeds_by_name_stay_what_they_are():
+    """Results of earlier runs can be made again only while this holds."""
+    assert derived(0, "order", 3) == int.from_bytes(sha256(b'[0, "order", 3]').digest()[:8], "big") >> 2
 
 
 def test_numbers_are_those_of_splitmix64():

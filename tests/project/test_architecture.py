@@ -185,6 +185,15 @@ def test_no_drawers_and_no_deep_folders():
         assert path.read_text().count("\n") <= 320, f"{name_of(path)} is long: does it hold one thing?"
 
 
+def test_no_seed_is_a_sum():
+    """A stream of its own has a name (`random_numbers.derived`): sums and products of seeds meet by accident."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("manual_seed", "Noise"):
+                first = node.args[0]
+                assert not isinstance(first, ast.BinOp), f"{name_of(path)}: {ast.unparse(node)}"
+
+
 def test_no_pickle_is_read():
     for path in SOURCES:
         text = path.read_text()

@@ -18,6 +18,7 @@ from components.evaluation.outside.programs import load_program
 from components.foundation.errors import InputError
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
+from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
 from components.threats.parts.threat import require_pixels
 
@@ -58,13 +59,15 @@ class OutsideImages(NamedTuple):
         everything, other = self.test, self.held_out
         spare = min(held_out, len(everything) // HELD_OUT_SHARE) if other is None else 0
         most = len(everything) - spare
-        chosen = stratified_subset(everything.labels, min(most, limit or most), seed)
+        chosen = stratified_subset(everything.labels, min(most, limit or most), derived(seed, "images"))
         rest = torch.ones(len(everything), dtype=torch.bool)
         rest[chosen] = False
         if other is None and spare:
             other = everything.take(rest.nonzero().squeeze(1))
         if other is not None:
-            other = other.take(stratified_subset(other.labels, held_out, seed)) if held_out else None
+            other = (
+                other.take(stratified_subset(other.labels, held_out, derived(seed, "held out"))) if held_out else None
+            )
         return self._replace(test=everything.take(chosen), held_out=other)
 
 

@@ -19,7 +19,7 @@ from components.foundation.params import STRICT, Fractional, Ratio, Real
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
-from components.numerics.random_numbers import Noise, Rng, seed_of, subset, uniform
+from components.numerics.random_numbers import Noise, Rng, derived, seed_of, subset, uniform
 from components.threats.parts.threat import Threat
 
 InnerAttack = Literal["fgsm", "fgsm_predicted", "step_ll", "step_rnd", "bim", "iter_ll"]
@@ -197,7 +197,7 @@ def _forget_known(clock: Clock, _: object) -> None:
 
 def transfers(step: int, rng: Rng) -> bool:
     """Whether this step's attacks come from the teacher: a fair coin, thrown on the CPU so that nothing waits."""
-    return bool(Noise(seed_of(rng), torch.tensor([step])).uniform(()) < 0.5)
+    return bool(Noise(derived(seed_of(rng), "source of attacks"), torch.tensor([step])).uniform(()) < 0.5)
 
 
 def require_delay(delay: int) -> None:

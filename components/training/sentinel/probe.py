@@ -13,6 +13,7 @@ from components.foundation.errors import InputError
 from components.numerics.compute import Precision, training_arithmetic
 from components.numerics.cost import PassCounter
 from components.numerics.parallel import broadcast
+from components.numerics.random_numbers import derived
 from components.threats.parts.threat import Threat
 from components.training.sentinel.rules import Sentinel
 
@@ -47,7 +48,7 @@ class SentinelProbe:
     ) -> None:
         if sentinel.images > len(labels):
             raise InputError(f"sentinel.images: got {sentinel.images}, but the validation split has {len(labels)}")
-        chosen = stratified_indices(labels, sentinel.images, seed).to(images.device)
+        chosen = stratified_indices(labels, sentinel.images, derived(seed, "sentinel images")).to(images.device)
         self.images, self.labels = to_pixels(images[chosen]), labels[chosen]
         self.steps, self.step_size = sentinel.steps, float(sentinel.step_size)
         self.threat, self.batch_size, self.seed = threat, batch_size, seed
@@ -59,7 +60,7 @@ class SentinelProbe:
         Modes, buffers, `.grad` and every generator of the training are left as they are. A signal that is not a number
         is left out.
         """
-        rng = torch.Generator(self.images.device).manual_seed(self.seed * 1_000_003 + number)
+        rng = torch.Generator(self.images.device).manual_seed(derived(self.seed, "sentinel", number))
         counter = PassCounter(model)
         parts = []
         with eval_mode(model), training_arithmetic(self.images.device, self.precision):
