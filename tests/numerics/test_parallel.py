@@ -142,7 +142,8 @@ def test_two_processes_train_as_one_does(name, two, tmp_path):
     assert len(one["history"]) == 4
     for record, expected in zip(both[0]["history"], one["history"], strict=True):
         compared = {key: value for key, value in expected.items() if name not in SENSITIVE or key == "train_loss"}
-        assert {key: record[key] for key in compared} == pytest.approx(compared, rel=1e-4, abs=1e-4)
+        slack = 1e-3 if name in SENSITIVE else 1e-4
+        assert {key: record[key] for key in compared} == pytest.approx(compared, rel=slack, abs=slack)
     require_close(ends(tmp_path, name), left, 0.1 if name in SENSITIVE else 1e-3)
 
 
