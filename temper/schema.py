@@ -24,6 +24,7 @@ from components.numerics.parallel import Parallel
 from components.schedules import SCHEDULES
 from components.stages import SHARED, distill_student, fetch_data, normalize_data, report
 from components.stages.training_stage import TrainingSection
+from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
 from pipelines.parameters.presets import preset_values, presets
 from temper.arrays import threat as as_threat
@@ -77,6 +78,9 @@ def sections() -> dict[str, Key]:
     }
     for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", ThreatSection), ("ntk", ProbeSchedule)):
         found[name] = _section(kind)
+    threat, names = found["threat"], list(NORMS)
+    norm = replace(threat.children["norm"], words=", ".join(names), schema={"enum": names})
+    found["threat"] = replace(threat, children=threat.children | {"norm": norm})
     found["fetch_data"] = _section(fetch_data.FetchSection, {"dataset": ("datasets", False)})
     found["normalize_data"] = _section(normalize_data.NormalizeSection)
     own = {

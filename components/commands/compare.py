@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.foundation.errors import InputError
-from components.foundation.storage import write_json
 from components.reports.comparison import document, text
+from components.statistics.documents import write_document
 from components.tracking.mlflow_runs import open_client, place
 from components.tracking.registry import answered, fetch, resolve
 
@@ -27,7 +27,7 @@ def compare(a: Reference, b: Reference, json: Path | None = None, markdown: bool
     with tempfile.TemporaryDirectory() as scratch:
         compared = document.compare(*(_side(side, Path(scratch, name)) for name, side in (("a", a), ("b", b))))
     if json:
-        write_json(json, compared)
+        write_document(json, compared)
     return text.markdown(compared) if markdown else text.text(compared)
 
 

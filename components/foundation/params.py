@@ -175,5 +175,6 @@ def _require_text_keys(values: object, where: str) -> None:
 
 
 def _at(where: str, *keys: str) -> str:
-    """A key inside `where`, which is a file, or a file and a key."""
-    return ".".join([where, *keys]) if ": " in where or not keys else f"{where}: {'.'.join(keys)}"
+    """A key inside `where`, which is a file, or a key of it."""
+    inside = ".".join(keys)
+    return f"{where}: {inside}" if keys and where.endswith((".yaml", ".yml")) else ".".join([where, *keys])

@@ -102,7 +102,7 @@ def test_every_method_trains_on_probabilities_or_refuses_them_in_one_line(name, 
 
 
 def test_stopped_and_continued_equals_uninterrupted(linf, tmp_path):
-    method = Standard(label_smoothing=0.1)
+    method = Standard(label_smoothing=0.1).build()
     whole, steps = new_run(method, linf, tmp_path / "whole", recipe(augmentation=STRONG))
     list(steps)
     for _ in range(2):

@@ -115,9 +115,9 @@ def pixels(count: int = 20) -> Tensor:
 
 
 def same(model: nn.Module, other: nn.Module, images: Tensor) -> bool:
-    """Whether two models give the same logits, up to float rounding."""
+    """Whether two models give the same logits, up to the rounding of float32 where logits are near 20."""
     with torch.no_grad():
-        return torch.allclose(model(images), other(images), atol=1e-5)
+        return torch.allclose(model(images), other(images), atol=1e-4)
 
 
 def make_case(folder: Path, count: int = 60, **section: Any) -> Path:

@@ -77,6 +77,8 @@ def test_a_study_runs_once_and_only_what_is_stale_again(toy, capsys):
     assert json.loads((link / "job.json").read_text())["finished"]
 
     (toy / "components/methods/quick.py").write_text("# another line\n")
+    assert run_toy("--seed", "0") == 0 and len(started(toy)) == 9, "words are no change"
+    (toy / "components/methods/quick.py").write_text("STEPS = 5\n")
     assert run_toy("--seed", "0", "--keep") == 0 and len(started(toy)) == 9
     assert run_toy("--seed", "0") == 0
     # Their models came out the same, so no evaluation is stale.
@@ -207,10 +209,13 @@ def test_a_collapse_is_a_fall_below_half_of_the_best():
 
 
 def test_curves_have_a_panel_per_arm_and_a_line_per_seed():
-    curve = [{"epoch": epoch, "robust_accuracy": 0.1 * epoch} for epoch in range(4)]
-    seeds = {seed: {"curve": curve} for seed in ("0", "3")}
-    arms = {"first": {"seeds": seeds}, "other": {"seeds": {"3": {"curve": curve}}}}
-    drawn = xml.etree.ElementTree.fromstring(_figure({"figure": "curves", "arms": arms}))
+    document = json.loads((ROOT / "studies/smooth/results/cpu.json").read_text())
+    arm = next(iter(document["arms"].values()))
+    seed = next(iter(arm["seeds"].values()))
+    curve = [seed["curve"][0] | {"epoch": epoch, "robust_accuracy": 0.1 * epoch} for epoch in range(4)]
+    seed |= {"curve": curve}
+    arms = {"first": arm | {"seeds": {"0": seed, "3": seed}}, "other": arm | {"seeds": {"3": seed}}}
+    drawn = xml.etree.ElementTree.fromstring(_figure(document | {"figure": "curves", "arms": arms}))
     assert len(drawn.findall(".//{*}polyline")) == 3
     words = [text.text for text in drawn.findall(".//{*}text[@class='legend']")]
     assert words == ["validation accuracy under attack, %", "first", "other", "seed 0", "seed 3"]

@@ -176,9 +176,9 @@ IMAGES, LABELS = data(12)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threat": "8/255"}, "threat: got '8/255', want NORM:EPSILON, such as linf:8/255 or l2:1/2"),
+        ({"threat": "8/255"}, "threat: got '8/255', want NORM:EPSILON, such as linf:8/255, l2:1/2 or l1:12"),
         ({"threat": "linf:8"}, "threat: got epsilon 8, want a share of the pixel range"),
-        ({"threat": "l7:1"}, "threat.norm: input should be"),
+        ({"threat": "l7:1"}, "threat.norm: unknown 'l7'"),
         ({"images": IMAGES[0]}, r"images: got shape \[1, 4, 4\], want \[N, C, H, W\]"),
         ({"images": IMAGES.long()}, "images: got torch.int64, want uint8, or floats in"),
         ({"images": IMAGES.float()}, r"images: pixels in \[0.000, "),

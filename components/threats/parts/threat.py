@@ -119,10 +119,18 @@ class Balls(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ThreatSection:
-    """The section `threat` of params.yaml: a norm by its name, and its radius."""
+    """The section `threat` of params.yaml.
+
+    `norm` names how the size of a change is measured. `epsilon` is the largest change, an exact fraction of the pixel
+    range: of each pixel under `linf`, of the whole image under the others.
+    """
 
     norm: str
     epsilon: Fractional
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise ValueError(f"got epsilon {self.epsilon}, want a radius of at least 0")
 
 
 def read_threat(norms: Mapping[str, type[Norm]], section: Any, where: str) -> Threat:
