@@ -15,15 +15,20 @@ from components.foundation.storage import read_json, replacing, sha256, write_js
 
 FOLDER = WORK / "resume"
 CHECKPOINT = "checkpoint.safetensors"
+ANEW = "TEMPER_ANEW"
+"""With 1 in this variable of the environment, finished work is computed again; unfinished work goes on."""
 # As many as one line can hold.
 SHOWN = 6
 
 
 class KeptWork:
-    """The kept work of one stage under one set of inputs; `folder` is for the stage's own unfinished files."""
+    """The kept work of one stage under one set of inputs; `folder` is for the stage's own unfinished files.
+
+    `given_up`: it was finished and is to be computed again.
+    """
 
     def __init__(self, stage: str, inputs: Inputs) -> None:
-        self.stage, self.inputs = stage, inputs
+        self.stage, self.inputs, self.given_up = stage, inputs, False
         self.folder = FOLDER / f"{stage}-{fingerprint(inputs)}"
 
     def begin(self, note: Callable[[str], None]) -> None:
@@ -50,9 +55,11 @@ class KeptWork:
             return False
         hashes = read_json(self.folder / "finished.json")
         kept = {path: self.folder / "outputs" / str(number) for number, path in enumerate(hashes)}
-        if not all(copy.exists() and sha256(copy) == hashes[path] for path, copy in kept.items()):
-            # Somebody changed a file in place, through whatever link: what is kept is no longer what was published.
+        # Somebody may have changed a file in place, through whatever link: then it is not what was published.
+        whole = all(copy.exists() and sha256(copy) == hashes[path] for path, copy in kept.items())
+        if not whole or os.environ.get(ANEW) == "1":
             shutil.rmtree(self.folder)
+            self.given_up = True
             return False
         for path, copy in kept.items():
             with replacing(path) as partial:

@@ -56,7 +56,7 @@ def harden(
         preset: name of a file in presets/ that replaces params.yaml; none keeps the present parameters.
         set: single parameters on top, `key=value` each, such as `distill_student.recipe.epochs=10`.
         targets: stages to run, with everything upstream of them; none means all.
-        force: run the stages even where nothing changed.
+        force: compute the stages again even where nothing changed.
         retries: how often a failed stage is tried again; it resumes from its last checkpoint.
         retry_delay_seconds: wait before a retry, varied by half.
         stage_hours: time limit for one attempt at one stage.
@@ -73,7 +73,13 @@ def harden(
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
     entries = graph.lock_entries(root)
     with forwarding(root, [pipeline], ids, get_run_logger().warning) as told:
-        run = FlowRun(root=root, environment=ids | told, force=force, time_limit=stage_hours * 3600, gpu=gpu)
+        run = FlowRun(
+            root=root,
+            environment=ids | told | ({"TEMPER_ANEW": "1"} if force else {}),
+            force=force,
+            time_limit=stage_hours * 3600,
+            gpu=gpu,
+        )
         states = _walk(run, stages, retries, retry_delay_seconds)
     graph.order_lock(root, [*entries, *stages])
     _publish(run, stages, states)

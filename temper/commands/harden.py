@@ -13,7 +13,9 @@ def harden(
     ] = None,
     preset: Preset = None,
     assignments: Set = None,
-    force: Annotated[bool, typer.Option("--force", help="Run the stages even where nothing changed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compute the stages again even where nothing changed.")
+    ] = False,
     retries: Annotated[int, typer.Option(metavar="N", help="How often a failed stage is tried again.")] = 2,
     retry_delay: Annotated[float, typer.Option(metavar="SECONDS", help="Wait before a retry.")] = 10,
     stage_hours: Annotated[float, typer.Option(metavar="HOURS", help="Time limit for one try of one stage.")] = 24,

@@ -49,6 +49,18 @@ def test_of_other_inputs_or_another_stage_nothing_is(workspace):
     assert not kept("distill").published_again()
 
 
+def test_finished_work_is_computed_again_where_that_is_asked_for(workspace, monkeypatch):
+    """Once: a retry goes on with what it has."""
+    finished()
+    monkeypatch.setenv("TEMPER_ANEW", "1")
+    work = kept()
+    assert not work.published_again() and work.given_up and not work.folder.exists()
+    work.begin(print)
+    write_text(work.folder / "checkpoint.safetensors", "state")
+    again = kept()
+    assert not again.published_again() and not again.given_up and (again.folder / "checkpoint.safetensors").exists()
+
+
 def test_what_is_published_is_a_copy(workspace):
     """An edit in place of what came out a second time does not reach what is kept."""
     finished()
