@@ -103,14 +103,25 @@ def _drop_torn_line(file: BinaryIO) -> None:
     fcntl.flock(file, fcntl.LOCK_SH)
 
 
-def _difference(first: bytes, key: Mapping[str, Any]) -> str:
-    """How the journal's first line differs from the key wanted, in words."""
+def key_of(path: Path) -> dict[str, Any]:
+    """What the journal at `path` belongs to; empty where it is none."""
+    with path.open("rb") as file:
+        return _key_in(file.readline())
+
+
+def _key_in(first: bytes) -> dict[str, Any]:
     try:
         head = json.loads(first)
         found = head["key"] if head.get("schema") == SCHEMA else None
     except (ValueError, TypeError, KeyError, AttributeError):
         found = None
-    if not isinstance(found, dict):
+    return found if isinstance(found, dict) else {}
+
+
+def _difference(first: bytes, key: Mapping[str, Any]) -> str:
+    """How the journal's first line differs from the key wanted, in words."""
+    found = _key_in(first)
+    if not found:
         return "no journal of an evaluation"
     names = [name for name in {**key, **found} if key.get(name) != found.get(name)]
     name = names[0] if names else "key"

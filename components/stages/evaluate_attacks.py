@@ -1,12 +1,15 @@
 """Stage evaluate_attacks: what every attack does to every test image, for both teachers and the student."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from components.data.splits import Splits, digest, read_splits
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
+from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
 from components.foundation.errors import InputError
@@ -25,7 +28,7 @@ STAGE = "evaluate_attacks"
 DATA = Path("data/normalized.safetensors")
 RESULTS = Path("evaluation")
 OUTPUTS = [str(RESULTS / name) for name in ("outcomes.safetensors", "gallery.safetensors", "evaluation.json")]
-UNFINISHED = WORK / "evaluation"
+UNFINISHED, FINISHED = WORK / "evaluation", "finished"
 # The sections that dvc.yaml declares: others may change without a new evaluation, so none of them is written to it.
 READ = ("seed", "compute", "threat", STAGE)
 ROLES = ("clean_teacher", "robust_teacher", "student")
@@ -57,15 +60,27 @@ def main(params: Params, journal: Journal) -> None:
         unfinished = UNFINISHED / fingerprint(journal_key(candidates, data, suite))
         if kept.given_up:
             shutil.rmtree(unfinished, ignore_errors=True)
+        tell_of_another(unfinished, journal_key(candidates, data, suite), journal)
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
         extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
         evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note)
         kept.finish([*OUTPUTS, *(str(path) for path in sorted((RESULTS / "adversarial").iterdir()))])
         forget_others(unfinished)
+        (unfinished / FINISHED).touch()
     selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}
     journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
+
+
+def tell_of_another(unfinished: Path, key: Mapping[str, Any], journal: Journal) -> None:
+    """Says, where an evaluation begins anew beside one that was stopped, in what the two differ."""
+    stopped = [path for path in UNFINISHED.glob("*/journal.jsonl") if not (path.parent / FINISHED).exists()]
+    if unfinished.exists() or not stopped:
+        return
+    other = key_of(max(stopped, key=lambda path: path.stat().st_mtime))
+    names = [name for name in key if key[name] != other.get(name)]
+    journal.note(f"{STAGE}: starts anew, a journal is there of other {', '.join(names)}")
 
 
 def forget_others(journal: Path) -> None:

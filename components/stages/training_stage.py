@@ -20,6 +20,7 @@ from components.methods.parts.contract import Annealed, Method, needs
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.numerics import parallel
 from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel, rank
 from components.numerics.random_numbers import derived
@@ -181,12 +182,14 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     A run that is finished already is published again, without an epoch; one that was stopped goes on.
     """
     kept = KeptWork(training.stage, depends_on(training))
-    if kept.published_again():
+    # One process decides and publishes, for all that train together.
+    if parallel.total(rank() == 0 and kept.published_again())[0]:
         journal.note(f"{training.stage}: finished before under the same inputs, published again")
         tell_epochs(training, journal)
         tell(training, journal)
         return
-    kept.begin(journal.note)
+    if rank() == 0:
+        kept.begin(journal.note)
     settings, recipe = training.settings, training.settings.recipe
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)

@@ -20,12 +20,14 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from components.foundation.process import USER_ERROR
-from components.foundation.provenance import code_of, fingerprint
+from components.foundation.provenance import code_of, differences, fingerprint
 from components.foundation.storage import sha256, write_json
 from pipelines.running import process
 from pipelines.studies.plan import Job, JobPlan
 
 RECORD = "job.json"
+# As many as one line can hold.
+SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def run(job: Job, place: Workplace, log: Callable[[str], None], time_limit: floa
             return Ended("stopped", "stopped before it started")
         if finished(job, place):
             return Ended("kept", "finished before")
-        spent = _prepare(job, place)
+        spent = _prepare(job, place, log)
         log(f"in {folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder}")
         began = time.monotonic()
         outcome = process.run(
@@ -98,7 +100,7 @@ def finished(job: Job, place: Workplace) -> bool:
 
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
-    """What is noted about a job: `finished`, `seconds` of all attempts, hashes of `code`, `reads` and `writes`."""
+    """What is noted about a job: `finished`, `seconds` of all attempts, hashes of `code`, `files`, `reads`, `writes`."""
     try:
         return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -127,11 +129,14 @@ def _with_upstream(job: Job) -> Iterator[Job]:
         yield from _with_upstream(read.job)
 
 
-def _prepare(job: Job, place: Workplace) -> float:
+def _prepare(job: Job, place: Workplace, log: Callable[[str], None]) -> float:
     """The folder with parameters and linked inputs, emptied where it was begun otherwise; seconds spent so far."""
     folder, before = place.folder(job), record(job, place)
     same = before.get("code") == code_hash(job, place.root) and before.get("reads") == _hashes_read(job, place)
     if folder.exists() and not same:
+        inputs = code_of(job.code, place.root) | _hashes_read(job, place)
+        names = [text.split(":")[0] for text in differences(before.get("files", {}) | before.get("reads", {}), inputs)]
+        log(f"starts anew, what is there is of other {', '.join(names[:SHOWN])}{' and more' * (len(names) > SHOWN)}")
         shutil.rmtree(folder)
         before = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +166,7 @@ def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
         "finished": finished,
         "seconds": round(seconds, 2),
         "code": code_hash(job, place.root),
+        "files": code_of(job.code, place.root),
         "reads": _hashes_read(job, place),
         "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},
     }

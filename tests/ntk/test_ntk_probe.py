@@ -10,6 +10,7 @@ from components.foundation.params import typed
 from components.ntk import metrics
 from components.ntk.kernels import trace_kernel
 from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors, write_tensors
 
 NUM_CLASSES = 6
@@ -134,7 +135,7 @@ def test_probe_measures_distance_to_previous_and_first() -> None:
     rows, taken = [], []
     for epoch in range(3):
         rows.append(probe.measure(model, epoch, None))
-        taken.append(trace_kernel(model, probe.images, 4, seed=5))
+        taken.append(trace_kernel(model, probe.images, 4, seed=derived(5, "ntk directions")))
         nudge(model)
     assert rows[0]["ntk_clean_distance_previous"] == rows[0]["ntk_clean_distance_first"] == 0
     assert rows[2]["ntk_clean_distance_previous"] == metrics.kernel_distance(taken[2], taken[1])

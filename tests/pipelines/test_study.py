@@ -79,8 +79,10 @@ def test_a_study_runs_once_and_only_what_is_stale_again(toy, capsys):
     (toy / "components/methods/quick.py").write_text("# another line\n")
     assert run_toy("--seed", "0") == 0 and len(started(toy)) == 9, "words are no change"
     (toy / "components/methods/quick.py").write_text("STEPS = 5\n")
+    capsys.readouterr()
     assert run_toy("--seed", "0", "--keep") == 0 and len(started(toy)) == 9
     assert run_toy("--seed", "0") == 0
+    assert "starts anew, what is there is of other components/methods/quick.py" in capsys.readouterr().out
     # Their models came out the same, so no evaluation is stale.
     assert started(toy)[9:] == ["train_robust_teacher"] * 2
     edit(toy / "presets/digits.yaml", "of: toys", "of: bricks")

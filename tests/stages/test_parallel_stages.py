@@ -95,6 +95,18 @@ def test_one_journal_and_one_voice(whole):
     assert not partial_files(folder) and not unfinished(folder)
 
 
+def test_finished_work_is_published_or_computed_again_by_all(whole, tmp_path, monkeypatch):
+    """One process decides for all of them."""
+    folder = tmp_path / "again"
+    shutil.copytree(whole[0], folder)
+    status, out, err = finish(start_stage(STAGE, folder))
+    assert (status, err) == (0, "") and "published again" in out
+    monkeypatch.setenv("TEMPER_ANEW", "1")
+    status, out, err = finish(start_stage(STAGE, folder))
+    assert (status, err) == (0, "") and "published again" not in out and f"/{EPOCHS} " in out
+    assert hashes(folder) == hashes(whole[0])
+
+
 def test_torchrun_does_the_same(whole, data, tmp_path):
     """Whatever params.yaml says about the number of processes."""
     folder = copy_of(data, tmp_path / "torchrun", **{"parallel.processes": 1})
