@@ -110,7 +110,8 @@ class Campaign:
     ) -> tuple[dict[str, Any], Tensor]:
         victim, images_adv = self.victims[model], images
         if task.attack is not None:
-            seed = derived(self.seed, "attack", task.name)
+            # One stream for all attacks on an image, so that the ε curve meets the attack that it is drawn with.
+            seed = derived(self.seed, "attacks")
             images_adv = task.attack(victim, images, labels, task.threat, Noise(seed, places))
         classes = predict(victim, images_adv)
         largest = float(task.threat.size(images_adv - images).max())

@@ -207,7 +207,7 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
     images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
     tensors, clean, attacked = {"images": test.images[places]}, {}, {}
     for name, victim in victims.items():
-        seed = derived(suite.seed, "attack", suite.section.curve_attack)
+        seed = derived(suite.seed, "attacks")
         images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, places))
         tensors[f"adversarial/{name}"] = images_adv
         clean[name], attacked[name] = predict(victim, images).tolist(), predict(victim, images_adv).tolist()

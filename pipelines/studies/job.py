@@ -100,7 +100,7 @@ def finished(job: Job, place: Workplace) -> bool:
 
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
-    """What is noted about a job: `finished`, `seconds` of all attempts, hashes of `code`, `files`, `reads`, `writes`."""
+    """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code, reads and writes."""
     try:
         return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
