@@ -1,4 +1,4 @@
-"""The rules of the architecture as tests that read source and import nothing of the project."""
+"""The rules of the architecture as tests that read the source of the project, and import only `code_of` to check it."""
 
 import ast
 import re
