@@ -21,6 +21,7 @@ from components.models import MODELS
 from components.ntk.probe import ProbeSchedule
 from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel
+from components.reports import grids
 from components.schedules import SCHEDULES
 from components.stages import SHARED, distill_student, fetch_data, normalize_data, report
 from components.stages.training_stage import TrainingSection
@@ -219,14 +220,13 @@ def markdown() -> str:
 
 def _table(children: Mapping[str, Key], values: Mapping[str, Any], above: Sequence[str]) -> list[str]:
     """Rows of all keys below, and what the recipes have there, under any of the sections `above`."""
-    head = ["| key | type | range |" + (" recipes |" if above else "") + " meaning |"]
-    rows = [head[0], re.sub(r"[^|]+", " --- ", head[0])]
+    grid = [["key", "type", "range", *(["recipes"] if above else []), "meaning"]]
     for path, key in _flat(children):
         cells = [f"`{path}`", key.words + ("" if key.required else ", optional"), key.allowed]
         if above:
             cells.append(_seen(path, values, above))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, key.meaning]) + " |")
-    return [*rows, ""]
+        grid.append([*cells, key.meaning])
+    return [grids.markdown(grid), ""]
 
 
 def _flat(children: Mapping[str, Key], above: str = "") -> Iterator[tuple[str, Key]]:

@@ -19,7 +19,7 @@ from components.threats.parts.norm import Sparse
 from components.threats.parts.threat import Threat
 
 # In a sparse norm a run begins in larger balls, so many times the radius, and spends these shares of its steps there
-# and, in the end, in the ball itself ("Mind the box", section 4.3).
+# and, in the end, in the ball itself ("Mind the box").
 LARGER, LARGER_STEPS = (3, 2), (0.3, 0.3, 0.4)
 
 

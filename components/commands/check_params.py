@@ -1,4 +1,4 @@
-"""Checks all of params.yaml, or of FILEs like it, before anything runs. No box of dvc.yaml.
+"""Checks all of params.yaml, or of FILEs like it, before anything runs. It is not a stage of dvc.yaml.
 
 python -m components.commands.check_params [FILE ...]
 """

@@ -1,4 +1,4 @@
-"""Evaluates models that a team already has, as `temper evaluate` does. No box of dvc.yaml.
+"""Evaluates models that a team already has, as `temper evaluate` does. It is not a stage of dvc.yaml.
 
 The same attacks, journal, verdict and report as the pipeline's own evaluation (docs/evaluating.md).
 """

@@ -1,4 +1,4 @@
-"""Table and figure of a study's finished runs. No box of dvc.yaml.
+"""Table and figure of a study's finished runs. It is not a stage of dvc.yaml.
 
     python -m components.commands.study PLAN --out FOLDER
 

@@ -1,21 +1,11 @@
 """The data sets by name. A member's fields are its keys in params.yaml; `load(root)` gives its checked `Source`."""
 
-from pathlib import Path
-from typing import Protocol
-
-from components.data.splits import Source
 from components.datasets.cifar10 import Cifar10
 from components.datasets.cifar100 import Cifar100
 from components.datasets.digits import Digits
 from components.datasets.fashion_mnist import FashionMnist
 from components.datasets.image_folder import ImageFolder
-
-
-class Dataset(Protocol):
-    """Loads uint8 images [N, C, H, W] and int64 labels; `root` is the folder of downloaded files."""
-
-    def load(self, root: Path) -> Source: ...
-
+from components.datasets.parts.dataset import Dataset
 
 DATASETS: dict[str, type[Dataset]] = {
     "digits": Digits,

@@ -52,7 +52,7 @@ ALONE = Shard(0, 1)
 
 
 @dataclass
-class Findings:
+class ModelResults:
     """What became of one model's images.
 
     `outcomes`: per task uint8 [N], 1 where the model was right. `transfer`: per task and target model the same.
@@ -83,14 +83,14 @@ class Campaign:
     adversarials: Mapping[str, Adversarials] = field(default_factory=dict)
     shard: Shard = ALONE
 
-    def run(self, model: str, tasks: Sequence[Task]) -> Findings:
+    def run(self, model: str, tasks: Sequence[Task]) -> ModelResults:
         """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
-        findings = Findings(torch.ones_like(self.test.labels, dtype=torch.uint8))
+        results = ModelResults(torch.ones_like(self.test.labels, dtype=torch.uint8))
         for task in tasks:
-            survivors = None if task.after is None else findings.outcomes[task.after].nonzero().squeeze(1)
-            self._work(model, task, survivors, findings.worst_case)
-            self._collect(model, task, survivors, findings)
-        return findings
+            survivors = None if task.after is None else results.outcomes[task.after].nonzero().squeeze(1)
+            self._work(model, task, survivors, results.worst_case)
+            self._collect(model, task, survivors, results)
+        return results
 
     def _work(self, model: str, task: Task, survivors: Tensor | None, standing: Tensor) -> None:
         counter = PassCounter(*self.victims[model].networks)
@@ -126,9 +126,9 @@ class Campaign:
             record["transfer"] = {name: predict(self.victims[name], images_adv).tolist() for name in others}
         return record, images_adv
 
-    def _collect(self, model: str, task: Task, survivors: Tensor | None, findings: Findings) -> None:
+    def _collect(self, model: str, task: Task, survivors: Tensor | None, results: ModelResults) -> None:
         labels = self.test.labels
-        outcome, passes = torch.zeros_like(findings.worst_case), {"forward": 0, "backward": 0}
+        outcome, passes = torch.zeros_like(results.worst_case), {"forward": 0, "backward": 0}
         transfer: dict[str, Tensor] = {}
         for record in self._records(model, task, survivors):
             places = torch.tensor(record["images"], device=labels.device)
@@ -138,12 +138,12 @@ class Campaign:
                 into = outcome if name == model else transfer.setdefault(name, torch.zeros_like(outcome))
                 into[places] = right.to(torch.uint8)
             passes = {kind: passes[kind] + record["passes"][kind] for kind in passes}
-            findings.largest[task.name] = max(record["largest"], findings.largest.get(task.name, 0.0))
-        findings.outcomes[task.name], findings.passes[task.name] = outcome, passes
+            results.largest[task.name] = max(record["largest"], results.largest.get(task.name, 0.0))
+        results.outcomes[task.name], results.passes[task.name] = outcome, passes
         if task.transfers:
-            findings.transfer[task.name] = {model: outcome, **transfer}
+            results.transfer[task.name] = {model: outcome, **transfer}
         if task.counts:
-            findings.worst_case = torch.minimum(findings.worst_case, outcome)
+            results.worst_case = torch.minimum(results.worst_case, outcome)
 
     def _records(self, model: str, task: Task, survivors: Tensor | None) -> Iterator[dict[str, Any]]:
         """The task's records in order, waiting for those of other processes. Error: a record of other images."""
@@ -200,13 +200,13 @@ def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversa
     }
 
 
-def outcome_tensors(found: Mapping[str, Findings]) -> dict[str, Tensor]:
+def outcome_tensors(found: Mapping[str, ModelResults]) -> dict[str, Tensor]:
     """All outcomes under the names of `evaluation/outcomes.safetensors` (docs/evaluation.md)."""
     tensors: dict[str, Tensor] = {}
-    for model, findings in found.items():
-        tensors |= {f"{model}/{task}": outcome for task, outcome in findings.outcomes.items()}
-        tensors[f"{model}/worst_case"] = findings.worst_case
-        for task, answers in findings.transfer.items():
+    for model, results in found.items():
+        tensors |= {f"{model}/{task}": outcome for task, outcome in results.outcomes.items()}
+        tensors[f"{model}/worst_case"] = results.worst_case
+        for task, answers in results.transfer.items():
             # A file holds each tensor's own bytes: the model's answers to its own attack are copied.
             tensors |= {f"transfer/{task}/{model}/{target}": right.clone() for target, right in answers.items()}
     return tensors

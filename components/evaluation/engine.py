@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
-from components.evaluation.campaign import ALONE, Campaign, Findings, Shard, Task, outcome_tensors, rescore
+from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
 from components.evaluation.document import (
     Adversarial,
     Cascade,
@@ -74,9 +74,10 @@ class Folders(NamedTuple):
 
 
 EvidenceOn = Callable[
-    [str, Mapping[str, Victim], Mapping[str, Findings], Data, Suite, Adversarials, Mapping[str, Any]], dict[str, Any]
+    [str, Mapping[str, Victim], Mapping[str, ModelResults], Data, Suite, Adversarials, Mapping[str, Any]],
+    dict[str, Any],
 ]
-"""A model's name, all victims and findings, its adversarial images, the precision -> what `verdict.judge` reads."""
+"""A model's name, all victims, their results, its adversarial images, the precision -> what `verdict.judge` reads."""
 
 
 def evaluate(
@@ -175,9 +176,9 @@ def journal_key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -
     }
 
 
-def _rates(findings: Findings) -> str:
-    shown = {n: o for n, o in findings.outcomes.items() if not n.startswith(("curve/", "grid/"))}
-    worst = {"worst case": findings.worst_case} if len(shown) > 1 else {}
+def _rates(model_results: ModelResults) -> str:
+    shown = {n: o for n, o in model_results.outcomes.items() if not n.startswith(("curve/", "grid/"))}
+    worst = {"worst case": model_results.worst_case} if len(shown) > 1 else {}
     rates = {name: outcome.float().mean().item() for name, outcome in (shown | worst).items()}
     return "  ".join(f"{name.removeprefix('cascade/')} {rate:.1%}" for name, rate in rates.items())
 
@@ -227,7 +228,7 @@ def _document(
     suite: Suite,
     evidence: Mapping[str, dict[str, Any]],
     files: Mapping[str, Path],
-    found: Mapping[str, Findings],
+    found: Mapping[str, ModelResults],
     precision: Precision,
     extra: Mapping[str, Any],
 ) -> Evaluation:
@@ -256,7 +257,10 @@ def _document(
         seed=suite.seed,
         evidence=dict(evidence),
         adversarial=Adversarial(dtype=section.adversarial, files={name: str(path) for name, path in files.items()}),
-        cost={name: {t: Passes(**cost) for t, cost in findings.passes.items()} for name, findings in found.items()},
+        cost={
+            name: {t: Passes(**cost) for t, cost in model_results.passes.items()}
+            for name, model_results in found.items()
+        },
         precision=precision,
         training_cost={name: Passes(**cost) for name, cost in extra["training_cost"].items()},
         params=dict(extra["params"]),

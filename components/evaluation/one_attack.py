@@ -42,7 +42,7 @@ class TestSet(NamedTuple):
     def batches(self, chosen: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Float images in [0, 1], labels and places in the set, of all images or of the `chosen` places, in order."""
         places = torch.arange(len(self.labels), device=self.labels.device) if chosen is None else chosen
-        # Nothing, split, is one batch of nothing.
+        # split() of an empty tensor yields one empty batch.
         for part in places.split(self.batch_size) if len(places) else ():
             images = self.images[part]
             yield to_pixels(images) if images.dtype == torch.uint8 else images, self.labels[part], part

@@ -12,7 +12,7 @@ WIDTH = 100
 RANGE = "\u2013"
 ABSENT = "\u2013"
 
-# Names that are written in a way of their own. AutoAttack is none of them: no attack is called so, only the cascade.
+# Names that are written in a way of their own. AutoAttack is not listed: only the cascade bears that name.
 _TITLES = {
     "worst_case": "worst case",
     "w_robust": "W-Robust",

@@ -8,7 +8,7 @@ from components.attacks.fab import Fab
 from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
-from components.evaluation.campaign import Findings, rescore
+from components.evaluation.campaign import ModelResults, rescore
 from components.evaluation.engine import Data
 from components.evaluation.one_attack import TestSet
 from components.evaluation.probes import pair, probe, wanted
@@ -20,24 +20,24 @@ from components.numerics.random_numbers import derived
 def evidence_on(
     name: str,
     victims: Mapping[str, Victim],
-    found: Mapping[str, Findings],
+    found: Mapping[str, ModelResults],
     data: Data,
     suite: Suite,
     adversarials: Adversarials,
     precision: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The evidence on the model `name`, as `verdict.judge` reads it (docs/verdict.md lists the keys)."""
-    findings, images = found[name], first_of_each_class(data.test.labels, suite.section.probe_images)
+    results, images = found[name], first_of_each_class(data.test.labels, suite.section.probe_images)
     shape = tuple(data.test.images.shape[1:])
     part = TestSet(data.test.images[images], data.test.labels[images], data.test.batch_size)
     evidence: dict[str, Any] = {"images": len(images)}
     if suite.threat.epsilon:
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
         evidence = probe(victims[name].exact, part, suite.threat, attacks, derived(suite.seed, "probe"))
-    claimed = int((findings.worst_case == 0).sum())
+    claimed = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
-    evidence["budget"] = [*evidence.get("budget", []), *_budgets(findings, suite)]
-    evidence |= _of_the_cascade(findings)
+    evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, suite)]
+    evidence |= _of_the_cascade(results)
     if victims[name].search is not victims[name].exact:
         evidence["parity"] = precision["parity"][name]
     if pairs := _of_transfer(name, found):
@@ -45,36 +45,36 @@ def evidence_on(
     return evidence
 
 
-def _budgets(findings: Findings, suite: Suite) -> list[dict[str, Any]]:
+def _budgets(results: ModelResults, suite: Suite) -> list[dict[str, Any]]:
     """The largest perturbation of each attack that has no reason to stay below epsilon."""
     return [
-        {"attack": task.name, "largest": findings.largest[task.name], "epsilon": task.threat.radius}
+        {"attack": task.name, "largest": results.largest[task.name], "epsilon": task.threat.radius}
         for task in suite.full_tasks()
         # FAB looks for the *smallest* perturbation that fools.
         if task.counts
-        and task.name in findings.largest
+        and task.name in results.largest
         and task.threat.epsilon
         and task.attack is not None
         and not isinstance(task.attack, Fab)
     ]
 
 
-def _of_the_cascade(findings: Findings) -> dict[str, Any]:
+def _of_the_cascade(results: ModelResults) -> dict[str, Any]:
     """What query-based search still took from the images that the gradient-based attacks before it had left."""
-    names = list(findings.outcomes)
+    names = list(results.outcomes)
     squares = [name for name in names if name == "cascade/square"]
     if not squares:
         return {}
-    before = findings.outcomes[names[names.index(squares[0]) - 1]]
-    after = findings.outcomes[squares[0]]
+    before = results.outcomes[names[names.index(squares[0]) - 1]]
+    after = results.outcomes[squares[0]]
     return {"square_helps": {"before": int(before.sum()), "after": int(after.sum()), "n": len(after)}}
 
 
-def _of_transfer(name: str, found: Mapping[str, Findings]) -> list[dict[str, Any]]:
+def _of_transfer(name: str, found: Mapping[str, ModelResults]) -> list[dict[str, Any]]:
     """Per attack, the model's answers to what was made for others, beside those to what was made for itself."""
     return [
-        pair(f"{attack} made for {source}", findings.transfer[attack][name], f"{attack} made for itself", own)
+        pair(f"{attack} made for {source}", results.transfer[attack][name], f"{attack} made for itself", own)
         for attack, own in ((a, t[name]) for a, t in found[name].transfer.items())
-        for source, findings in found.items()
-        if source != name and attack in findings.transfer
+        for source, results in found.items()
+        if source != name and attack in results.transfer
     ]

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from components.data.splits import digest, require_source, write_source
-from components.datasets import DATASETS, Dataset
+from components.datasets import DATASETS
+from components.datasets.parts.dataset import Dataset
 from components.foundation.params import STRICT, Params, member
 from components.foundation.storage import sha256
 from components.stages import run

@@ -33,7 +33,7 @@ class L1:
         return offset.flatten(1).abs().sum(1)
 
     def project(self, images_adv: Tensor, images: Tensor, radius: float | Tensor) -> Tensor:
-        """The nearest point of the intersection of ball and box ("Mind the box", section 2).
+        """The nearest point of the intersection of ball and box ("Mind the box").
 
         Every change shrinks by the same level λ ≥ 0, and stops at 0 and at the room that [0, 1] leaves: the size is
         Σ clip(|δ| - λ, 0, room). Without the box this is the projection of Duchi et al. (ICML 2008); that one followed
@@ -62,9 +62,9 @@ class L1:
         """The pixels of largest gradient move to their bound, one after another, until the step's length is used up.
 
         The steepest step of the ball alone moves one pixel, by more than [0, 1] allows, and is stuck as soon as that
-        pixel is at its bound. This is the steepest step that stays in [0, 1] ("Mind the box", section 3): how
-        many pixels move follows from their room, so no share of pixels has to be chosen as in SLIDE (Tramèr & Boneh,
-        arXiv 1904.13000), which moves the one percent of largest gradient.
+        pixel is at its bound. This is the steepest step that stays in [0, 1] ("Mind the box"): how many pixels move
+        follows from their room, so no share of pixels has to be chosen as in SLIDE (Tramèr & Boneh, arXiv 1904.13000),
+        which moves the one percent of largest gradient.
         """
         flat = gradient.flatten(1)
         room = torch.where(flat > 0, 1 - points.flatten(1), points.flatten(1)).clamp_min(0)

@@ -35,8 +35,8 @@ class Smoothing:
     the paper; the mean over the batch is added), with `batch` the batch's mean. γ is |u(t-1) - u(t-2)|, no less than
     `stride_min` and no more than `stride_max`.
 
-    `clean` says whence L comes. `pass`: from the method's own loss where it has a clean part, else from one more pass
-    in training mode. `start`: from the images a one-step attack starts at, unsmoothed, in the mode it crafts in.
+    `clean` chooses the pass that gives L. `pass`: the method's own where its loss has a clean part, else one more in
+    training mode. `start`: the one-step attack's own at the images it starts at, unsmoothed, in the mode it crafts in.
 
     The terms are off in the first `warm_up` epochs, before two epochs have been seen, and within `guard` epochs of one
     in which the learning rate jumps, since there the losses jump rightly.

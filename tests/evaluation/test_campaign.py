@@ -14,7 +14,7 @@ from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
 from components.attacks.square import Square
 from components.evaluation.adversarials import Adversarials
-from components.evaluation.campaign import Campaign, Findings, Shard, Task, cascade, outcome_tensors, rescore
+from components.evaluation.campaign import Campaign, ModelResults, Shard, Task, cascade, outcome_tensors, rescore
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet
 from components.foundation.errors import InputError
@@ -69,7 +69,7 @@ def some_digits(count: int = 60, batch_size: int = 25) -> TestSet:
 
 def run(
     folder: Path, models: dict[str, nn.Module], test: TestSet, tasks: list[Task], name: str = "journal", **fields
-) -> dict[str, Findings]:
+) -> dict[str, ModelResults]:
     victims = {model: Victim(network) for model, network in models.items()}
     with OutcomeJournal.open(folder / f"{name}.jsonl", {"test": name}) as journal:
         campaign = Campaign(victims, test, 0, journal, **{"targets": list(models), **fields})

@@ -1,4 +1,4 @@
-"""The rules of the architecture as tests that read source and import nothing of the project."""
+"""The rules of the architecture as tests that read the source of the project, and import only `code_of` to check it."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import yaml
 from components.foundation.provenance import code_of
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+SOURCES = sorted(path for package in ("components", "pipelines", "temper") for path in (ROOT / package).rglob("*.py"))
 FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules", "threats")
 # A folder imports folders of lower floors, and of its own floor none but itself.
 FLOORS = (
@@ -38,7 +38,7 @@ EXTRAS = {
     "components/commands": {"pandas"},
 }
 # Files of other packages, by the only place that may import them.
-HOMES = {"mlflow": "components/tracking/", "prefect": "pipelines/", "dvc": "pipelines/graph.py"}
+HOMES = {"mlflow": "components/tracking/", "prefect": "pipelines/", "dvc": "pipelines/graph.py", "typer": "temper/"}
 # What changes no declared output: forwarding records, and the tables of families.
 RECORDS_ONLY = "components/tracking/"
 # The family members each stage executes, by the keys of params.yaml that name them.
@@ -96,6 +96,12 @@ def test_orchestration_stays_where_it_belongs():
             assert package not in {module.split(".")[0] for module in imports(path)} or name.startswith(home), name
 
 
+def test_nothing_below_imports_the_command_line():
+    for path in SOURCES:
+        if not (name := name_of(path)).startswith("temper/"):
+            assert "temper" not in {module.split(".")[0] for module in imports(path)}, name
+
+
 def test_pipelines_start_stages_as_processes():
     """Of components they import what stands under everything, and that imports no torch."""
     for path in SOURCES:
@@ -144,10 +150,19 @@ def test_families_do_not_open_each_others_tables():
         opened = tables & set(imports(path))
         # A model file cannot be read without the table that builds models.
         allowed = (
-            name.startswith(("components/stages/", "components/commands/"))
+            name.startswith(("components/stages/", "components/commands/", "temper/"))
             or name == "components/models/parts/model_file.py"
         )
         assert not opened or allowed, f"{name} opens {opened}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_front_of_a_family_holds_its_table_and_nothing_else(family):
+    docstring, *rest = ast.parse((ROOT / "components" / family / "__init__.py").read_text()).body
+    table = rest.pop()
+    assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+    assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in rest)
+    assert isinstance(table, ast.Assign | ast.AnnAssign) and isinstance(table.value, ast.Dict)
 
 
 def test_no_implementation_inheritance_in_families():
@@ -338,6 +353,6 @@ def test_what_a_result_is_traced_to_is_what_the_stage_executes(stage):
     assert set(code_of(roots)) == executed(stage)
 
 
-def test_pipelines_import_in_no_circle():
+def test_modules_import_in_no_circle():
     graph = {path: {file_of(module) for module in imports(path)} & set(SOURCES) for path in SOURCES}
     TopologicalSorter(graph).prepare()  # raises on a circle

@@ -112,7 +112,7 @@ def test_other_settings_are_left_out_and_said(tmp_path: Path) -> None:
         ({"cascade": {"name": "quick", "attacks": {}}}, "other settings in the cascade quick"),
     ],
 )
-def test_what_means_nothing_is_refused(folders: tuple[Path, Path], changes: dict[str, Any], said: str) -> None:
+def test_incomparable_evaluations_are_refused(folders: tuple[Path, Path], changes: dict[str, Any], said: str) -> None:
     write_evaluation(folders[1], outcomes(25), "b" * 64, **changes)
     with pytest.raises(InputError, match="cannot be compared: ") as error:
         compared(*folders)

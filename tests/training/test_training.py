@@ -1,4 +1,4 @@
-"""The loop: resume is exact, selection and divergence behave, schedules and averages follow their formulas."""
+"""The loop: resume is exact, selection and divergence behave, averages follow their formula."""
 
 import math
 from dataclasses import replace
@@ -17,12 +17,7 @@ from components.methods.standard import Standard
 from components.models.parts.averaging import Ema, MovingAverage
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.cost import PassCounter
-from components.schedules import SCHEDULES
-from components.schedules.constant import Constant
-from components.schedules.cosine import Cosine
-from components.schedules.cyclic import Cyclic
 from components.schedules.one_cycle import OneCycle
-from components.schedules.step import Step
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
 from tests.conftest import TinyNet
@@ -147,25 +142,6 @@ def test_average_follows_its_formula():
     averaged = average.model.state_dict()
     assert torch.allclose(averaged["head.bias"], want)
     assert torch.equal(averaged["features.1.num_batches_tracked"], model.state_dict()["features.1.num_batches_tracked"])
-
-
-CURVES = [
-    (Constant(), {0.0: 1, 5.0: 1}),
-    (Step(milestones=(4, 6), decay=0.1), {3.99: 1, 4.0: 0.1, 5.99: 0.1, 6.0: 0.01}),
-    (Cosine(warmup=2.0), {0.0: 0, 1.0: 0.5, 2.0: 1, 6.0: 0.5, 10.0: 0}),
-    (OneCycle(start=0.1, peak=0.4), {0.0: 0.1, 2.0: 0.55, 4.0: 1, 7.0: 0.5, 10.0: 0}),
-    (Cyclic(peak=0.5), {0.0: 0, 2.5: 0.5, 5.0: 1, 7.5: 0.5, 10.0: 0}),
-]
-
-
-def test_every_schedule_has_its_curve():
-    assert {type(schedule) for schedule, _ in CURVES} == set(SCHEDULES.values())
-
-
-@pytest.mark.parametrize("schedule, points", CURVES, ids=lambda value: type(value).__name__)
-def test_schedules(schedule, points):
-    for progress, factor in points.items():
-        assert schedule.factor(progress, 10) == pytest.approx(factor, abs=1e-9)
 
 
 def test_epochs_visit_every_image_once_in_even_batches():

@@ -18,8 +18,8 @@ NEW = 0.75
 # As shares of all steps: the first window between two looks at the step size, by how much each window is shorter than
 # the one before, and the shortest.
 WINDOW, SHORTER, SHORTEST = 0.22, 0.03, 0.06
-# Of sparse climbs ("Mind the box", section 4): the window as a share of all steps, by how much the step size falls and
-# how far, of the numbers that the best point changes the share that a step moves, and the decline that counts as one.
+# Of sparse climbs ("Mind the box"): the window as a share of all steps, by how much the step size falls and how far,
+# of the numbers that the best point changes the share that a step moves, and the decline that counts as one.
 SPARSE_WINDOW, SLOWER, SLOWEST, DENSER, FEWER = 0.04, 1.5, 10, 1.5, 0.95
 
 
@@ -90,7 +90,7 @@ class Halving:
 
 @dataclass
 class Thinning:
-    """Algorithm 1 of Croce & Hein, "Mind the box", arXiv 2103.01208: few numbers move, and ever fewer.
+    """The APGD of Croce & Hein, "Mind the box", arXiv 2103.01208: few numbers move, and ever fewer.
 
     A step moves a share of the numbers by the same. After a window that share follows from how many numbers the best
     point changes. Where these became fewer, the climb goes on from the best point with steps of the radius; else the

@@ -1,5 +1,6 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -82,9 +83,8 @@ def arms(document: Study) -> Grid:
         for checkpoint in CHECKPOINTS:
             found = arm.over_seeds[checkpoint]
             cells = [_cell(found[key], [seed.at(checkpoint)[key].value for seed in seeds]) for key in first]
-            verdicts = frame({"status": [seed.verdict[checkpoint].status for seed in seeds]})["status"]
-            counts = verdicts.value_counts(sort=False).items()
-            verdict = _each(f"{count} {status}" for status, count in counts)
+            verdicts = Counter(seed.verdict[checkpoint].status for seed in seeds)
+            verdict = _each(f"{count} {status}" for status, count in verdicts.items())
             rows.append([name, checkpoint, str(len(seeds)), *cells, verdict])
     return rows
 

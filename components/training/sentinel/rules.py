@@ -30,7 +30,7 @@ class Rules:
 
     gap: Real  # FGSM accuracy minus PGD accuracy.
     collapse: Real  # Share of the largest PGD accuracy so far.
-    recovery: Real  # The same.
+    recovery: Real  # Share of the largest PGD accuracy so far.
     fall: Real  # PGD accuracy lost between two looks.
     alignment: Real  # Share of the recent cosine of the gradients at an image and beside it.
     direction: Real  # Share of the recent cosine of the FGSM and the PGD perturbation.
