@@ -22,5 +22,5 @@ print(f"\nworst case {rate.value:.1%}, between {rate.low:.1%} and {rate.high:.1%
 print(f"verdict: {result.verdict}")
 for reason in result.reasons:
     print(f"- {reason}")
-fallen = (result.outcomes["worst_case"] == 0).nonzero().squeeze(1)
+fallen = ((result.outcomes["clean"] == 1) & (result.outcomes["worst_case"] == 0)).nonzero().squeeze(1)
 print(f"images that an attack turned: {fallen.tolist()[:10]}")
