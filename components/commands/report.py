@@ -15,7 +15,10 @@ from components.statistics.documents import read_document
 
 
 def summary(path: Path, markdown: bool = False) -> str:
-    """The table of the document at `path`, or in that folder, and where its page is. Errors: missing, broken or foreign document."""
+    """The table of the document at `path`, or in that folder, and where its page is.
+
+    Errors: missing, broken or foreign document.
+    """
     path = path / "robustness.json" if path.is_dir() else path
     document, page = read_document(Report, path), path.with_suffix(".html")
     return (
