@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.process import USER_ERROR
+from pipelines.running.process import MISTAKE
 
 SETTINGS = {
     # Lines of the flow and its stages, and warnings of everything else.
@@ -42,6 +43,6 @@ def run(**parameters: Any) -> int:
         return 130
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
-        return USER_ERROR if state.name == "Refused" else 1
+        return USER_ERROR if state.name == MISTAKE else 1
     print(f"\n{results(Path.cwd()) or 'no results yet'}")
     return 0

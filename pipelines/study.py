@@ -19,6 +19,7 @@ from typing import Any
 
 from components.foundation.errors import InputError
 from components.foundation.process import USER_ERROR
+from pipelines.running.process import MISTAKE
 from pipelines.studies.job import Workplace, finished
 from pipelines.studies.plan import JobPlan
 from pipelines.studies.runner import FAILED, MORE_TO_DO, WORK, collect, prepared, run_plain, title
@@ -78,7 +79,7 @@ def _run_flow(given: StudyOptions, common: Mapping[str, Any]) -> int:
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)
-    return {"Refused": USER_ERROR, "Stopped": MORE_TO_DO}.get(state.name or "", FAILED)
+    return {MISTAKE: USER_ERROR, "Stopped": MORE_TO_DO}.get(state.name or "", FAILED)
 
 
 def _list(planned: JobPlan, place: Workplace) -> int:

@@ -23,7 +23,8 @@ from components.foundation.process import USER_ERROR, new_pipeline_id
 from pipelines.flows.harden import results
 from pipelines.running import process
 from pipelines.running.forwarder import forwarding
-from pipelines.running.retries import MISTAKE, Retries
+from pipelines.running.process import MISTAKE
+from pipelines.running.retries import Retries
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import environment

@@ -32,6 +32,7 @@ from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
+from pipelines.running.process import MISTAKE
 from pipelines.running.slots import gpu_in_use
 from pipelines.running.stage import FlowRun, environment, stage_task
 
@@ -67,7 +68,7 @@ def harden(
         stages = graph.select(graph.read_graph(root), targets or [])
         gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
     except InputError as error:
-        return Failed(name="Refused", message=str(error))
+        return Failed(name=MISTAKE, message=str(error))
     pipeline = new_pipeline_id(datetime.now(UTC))
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))

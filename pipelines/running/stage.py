@@ -20,7 +20,8 @@ from prefect.states import Cancelled, Completed, Failed
 from components.foundation.process import USER_ERROR
 from pipelines.graph import Stage
 from pipelines.running import process
-from pipelines.running.retries import MISTAKE, retries
+from pipelines.running.process import MISTAKE
+from pipelines.running.retries import retries
 from pipelines.running.slots import gpu_slot
 
 ALARM_EVENT = "temper.sentinel.alarm"
