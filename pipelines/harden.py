@@ -26,14 +26,18 @@ SETTINGS = {
 }
 
 
+def configure() -> None:
+    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 def run(**parameters: Any) -> int:
     """Runs the flow `harden` with its parameters, in this process, and prints the table.
 
     0 when every stage completed, 1 when one failed, 2 for a user's mistake, 130 when interrupted.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    # Prefect reads its settings when it is imported.
+    configure()
     from pipelines.flows.harden import harden, results
 
     try:
