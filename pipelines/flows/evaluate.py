@@ -27,7 +27,7 @@ from pipelines.running.process import MISTAKE
 from pipelines.running.retries import Retries
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import environment
+from pipelines.running.stage import environment, unfinished
 
 MODULE = "components.commands.evaluate"
 # The parameters of the flow that are the module's options, in the order of its command line.
@@ -176,11 +176,8 @@ def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, st
 
 
 def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
-    failed = [state for state in states if state.is_failed() or state.is_crashed()]
-    if failed:
-        return Failed(name=failed[0].name, message=failed[0].message or "a process failed")
-    if not all(state.is_completed() for state in states):
-        return Cancelled(message="stopped; the same run continues")
+    if end := unfinished(states, "a process", "stopped; the same run continues"):
+        return end
     table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
     if table:
         create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")
