@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.process import USER_ERROR
+from pipelines.running.process import MISTAKE
 
 SETTINGS = {
     # Lines of the flow and its stages, and warnings of everything else.
@@ -25,14 +26,18 @@ SETTINGS = {
 }
 
 
+def configure() -> None:
+    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 def run(**parameters: Any) -> int:
     """Runs the flow `harden` with its parameters, in this process, and prints the table.
 
     0 when every stage completed, 1 when one failed, 2 for a user's mistake, 130 when interrupted.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    # Prefect reads its settings when it is imported.
+    configure()
     from pipelines.flows.harden import harden, results
 
     try:
@@ -42,6 +47,6 @@ def run(**parameters: Any) -> int:
         return 130
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
-        return USER_ERROR if state.name == "Refused" else 1
+        return USER_ERROR if state.name == MISTAKE else 1
     print(f"\n{results(Path.cwd()) or 'no results yet'}")
     return 0

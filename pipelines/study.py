@@ -1,16 +1,9 @@
-"""Runs a study of studies/: every arm with every seed, evaluated, ending in one table and one figure.
+"""Runs a study of studies/ for a terminal: as the flow `study`, or without Prefect the same jobs in the same order.
 
-    temper study smooth --scale cpu
-    temper study smooth --scale gpu --jobs 3 --data FOLDER --stop-after 540
-
-Finished jobs are not repeated, stopped ones continue, so the same command goes on where it was; its exit status is 0
-when all is done, 1 when a job failed, 2 for a mistake, 3 when it was stopped and there is more to do. Each job is a
-stage of dvc.yaml in a process and a folder of its own. With Prefect each is a task of the flow `study`; without it, or
-with --plain, the same jobs run in the same order.
+Each job is a stage of dvc.yaml in a process and a folder of its own. With Prefect it is a task.
 """
 
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +12,8 @@ from typing import Any
 
 from components.foundation.errors import InputError
 from components.foundation.process import USER_ERROR
+from pipelines.harden import configure
+from pipelines.running.process import MISTAKE
 from pipelines.studies.job import Workplace, finished
 from pipelines.studies.plan import JobPlan
 from pipelines.studies.runner import FAILED, MORE_TO_DO, WORK, collect, prepared, run_plain, title
@@ -46,7 +41,7 @@ class StudyOptions:
 
 
 def main(given: StudyOptions) -> int:
-    """Runs the study; see the module's text for the exit status."""
+    """Runs the study; the exit status is as `temper study --help` says, and 130 when interrupted."""
     looks = given.list or given.collect
     common: dict[str, Any] = {"data": given.data, "work": given.work, "keep": given.keep}
     try:
@@ -65,11 +60,7 @@ def main(given: StudyOptions) -> int:
 
 
 def _run_flow(given: StudyOptions, common: Mapping[str, Any]) -> int:
-    # Prefect reads its settings when it is imported.
-    from pipelines.harden import SETTINGS
-
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    configure()
     from pipelines.flows.study import study
 
     options = {"seeds": list(given.seeds), "arms": list(given.arms), "jobs": given.jobs, "hours": given.hours}
@@ -78,7 +69,7 @@ def _run_flow(given: StudyOptions, common: Mapping[str, Any]) -> int:
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)
-    return {"Refused": USER_ERROR, "Stopped": MORE_TO_DO}.get(state.name or "", FAILED)
+    return {MISTAKE: USER_ERROR, "Stopped": MORE_TO_DO}.get(state.name or "", FAILED)
 
 
 def _list(planned: JobPlan, place: Workplace) -> int:

@@ -22,6 +22,7 @@ from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.random_numbers import derived
 from components.schedules.one_cycle import OneCycle
 from components.threats.parts.threat import Threat
+from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
 from temper.arrays import Array, device_of, images_of, labels_of, num_classes_of
@@ -100,23 +101,29 @@ def train(
     recipe = _recipe(epochs, batch_size, learning_rate, crop, flip, select_by)
     taught = _method(method, ball, epochs, guide)
     (pixels, targets), held_out = _divided(pixels, targets, validation, device, seed)
-    attack = member(
-        ATTACKS, filled({"name": "pgd", "steps": VALIDATION_STEPS}, attack_fields(ball), "attack"), "attack"
-    )
-    assert isinstance(attack, Pgd)
     probe = KernelProbe(ProbeSchedule(epochs=(), size=2, directions="exact"), pixels, targets, num_classes, seed)
-    measure = Validation(*held_out, attack, ball, batch_size, probe, seed)
+    measure = Validation(*held_out, _validation_attack(ball), ball, batch_size, probe, seed)
     loader = Loader(pixels, targets, batch_size, recipe.augmentation, num_classes)
     state = start(copy.deepcopy(model), taught, measure, recipe, seed)
     plan = Plan(recipe, OneCycle(start=0.1, peak=0.3), ball, seed)
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(folder or scratch)
-        for record in fit(state, loader, plan, place):
-            note("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
-        best = state.best_weights(place)
-    trained = state.published
-    trained.load_state_dict(best)
-    return Trained(trained.eval(), state.best_epoch, tuple(state.history))
+        return _fitted(state, loader, plan, Path(folder or scratch), note)
+
+
+def _fitted(state: TrainingState, loader: Loader, plan: Plan, place: Path, note: Callable[[str], None]) -> Trained:
+    """What is made of `state` by the plan, or by the rest of it where `place` has a checkpoint."""
+    for record in fit(state, loader, plan, place):
+        note("  ".join(f"{name} {value:.4g}" for name, value in record.items()))
+    model = state.published
+    model.load_state_dict(state.best_weights(place))
+    return Trained(model.eval(), state.best_epoch, tuple(state.history))
+
+
+def _validation_attack(threat: Threat) -> Pgd:
+    fields = filled({"name": "pgd", "steps": VALIDATION_STEPS}, attack_fields(threat), "attack")
+    attack = member(ATTACKS, fields, "attack")
+    assert isinstance(attack, Pgd)
+    return attack
 
 
 def _uint8(images: Tensor) -> Tensor:

@@ -165,6 +165,17 @@ def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping)
 
 
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A tree of mappings as one: the keys that lead to each value, with dots between, to the value.
+
+    A mapping that holds nothing is a value.
+    """
+    if not is_mapping(value) or (name and not value):
+        return {name: value}
+    parts = (flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+    return {key: found for part in parts for key, found in part.items()}
+
+
 def _require_text_keys(values: object, where: str) -> None:
     # YAML reads `50:` as a number and `on:` as true, which no section can have meant.
     if isinstance(values, Mapping):

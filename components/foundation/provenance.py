@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from components.foundation.params import is_mapping
+from components.foundation.params import flat, is_mapping
 
 PACKAGES = ("numpy", "safetensors", "torch", "torchvision")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,8 @@ def inputs_of(code: Iterable[str], told: Mapping[str, Any], root: Path = PROJECT
         told: parameters, hashes of data and models; mappings are named by their keys, joined by dots.
         root: the folder that `code` is in.
     """
-    return code_of(code, root) | {f"version of {name}": found for name, found in versions().items()} | dict(_flat(told))
+    numbered = {f"version of {name}": found for name, found in versions().items()}
+    return code_of(code, root) | numbered | {name: json.dumps(value, default=str) for name, value in flat(told).items()}
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -98,15 +99,6 @@ def git_commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
-
-
-def _flat(told: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in told.items():
-        name = f"{prefix}{key}"
-        if is_mapping(value) and value:
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, json.dumps(value, default=str)
 
 
 def _files(path: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
+from components.attacks.parts.ascent import eval_mode
 from components.foundation.errors import InputError
 
 Directions = int | Literal["exact"]
@@ -45,7 +46,7 @@ def trace_kernel(model: nn.Module, images: Tensor, directions: Directions, seed:
     Errors: a layer of another kind, a shared or a layer that is called twice, batch norm without running statistics.
     """
     layers = _layers_with_parameters(model)
-    with _in_eval_mode(model), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with eval_mode(model), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         with _recorded(layers) as calls:
             logits = model(images)
         _require_one_call(layers, calls, logits)
@@ -89,17 +90,6 @@ def _layers_with_parameters(model: nn.Module) -> dict[nn.Module, str]:
     if not layers:
         raise InputError("model: no parameter requires a gradient, so there is no kernel")
     return layers
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

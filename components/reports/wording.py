@@ -166,11 +166,3 @@ def _pair_text(pair: Mapping[str, Any]) -> str:
 def rule_title(rule: str) -> str:
     """The name of a rule in words: `eps_zero_is_clean` -> `eps zero is clean`."""
     return re.sub(r"[_-]+", " ", rule)
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A tree of mappings as one: the keys that lead to each value, with dots between, to the value."""
-    if not isinstance(value, Mapping) or (name and not value):
-        return {name: value}
-    parts = (flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
-    return {key: found for part in parts for key, found in part.items()}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.foundation.params import flat
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import pipeline_status, stage_of
 
@@ -83,8 +84,8 @@ class Mlflow:
         from mlflow.entities import Param
 
         known = self.client.get_run(run).data.params
-        flat = {_key(key): value for key, value in _flat(tree)}
-        fresh = [Param(key, value) for key, value in flat.items() if key not in known and len(value) <= MAX_PARAM]
+        short = {_key(key): str(value) for key, value in flat(tree).items() if value != {}}
+        fresh = [Param(key, value) for key, value in short.items() if key not in known and len(value) <= MAX_PARAM]
         for some in _chunks(fresh, ENTRIES_PER_BATCH):
             self.client.log_batch(run, params=some)
 
@@ -269,13 +270,6 @@ def _milliseconds(event: Event) -> int:
 def _key(name: str) -> str:
     # The characters MLflow allows in a name.
     return re.sub(r"[^\w.\-/: ]", "_", name)[:250]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    # {"attack": {"steps": 10}} as ("attack.steps", "10").
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        yield from _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, str(value))]
 
 
 def _tensor(dtype: str, *shape: int) -> str:

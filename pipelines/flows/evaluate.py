@@ -23,12 +23,24 @@ from components.foundation.process import USER_ERROR, new_pipeline_id
 from pipelines.flows.harden import results
 from pipelines.running import process
 from pipelines.running.forwarder import forwarding
-from pipelines.running.retries import MISTAKE, Retries
+from pipelines.running.process import MISTAKE
+from pipelines.running.retries import Retries
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import environment
+from pipelines.running.stage import environment, unfinished
 
 MODULE = "components.commands.evaluate"
+# The parameters of the flow that are the module's options, in the order of its command line.
+REPEATED = {
+    "models": "--model",
+    "threats": "--threat",
+    "architectures": "--architecture",
+    "normalizations": "--normalization",
+}
+SINGLE = (
+    *("data", "params", "cascade", "precision", "images", "batch_size", "seed", "out", "adversarial", "device"),
+    "threads",
+)
 
 
 @flow(name="evaluate", persist_result=False)
@@ -78,24 +90,18 @@ def evaluate(
         retry_delay_seconds: wait before a retry, varied by half.
         hours: time limit for one attempt.
     """
-    repeated = {"model": models, "threat": threats, "architecture": architectures, "normalization": normalizations}
-    single = {"data": data, "params": params, "cascade": cascade, "precision": precision, "images": images}
-    single |= {"batch-size": batch_size, "seed": seed, "out": out, "adversarial": adversarial, "device": device}
-    arguments = command_line(repeated, {**single, "threads": threads}, track)
     if shards < 1:
         return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
-    stop, gpu = threading.Event(), gpu_in_use(device)
-    pipeline = new_pipeline_id(datetime.now(UTC))
-    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
-    recorded = [pipeline] if track else []
-    again = retried(retries, retry_delay_seconds, stop)
-    with (
-        gpu_slot(gpu, stop, get_run_logger().info, shards),
-        forwarding(Path.cwd(), recorded, ids, get_run_logger().warning) as told,
-    ):
-        attempts = Attempts(ids | told, stop, hours * 3600)
-        states = _run(arguments, shards, attempts, gpu, again)
+    states = _processes(command_line(locals()), shards, gpu_in_use(device), track, hours, retries, retry_delay_seconds)
     return _end(states, Path(out))
+
+
+def command_line(told: Mapping[str, Any]) -> list[str]:
+    """What a person would type behind the module's name for the flow's parameters; what is not given is left out."""
+    many = [part for name, option in REPEATED.items() for value in told.get(name) or [] for part in (option, value)]
+    given = [name for name in SINGLE if told.get(name) is not None]
+    one = [part for name in given for part in (f"--{name.replace('_', '-')}", str(told[name]))]
+    return [*many, *one, *(["--track"] if told.get("track") else [])]
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,21 @@ class Attempts:
     """When set, processes are stopped, and nothing is tried again."""
     time_limit: float
     """Seconds for one attempt."""
+
+
+def _processes(
+    arguments: list[str], shards: int, gpu: bool, track: bool, hours: float, retries: int, delay: float
+) -> list[State[Any]]:
+    """The final state of every process, each with the flow's ids, all with the GPUs' slots."""
+    stop = threading.Event()
+    again = retried(retries, delay, stop)
+    pipeline = new_pipeline_id(datetime.now(UTC))
+    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
+    with (
+        gpu_slot(gpu, stop, get_run_logger().info, shards),
+        forwarding(Path.cwd(), [pipeline] if track else [], ids, get_run_logger().warning) as told,
+    ):
+        return _run(arguments, shards, Attempts(ids | told, stop, hours * 3600), gpu, again)
 
 
 def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool, again: Retries) -> list[State[Any]]:
@@ -127,13 +148,6 @@ def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool, again
         attempts.stop.set()
         raise
     return [future.state for future in futures]
-
-
-def command_line(repeated: Mapping[str, Sequence[str] | None], single: Mapping[str, Any], track: bool) -> list[str]:
-    """What a person would type behind the module's name; what is not given is left out."""
-    many = [part for option, values in repeated.items() for value in values or [] for part in (f"--{option}", value)]
-    one = [part for option, value in single.items() if value is not None for part in (f"--{option}", str(value))]
-    return [*many, *one, *(["--track"] if track else [])]
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
@@ -162,11 +176,8 @@ def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, st
 
 
 def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
-    failed = [state for state in states if state.is_failed() or state.is_crashed()]
-    if failed:
-        return Failed(name=failed[0].name, message=failed[0].message or "a process failed")
-    if not all(state.is_completed() for state in states):
-        return Cancelled(message="stopped; the same run continues")
+    if end := unfinished(states, "a process", "stopped; the same run continues"):
+        return end
     table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
     if table:
         create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")

@@ -22,7 +22,7 @@ from prefect.artifacts import (
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
@@ -32,8 +32,9 @@ from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
+from pipelines.running.process import MISTAKE
 from pipelines.running.slots import gpu_in_use
-from pipelines.running.stage import FlowRun, environment, stage_task
+from pipelines.running.stage import FlowRun, environment, stage_task, unfinished
 
 RESULT = Path("reports/robustness.json")
 REPORT = Path("reports/robustness.html")
@@ -67,7 +68,7 @@ def harden(
         stages = graph.select(graph.read_graph(root), targets or [])
         gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
     except InputError as error:
-        return Failed(name="Refused", message=str(error))
+        return Failed(name=MISTAKE, message=str(error))
     pipeline = new_pipeline_id(datetime.now(UTC))
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
@@ -120,11 +121,8 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], retries: int, delay: float)
 
 
 def _end(states: Mapping[str, State[Any]]) -> State[Any]:
-    failed = [state for state in states.values() if state.is_failed() or state.is_crashed()]
-    if failed:
-        return Failed(name=failed[0].name, message=failed[0].message or "a stage failed")
-    if not all(state.is_completed() for state in states.values()):
-        return Cancelled(message="stopped")
+    if end := unfinished(states.values(), "a stage", "stopped"):
+        return end
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
-from pipelines.running.retries import MISTAKE
+from pipelines.running.process import MISTAKE
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.studies import runner

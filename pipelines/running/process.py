@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+MISTAKE = "Refused"
+"""Name of a flow's or task's state whose process refused its input: running it again would not help."""
 # Seconds that the group gets after each signal. Their sum stays below the 30 s a Prefect worker waits before it kills.
 STOP_SEQUENCE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 POLL_SECONDS = 0.1

@@ -5,8 +5,7 @@ from typing import Any, TypedDict
 
 from prefect.client.schemas.objects import State
 
-MISTAKE = "Refused"
-"""State name of a process that refused its input: running it again would not help."""
+from pipelines.running.process import MISTAKE
 
 
 class Retries(TypedDict):

@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from prefect.states import Cancelled, Completed, Failed
 from components.foundation.process import USER_ERROR
 from pipelines.graph import Stage
 from pipelines.running import process
-from pipelines.running.retries import MISTAKE, retries
+from pipelines.running.process import MISTAKE
+from pipelines.running.retries import retries
 from pipelines.running.slots import gpu_slot
 
 ALARM_EVENT = "temper.sentinel.alarm"
@@ -102,6 +103,17 @@ def end_state(stage: str, outcome: process.ProcessEnd, time_limit: float) -> Sta
         skipped = any(_SKIPPED.match(line) for line in outcome.lines)
         return Completed(name="Cached", message="unchanged") if skipped else Completed(message="ran")
     return _failed(stage, outcome.lines, outcome.returncode)
+
+
+def unfinished(states: Collection[State[Any]], what: str, stopped: str) -> State[Any] | None:
+    """The end of a flow whose tasks ended so: that of the first that failed, else Cancelled; None if all completed.
+
+    `what` failed where a task says nothing; `stopped` is what a person reads where one was cancelled.
+    """
+    failed = next((state for state in states if state.is_failed() or state.is_crashed()), None)
+    if failed:
+        return Failed(name=failed.name, message=failed.message or f"{what} failed")
+    return None if all(state.is_completed() for state in states) else Cancelled(message=stopped)
 
 
 def _failed(stage: str, lines: Sequence[str], returncode: int) -> State[Any]:

@@ -83,12 +83,12 @@ def test_every_parameter_is_an_option_of_the_module():
 
 
 def test_what_is_given_is_on_the_command_line_and_nothing_else():
-    repeated = {"model": ["a=b", "c=d"], "threat": None}
-    assert command_line(repeated, {"data": "x", "seed": 0, "images": None}, False) == [
+    given = {"models": ["a=b", "c=d"], "threats": None, "data": "x", "seed": 0, "images": None, "track": False}
+    assert command_line(given) == [
         *("--model", "a=b", "--model", "c=d", "--data", "x", "--seed", "0"),
     ]
-    assert command_line({}, {}, True) == ["--track"]
-    told = options_of(command_line({"model": ["a=b"]}, {"data": "x", "batch-size": 40}, True))
+    assert command_line({"track": True, "shards": 3}) == ["--track"]
+    told = options_of(command_line({"models": ["a=b"], "data": "x", "batch_size": 40, "track": True}))
     assert told == EvaluateOptions(model=["a=b"], data="x", batch_size=40, track=True)
 
 

@@ -98,7 +98,7 @@ def test_a_killed_flow_leaves_no_forwarder(project: Path) -> None:
         flow.kill()
     assert wait_until(lambda: not is_alive(forwarder), 5)
     assert status_of_train() == "RUNNING"
-    later = [sys.executable, "-m", "components.commands.records", "send"]
+    later = [sys.executable, "-m", "temper", "records", "send"]
     assert subprocess.run(later, check=False, stdout=subprocess.DEVNULL).returncode == 0
     assert status_of_train() == "KILLED"
 

@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
-from components.commands import records
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json
 from components.tracking import mlflow_runs as tracking
@@ -46,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # A model from outside, evaluated in the same pipeline run, is not to be taken for it.
         record_evaluation(write_evaluation(root / "outside", outcomes(10, "theirs"), "e" * 64), "e" * 64)
         record_report(second, registry_digest(root, 2), "trusted")
-        assert records.main(["send"]) == 0
+        assert temper(["records", "send"]) == 0
         yield root
 
 

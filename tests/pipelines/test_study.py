@@ -1,6 +1,7 @@
 """Studies: what their jobs are, that finished work is kept and stale work is not, and that they end in an answer."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_models_that_came_out_otherwise_are_evaluated_again(toy):
 def test_a_killed_study_goes_on_and_repeats_nothing(toy, tmp_path):
     edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
     arguments = ["study", "toy", "--plain", "--seed", "0"]
-    environment = study.os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     # The project's own `components` must win over the repository's, as it does in a checkout.
     process = subprocess.Popen([sys.executable, "-c", _main(arguments)], cwd=toy, env=environment)
     deadline = time.monotonic() + 60

@@ -200,6 +200,14 @@ def test_no_drawers_and_no_deep_folders():
         assert path.read_text().count("\n") <= 320, f"{name_of(path)} is long: does it hold one thing?"
 
 
+def test_functions_are_short():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 50, f"{name_of(path)}: {node.name} has {lines} lines: does it do one thing?"
+
+
 def test_no_seed_is_a_sum():
     """A stream of its own has a name (`random_numbers.derived`): sums and products of seeds meet by accident."""
     for path in SOURCES:

@@ -20,7 +20,6 @@ from tests.parts.pipeline_files import make_project
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
-from components.commands import records
 from components.data.normalization import Normalization
 from components.foundation.params import member
 from components.models import MODELS
@@ -29,6 +28,7 @@ from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import KILLED_SECONDS, SEND_LATER, Journal
 from components.tracking.journal_files import Reader, is_sent
 from components.tracking.registry import fetch, resolve
+from temper.cli import main as temper
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -107,8 +107,8 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TEMPER_LABELS", '{"arm": "pgd", "seed": 3}')
     write_student()
     run_pipeline()
-    assert records.main(["send"]) == 0
-    assert records.main(["send"]) == 0, "nothing is left to send, nothing is sent twice"
+    assert temper(["records", "send"]) == 0
+    assert temper(["records", "send"]) == 0, "nothing is left to send, nothing is sent twice"
     uri = f"sqlite:///{project / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
     runs = runs_of(client)
@@ -184,15 +184,15 @@ def test_a_killed_stage_is_killed_until_it_finishes(project: Path) -> None:
     write += "journal.metrics({'loss': 1.0}, step=0); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", write], check=False)
     connection = tracking.connect(tracking.place())
-    records.main(["send"])
+    temper(["records", "send"])
     runs = runs_of(connection.client)
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     with Journal.open("train") as journal:
         journal.metrics({"loss": 1.0}, step=0)
         journal.metrics({"loss": 0.5}, step=1)
-        records.main(["send"])
+        temper(["records", "send"])
         assert {run.info.status for run in runs_of(connection.client).values()} == {"RUNNING"}
-    records.main(["send"])
+    temper(["records", "send"])
     after = runs_of(connection.client)
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in runs.items()}
     assert {run.info.status for run in after.values()} == {"FINISHED"}
@@ -219,7 +219,7 @@ def test_no_server_is_said_once_and_sent_later(
     assert SEND_LATER in said
     assert not is_sent(journal.path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert records.main(["send"]) == 0
+    assert temper(["records", "send"]) == 0
     assert is_sent(journal.path)
     assert (project / "other.db").exists()
     assert not (project / "mlflow.db").exists()
@@ -277,7 +277,7 @@ def test_a_stage_that_is_told_to_stop_is_killed_in_mlflow_too(project: Path, mon
     assert time.monotonic() - began < KILLED_SECONDS + 3
     (path,) = Path(".temper/journals").glob("*/train.jsonl")
     assert Reader(path).new()[-1][1]["status"] == "KILLED"
-    records.main(["send"])
+    temper(["records", "send"])
     assert {run.info.status for run in runs_of(tracking.connect(tracking.place()).client).values()} == {"KILLED"}
 
 
@@ -328,7 +328,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     evaluation = write_evaluation(project / "evaluation", outcomes(40))
     record_evaluation(evaluation, DIGEST)
     run_pipeline()
-    assert records.main(["send"]) == 0
+    assert temper(["records", "send"]) == 0
     client = mlflow.MlflowClient(server)
     runs = runs_of(client)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from components.foundation.params import flat
 from components.reports import grids
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, reasons, status, total
-from components.reports.wording import ABSENT, bounds, flat, percent, points, rule_title, title
+from components.reports.wording import ABSENT, bounds, percent, points, rule_title, title
 from components.statistics.documents import as_json
 from components.statistics.outcomes import Interval, shortened
 

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from components.foundation.errors import InputError
+from components.foundation.params import flat
 from components.reports import wording
 from components.reports.charts import mark
 from components.reports.robustness import figures, table, training_figures
 from components.reports.robustness.contents import ClassRates, Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import data_uri, gallery
-from components.reports.wording import flat, title
+from components.reports.wording import title
 from components.statistics.documents import as_json
 
 FOLDER = Path(__file__).parent
