@@ -243,7 +243,7 @@ import sys, torch
 from pathlib import Path
 from components.data.loader import Augmentation
 from components.data.streaming import StreamedLoader
-from tests.streamed_files import listed
+from tests.parts.streamed_files import listed
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024

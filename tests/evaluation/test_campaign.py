@@ -253,7 +253,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from tests.test_campaign import apgd_task, clean, pgd_task, run, some_digits
-from tests.outside_files import digits, network
+from tests.parts.outside_files import digits, network
 
 torch.set_num_threads(1)
 steps, restarts, count = map(int, sys.argv[1:])
