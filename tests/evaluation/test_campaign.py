@@ -252,7 +252,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from tests.test_campaign import apgd_task, clean, pgd_task, run, some_digits
+from tests.evaluation.test_campaign import apgd_task, clean, pgd_task, run, some_digits
 from tests.parts.outside_files import digits, network
 
 torch.set_num_threads(1)
