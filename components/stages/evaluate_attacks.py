@@ -57,10 +57,11 @@ def main(params: Params, journal: Journal) -> None:
     else:
         kept.begin(journal.note)
         data = load_data(splits, suite.section.batch_size, device)
-        unfinished = UNFINISHED / fingerprint(journal_key(candidates, data, suite))
+        key = journal_key(candidates, data, suite)
+        unfinished = UNFINISHED / fingerprint(key)
         if kept.given_up:
             shutil.rmtree(unfinished, ignore_errors=True)
-        tell_of_another(unfinished, journal_key(candidates, data, suite), journal)
+        tell_of_another(unfinished, key, journal)
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
         extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
         evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note)
