@@ -141,7 +141,7 @@ def test_stopped_it_leaves_no_process_and_goes_on(number, whole, data, tmp_path)
 def test_the_sentinel_is_heard_by_all(data, tmp_path):
     """A roll back changes the method on each process, and is told once."""
     key = "train_robust_teacher"
-    changes = {"action": "roll_back", "changes": [{"attack": {"steps": 3}}]} | ALWAYS
+    changes = {"action": "roll_back", "changes": [{"method.attack.steps": 3}]} | ALWAYS
     seen = []
     for processes in (1, 2):
         sentinel = {"parallel.processes": processes, f"{key}.sentinel": SENTINEL | changes}
@@ -149,7 +149,7 @@ def test_the_sentinel_is_heard_by_all(data, tmp_path):
         status, out, err = finish(start_stage(key, folder), PATIENCE)
         assert (status, err) == (0, "")
         lines = [line for line in out.splitlines() if line.startswith("sentinel: epoch")]
-        assert len(lines) == 2 and "rolled back to epoch 0, attack.steps 3" in lines[0] and "stopped" in lines[1]
+        assert len(lines) == 2 and "rolled back to epoch 0, method.attack.steps 3" in lines[0] and "stopped" in lines[1]
         events = read_json(folder / "curves/robust_teacher.sentinel.json")["events"]
         seen.append([(event["action"], event["epoch"]) for event in events])
     assert seen[0] == seen[1]

@@ -197,7 +197,7 @@ class Watch:
 
 
 def _told(change: Mapping[str, Any]) -> str:
-    """A change in words: `noise 2`, `attack.steps 3, attack.step_size 2/255`, or `smoothing: 10 values`."""
+    """A change in words: `noise 2`, `method.attack.steps 3`, or `smoothing: 10 values`."""
     told = []
     for key, value in change.items():
         leaves = _leaves(value, key)
