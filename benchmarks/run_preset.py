@@ -30,7 +30,8 @@ from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.reports.frames import frame  # noqa: E402
 from components.stages import STAGES  # noqa: E402
-from components.statistics.intervals import rate, spread  # noqa: E402
+from components.statistics.intervals import spread  # noqa: E402
+from components.statistics.outcomes import share  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
 
 MORE_TO_DO = 3
@@ -123,7 +124,7 @@ def one_run(folder: Path) -> dict:
     accuracies = {}
     for name, outcome in outcomes.items():
         if name != "labels" and not any(part in name for part in ("/curve/", "/grid/", "transfer/")):
-            found = rate(outcome)
+            found = share(outcome, float)
             accuracies[name] = {key: getattr(found, key) for key in ("value", "low", "high", "count", "n")}
     return {
         "accuracies": accuracies,

@@ -14,10 +14,10 @@ from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
 from components.evaluation.document import (
     Adversarial,
+    AttackGrid,
     Cascade,
     Curve,
     Evaluation,
-    Grid,
     ModelFacts,
     Passes,
     Precision,
@@ -249,7 +249,7 @@ def _document(
             attacks={name: repr(attack) for name, attack in suite.cascade.items()},
         ),
         curve=Curve(epsilons=[str(Ratio(e)) for e in section.curve_epsilons], attack=repr(suite.curve_attack)),
-        grid=Grid(
+        grid=AttackGrid(
             epsilons=[str(Ratio(e)) for e in section.grid.epsilons],
             attacks={name: repr(attack) for name, attack in suite.grid.items()},
         ),

@@ -81,12 +81,12 @@ def points(value: float) -> str:
     return "0.0" if text[1:] == "0.0" else text
 
 
-def half_width(found: Interval) -> str:
+def half_width(found: Interval[float]) -> str:
     """Half the interval's width, in points."""
     return percent((found.high - found.low) / 2)
 
 
-def bounds(found: Interval) -> str:
+def bounds(found: Interval[float]) -> str:
     """The interval in percent, `96.8-99.5` with an en dash."""
     return f"{percent(found.low)}{RANGE}{percent(found.high)}"
 

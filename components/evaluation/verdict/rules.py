@@ -33,7 +33,6 @@ class Check(Document):
     """A rule applied: what was measured, the bound, what a failure means, what to do then."""
 
     rule: str
-    """The name of the rule."""
     status: CheckStatus
     """What the rule made of the evidence; one that could not be measured has not passed."""
     measured: dict[str, Any]
@@ -48,13 +47,18 @@ class Check(Document):
     """Whether the verdict `trusted` needs it measured."""
 
 
-class Verdict(Document):
-    """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
+class ShortVerdict(Document):
+    """A verdict without its checks."""
 
     status: Literal["trusted", "suspect", "broken"]
     """Whether the numbers can be believed."""
     reasons: list[str]
-    """The rules because of which the verdict is not `trusted`."""
+    """The rules because of which they are not trusted."""
+
+
+class Verdict(ShortVerdict):
+    """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
+
     checks: list[Check]
     """Every rule, applied."""
 
@@ -73,15 +77,8 @@ def _check(rule: Rule, evidence: Evidence) -> Check:
     except KeyError:
         # Evidence that is absent, whole or in part: never a pass.
         status, measured = "not_measured", {}
-    return Check(
-        rule=rule.name,
-        status=status,
-        measured=_rounded(measured),
-        bound=rule.bound,
-        meaning=rule.meaning,
-        remedy=rule.remedy,
-        required=rule.required,
-    )
+    texts = {key: getattr(rule, key) for key in ("bound", "meaning", "remedy", "required")}
+    return Check(rule=rule.name, status=status, measured=_rounded(measured), **texts)
 
 
 def _objects(check: Check) -> bool:

@@ -46,8 +46,8 @@ class ChangedRate(NamedTuple):
     """A rate on both sides: `change` is new − old as a share, `apart` whether the intervals have nothing in common."""
 
     name: str
-    old: Interval
-    new: Interval
+    old: Interval[float]
+    new: Interval[float]
 
     @property
     def change(self) -> float:
@@ -144,8 +144,8 @@ def _entry(value: Any, place: int) -> str:
     return str(place)
 
 
-def _interval(rate: Mapping[str, Any]) -> Interval:
-    return Interval(value=rate["value"], low=rate["low"], high=rate["high"])
+def _interval(rate: Mapping[str, Any]) -> Interval[float]:
+    return Interval[float](value=rate["value"], low=rate["low"], high=rate["high"])
 
 
 def _told(report: Report, side: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,11 +13,11 @@ from components.foundation.errors import InputError
 from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import (
     BestVersusLast,
-    Checkpoint,
+    CascadeStep,
+    CheckpointRates,
     ClassRates,
     ModelReport,
     Report,
-    Step,
     Training,
     Transfer,
     WorstCase,
@@ -67,19 +67,10 @@ def build(
     return Report(
         schema_="temper/robustness/2",
         verdict={name: judge(evidence) for name, evidence in evaluation.evidence.items() if name in best},
-        dataset=evaluation.dataset,
-        threat=evaluation.threat,
-        classes=evaluation.classes,
-        num_images=evaluation.num_images,
-        precision=evaluation.precision,
-        seed=evaluation.seed,
-        adversarial=evaluation.adversarial,
-        attacks=evaluation.attacks,
-        cascade=evaluation.cascade,
+        **evaluation.pick("dataset", "threat", "classes", "num_images", "precision", "seed", "adversarial"),
+        **evaluation.pick("attacks", "cascade", "curve", "grid", "provenance"),
         confidence=CONFIDENCE,
         models=models,
-        curve=evaluation.curve,
-        grid=evaluation.grid,
         transfer=_transfer(list(best), evaluation.transfer.attacks, outcomes),
         capacity=kurakin.capacity(best),
         hardest=hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
@@ -87,7 +78,6 @@ def build(
         training=dict(training),
         data=dict(data),
         params=evaluation.params if params is None else dict(params),
-        provenance=evaluation.provenance,
     )
 
 
@@ -173,9 +163,9 @@ def _attacked(name: str, evaluation: Evaluation, outcomes: Outcomes) -> dict[str
     return attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
 
 
-def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[Step]:
+def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[CascadeStep]:
     keys = {attack: f"{name}/cascade/{attack}" for attack in evaluation.cascade.attacks}
-    return [Step(attack=attack, **dict(share(outcomes[key]))) for attack, key in keys.items() if key in outcomes]
+    return [CascadeStep(attack=attack, **dict(share(outcomes[key]))) for attack, key in keys.items() if key in outcomes]
 
 
 def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[RateAt]:
@@ -257,8 +247,8 @@ def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, B
     return found
 
 
-def _checkpoint(name: str, evaluation: Evaluation, outcomes: Outcomes, shared: Iterable[str]) -> Checkpoint:
+def _checkpoint(name: str, evaluation: Evaluation, outcomes: Outcomes, shared: Iterable[str]) -> CheckpointRates:
     clean, under = outcomes[f"{name}/clean"], _attacked(name, evaluation, outcomes)
     parts = [under[attack] for attack in shared]
     worst_case = share(worst([clean, *parts])) if parts else None
-    return Checkpoint(epoch=evaluation.models[name].epoch, clean=share(clean), worst_case=worst_case)
+    return CheckpointRates(epoch=evaluation.models[name].epoch, clean=share(clean), worst_case=worst_case)

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from components.evaluation.document import Grid
-from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, Sized
+from components.evaluation.document import AttackGrid
+from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, SizedModel
 from components.statistics.intervals import paired
-from components.statistics.outcomes import Outcomes, Rate, RateAt, bare, share, share_at, shortened
+from components.statistics.outcomes import Outcomes, Rate, RateAt, share, share_at, shortened
 
 # What an attack is, by the class that its description names.
 ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
@@ -27,7 +27,7 @@ def kind(described: str) -> str:
     return described.partition("(")[0].replace("_", "").lower()
 
 
-def grid(model: str, described: Grid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
+def grid(model: str, described: AttackGrid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
     """Attack -> its rates over the grid's epsilons, as far as they were measured."""
     found: dict[str, list[RateAt]] = {}
     for attack in described.attacks:
@@ -38,7 +38,7 @@ def grid(model: str, described: Grid, outcomes: Outcomes) -> dict[str, list[Rate
     return found
 
 
-def label_leak(model: str, described: Grid, outcomes: Outcomes) -> list[Leak]:
+def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Leak]:
     """Per epsilon of the grid at which FGSM with the true label ran: the differences `leak`, `gap` and `mask`.
 
     leak = accuracy under FGSM(true label) − clean accuracy: above 0, the attack tells the model the answer.
@@ -107,12 +107,12 @@ def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
     ]
 
 
-def _sized(name: str, model: ModelReport) -> Sized:
+def _sized(name: str, model: ModelReport) -> SizedModel:
     architecture: Mapping[str, Any] = model.architecture or {}
-    return Sized(
+    return SizedModel(
         model=name,
         width={key: architecture[key] for key in WIDTHS if key in architecture},
         num_parameters=model.num_parameters,
         clean=model.clean,
-        worst_case=model.worst_case and bare(model.worst_case),
+        worst_case=model.worst_case,
     )

@@ -75,7 +75,7 @@ def _grid(document: Report) -> list[list[str]]:
     return rows
 
 
-def _cell(found: Interval) -> str:
+def _cell(found: Interval[float]) -> str:
     return f"{percent(found.value)} ±{half_width(found)}"
 
 

@@ -5,31 +5,32 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from components.evaluation.document import Passes
+from components.evaluation.document import CheckpointName
 from components.foundation.errors import InputError, choose
 from components.reports.comparison.contents import paired_difference
 from components.reports.frames import frame
-from components.reports.robustness.contents import ModelReport, Report, Transfer
+from components.reports.robustness.contents import Report, Transfer
 from components.reports.robustness.document import conditions, rates
 from components.reports.study.contents import (
-    Arm,
-    Checkpoint,
+    ArmResult,
     CurvePoint,
-    Pair,
+    PairResult,
     SeedMean,
     SeedResult,
     Sentinel,
-    ShortVerdict,
     Study,
     StudyPlan,
+    StudyQuestion,
     StudyRun,
 )
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired, spread
-from components.statistics.outcomes import Outcomes, Rate, bare, shortened
+from components.statistics.outcomes import Outcomes, Rate, shortened
 
-CHECKPOINTS: tuple[Checkpoint, ...] = ("best", "last")
+CHECKPOINTS: tuple[CheckpointName, ...] = ("best", "last")
 # A model has collapsed when it ends below this share of its best accuracy under attack.
 COLLAPSE = 0.5
+# What all reports of a study have in common.
+ALIKE = ("dataset", "threat", "num_images", "attacks", "cascade")
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -70,20 +71,9 @@ def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str,
         _require_alike(finding, findings[0], plan.robust)
     return Study(
         schema_="temper/study/1",
-        study=plan.study,
-        scale=plan.scale,
-        question=plan.question,
-        claim=plan.claim,
-        role=plan.role,
-        robust=plan.robust,
-        figure=plan.figure,
-        transfer=plan.transfer,
+        **plan.pick(*StudyQuestion.model_fields),
         confidence=CONFIDENCE,
-        dataset=first.dataset,
-        threat=first.threat,
-        num_images=first.num_images,
-        attacks=first.attacks,
-        cascade=first.cascade,
+        **first.pick(*ALIKE),
         arms=_arms(plan, findings),
         pairs=pairs(plan, findings),
         transfers=dict(transfers),
@@ -93,52 +83,43 @@ def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str,
 
 def _require_alike(finding: RunFiles, first: RunFiles, robust: str) -> None:
     choose(conditions(finding.robustness.models["best"]), robust, f"{finding.name}: robust")
-    for key in ("dataset", "threat", "num_images", "attacks", "cascade"):
+    for key in ALIKE:
         if getattr(finding.robustness, key) != getattr(first.robustness, key):
             raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
 
 
-def _arms(plan: StudyPlan, findings: Sequence[RunFiles]) -> dict[str, Arm]:
+def _arms(plan: StudyPlan, findings: Sequence[RunFiles]) -> dict[str, ArmResult]:
     runs = {finding.run.name: finding.run for finding in reversed(findings)}
     seeds: dict[str, dict[str, SeedResult]] = {}
     for finding in findings:
         seeds.setdefault(finding.run.name, {})[str(finding.run.seed)] = _seed(finding, plan.robust)
     return {
-        name: Arm(
-            arm=runs[name].arm,
-            variant=runs[name].variant,
-            section=runs[name].section,
-            seeds=own,
-            over_seeds=over_seeds(list(own.values())),
+        name: ArmResult(
+            **runs[name].pick("arm", "variant", "section"), seeds=own, over_seeds=over_seeds(list(own.values()))
         )
         for name, own in seeds.items()
     }
 
 
 def _seed(finding: RunFiles, robust: str) -> SeedResult:
-    models, verdicts, metrics = finding.robustness.models, finding.robustness.verdict, finding.metrics
+    models, metrics = finding.robustness.models, finding.metrics
     curve = [_point(row) for row in finding.curve]
-    best, last = (_measured(models[name]) for name in CHECKPOINTS)
+    best, last = (rates(models[name]) for name in CHECKPOINTS)
     return SeedResult(
         best=best,
         last=last,
-        verdict={n: ShortVerdict(status=verdicts[n].status, reasons=verdicts[n].reasons) for n in CHECKPOINTS},
+        verdict={name: finding.robustness.verdict[name] for name in CHECKPOINTS},
         grid={name: models[name].grid for name in CHECKPOINTS},
         label_leak={name: models[name].label_leak for name in CHECKPOINTS},
         epochs={name: metrics[name]["epoch"] for name in CHECKPOINTS},
         collapsed=last[robust].value < COLLAPSE * best[robust].value,
         collapse_epoch=collapse_epoch([point.robust_accuracy for point in curve]),
         sentinel=finding.sentinel,
-        passes=Passes(**metrics["passes"]),
+        passes=metrics["passes"],
         num_parameters=metrics["num_parameters"],
-        seconds=finding.run.seconds,
-        code=finding.run.code,
+        **finding.run.pick("seconds", "code"),
         curve=curve,
     )
-
-
-def _measured(model: ModelReport) -> dict[str, Rate]:
-    return {name: bare(found) for name, found in rates(model).items()}
 
 
 def _point(row: Mapping[str, str]) -> CurvePoint:
@@ -161,7 +142,7 @@ def collapse_epoch(accuracies: Sequence[float]) -> int | None:
     return None
 
 
-def over_seeds(seeds: Sequence[SeedResult]) -> dict[Checkpoint, dict[str, SeedMean]]:
+def over_seeds(seeds: Sequence[SeedResult]) -> dict[CheckpointName, dict[str, SeedMean]]:
     """Per checkpoint and condition the mean over the seeds, its interval, and n; one seed has neither spread nor
     interval."""
     return {checkpoint: _means(seed.at(checkpoint) for seed in seeds) for checkpoint in CHECKPOINTS}
@@ -177,12 +158,10 @@ def mean(values: Sequence[float]) -> SeedMean:
     """The mean of values over n seeds with Student's 95 % interval of it, where there are two or more."""
     if len(values) < 2:
         return SeedMean(mean=shortened(values[0]), n=1)
-    found = spread(values)
-    average, deviation, low, high = map(shortened, (found.mean, found.deviation, found.low, found.high))
-    return SeedMean(mean=average, deviation=deviation, low=low, high=high, n=found.n)
+    return SeedMean.model_validate({key: shortened(number) for key, number in spread(values)._asdict().items()})
 
 
-def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[Pair]:
+def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[PairResult]:
     """Per pair of arms, checkpoint and condition: B minus A, per seed on the same images, and over the seeds.
 
     The p values are McNemar's, exact; `p_corrected` is Holm's over all seeds and pairs of a checkpoint and condition.
@@ -194,12 +173,12 @@ def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[Pair]:
     family = table.groupby(["checkpoint", "condition"], sort=False)["p"]
     table["p_corrected"] = family.transform(lambda ps: type(ps)(holm(ps.tolist()), index=ps.index))
     return [
-        Pair(
+        PairResult(
             a=a,
             b=b,
             checkpoint=checkpoint,
             condition=condition,
-            seeds={row.seed: paired_difference(row.found, row.p_corrected) for row in own.itertuples()},
+            seeds={row.seed: paired_difference(row.found, p_corrected=row.p_corrected) for row in own.itertuples()},
             over_seeds=mean([found.value for found in own["found"]]),
         )
         for (checkpoint, condition, a, b), own in table.groupby(["checkpoint", "condition", "a", "b"], sort=False)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
-from components.reports.study.contents import Arm, CurvePoint, Study
+from components.reports.study.contents import ArmResult, CurvePoint, Study
 from components.reports.wording import percent, title
 
 STYLE = Path(__file__).parents[1] / "figures.css"
@@ -129,7 +129,7 @@ def _file(heading: str, drawn: str, width: int, height: int) -> str:
     return tag("svg", style + paper + words + inner, xmlns="http://www.w3.org/2000/svg", **size) + "\n"
 
 
-def _parameters(arm: Arm) -> int:
+def _parameters(arm: ArmResult) -> int:
     return next(iter(arm.seeds.values())).num_parameters
 
 
