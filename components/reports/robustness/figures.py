@@ -9,7 +9,7 @@ from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe,
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.label_leaking import ONE_STEP, kind
-from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, norm_text, sentence, title
+from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, sentence, title
 from components.statistics.outcomes import Rate
 
 DASHED = "dashed"
@@ -85,8 +85,8 @@ def epsilon_curves(document: Report) -> Figure | None:
             plot.mark(x_at, point.value, index, words)
     return Figure(
         "Accuracy as the attack grows",
-        f"Across: the size of the change the attack may make ({norm_text(document.threat.norm)} ε). Up: accuracy "
-        "in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
+        f"Across: the size of the change the attack may make ({NORM_WORDS[document.threat.norm].title} ε). "
+        "Up: accuracy in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
         plot.render("Accuracy against epsilon of " + ", ".join(map(title, names))),
     )
 
