@@ -108,9 +108,15 @@ def share(outcomes: Tensor, rounded: Callable[[float], float] = shortened) -> Ra
     return Rate(value=value, low=low, high=high, count=count, n=n)
 
 
-def share_at(epsilon: str, outcomes: Tensor) -> RateAt:
-    """The share of nonzero `outcomes` under an attack of size `epsilon`."""
-    return RateAt(epsilon=epsilon, **dict(share(outcomes)))
+def shares_at(keys: Mapping[str, str], outcomes: Outcomes) -> list[RateAt]:
+    """The shares of nonzero outcomes by size: `keys` are their names by epsilon; what was not measured is left out."""
+    return [RateAt(epsilon=e, **dict(share(outcomes[key]))) for e, key in keys.items() if key in outcomes]
+
+
+def by_class(classes: Sequence[str], labels: Tensor) -> dict[str, Tensor]:
+    """For each class that has images, which of the images are its own, bool [n]."""
+    masks = {name: labels == index for index, name in enumerate(classes)}
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def mean_of_two(one: Rate, other: Rate) -> Mean:

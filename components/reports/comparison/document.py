@@ -33,7 +33,7 @@ from components.statistics.intervals import (
     holm,
     paired,
 )
-from components.statistics.outcomes import Outcomes, share, six_digits, worst
+from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
 
 SIGNIFICANT = 1 - CONFIDENCE
 
@@ -259,8 +259,8 @@ def _described(side: Side) -> ComparedSide:
 
 def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[ClassComparison]:
     """Per class both worst cases and their difference; p also corrected for the number of classes."""
-    masks = {name: a.labels == index for index, name in enumerate(a.evaluation.classes)}
-    sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items() if mask.any()}
+    masks = by_class(a.evaluation.classes, a.labels)
+    sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items()}
     found = {name: paired(*both) for name, both in sides.items()}
     corrected = holm([one.p for one in found.values()])
     return [

@@ -1,6 +1,6 @@
 """The robustness document: every rate, from per-image outcomes, under a versioned schema (docs/report-schema.md)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -29,10 +29,11 @@ from components.statistics.outcomes import (
     Rate,
     RateAt,
     attacked,
+    by_class,
     hardest,
     mean_of_two,
     share,
-    share_at,
+    shares_at,
     worst,
 )
 
@@ -173,7 +174,7 @@ def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> lis
     main, last = evaluation.threat.epsilon, list(evaluation.cascade.attacks)[-1:]
     others = [epsilon for epsilon in evaluation.cascade.epsilons if epsilon != main]
     keys = {e: f"{name}/cascade/{attack}{'' if e == main else f'@{e}'}" for attack in last for e in [main, *others]}
-    found = [share_at(e, outcomes[key]) for e, key in keys.items() if key in outcomes]
+    found = shares_at(keys, outcomes)
     return sorted(found, key=lambda point: Fraction(point.epsilon)) if len(found) > 1 else []
 
 
@@ -193,8 +194,8 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport
         cascade_curve=_cascade_curve(name, evaluation, outcomes),
         worst_case=worst_case,
         w_robust={attack: mean_of_two(clean, found) for attack, found in attacked_rates.items()},
-        per_class=_per_class(name, evaluation, outcomes),
-        curve=_curve(name, evaluation, outcomes),
+        per_class=_per_class(name, evaluation, outcomes, bool(under)),
+        curve=shares_at({e: f"{name}/curve/{index}" for index, e in enumerate(evaluation.curve.epsilons)}, outcomes),
         grid=kurakin.grid(name, evaluation.grid, outcomes),
         label_leak=kurakin.label_leak(name, evaluation.grid, outcomes),
         cost=evaluation.cost.get(name, {}),
@@ -202,21 +203,15 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport
     )
 
 
-def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[ClassRates]:
-    clean, worst_case, found = outcomes[f"{name}/clean"], None, []
-    if _attacked(name, evaluation, outcomes):
-        worst_case = outcomes[f"{name}/worst_case"]
-    for index, class_ in enumerate(evaluation.classes):
-        mine = outcomes["labels"] == index
-        if mine.any():
-            robust = None if worst_case is None else share(worst_case[mine])
-            found.append(ClassRates(class_=class_, clean=share(clean[mine]), worst_case=robust))
-    return found
-
-
-def _curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[RateAt]:
-    keys = {epsilon: f"{name}/curve/{index}" for index, epsilon in enumerate(evaluation.curve.epsilons)}
-    return [share_at(epsilon, outcomes[key]) for epsilon, key in keys.items() if key in outcomes]
+def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: bool) -> list[ClassRates]:
+    return [
+        ClassRates(
+            class_=class_,
+            clean=share(outcomes[f"{name}/clean"][mine]),
+            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if attacked else None,
+        )
+        for class_, mine in by_class(evaluation.classes, outcomes["labels"]).items()
+    ]
 
 
 def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> Transfer:
@@ -242,13 +237,11 @@ def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, B
         if best in evaluation.models:
             under = {name: _attacked(name, evaluation, outcomes) for name in (best, last)}
             shared = [attack for attack in under[best] if attack in under[last]]
-            sides = [_checkpoint(name, evaluation, outcomes, shared) for name in (best, last)]
+            sides = []
+            for name in (best, last):
+                clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
+                robust = share(worst([clean, *parts])) if parts else None
+                epoch = evaluation.models[name].epoch
+                sides.append(CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
             found[best] = BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
     return found
-
-
-def _checkpoint(name: str, evaluation: Evaluation, outcomes: Outcomes, shared: Iterable[str]) -> CheckpointRates:
-    clean, under = outcomes[f"{name}/clean"], _attacked(name, evaluation, outcomes)
-    parts = [under[attack] for attack in shared]
-    worst_case = share(worst([clean, *parts])) if parts else None
-    return CheckpointRates(epoch=evaluation.models[name].epoch, clean=share(clean), worst_case=worst_case)

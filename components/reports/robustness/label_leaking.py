@@ -13,7 +13,7 @@ from torch import Tensor
 from components.evaluation.document import AttackGrid
 from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, SizedModel
 from components.statistics.intervals import paired
-from components.statistics.outcomes import Outcomes, Rate, RateAt, share, share_at, shortened
+from components.statistics.outcomes import Outcomes, Rate, RateAt, share, shares_at, shortened
 
 # What an attack is, by the class that its description names.
 ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
@@ -29,13 +29,11 @@ def kind(described: str) -> str:
 
 def grid(model: str, described: AttackGrid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
     """Attack -> its rates over the grid's epsilons, as far as they were measured."""
-    found: dict[str, list[RateAt]] = {}
-    for attack in described.attacks:
-        keys = {epsilon: f"{model}/grid/{attack}/{index}" for index, epsilon in enumerate(described.epsilons)}
-        points = [share_at(epsilon, outcomes[key]) for epsilon, key in keys.items() if key in outcomes]
-        if points:
-            found[attack] = points
-    return found
+    points = {
+        attack: shares_at({e: f"{model}/grid/{attack}/{index}" for index, e in enumerate(described.epsilons)}, outcomes)
+        for attack in described.attacks
+    }
+    return {attack: found for attack, found in points.items() if found}
 
 
 def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Leak]:
@@ -51,21 +49,24 @@ def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Le
     iterative = [name for name in attacks if kind(attacks[name]) in ITERATIVE]
     rows: list[Leak] = []
     for index, epsilon in enumerate(described.epsilons):
-        if (mine := outcomes.get(f"{model}/grid/{fgsm}/{index}")) is not None:
-
-            def above(rivals: list[str], index: int = index, mine: Tensor = mine) -> Change | None:
-                found = {rival: outcomes[k] for rival in rivals if (k := f"{model}/grid/{rival}/{index}") in outcomes}
-                lowest = min(found, key=lambda rival: int(found[rival].sum()), default=None)
-                return None if lowest is None else _change(lowest, found[lowest], mine)
-
+        under = {name: outcomes[key] for name in attacks if (key := f"{model}/grid/{name}/{index}") in outcomes}
+        if (mine := under.get(fgsm or "")) is not None:
             leak = _change("clean", outcomes[f"{model}/clean"], mine)
-            rows.append(Leak(epsilon=epsilon, leak=leak, gap=above(one_step), mask=above(iterative)))
+            gap, mask = (
+                _above_lowest([n for n in rivals if n in under], under, mine) for rivals in (one_step, iterative)
+            )
+            rows.append(Leak(epsilon=epsilon, leak=leak, gap=gap, mask=mask))
     return rows
+
+
+def _above_lowest(rivals: list[str], under: Outcomes, mine: Tensor) -> Change | None:
+    lowest = min(rivals, key=lambda rival: int(under[rival].sum()), default=None)
+    return None if lowest is None else _change(lowest, under[lowest], mine)
 
 
 def _change(versus: str, theirs: Tensor, mine: Tensor) -> Change:
     found = paired(theirs, mine)
-    value, low, high = (shortened(number) for number in (found.value, found.low, found.high))
+    value, low, high = map(shortened, (found.value, found.low, found.high))
     return Change(versus=versus, value=value, low=low, high=high, n=found.n)
 
 
