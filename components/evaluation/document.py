@@ -122,7 +122,6 @@ class Precision(Document):
     decision: str
     """The precision in which it is decided whether an image is fooled."""
     compiled: bool
-    """Whether the search network was compiled."""
     parity: dict[str, Parity] | None
     """Model to the check of its fast search; null where there was none to check."""
 

@@ -90,6 +90,14 @@ def p_text(p: float) -> str:
     return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
 
 
+def magnitude(count: int) -> str:
+    """A count to three digits: `23456` -> `23.5k`."""
+    for unit, text in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{text}"
+    return str(count)
+
+
 def epsilon_text(epsilon: str) -> str:
     """Epsilon as written, and in grey levels where that is a whole number: `1/5 (51/255)`."""
     grey = grey_text(epsilon)

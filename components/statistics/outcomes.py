@@ -59,7 +59,7 @@ class Mean(Interval[Share]):
 
 
 class KeptBy(Document):
-    """How many images, `count`, exactly so many `models` keep in the worst case."""
+    """How many images, `count`, exactly 0, 1, 2, … `models` keep in the worst case."""
 
     models: Count
     count: Count
@@ -85,7 +85,6 @@ class Hardest(Document):
     """What is hard about the test split."""
 
     kept_by: list[KeptBy]
-    """The number of images that 0, 1, 2, … models keep in the worst case."""
     images: list[HardImage]
     """The images that survive the smallest share of attacks, hardest first."""
 

@@ -17,7 +17,8 @@ from tests.parts.paired_evaluations import write_evaluation as write_paired
 ROOT = Path(__file__).parents[2]
 # Names of fields that say all there is to say, below the description of their part.
 CLEAR = {"a", "b", "architecture", "attack", "backward", "checkpoint", "class", "count", "epoch", "forward", "high"}
-CLEAR |= {"low", "mean", "model", "models", "n", "rule"}
+CLEAR |= {"low", "mean", "model", "models", "n", "rule", "compiled", "rules", "action", "study", "question", "claim"}
+CLEAR |= {"figure"}
 STUDIES = sorted(ROOT.glob("studies/*/results/*.json"))
 
 

@@ -63,7 +63,6 @@ class Verdict(ShortVerdict):
     """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
 
     checks: list[Check]
-    """Every rule, applied."""
 
 
 def judge(evidence: Evidence) -> Verdict:

@@ -113,7 +113,6 @@ class ModelReport(ModelFacts):
     grid: dict[str, list[RateAt]]
     """Attack of the grid to accuracy under it by size."""
     label_leak: list[Leak]
-    """What FGSM with the true label tells the model, by size."""
     cost: dict[str, Passes]
     """Task to its passes over the whole test split."""
     training_cost: Passes | None
@@ -200,13 +199,10 @@ class Report(Document):
     grid: AttackGrid
     transfer: Transfer
     capacity: list[Capacity]
-    """The architectures of which several sizes were evaluated."""
     hardest: Hardest | None
     """The images that survive the fewest attacks; null where nothing was attacked."""
     best_versus_last: dict[str, BestVersusLast]
-    """Model to both checkpoints of its training."""
     training: dict[str, Training]
-    """Model to how it was trained."""
     data: dict[str, Any]
     """The content of metrics/data.json, or what is known of the images."""
     params: dict[str, Any]

@@ -20,22 +20,18 @@ Code = Annotated[str, Field(description="What the code of its training is told a
 
 
 class StudyQuestion(Document):
-    """What is asked, and of what."""
+    """What is asked, what is expected, of what, and what is drawn."""
 
     study: str
-    """The name of the study."""
     scale: str
     """The size it ran at."""
     question: str
-    """What it asks."""
     claim: str
-    """What is expected."""
     role: str
     """The model that is trained and measured."""
     robust: str
     """The condition that decides."""
     figure: FigureName
-    """What is drawn."""
     transfer: CheckpointName | None
     """The checkpoints that met what was made for the other arms; null for none."""
 
@@ -81,16 +77,13 @@ class SeedMean(Document):
 
 
 class SentinelEvent(Document):
-    """An alarm of the overfitting sentinel, or its end."""
+    """An alarm of the overfitting sentinel, or its end: when, by which rules, and what was done."""
 
     epoch: int | float
-    """When, in epochs."""
     rules: list[str]
-    """The rules that gave it."""
     action: str
-    """What was done."""
     line: str
-    """The same in words."""
+    """All of it in words."""
 
 
 class LeadTime(Document):
@@ -108,7 +101,6 @@ class Sentinel(Document):
     """What the overfitting sentinel did in a run."""
 
     events: list[SentinelEvent]
-    """Its alarms in order."""
     leads: dict[str, LeadTime]
     """Rule to how early it was."""
 
@@ -135,7 +127,6 @@ class SeedResult(Document):
     grid: dict[CheckpointName, dict[str, list[RateAt]]]
     """Checkpoint to attack of the grid to accuracy by size."""
     label_leak: dict[CheckpointName, list[Leak]]
-    """Checkpoint to what FGSM with the true label tells it, by size."""
     epochs: dict[CheckpointName, Count]
     """Checkpoint to its epoch."""
     collapsed: bool
@@ -197,7 +188,6 @@ class Study(StudyQuestion, _StudySchema):
     arms: dict[str, ArmResult]
     """Arm with its variant to its results."""
     pairs: list[PairResult]
-    """Differences between arms."""
     transfers: dict[str, Transfer]
     """Seed to what attacks made for one arm do to another."""
     provenance: dict[str, Any]

@@ -1,6 +1,7 @@
 """What a study found: every arm with every seed, means over the seeds, and paired differences between arms."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -189,14 +190,12 @@ def _differences(plan: StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict
     """One row per checkpoint, condition, pair of arms and seed that both have."""
     by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
     seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
-    for checkpoint in CHECKPOINTS:
-        for condition in dict.fromkeys(("clean", plan.robust)):
-            for a, b in plan.pairs:
-                for seed in seeds:
-                    if (a, seed) in by_name and (b, seed) in by_name:
-                        found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
-                        row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
-                        yield row | {"found": found, "p": found.p}
+    compared = dict.fromkeys(("clean", plan.robust))
+    for checkpoint, condition, (a, b), seed in product(CHECKPOINTS, compared, plan.pairs, seeds):
+        if (a, seed) in by_name and (b, seed) in by_name:
+            found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
+            row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
+            yield row | {"found": found, "p": found.p}
 
 
 def _difference(a: RunFiles, b: RunFiles, checkpoint: str, condition: str) -> Paired:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
 from components.reports.study.contents import ArmResult, CurvePoint, Study
-from components.reports.wording import percent, title
+from components.reports.wording import magnitude, percent, title
 
 STYLE = Path(__file__).parents[1] / "figures.css"
 WIDTH, HEIGHT, LEGEND, LINE = 560, 360, 200, 20
@@ -61,7 +61,7 @@ def capacity(document: Study) -> str:
     arms = document.arms.values()
     families = list(dict.fromkeys(arm.arm for arm in arms))
     sizes = {_parameters(arm) for arm in arms}
-    ticks = tuple((math.log10(size), _short(size)) for size in sorted(sizes))
+    ticks = tuple((math.log10(size), magnitude(size)) for size in sorted(sizes))
     margin = 0.1 * max(ticks[-1][0] - ticks[0][0], 1)
     x = Axis("parameters (logarithmic)", ticks[0][0] - margin, ticks[-1][0] + margin, ticks)
     plot = Plot(x, percent_axis(""), WIDTH, HEIGHT)
@@ -131,7 +131,3 @@ def _file(heading: str, drawn: str, width: int, height: int) -> str:
 
 def _parameters(arm: ArmResult) -> int:
     return next(iter(arm.seeds.values())).num_parameters
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e6:.3g}M" if count >= 1e6 else f"{count / 1e3:.3g}k"
