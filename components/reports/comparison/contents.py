@@ -2,18 +2,7 @@
 
 from typing import Annotated, Literal
 
-from components.evaluation.document import (
-    Architecture,
-    Cascade,
-    CheckpointName,
-    Classes,
-    Dataset,
-    Described,
-    KeptEpoch,
-    Parameters,
-    Sha256,
-    ThreatModel,
-)
+from components.evaluation import document as evaluated
 from components.statistics.documents import FORMAT, Document
 from components.statistics.intervals import Paired
 from components.statistics.outcomes import Confidence, Count, Difference, Interval, NumImages, Rate, Share, six_digits
@@ -70,11 +59,11 @@ class ComparedSide(Document):
     model: str
     file: str
     """The weights."""
-    sha256: Sha256
-    checkpoint: CheckpointName
-    architecture: Architecture
-    num_parameters: Parameters
-    epoch: KeptEpoch
+    sha256: evaluated.Sha256
+    checkpoint: evaluated.CheckpointName
+    architecture: evaluated.Architecture
+    num_parameters: evaluated.Parameters
+    epoch: evaluated.KeptEpoch
     verdict: str
     """The verdict on its evaluation, or `not judged`."""
 
@@ -87,18 +76,18 @@ class Comparison(Document):
     """The answer in a sentence: in the worst case, or on clean images where no attack is shared."""
     remarks: list[str]
     """What a reader has to know before believing the answer."""
-    dataset: Dataset
-    threat: ThreatModel
-    classes: Classes
+    dataset: evaluated.Dataset
+    threat: evaluated.ThreatModel
+    classes: evaluated.Classes
     num_images: NumImages
     confidence: Confidence
     power: Share
     """The share of repetitions in which a detectable difference would be found."""
     a: ComparedSide
     b: ComparedSide
-    attacks: Described
+    attacks: evaluated.Described
     """The attacks that both met, with the same settings."""
-    cascade: Cascade
+    cascade: evaluated.Cascade
     """The cascade that both met; its name is `none` where they did not."""
     left_out: dict[str, str]
     """Attack to the reason why it does not count."""

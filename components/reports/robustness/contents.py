@@ -4,26 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.evaluation.document import (
-    Adversarial,
-    AttackGrid,
-    Attacks,
-    Cascade,
-    CascadeName,
-    Classes,
-    Curve,
-    Dataset,
-    Described,
-    KeptEpoch,
-    ModelFacts,
-    Parameters,
-    Passes,
-    Precision,
-    Provenance,
-    Seed,
-    Sha256,
-    ThreatModel,
-)
+from components.evaluation import document as evaluated
 from components.evaluation.verdict.rules import Verdict
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import (
@@ -58,7 +39,7 @@ class WorstCase(Rate):
 
     attacks: list[str]
     """The attacks it is the worst of, image by image."""
-    cascade: CascadeName | None
+    cascade: evaluated.CascadeName | None
     """The cascade that counts too; null where none ran."""
 
 
@@ -92,7 +73,7 @@ class ClassRates(Document):
     worst_case: Robust
 
 
-class ModelReport(ModelFacts):
+class ModelReport(evaluated.ModelFacts):
     """What became of one model."""
 
     clean: Clean
@@ -113,16 +94,16 @@ class ModelReport(ModelFacts):
     grid: dict[str, list[RateAt]]
     """Attack of the grid to accuracy under it by size."""
     label_leak: list[Leak]
-    cost: dict[str, Passes]
+    cost: dict[str, evaluated.Passes]
     """Task to its passes over the whole test split."""
-    training_cost: Passes | None
+    training_cost: evaluated.Passes | None
     """The passes of its training; null where they are not known."""
 
 
 class Transfer(Document):
     """What attacks made for one model do to another."""
 
-    attacks: Described
+    attacks: evaluated.Described
     accuracy: dict[str, Rates]
     """Attack to source to target: the target's accuracy on what was made for the source."""
     fooling: dict[str, dict[str, dict[str, Rate | None]]]
@@ -135,7 +116,7 @@ class SizedModel(Document):
     model: str
     width: dict[str, Any]
     """The fields of the architecture that set its size."""
-    num_parameters: Parameters
+    num_parameters: evaluated.Parameters
     clean: Clean
     worst_case: Robust
 
@@ -151,7 +132,7 @@ class Capacity(Document):
 class CheckpointRates(Document):
     """One of two checkpoints, under the attacks that both were given."""
 
-    epoch: KeptEpoch
+    epoch: evaluated.KeptEpoch
     clean: Clean
     worst_case: Robust
 
@@ -170,7 +151,7 @@ class Training(Document):
 
     file: str
     """Its curves file."""
-    sha256: Sha256
+    sha256: evaluated.Sha256
     epochs: Count
     """The number of rows of that file, one per epoch."""
     alarms: list[str] = Field(default=[])
@@ -183,20 +164,20 @@ class Report(Document):
     schema_: Annotated[Literal["temper/robustness/2"], FORMAT]
     verdict: dict[str, Verdict]
     """Selected model to the verdict on its evidence; a model without evidence is not judged."""
-    dataset: Dataset
-    threat: ThreatModel
-    classes: Classes
+    dataset: evaluated.Dataset
+    threat: evaluated.ThreatModel
+    classes: evaluated.Classes
     num_images: NumImages
-    precision: Precision
-    seed: Seed
-    adversarial: Adversarial
-    attacks: Attacks
-    cascade: Cascade
+    precision: evaluated.Precision
+    seed: evaluated.Seed
+    adversarial: evaluated.Adversarial
+    attacks: evaluated.Attacks
+    cascade: evaluated.Cascade
     confidence: Confidence
     models: dict[str, ModelReport]
     """The models by name; `student_last` is the last checkpoint of `student`."""
-    curve: Curve
-    grid: AttackGrid
+    curve: evaluated.Curve
+    grid: evaluated.AttackGrid
     transfer: Transfer
     capacity: list[Capacity]
     hardest: Hardest | None
@@ -207,4 +188,4 @@ class Report(Document):
     """The content of metrics/data.json, or what is known of the images."""
     params: dict[str, Any]
     """Every parameter of the run."""
-    provenance: Provenance
+    provenance: evaluated.Provenance

@@ -10,18 +10,9 @@ from torch import Tensor
 from components.evaluation.document import Evaluation, Passes
 from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.errors import InputError
+from components.reports.robustness import contents
 from components.reports.robustness import label_leaking as kurakin
-from components.reports.robustness.contents import (
-    BestVersusLast,
-    CascadeStep,
-    CheckpointRates,
-    ClassRates,
-    ModelReport,
-    Report,
-    Training,
-    Transfer,
-    WorstCase,
-)
+from components.reports.robustness.contents import Report
 from components.statistics.intervals import CONFIDENCE
 from components.statistics.outcomes import (
     Mean,
@@ -43,7 +34,7 @@ Judge = Callable[[Mapping[str, Any]], Verdict]
 def build(
     evaluation: Evaluation,
     outcomes: Outcomes,
-    training: Mapping[str, Training],
+    training: Mapping[str, contents.Training],
     data: Mapping[str, Any],
     judge: Judge,
     params: Mapping[str, Any] | None = None,
@@ -122,14 +113,14 @@ def headline(document: Report) -> dict[str, float | int]:
     return flat
 
 
-def rates(model: ModelReport) -> dict[str, Rate]:
+def rates(model: contents.ModelReport) -> dict[str, Rate]:
     """What a model was measured under: clean, each attack, the cascade and the worst case, where measured."""
     last: dict[str, Rate] = {"cascade": model.cascade[-1]} if model.cascade else {}
     worst_case: dict[str, Rate] = {"worst_case": model.worst_case} if model.worst_case else {}
     return {"clean": model.clean, **model.attacks, **last, **worst_case}
 
 
-def conditions(model: ModelReport) -> dict[str, Rate | Mean]:
+def conditions(model: contents.ModelReport) -> dict[str, Rate | Mean]:
     """The columns of the main table: what the model was measured under, and W-Robust of the worst case."""
     w_robust = {"w_robust": model.w_robust["worst_case"]} if model.worst_case else {}
     return {**rates(model), **w_robust}
@@ -164,9 +155,10 @@ def _attacked(name: str, evaluation: Evaluation, outcomes: Outcomes) -> dict[str
     return attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
 
 
-def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[CascadeStep]:
+def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[contents.CascadeStep]:
     keys = {attack: f"{name}/cascade/{attack}" for attack in evaluation.cascade.attacks}
-    return [CascadeStep(attack=attack, **dict(share(outcomes[key]))) for attack, key in keys.items() if key in outcomes]
+    standing = {attack: share(outcomes[key]) for attack, key in keys.items() if key in outcomes}
+    return [contents.CascadeStep(attack=attack, **dict(found)) for attack, found in standing.items()]
 
 
 def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[RateAt]:
@@ -178,15 +170,15 @@ def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> lis
     return sorted(found, key=lambda point: Fraction(point.epsilon)) if len(found) > 1 else []
 
 
-def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport:
+def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.ModelReport:
     clean, under = share(outcomes[f"{name}/clean"]), _attacked(name, evaluation, outcomes)
     attacks = {attack: share(found) for attack, found in under.items() if attack != "cascade"}
     worst_case = None
     if under:
         found, cascade = share(outcomes[f"{name}/worst_case"]), evaluation.cascade.name if "cascade" in under else None
-        worst_case = WorstCase(**dict(found), attacks=list(attacks), cascade=cascade)
+        worst_case = contents.WorstCase(**dict(found), attacks=list(attacks), cascade=cascade)
     attacked_rates = attacks | ({"worst_case": worst_case} if worst_case else {})
-    return ModelReport(
+    return contents.ModelReport(
         **dict(evaluation.models[name]),
         clean=clean,
         attacks=attacks,
@@ -203,9 +195,9 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport
     )
 
 
-def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: bool) -> list[ClassRates]:
+def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: bool) -> list[contents.ClassRates]:
     return [
-        ClassRates(
+        contents.ClassRates(
             class_=class_,
             clean=share(outcomes[f"{name}/clean"][mine]),
             worst_case=share(outcomes[f"{name}/worst_case"][mine]) if attacked else None,
@@ -214,7 +206,7 @@ def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: 
     ]
 
 
-def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> Transfer:
+def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> contents.Transfer:
     """Per attack: each target's accuracy on what was crafted on each source, and the share of fooling images."""
     accuracy, fooling = {}, {}
     for attack in attacks:
@@ -226,10 +218,10 @@ def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> 
         if keys:
             accuracy[attack] = {s: {t: share(outcomes[key]) for t, key in row.items()} for s, row in keys.items()}
             fooling[attack] = kurakin.fooling(keys, outcomes)
-    return Transfer(attacks=attacks, accuracy=accuracy, fooling=fooling)
+    return contents.Transfer(attacks=attacks, accuracy=accuracy, fooling=fooling)
 
 
-def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, BestVersusLast]:
+def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, contents.BestVersusLast]:
     """Per role, both checkpoints on the attacks that both were given: the worst of fewer attacks is no comparison."""
     pairs = {facts.of: name for name, facts in evaluation.models.items() if facts.checkpoint == "last"}
     found = {}
@@ -242,6 +234,6 @@ def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, B
                 clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
                 robust = share(worst([clean, *parts])) if parts else None
                 epoch = evaluation.models[name].epoch
-                sides.append(CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
-            found[best] = BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
+                sides.append(contents.CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
+            found[best] = contents.BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
     return found

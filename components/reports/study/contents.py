@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.evaluation.document import Attacks, Cascade, CheckpointName, Dataset, Parameters, Passes, ThreatModel
+from components.evaluation import document as evaluated
 from components.evaluation.verdict.rules import ShortVerdict
 from components.reports.comparison.contents import PairedDifference
 from components.reports.robustness.contents import Leak, Transfer
@@ -32,7 +32,7 @@ class StudyQuestion(Document):
     robust: str
     """The condition that decides."""
     figure: FigureName
-    transfer: CheckpointName | None
+    transfer: evaluated.CheckpointName | None
     """The checkpoints that met what was made for the other arms; null for none."""
 
 
@@ -122,12 +122,12 @@ class SeedResult(Document):
     """Condition to accuracy of the selected epoch."""
     last: dict[str, Rate]
     """Condition to accuracy of the last epoch."""
-    verdict: dict[CheckpointName, ShortVerdict]
+    verdict: dict[evaluated.CheckpointName, ShortVerdict]
     """Checkpoint to the verdict on its evaluation."""
-    grid: dict[CheckpointName, dict[str, list[RateAt]]]
+    grid: dict[evaluated.CheckpointName, dict[str, list[RateAt]]]
     """Checkpoint to attack of the grid to accuracy by size."""
-    label_leak: dict[CheckpointName, list[Leak]]
-    epochs: dict[CheckpointName, Count]
+    label_leak: dict[evaluated.CheckpointName, list[Leak]]
+    epochs: dict[evaluated.CheckpointName, Count]
     """Checkpoint to its epoch."""
     collapsed: bool
     """Whether the last epoch's accuracy under the deciding attack is below half of the selected one's."""
@@ -135,14 +135,14 @@ class SeedResult(Document):
     """The first epoch at which validation accuracy under attack is below half of its best before; null for none."""
     sentinel: Sentinel | None
     """What the overfitting sentinel did; null where nothing was watched."""
-    passes: Passes
-    num_parameters: Parameters
+    passes: evaluated.Passes
+    num_parameters: evaluated.Parameters
     seconds: Seconds
     code: Code
     curve: list[CurvePoint]
     """Validation accuracy by epoch."""
 
-    def at(self, checkpoint: CheckpointName) -> dict[str, Rate]:
+    def at(self, checkpoint: evaluated.CheckpointName) -> dict[str, Rate]:
         """Condition to accuracy of a checkpoint."""
         return self.best if checkpoint == "best" else self.last
 
@@ -155,7 +155,7 @@ class ArmResult(Document):
     section: Section
     seeds: dict[str, SeedResult]
     """Seed to its result."""
-    over_seeds: dict[CheckpointName, dict[str, SeedMean]]
+    over_seeds: dict[evaluated.CheckpointName, dict[str, SeedMean]]
     """Checkpoint to condition to the mean over the seeds."""
 
 
@@ -164,7 +164,7 @@ class PairResult(Document):
 
     a: str
     b: str
-    checkpoint: CheckpointName
+    checkpoint: evaluated.CheckpointName
     condition: str
     """`clean`, or the deciding attack."""
     seeds: dict[str, PairedDifference]
@@ -180,11 +180,11 @@ class Study(StudyQuestion, _StudySchema):
     """What a study found: every arm with every seed, means over the seeds, and paired differences between arms."""
 
     confidence: Confidence
-    dataset: Dataset
-    threat: ThreatModel
+    dataset: evaluated.Dataset
+    threat: evaluated.ThreatModel
     num_images: NumImages
-    attacks: Attacks
-    cascade: Cascade
+    attacks: evaluated.Attacks
+    cascade: evaluated.Cascade
     arms: dict[str, ArmResult]
     """Arm with its variant to its results."""
     pairs: list[PairResult]

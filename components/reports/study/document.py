@@ -12,18 +12,7 @@ from components.reports.comparison.contents import paired_difference
 from components.reports.frames import frame
 from components.reports.robustness.contents import Report, Transfer
 from components.reports.robustness.document import conditions, rates
-from components.reports.study.contents import (
-    ArmResult,
-    CurvePoint,
-    PairResult,
-    SeedMean,
-    SeedResult,
-    Sentinel,
-    Study,
-    StudyPlan,
-    StudyQuestion,
-    StudyRun,
-)
+from components.reports.study import contents
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired, spread
 from components.statistics.outcomes import Outcomes, Rate, shortened
 
@@ -44,12 +33,12 @@ class RunFiles(NamedTuple):
     what the overfitting sentinel did, or None where nothing was looked at.
     """
 
-    run: StudyRun
+    run: contents.StudyRun
     robustness: Report
     outcomes: Outcomes
     curve: Rows
     metrics: Mapping[str, Any]
-    sentinel: Sentinel | None
+    sentinel: contents.Sentinel | None
 
     @property
     def name(self) -> str:
@@ -57,7 +46,7 @@ class RunFiles(NamedTuple):
         return f"{self.run.name}-{self.run.seed}"
 
 
-def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str, Transfer]) -> Study:
+def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str, Transfer]) -> contents.Study:
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
@@ -70,9 +59,9 @@ def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str,
     first = findings[0].robustness
     for finding in findings:
         _require_alike(finding, findings[0], plan.robust)
-    return Study(
+    return contents.Study(
         schema_="temper/study/1",
-        **plan.pick(*StudyQuestion.model_fields),
+        **plan.pick(*contents.StudyQuestion.model_fields),
         confidence=CONFIDENCE,
         **first.pick(*ALIKE),
         arms=_arms(plan, findings),
@@ -89,24 +78,24 @@ def _require_alike(finding: RunFiles, first: RunFiles, robust: str) -> None:
             raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
 
 
-def _arms(plan: StudyPlan, findings: Sequence[RunFiles]) -> dict[str, ArmResult]:
+def _arms(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> dict[str, contents.ArmResult]:
     runs = {finding.run.name: finding.run for finding in reversed(findings)}
-    seeds: dict[str, dict[str, SeedResult]] = {}
+    seeds: dict[str, dict[str, contents.SeedResult]] = {}
     for finding in findings:
         seeds.setdefault(finding.run.name, {})[str(finding.run.seed)] = _seed(finding, plan.robust)
     return {
-        name: ArmResult(
+        name: contents.ArmResult(
             **runs[name].pick("arm", "variant", "section"), seeds=own, over_seeds=over_seeds(list(own.values()))
         )
         for name, own in seeds.items()
     }
 
 
-def _seed(finding: RunFiles, robust: str) -> SeedResult:
+def _seed(finding: RunFiles, robust: str) -> contents.SeedResult:
     models, metrics = finding.robustness.models, finding.metrics
     curve = [_point(row) for row in finding.curve]
     best, last = (rates(models[name]) for name in CHECKPOINTS)
-    return SeedResult(
+    return contents.SeedResult(
         best=best,
         last=last,
         verdict={name: finding.robustness.verdict[name] for name in CHECKPOINTS},
@@ -123,9 +112,9 @@ def _seed(finding: RunFiles, robust: str) -> SeedResult:
     )
 
 
-def _point(row: Mapping[str, str]) -> CurvePoint:
+def _point(row: Mapping[str, str]) -> contents.CurvePoint:
     clean, robust = (shortened(float(row[key])) for key in ("clean_accuracy", "robust_accuracy"))
-    return CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
+    return contents.CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
 
 
 def collapse_epoch(accuracies: Sequence[float]) -> int | None:
@@ -143,26 +132,27 @@ def collapse_epoch(accuracies: Sequence[float]) -> int | None:
     return None
 
 
-def over_seeds(seeds: Sequence[SeedResult]) -> dict[CheckpointName, dict[str, SeedMean]]:
+def over_seeds(seeds: Sequence[contents.SeedResult]) -> dict[CheckpointName, dict[str, contents.SeedMean]]:
     """Per checkpoint and condition the mean over the seeds, its interval, and n; one seed has neither spread nor
     interval."""
     return {checkpoint: _means(seed.at(checkpoint) for seed in seeds) for checkpoint in CHECKPOINTS}
 
 
-def _means(seeds: Iterator[Mapping[str, Rate]]) -> dict[str, SeedMean]:
+def _means(seeds: Iterator[Mapping[str, Rate]]) -> dict[str, contents.SeedMean]:
     rows = [{"condition": name, "value": found.value} for seed in seeds for name, found in seed.items()]
     groups = frame(rows).groupby("condition", sort=False)["value"]
     return {str(name): mean(values.tolist()) for name, values in groups}
 
 
-def mean(values: Sequence[float]) -> SeedMean:
+def mean(values: Sequence[float]) -> contents.SeedMean:
     """The mean of values over n seeds with Student's 95 % interval of it, where there are two or more."""
     if len(values) < 2:
-        return SeedMean(mean=shortened(values[0]), n=1)
-    return SeedMean.model_validate({key: shortened(number) for key, number in spread(values)._asdict().items()})
+        return contents.SeedMean(mean=shortened(values[0]), n=1)
+    found = {key: shortened(number) for key, number in spread(values)._asdict().items()}
+    return contents.SeedMean.model_validate(found)
 
 
-def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[PairResult]:
+def pairs(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> list[contents.PairResult]:
     """Per pair of arms, checkpoint and condition: B minus A, per seed on the same images, and over the seeds.
 
     The p values are McNemar's, exact; `p_corrected` is Holm's over all seeds and pairs of a checkpoint and condition.
@@ -174,7 +164,7 @@ def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[PairResult]:
     family = table.groupby(["checkpoint", "condition"], sort=False)["p"]
     table["p_corrected"] = family.transform(lambda ps: type(ps)(holm(ps.tolist()), index=ps.index))
     return [
-        PairResult(
+        contents.PairResult(
             a=a,
             b=b,
             checkpoint=checkpoint,
@@ -186,7 +176,7 @@ def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[PairResult]:
     ]
 
 
-def _differences(plan: StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
+def _differences(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
     """One row per checkpoint, condition, pair of arms and seed that both have."""
     by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
     seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
