@@ -59,7 +59,12 @@ def read_document(kind: type[D], path: Path | str) -> D:
 
 def document_of(kind: type[D], value: Any, where: str) -> D:
     """The JSON `value` as a document. Errors name `where`, the key, and what is allowed there, in one line."""
-    _require_schema(kind, value, where)
+    # A document of another schema is refused as a whole, before any of its keys.
+    if field := kind.model_fields.get("schema_"):
+        content = cast(Mapping[str, Any], value if isinstance(value, dict) else {})
+        schema, allowed = content.get("schema"), get_args(field.annotation)
+        if schema not in allowed:
+            raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
     try:
         return kind.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -71,15 +76,6 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
     (name,) = get_args(kind.model_fields["schema_"].annotation)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name.replace('/', ':')}"}
     return head | kind.model_json_schema() | {"title": name}
-
-
-def _require_schema(kind: type[Document], value: Any, where: str) -> None:
-    """A document of another schema is refused as a whole, before any of its keys."""
-    if field := kind.model_fields.get("schema_"):
-        content = cast(Mapping[str, Any], value if isinstance(value, dict) else {})
-        schema, allowed = content.get("schema"), get_args(field.annotation)
-        if schema not in allowed:
-            raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
 
 
 def _one_line(error: ValidationError, kind: type[Document]) -> str:

@@ -142,27 +142,16 @@ def load_outside(name: str, reference: str, images: OutsideImages, foreign: Fore
     A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
     a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
     """
-    if reference.startswith(("models:/", "runs:/")):
-        with tempfile.TemporaryDirectory() as folder:
-            return _load(name, reference, _fetched(reference, Path(folder)), images, foreign, device)
-    return _load(name, reference, Path(reference), images, foreign, device)
-
-
-def _load(
-    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
-) -> Outside:
-    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = reference.startswith(("models:/", "runs:/"))
+        path = _fetched(reference, Path(folder)) if recorded else Path(reference)
+        model, facts, classes = _read_model(path, reference, images, foreign, device)
+        digest = sha256(path)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
-    facts = {
-        "file": reference,
-        "sha256": sha256(path),
-        "checkpoint": "best",
-        "of": name,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **facts,
-    }
-    return Outside(model, facts, classes)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    described = {"file": reference, "sha256": digest, "checkpoint": "best", "of": name, "num_parameters": weights}
+    return Outside(model, described | facts, classes)
 
 
 def _read_model(

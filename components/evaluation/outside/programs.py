@@ -66,7 +66,9 @@ class Program(nn.Module):
         super().__init__()
         self.where, self._places = where, {}
         for argument, target in _inputs(signature):
-            tensor, is_parameter = _of(tensors, target, where)
+            if target not in tensors:
+                raise InputError(f"{where}: no tensor {target!r}, which its program wants")
+            tensor, is_parameter = tensors[target]
             # Names in a program have dots, which a module's own do not.
             place = f"tensor_{len(self._places)}"
             self._places[argument] = place
@@ -163,12 +165,6 @@ def _inputs(signature: Spec) -> list[tuple[str, str]]:
     names = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     found = [next(iter(spec.items())) for spec in signature["input_specs"]]
     return [(spec["arg"]["name"], spec[names[kind]]) for kind, spec in found if kind in names]
-
-
-def _of(tensors: Mapping[str, tuple[Tensor, bool]], target: str, where: str) -> tuple[Tensor, bool]:
-    if target not in tensors:
-        raise InputError(f"{where}: no tensor {target!r}, which its program wants")
-    return tensors[target]
 
 
 def _input(graph: Spec, signature: Spec, where: str) -> str:

@@ -4,7 +4,7 @@
 numbers are upper bounds that a stronger attack probably lowers. A rule that could not be measured has not passed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +68,9 @@ class Verdict(ShortVerdict):
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on what `probes.probe` measured, with what the evaluation adds (docs/verdict.md lists the keys)."""
     checks = [_check(rule, evidence) for rule in RULES]
-    reasons = [check.rule for check in checks if _objects(check)]
+    # What had to be measured and was not is no pass.
+    missing = [check.rule for check in checks if check.required and check.status == "not_measured"]
+    reasons = [check.rule for check in checks if check.status in ("suspect", "broken") or check.rule in missing]
     broken = any(check.status == "broken" for check in checks)
     return Verdict(status="broken" if broken else "suspect" if reasons else "trusted", reasons=reasons, checks=checks)
 
@@ -79,16 +81,9 @@ def _check(rule: Rule, evidence: Evidence) -> Check:
     except KeyError:
         # Evidence that is absent, whole or in part: never a pass.
         status, measured = "not_measured", {}
+    rounded = {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in measured.items()}
     texts = {key: getattr(rule, key) for key in ("bound", "meaning", "remedy", "required")}
-    return Check(rule=rule.name, status=status, measured=_rounded(measured), **texts)
-
-
-def _objects(check: Check) -> bool:
-    return check.status in ("suspect", "broken") or (check.status == "not_measured" and check.required)
-
-
-def _rounded(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in measured.items()}
+    return Check(rule=rule.name, status=status, measured=rounded, **texts)
 
 
 _MASKED = "gradient masking: the attack loses its way, the model is not robust"

@@ -156,7 +156,8 @@ def _require_comparable(a: Side, b: Side) -> None:
     problems = []
     data = [_data_hash(side) for side in (a, b)]
     if one.classes != other.classes or not torch.equal(a.labels, b.labels):
-        problems.append(f"other test images ({_images(one)}, {_images(other)})")
+        images = ", ".join(f"{side.num_images} of {side.dataset}" for side in (one, other))
+        problems.append(f"other test images ({images})")
     elif all(data) and data[0] != data[1]:
         problems.append(f"other test images (sha256 {data[0][:12]}, {data[1][:12]})")
     threats = [(side.threat.norm, Fraction(side.threat.epsilon)) for side in (one, other)]
@@ -168,10 +169,6 @@ def _require_comparable(a: Side, b: Side) -> None:
         problems.append(f"other settings in the cascade {a.cascade.name}")
     if problems:
         raise InputError(f"{_both(a, b)} cannot be compared: {'; '.join(problems)}")
-
-
-def _images(evaluation: Evaluation) -> str:
-    return f"{evaluation.num_images} of {evaluation.dataset}"
 
 
 def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:

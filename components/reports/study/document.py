@@ -58,7 +58,10 @@ def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Map
     """
     first = findings[0].robustness
     for finding in findings:
-        _require_alike(finding, findings[0], plan.robust)
+        choose(conditions(finding.robustness.models["best"]), plan.robust, f"{finding.name}: robust")
+        for key in ALIKE:
+            if getattr(finding.robustness, key) != getattr(first, key):
+                raise InputError(f"{finding.name}: another {key} than {findings[0].name}, so no table of both")
     return contents.Study(
         schema_="temper/study/1",
         **plan.pick(*contents.StudyQuestion.model_fields),
@@ -69,13 +72,6 @@ def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Map
         transfers=dict(transfers),
         provenance={key: first.provenance.get(key) for key in ("device", "python", "torch", "torchvision")},
     )
-
-
-def _require_alike(finding: RunFiles, first: RunFiles, robust: str) -> None:
-    choose(conditions(finding.robustness.models["best"]), robust, f"{finding.name}: robust")
-    for key in ALIKE:
-        if getattr(finding.robustness, key) != getattr(first.robustness, key):
-            raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
 
 
 def _arms(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> dict[str, contents.ArmResult]:
