@@ -12,15 +12,8 @@ from components.evaluation.document import Cascade, Evaluation, ModelFacts
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError, choose
 from components.numerics.tensor_files import read_tensors
-from components.reports.comparison.contents import (
-    ClassComparison,
-    ComparedSide,
-    Comparison,
-    Condition,
-    Detectable,
-    PairedDifference,
-    paired_difference,
-)
+from components.reports.comparison import contents
+from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
 from components.reports.wording import p_text, percent, points, title
 from components.statistics import outcomes as per_image
 from components.statistics.documents import read_document
@@ -186,16 +179,16 @@ def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
     return shared, left_out
 
 
-def _condition(name: str, a: Tensor, b: Tensor) -> Condition:
+def _condition(name: str, a: Tensor, b: Tensor) -> contents.Condition:
     found, n = paired(a, b), a.numel()
     smallest = detectable_paired((found.only_a + found.only_b) / n, n)
     apart = detectable_unpaired(share(a, float).value, n, n)
-    return Condition(
+    return contents.Condition(
         answer=answer(name, found, smallest),
         a=share(a, six_digits),
         b=share(b, six_digits),
         difference=paired_difference(found),
-        detectable=Detectable(paired=six_digits(smallest), unpaired=six_digits(apart)),
+        detectable=contents.Detectable(paired=six_digits(smallest), unpaired=six_digits(apart)),
     )
 
 
@@ -249,19 +242,19 @@ def _verdict(side: Side) -> tuple[str, list[str]]:
     return verdict.status, verdict.reasons
 
 
-def _described(side: Side) -> ComparedSide:
+def _described(side: Side) -> contents.ComparedSide:
     facts = side.facts.pick("file", "sha256", "checkpoint", "architecture", "num_parameters", "epoch")
-    return ComparedSide(title=side.title, model=side.model, verdict=_verdict(side)[0], **facts)
+    return contents.ComparedSide(title=side.title, model=side.model, verdict=_verdict(side)[0], **facts)
 
 
-def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[ClassComparison]:
+def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[contents.ClassComparison]:
     """Per class both worst cases and their difference; p also corrected for the number of classes."""
     masks = by_class(a.evaluation.classes, a.labels)
     sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items()}
     found = {name: paired(*both) for name, both in sides.items()}
     corrected = holm([one.p for one in found.values()])
     return [
-        ClassComparison(
+        contents.ClassComparison(
             class_=name,
             a=share(one, six_digits),
             b=share(other, six_digits),

@@ -13,20 +13,9 @@ from components.foundation.errors import InputError
 from components.reports.robustness import contents
 from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import Report
+from components.statistics import outcomes as per_image
 from components.statistics.intervals import CONFIDENCE
-from components.statistics.outcomes import (
-    Mean,
-    Outcomes,
-    Rate,
-    RateAt,
-    attacked,
-    by_class,
-    hardest,
-    mean_of_two,
-    share,
-    shares_at,
-    worst,
-)
+from components.statistics.outcomes import Mean, Outcomes, Rate, RateAt, share, shares_at
 
 Judge = Callable[[Mapping[str, Any]], Verdict]
 
@@ -65,7 +54,7 @@ def build(
         models=models,
         transfer=_transfer(list(best), evaluation.transfer.attacks, outcomes),
         capacity=kurakin.capacity(best),
-        hardest=hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
+        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
         best_versus_last=_best_versus_last(evaluation, outcomes),
         training=dict(training),
         data=dict(data),
@@ -147,12 +136,12 @@ def _check(evaluation: Evaluation, outcomes: Outcomes) -> None:
     for name, found in under.items():
         # The report names what the worst case is the worst of, so it has to be that.
         parts = {"clean": outcomes[f"{name}/clean"], **found}
-        if not torch.equal(worst(parts.values()) != 0, outcomes[f"{name}/worst_case"] != 0):
+        if not torch.equal(per_image.worst(parts.values()) != 0, outcomes[f"{name}/worst_case"] != 0):
             raise InputError(f"outcomes.safetensors: {name}/worst_case is not the worst of {', '.join(parts)}")
 
 
 def _attacked(name: str, evaluation: Evaluation, outcomes: Outcomes) -> dict[str, Tensor]:
-    return attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
+    return per_image.attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
 
 
 def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[contents.CascadeStep]:
@@ -185,7 +174,7 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.Mo
         cascade=_cascade(name, evaluation, outcomes),
         cascade_curve=_cascade_curve(name, evaluation, outcomes),
         worst_case=worst_case,
-        w_robust={attack: mean_of_two(clean, found) for attack, found in attacked_rates.items()},
+        w_robust={attack: per_image.mean_of_two(clean, found) for attack, found in attacked_rates.items()},
         per_class=_per_class(name, evaluation, outcomes, bool(under)),
         curve=shares_at({e: f"{name}/curve/{index}" for index, e in enumerate(evaluation.curve.epsilons)}, outcomes),
         grid=kurakin.grid(name, evaluation.grid, outcomes),
@@ -200,9 +189,9 @@ def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: 
         contents.ClassRates(
             class_=class_,
             clean=share(outcomes[f"{name}/clean"][mine]),
-            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if attacked else None,
+            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if per_image.attacked else None,
         )
-        for class_, mine in by_class(evaluation.classes, outcomes["labels"]).items()
+        for class_, mine in per_image.by_class(evaluation.classes, outcomes["labels"]).items()
     ]
 
 
@@ -232,7 +221,7 @@ def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, c
             sides = []
             for name in (best, last):
                 clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
-                robust = share(worst([clean, *parts])) if parts else None
+                robust = share(per_image.worst([clean, *parts])) if parts else None
                 epoch = evaluation.models[name].epoch
                 sides.append(contents.CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
             found[best] = contents.BestVersusLast(attacks=shared, best=sides[0], last=sides[1])

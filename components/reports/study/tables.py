@@ -9,16 +9,7 @@ from components.reports import grids
 from components.reports.frames import frame
 from components.reports.study.contents import SeedMean, Sentinel, Study
 from components.reports.study.document import CHECKPOINTS
-from components.reports.wording import (
-    ABSENT,
-    condition_title,
-    grey_text,
-    p_value,
-    percent,
-    points,
-    setting_text,
-    title,
-)
+from components.reports.wording import ABSENT, condition_title, grey_text, p_value, percent, points, setting_text, title
 
 Grid = list[list[str]]
 
