@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +139,7 @@ def over_seeds(runs: list[dict]) -> dict:
     rows = [{"name": name, "value": found["value"]} for run in runs for name, found in run.items()]
     groups = {name: values.tolist() for name, values in frame(rows).groupby("name", sort=False)["value"]}
     return {
-        name: asdict(spread(values)) if len(values) > 1 else {"mean": values[0], "n": 1}
+        name: spread(values)._asdict() if len(values) > 1 else {"mean": values[0], "n": 1}
         for name, values in groups.items()
     }
 

@@ -24,7 +24,7 @@ Specs = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Grid:
+class GridSection:
     """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
 
     epsilons: tuple[Fractional, ...]
@@ -49,7 +49,7 @@ class EvaluationSection:
     cascade_epsilons: tuple[Fractional, ...]
     curve_attack: str
     curve_epsilons: tuple[Fractional, ...]
-    grid: Grid
+    grid: GridSection
     transfer_attacks: tuple[str, ...]
     last_epoch_attacks: tuple[str, ...]
     probe_images: int

@@ -52,7 +52,7 @@ class RateAt(Rate, AtEpsilon):
     """A rate under an attack of this size."""
 
 
-class Mean(Interval[Share]):
+class MeanRate(Interval[Share]):
     """The mean of two rates over the same images; its interval is the mean of the two intervals."""
 
     n: NumImages
@@ -118,13 +118,13 @@ def by_class(classes: Sequence[str], labels: Tensor) -> dict[str, Tensor]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def mean_of_two(one: Rate, other: Rate) -> Mean:
+def mean_of_two(one: Rate, other: Rate) -> MeanRate:
     """The mean of two rates over the same images; its interval is the mean of the two intervals.
 
     That interval holds however the two outcomes of an image depend on each other.
     """
     value, low, high = (shortened((getattr(one, key) + getattr(other, key)) / 2) for key in ("value", "low", "high"))
-    return Mean(value=value, low=low, high=high, n=one.n)
+    return MeanRate(value=value, low=low, high=high, n=one.n)
 
 
 def worst(parts: Iterable[Tensor]) -> Tensor:

@@ -64,11 +64,9 @@ class OutsideImages(NamedTuple):
         rest[chosen] = False
         if other is None and spare:
             other = everything.take(rest.nonzero().squeeze(1))
-        if other is not None:
-            other = (
-                other.take(stratified_subset(other.labels, held_out, derived(seed, "held out"))) if held_out else None
-            )
-        return self._replace(test=everything.take(chosen), held_out=other)
+        if other is not None and held_out:
+            other = other.take(stratified_subset(other.labels, held_out, derived(seed, "held out")))
+        return self._replace(test=everything.take(chosen), held_out=other if held_out else None)
 
 
 class Foreign(NamedTuple):

@@ -14,7 +14,7 @@ from components.statistics.outcomes import (
     Difference,
     Hardest,
     Interval,
-    Mean,
+    MeanRate,
     NumImages,
     Rate,
     RateAt,
@@ -85,7 +85,7 @@ class ModelReport(evaluated.ModelFacts):
     """What stands after the whole cascade by size, rising; empty where it ran at one size only."""
     worst_case: WorstCase | None
     """Right clean and under every attack, image by image; null without attacks."""
-    w_robust: dict[str, Mean]
+    w_robust: dict[str, MeanRate]
     """Attack, and `worst_case`, to the mean of that accuracy and clean accuracy."""
     per_class: list[ClassRates]
     """The classes that have test images."""

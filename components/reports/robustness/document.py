@@ -15,7 +15,7 @@ from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import Report
 from components.statistics import outcomes as per_image
 from components.statistics.intervals import CONFIDENCE
-from components.statistics.outcomes import Mean, Outcomes, Rate, RateAt, share, shares_at
+from components.statistics.outcomes import MeanRate, Outcomes, Rate, RateAt, share, shares_at
 
 Judge = Callable[[Mapping[str, Any]], Verdict]
 
@@ -109,7 +109,7 @@ def rates(model: contents.ModelReport) -> dict[str, Rate]:
     return {"clean": model.clean, **model.attacks, **last, **worst_case}
 
 
-def conditions(model: contents.ModelReport) -> dict[str, Rate | Mean]:
+def conditions(model: contents.ModelReport) -> dict[str, Rate | MeanRate]:
     """The columns of the main table: what the model was measured under, and W-Robust of the worst case."""
     w_robust = {"w_robust": model.w_robust["worst_case"]} if model.worst_case else {}
     return {**rates(model), **w_robust}
@@ -184,12 +184,12 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.Mo
     )
 
 
-def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, attacked: bool) -> list[contents.ClassRates]:
+def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, under_attack: bool) -> list[contents.ClassRates]:
     return [
         contents.ClassRates(
             class_=class_,
             clean=share(outcomes[f"{name}/clean"][mine]),
-            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if per_image.attacked else None,
+            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if under_attack else None,
         )
         for class_, mine in per_image.by_class(evaluation.classes, outcomes["labels"]).items()
     ]

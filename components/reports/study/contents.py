@@ -97,7 +97,7 @@ class LeadTime(Document):
     """The number of its alarms in a run that did not collapse."""
 
 
-class Sentinel(Document):
+class SentinelRecord(Document):
     """What the overfitting sentinel did in a run."""
 
     events: list[SentinelEvent]
@@ -133,7 +133,7 @@ class SeedResult(Document):
     """Whether the last epoch's accuracy under the deciding attack is below half of the selected one's."""
     collapse_epoch: Count | None
     """The first epoch at which validation accuracy under attack is below half of its best before; null for none."""
-    sentinel: Sentinel | None
+    sentinel: SentinelRecord | None
     """What the overfitting sentinel did; null where nothing was watched."""
     passes: evaluated.Passes
     num_parameters: evaluated.Parameters

@@ -38,7 +38,7 @@ class RunFiles(NamedTuple):
     outcomes: Outcomes
     curve: Rows
     metrics: Mapping[str, Any]
-    sentinel: contents.Sentinel | None
+    sentinel: contents.SentinelRecord | None
 
     @property
     def name(self) -> str:
