@@ -200,10 +200,8 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
         epoch=0,
         upstream={},
     )
-    layer = {"offset": normalization.offset, "scale": normalization.scale}
+    layer = {} if foreign.normalization is None else {"offset": normalization.offset, "scale": normalization.scale}
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
-    if foreign.normalization is None:
-        first = {}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     counters = {
