@@ -30,7 +30,7 @@ from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.tasks import suite_of
 from components.statistics.documents import read_document
-from components.statistics.intervals import Rate, rate
+from components.statistics.outcomes import Rate, share
 from components.threats.parts.threat import Threat
 from temper.arrays import Array, device_of, images_of, labels_of, looked_at, num_classes_of
 from temper.arrays import threat as as_threat
@@ -209,9 +209,9 @@ def _read(folder: Path, threat: Threat, data: Data) -> Evaluation:
     objecting = [check for check in verdict.checks if check.rule in verdict.reasons]
     return Evaluation(
         threat=threat,
-        clean=rate(mine["clean"]),
-        worst_case=rate(mine["worst_case"]),
-        attacks={name: rate(mine[name]) for name in document.attacks},
+        clean=share(mine["clean"], float),
+        worst_case=share(mine["worst_case"], float),
+        attacks={name: share(mine[name], float) for name in document.attacks},
         verdict=verdict.status,
         reasons=tuple(f"{check.rule}: {check.meaning}" for check in objecting),
         outcomes=mine,

@@ -16,7 +16,7 @@ from components.foundation.provenance import fingerprint, git_commit
 from components.foundation.storage import read_csv, read_json, write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
-from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, Study, StudyPlan, StudyRun
+from components.reports.study.contents import LeadTime, SentinelEvent, SentinelRecord, Study, StudyPlan, StudyRun
 from components.reports.study.document import RunFiles, build
 from components.reports.study.figures import figure
 from components.reports.study.tables import markdown, terminal
@@ -63,7 +63,7 @@ def read(run: StudyRun, role: str) -> RunFiles:
     )
 
 
-def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
+def sentinel(path: Path, section: Mapping[str, Any]) -> SentinelRecord | None:
     """What the overfitting sentinel did, and how early each rule was in the looks at the run as it stands.
 
     None where the training was not looked at. Errors: a missing or broken file.
@@ -73,7 +73,7 @@ def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
     seen = read_json(path)
     rules = typed(Rules, section["sentinel"]["rules"], "sentinel.rules")
     leads = lead_times([look for look in seen["looks"] if not look["dropped"]], rules)
-    return Sentinel(
+    return SentinelRecord(
         events=[SentinelEvent(**{key: event[key] for key in SentinelEvent.model_fields}) for event in seen["events"]],
         leads={rule: LeadTime(**lead._asdict()) for rule, lead in leads.items()},
     )

@@ -142,8 +142,7 @@ def _measure(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) ->
     """What of the bar a version's evaluation passes, and what not."""
     # Only here, since it needs torch.
     from components.reports.comparison import document as comparison
-    from components.statistics.intervals import rate
-    from components.statistics.outcomes import worst
+    from components.statistics.outcomes import share, worst
 
     candidate = comparison.load(folder, fetch(client, source, folder), source.title)
     passed, failed = [], []
@@ -155,7 +154,7 @@ def _measure(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) ->
         if (outcome := outcomes[name]) is None:
             failed.append(f"{name} was not measured")
             continue
-        found = rate(outcome)
+        found = share(outcome, float)
         shown = f"{name} at least {found.low:.1%} ({found.value:.1%}, n = {found.n})"
         if found.low >= least:
             passed.append(f"{shown}, wanted {least:.1%}")

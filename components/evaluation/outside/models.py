@@ -64,11 +64,9 @@ class OutsideImages(NamedTuple):
         rest[chosen] = False
         if other is None and spare:
             other = everything.take(rest.nonzero().squeeze(1))
-        if other is not None:
-            other = (
-                other.take(stratified_subset(other.labels, held_out, derived(seed, "held out"))) if held_out else None
-            )
-        return self._replace(test=everything.take(chosen), held_out=other)
+        if other is not None and held_out:
+            other = other.take(stratified_subset(other.labels, held_out, derived(seed, "held out")))
+        return self._replace(test=everything.take(chosen), held_out=other if held_out else None)
 
 
 class Foreign(NamedTuple):
@@ -142,27 +140,16 @@ def load_outside(name: str, reference: str, images: OutsideImages, foreign: Fore
     A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
     a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
     """
-    if reference.startswith(("models:/", "runs:/")):
-        with tempfile.TemporaryDirectory() as folder:
-            return _load(name, reference, _fetched(reference, Path(folder)), images, foreign, device)
-    return _load(name, reference, Path(reference), images, foreign, device)
-
-
-def _load(
-    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
-) -> Outside:
-    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = reference.startswith(("models:/", "runs:/"))
+        path = _fetched(reference, Path(folder)) if recorded else Path(reference)
+        model, facts, classes = _read_model(path, reference, images, foreign, device)
+        digest = sha256(path)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
-    facts = {
-        "file": reference,
-        "sha256": sha256(path),
-        "checkpoint": "best",
-        "of": name,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **facts,
-    }
-    return Outside(model, facts, classes)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    described = {"file": reference, "sha256": digest, "checkpoint": "best", "of": name, "num_parameters": weights}
+    return Outside(model, described | facts, classes)
 
 
 def _read_model(
@@ -213,10 +200,8 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
         epoch=0,
         upstream={},
     )
-    layer = {"offset": normalization.offset, "scale": normalization.scale}
+    layer = {} if foreign.normalization is None else {"offset": normalization.offset, "scale": normalization.scale}
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
-    if foreign.normalization is None:
-        first = {}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     counters = {

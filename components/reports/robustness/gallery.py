@@ -13,6 +13,7 @@ from components.reports.robustness.contents import Report
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
+KINDS = ("clean", "adversarial")
 
 
 def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Report, limit: int) -> dict[str, Any]:
@@ -56,8 +57,8 @@ def _sample(
             "name": name,
             "perturbation": data_uri(0.5 + change[index] * (0.5 / largest)),
             "adversarial": data_uri(images[index] + change[index]),
-            **_answers("clean", metadata["clean"][name][index], label, classes),
-            **_answers("adversarial", metadata["adversarial"][name][index], label, classes),
+            **{f"{kind}_answer": classes[metadata[kind][name][index]] for kind in KINDS},
+            **{f"{kind}_right": metadata[kind][name][index] == label for kind in KINDS},
         }
         for name, change in changes.items()
     ]
@@ -67,10 +68,6 @@ def _sample(
         "image": data_uri(images[index]),
         "models": models,
     }
-
-
-def _answers(kind: str, answer: int, label: int, classes: list[str]) -> dict[str, Any]:
-    return {f"{kind}_answer": classes[answer], f"{kind}_right": answer == label}
 
 
 def data_uri(image: Tensor) -> str:
