@@ -1,7 +1,6 @@
 """`temper evaluate`: what it writes, that defaults are valid, and one line for every mistake."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -35,7 +34,17 @@ from components.numerics.tensor_files import read_tensors, write_tensors
 from components.stages.tasks import read_suite
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.parts.outside_files import CLASSES, PARAMS, SECTION, arguments, digits, make_case, save, write_images
+from tests.parts.outside_files import (
+    CLASSES,
+    PARAMS,
+    SECTION,
+    arguments,
+    digits,
+    evaluate_here,
+    make_case,
+    save,
+    write_images,
+)
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -56,14 +65,7 @@ def settings_put_back() -> Iterator[None]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which an evaluation of two models ran."""
     folder = make_case(tmp_path_factory.mktemp("evaluate") / "case")
-    before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
-    try:
-        main(arguments())
-    finally:
-        os.chdir(before)
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode("default")
+    evaluate_here(folder)
     return folder
 
 
