@@ -23,7 +23,7 @@ from tests.parts.pipeline_files import (
     start_stage,
     unfinished,
 )
-from tests.stages.test_sentinel_stage import ALWAYS, SENTINEL
+from tests.parts.sentinel_fields import ALWAYS, SENTINEL
 
 pytestmark = pytest.mark.slow
 
