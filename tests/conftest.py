@@ -1,6 +1,7 @@
 """Tiny models and images that every test can afford."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def tracking_off() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPER_TRACKING", "off")
         yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which an evaluation of two models ran."""
+    from tests.parts.outside_files import evaluate_here, make_case
+
+    folder = make_case(tmp_path_factory.mktemp("evaluate") / "case")
+    evaluate_here(folder)
+    return folder
 
 
 @pytest.fixture
