@@ -1,5 +1,6 @@
 """Small models and images as a team might bring them, and the evaluation of them as a process."""
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -13,6 +14,8 @@ import yaml
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from components.commands.evaluate import main as evaluate
+from components.commands.evaluate_options import options_of
 from components.data.normalization import Normalization
 from components.models import MODELS
 from components.models.parts.batch_norm import BatchNorm
@@ -134,6 +137,17 @@ def arguments(*more: str, out: str = "out", models: tuple[str, ...] = ("one", "t
     """The command line of an evaluation in such a folder."""
     given = [option for name in models for option in ("--model", f"{name}={name}.safetensors")]
     return [*given, "--data", "images.safetensors", "--params", "small.yaml", "--out", out, *more]
+
+
+def evaluate_here(folder: Path, *more: str) -> None:
+    """An evaluation in such a folder, in this process; what it sets for its process is put back."""
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    try:
+        with contextlib.chdir(folder):
+            evaluate(options_of(arguments(*more)))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(deterministic)
 
 
 def start_evaluation(folder: Path, *more: str, **changes: Any) -> subprocess.Popen[str]:

@@ -1,7 +1,7 @@
 """The flow `evaluate`: its process's command line, retries that continue, ends that say why, and a real evaluation."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ pytest.importorskip("prefect")
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.testing.utilities import prefect_test_harness
 
 from components.commands.evaluate_options import EvaluateOptions, options_of
 from pipelines.flows import evaluate as pipeline
@@ -42,13 +41,6 @@ print("done")
 """
 
 Evaluate = Callable[..., State[Any]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 @pytest.fixture

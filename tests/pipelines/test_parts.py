@@ -19,17 +19,10 @@ from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
 from pipelines.running.process import ProcessEnd
 from temper.cli import main as temper
-from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, make_toy, wait_until
+from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The toy project before its first run, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return make_toy(tmp_path)
 
 
 # The graph

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,13 +22,12 @@ from prefect.client.schemas.objects import State
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from components.tracking.journal_files import Reader, Sent
 from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
-from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, make_toy, started, wait_until
+from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, started, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,27 +39,6 @@ with as_process(sys.argv[1]), Journal.open(sys.argv[1]) as journal:
     journal.note("begun")
     time.sleep(60)
 """
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy project before its first run, made once."""
-    return make_toy(tmp_path_factory.mktemp("pristine"))
-
-
-@pytest.fixture
-def toy(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the toy project, as the working directory."""
-    shutil.copytree(pristine, tmp_path / "toy")
-    monkeypatch.chdir(tmp_path / "toy")
-    return tmp_path / "toy"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 Harden = Callable[..., State[Any]]

@@ -11,36 +11,8 @@ from components.foundation.storage import read_csv, read_json
 from components.stages.train_robust_teacher import read
 from components.tracking.journal_files import Reader
 from tests.parts.pipeline_files import hashes, make_project, run_here, small_params
+from tests.parts.sentinel_fields import ALWAYS, RULES, SENTINEL
 
-RULES = {
-    "gap": 0.15,
-    "collapse": 0.5,
-    "recovery": 0.8,
-    "fall": 0.2,
-    "alignment": 0.5,
-    "direction": 0.5,
-    "loss_drop": 0.3,
-    "wobble": 0.1,
-    "stride": [0.1, 0.3],
-    "distortion": 0.85,
-    "velocity": 3,
-    "rank": 0.7,
-    "memory": 8,
-    "patience": 5,
-}
-SENTINEL = {
-    "images": 10,
-    "looks": 2,
-    "steps": 2,
-    "step_size": "20/255",
-    "alarm_on": ["catastrophic"],
-    "action": "note",
-    "changes": [],
-    "good": 0.8,
-    "rules": RULES,
-}
-# FGSM accuracy is always more than 100 points below PGD accuracy: an alarm at every look.
-ALWAYS = {"alarm_on": ["gap"], "rules": RULES | {"gap": -2}}
 KEY = "train_robust_teacher.sentinel"
 
 

@@ -34,24 +34,11 @@ from components.training.validation import Validation
 from components.wrappers.converge_smooth import Smoothing
 from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS
+from tests.parts.sentinel_fields import RULES as RULE_FIELDS
 from tests.training.test_training import data, recipe
 
-THRESHOLDS = Rules(
-    gap=0.15,
-    collapse=0.5,
-    recovery=0.8,
-    fall=0.2,
-    alignment=0.5,
-    direction=0.5,
-    loss_drop=0.3,
-    wobble=0.1,
-    stride=(0.1, 0.3),
-    distortion=0.85,
-    velocity=2.0,
-    rank=0.7,
-    memory=4,
-    patience=3,
-)
+# A shorter memory, so that curves by hand are short.
+THRESHOLDS = Rules(**RULE_FIELDS | {"stride": (0.1, 0.3), "velocity": 2.0, "memory": 4, "patience": 3})
 HEALTHY = {
     "fgsm_accuracy": 0.5,
     "pgd_accuracy": 0.45,
