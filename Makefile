@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.synced-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
+# Without its bytecode cache, Python compiles torch anew in every process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo flow test test-slow coverage check pages docs lock clean
 help:  ## show this list
