@@ -18,7 +18,6 @@ from components.commands.evaluate_options import (
     foreign_of,
     mapping,
     named_models,
-    options_of,
     params_of,
     shard_of,
 )
@@ -151,16 +150,12 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield journal, journal.note
 
 
-def run(given: Callable[[], EvaluateOptions]) -> None:
-    """The evaluation as this process: a mistake, of the options too, is one line and exit status 2."""
-    with as_process("evaluate"):
+def run(**options: Any) -> None:
+    """The evaluation as this process, told the fields of `EvaluateOptions`: a mistake ends it with exit status 2."""
+    with as_process():
         try:
-            main(given())
+            main(EvaluateOptions(**options))
         except SystemExit as stop:
             if stop.code in (130, 143):
-                print("evaluate: stopped; the same command continues", file=sys.stderr, flush=True)
+                print("stopped; the same command continues", file=sys.stderr, flush=True)
             raise
-
-
-if __name__ == "__main__":
-    run(lambda: options_of(sys.argv[1:]))

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from components.attacks.parts.ascent import grey_level_steps
 from components.evaluation.campaign import Shard
@@ -53,35 +52,6 @@ class EvaluateOptions:
     device: str | None = None
     threads: int | None = None
     track: bool = False
-
-
-def options_of(arguments: Sequence[str]) -> EvaluateOptions:
-    """The options of a process that a flow starts: `--name value`, repeated for several, and `--track` alone.
-
-    Errors: an option that there is not, or without its value, no number where one is wanted.
-    """
-    kinds, told, left = get_type_hints(EvaluateOptions), {}, list(arguments)
-    while left:
-        option = left.pop(0)
-        name = option.removeprefix("--").replace("-", "_")
-        if name not in kinds or not option.startswith("--"):
-            raise InputError(f"{option}: no such option (allowed: {', '.join(kinds)})")
-        if kinds[name] is bool:
-            told[name] = True
-        elif not left:
-            raise InputError(f"{option}: want a value")
-        elif kinds[name] == Sequence[str]:
-            told.setdefault(name, []).append(left.pop(0))
-        else:
-            told[name] = left.pop(0)
-    for name in ("model", "data"):
-        if name not in told:
-            raise InputError(f"--{name}: missing")
-    try:
-        return TypeAdapter(EvaluateOptions).validate_python(told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{first['loc'][0]}: got {first['input']!r}, want a number") from None
 
 
 def named(given: str) -> tuple[str, str]:

@@ -1,9 +1,5 @@
-"""Shows a report, or what changed between two, or writes the per-image outcomes behind one, as `temper report` does.
+"""Shows a report, or what changed between two, or writes the per-image outcomes behind one, as `temper report` does."""
 
-Flows ask for the table by `python -m components.commands.report FILE [--markdown]`.
-"""
-
-import sys
 from pathlib import Path
 
 from components.foundation.errors import InputError
@@ -40,10 +36,3 @@ def changes(old: Path, new: Path, markdown: bool = False) -> str:
     return diff.text(
         diff.differences(read_document(Report, old), read_document(Report, new)), (str(old), str(new)), markdown
     )
-
-
-if __name__ == "__main__":
-    try:
-        print(summary(Path(sys.argv[1]), "--markdown" in sys.argv[2:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")

@@ -25,8 +25,12 @@ def new_pipeline_id(now: datetime) -> str:
 
 
 @contextmanager
-def as_process(name: str) -> Generator[None]:
-    """Inside the block SIGTERM and SIGINT end the process as exits, and a user's mistake with one line and status 2."""
+def as_process(name: str = "") -> Generator[None]:
+    """Inside the block SIGTERM and SIGINT end the process as exits, and a user's mistake with one line and status 2.
+
+    The line begins with `name`, for logs in which several processes speak.
+    """
+    speaker = f"{name}: " if name else ""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
     try:
@@ -34,7 +38,7 @@ def as_process(name: str) -> Generator[None]:
     except Exception as error:
         if not _is_users(error):
             raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{speaker}error: {_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR) from None
 
 

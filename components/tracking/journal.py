@@ -184,7 +184,7 @@ class Journal:
     def _send(self, seconds: float) -> None:
         """Sends what waits in the pipeline run's folder, in a child that is waited for."""
         log = self.path.parent / "forwarder.log"
-        command = [sys.executable, "-m", "components.commands.records", "forward", self.pipeline]
+        command = [sys.executable, "-m", "temper", "records", "forward", self.pipeline]
         try:
             code = Child([*command, "--root", str(self.root)], log=log).finish(seconds)
         except OSError as error:

@@ -17,30 +17,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed
 
-from components.foundation.process import USER_ERROR, new_pipeline_id
+from components.foundation.errors import InputError
+from components.foundation.process import new_pipeline_id
 from pipelines.flows.harden import results
 from pipelines.running import process
 from pipelines.running.forwarder import forwarding
-from pipelines.running.process import MISTAKE
-from pipelines.running.retries import Retries
-from pipelines.running.retries import retries as retried
+from pipelines.running.process import Ended, meaning
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import environment, unfinished
+from pipelines.running.stage import environment
+from pipelines.running.states import Retries, refused, state_of, unfinished
+from pipelines.running.states import retries as retried
 
-MODULE = "components.commands.evaluate"
-# The parameters of the flow that are the module's options, in the order of its command line.
-REPEATED = {
-    "models": "--model",
-    "threats": "--threat",
-    "architectures": "--architecture",
-    "normalizations": "--normalization",
-}
-SINGLE = (
-    *("data", "params", "cascade", "precision", "images", "batch_size", "seed", "out", "adversarial", "device"),
-    "threads",
-)
+# Parameters of the flow alone; all others are options of `temper evaluate`.
+OWN = ("shards", "retries", "retry_delay_seconds", "hours")
 
 
 @flow(name="evaluate", persist_result=False)
@@ -90,18 +81,25 @@ def evaluate(
         retry_delay_seconds: wait before a retry, varied by half.
         hours: time limit for one attempt.
     """
+    arguments = command_line(locals())
     if shards < 1:
-        return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
-    states = _processes(command_line(locals()), shards, gpu_in_use(device), track, hours, retries, retry_delay_seconds)
+        return refused(InputError(f"shards: got {shards}, want at least 1"))
+    states = _processes(arguments, shards, gpu_in_use(device), track, hours, retries, retry_delay_seconds)
     return _end(states, Path(out))
 
 
-def command_line(told: Mapping[str, Any]) -> list[str]:
-    """What a person would type behind the module's name for the flow's parameters; what is not given is left out."""
-    many = [part for name, option in REPEATED.items() for value in told.get(name) or [] for part in (option, value)]
-    given = [name for name in SINGLE if told.get(name) is not None]
-    one = [part for name in given for part in (f"--{name.replace('_', '-')}", str(told[name]))]
-    return [*many, *one, *(["--track"] if told.get("track") else [])]
+def command_line(parameters: Mapping[str, Any]) -> list[str]:
+    """What a person would type behind `temper evaluate` for the flow's parameters; what is not given is left out."""
+    parts: list[str] = []
+    for name, value in parameters.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in OWN or value is None or value is False:
+            continue
+        if isinstance(value, list):
+            parts += [part for one in value for part in (option.removesuffix("s"), str(one))]
+        else:
+            parts += [option] if value is True else [option, str(value)]
+    return parts
 
 
 @dataclass(frozen=True)
@@ -154,29 +152,20 @@ def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool, again
 def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, str]) -> State[Any]:
     """The end of one process: Completed, Failed, Refused (a user's mistake), TimedOut or Cancelled, with its line."""
     if attempts.stop.is_set():
-        return Cancelled(message="stopped before it started")
-    outcome = process.run(
-        [sys.executable, "-m", MODULE, *arguments],
+        return state_of(Ended("stopped", "stopped before it started"))
+    end = process.run(
+        [sys.executable, "-m", "temper", "evaluate", *arguments],
         root=Path.cwd(),
         environment={**attempts.environment, **own},
         log=get_run_logger().info,
         stop=attempts.stop,
         time_limit=attempts.time_limit,
     )
-    if outcome.ended_by == "stop":
-        return Cancelled(message="stopped; the same run continues")
-    if outcome.ended_by == "time limit":
-        return Failed(name="TimedOut", message=f"stopped after its time limit of {attempts.time_limit:g} s")
-    said = outcome.lines[-1] if outcome.lines else "no output"
-    if outcome.returncode == USER_ERROR:
-        return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))
-    if outcome.returncode:
-        return Failed(message=f"{said} (exit code {outcome.returncode})")
-    return Completed(message="ran")
+    return state_of(meaning(end, attempts.time_limit))
 
 
 def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
-    if end := unfinished(states, "a process", "stopped; the same run continues"):
+    if end := unfinished(states, "stopped; the same run continues"):
         return end
     table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
     if table:

@@ -6,7 +6,7 @@ retries, time limits, GPU slots, live logs and artifacts.
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from prefect.artifacts import (
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
@@ -32,9 +32,9 @@ from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
-from pipelines.running.process import MISTAKE
 from pipelines.running.slots import gpu_in_use
-from pipelines.running.stage import FlowRun, environment, stage_task, unfinished
+from pipelines.running.stage import FlowRun, environment, stage_task
+from pipelines.running.states import refused, unfinished
 
 RESULT = Path("reports/robustness.json")
 REPORT = Path("reports/robustness.html")
@@ -64,11 +64,9 @@ def harden(
     """
     root = Path.cwd()
     try:
-        parameters.change(root, preset, set or [])
-        stages = graph.select(graph.read_graph(root), targets or [])
-        gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
+        stages = prepared(root, preset, set or [], targets or [])
     except InputError as error:
-        return Failed(name=MISTAKE, message=str(error))
+        return refused(error)
     pipeline = new_pipeline_id(datetime.now(UTC))
     get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
     ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
@@ -79,7 +77,7 @@ def harden(
             environment=ids | told | ({"TEMPER_ANEW": "1"} if force else {}),
             force=force,
             time_limit=stage_hours * 3600,
-            gpu=gpu,
+            gpu=gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device")),
         )
         states = _walk(run, stages, retries, retry_delay_seconds)
     graph.order_lock(root, [*entries, *stages])
@@ -87,12 +85,18 @@ def harden(
     return _end(states)
 
 
+def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> dict[str, Stage]:
+    """The stages to run, once params.yaml is changed and checked. Errors: whatever a user has mistaken, in one line."""
+    parameters.change(root, preset, assignments)
+    return graph.select(graph.read_graph(root), targets)
+
+
 def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
     if not (root / document).exists():
         return None
     answer = subprocess.run(
-        [sys.executable, "-m", "components.commands.report", str(document), *options],
+        [sys.executable, "-m", "temper", "report", "show", str(document), *options],
         cwd=root,
         env=environment(),
         capture_output=True,
@@ -121,7 +125,7 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], retries: int, delay: float)
 
 
 def _end(states: Mapping[str, State[Any]]) -> State[Any]:
-    if end := unfinished(states.values(), "a stage", "stopped"):
+    if end := unfinished(states.values(), "stopped"):
         return end
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")

@@ -1,7 +1,6 @@
 """The flow `study`: its jobs as Prefect tasks, with retries, GPU slots, live logs, and the table as an artifact."""
 
 import contextvars
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
-from pipelines.running.process import MISTAKE
-from pipelines.running.retries import retries as retried
+from pipelines.running.process import Ended
 from pipelines.running.slots import gpu_in_use, gpu_slot
+from pipelines.running.states import STOPPED, refused, state_of
+from pipelines.running.states import retries as retried
+from pipelines.running.terminal import MORE_TO_DO
 from pipelines.studies import runner
-from pipelines.studies.job import Ended, Workplace, run
+from pipelines.studies.job import Workplace, run
 from pipelines.studies.plan import Job
-
-STATES: dict[str, Callable[[str], State[Any]]] = {
-    "ran": lambda message: Completed(message=message),
-    "kept": lambda message: Completed(name="Cached", message=message),
-    "refused": lambda message: Failed(name=MISTAKE, message=message),
-    "failed": lambda message: Failed(message=message),
-    "skipped": lambda message: Cancelled(name="Skipped", message=message),
-    "stopped": lambda message: Cancelled(message=message),
-}
 
 
 @flow(name="study", flow_run_name="{name} {scale}", persist_result=False)
@@ -62,7 +54,7 @@ def study(
     try:
         planned, own = runner.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
     except InputError as error:
-        return Failed(name=MISTAKE, message=str(error))
+        return refused(error)
     here = contextvars.copy_context()
 
     def start(job: Job) -> Ended:
@@ -81,8 +73,8 @@ def study(
 
 def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:
     status = runner.exit_status(ended)
-    if status == runner.MORE_TO_DO:
-        return Cancelled(name="Stopped", message=runner.summary(ended))
+    if status == MORE_TO_DO:
+        return Cancelled(name=STOPPED, message=runner.summary(ended))
     if runner.collect(planned, place):
         return Failed(message="the table could not be made")
     table = planned.folder / "results" / f"{planned.scale}.md"
@@ -98,7 +90,7 @@ def run_job(job: Job, place: Workplace, time_limit: float, ended: list[Ended]) -
     logger = get_run_logger()
     with gpu_slot(_computes_on_gpu(job), place.stop, logger.info):
         ended.append(run(job, place, logger.info, time_limit))
-    return STATES[ended[-1].status](ended[-1].message)
+    return state_of(ended[-1])
 
 
 def _computes_on_gpu(job: Job) -> bool:

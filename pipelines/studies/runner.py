@@ -1,10 +1,9 @@
 """Runs the jobs of a study in order, in threads that each wait for a process, and makes its table. Imports no Prefect.
 
-The command `pipelines.study` and the flow `study` both stand on it: they differ in who starts a job.
+The command `temper study` and the flow `study` both stand on it: they differ in who starts a job.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
@@ -21,13 +19,14 @@ import yaml
 from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
-from pipelines.studies.job import Ended, Workplace, finished, record, run, show, tracking
+from pipelines.running.process import Ended
+from pipelines.running.terminal import MORE_TO_DO
+from pipelines.studies.job import Workplace, finished, record, run, show, tracking
 from pipelines.studies.plan import Job, JobPlan, plan
 
 STUDIES = Path("studies")
 WORK = ".temper/studies"
-FAILED, MORE_TO_DO = 1, 3
-STATUS = {"refused": FAILED, "failed": FAILED, "stopped": MORE_TO_DO, "skipped": 0, "ran": 0, "kept": 0}
+FAILED = ("refused", "failed", "timed out")
 
 
 def study_folder(name: str) -> Path:
@@ -97,14 +96,14 @@ def title(job: Job) -> str:
 
 
 def collect(planned: JobPlan, place: Workplace) -> int:
-    """Makes table and figure of the runs that are finished; the exit status of `components.commands.study`."""
+    """Makes table and figure of the runs that are finished; the exit status of the process that does it."""
     described = describe(planned, place)
     if not described["runs"]:
         print("no arm is finished yet")
         return 0
     path = place.work / planned.scale / "plan.json"
     write_json(path, described)
-    command = [sys.executable, "-m", "components.commands.study", str(path), "--out", str(planned.folder / "results")]
+    command = [sys.executable, "-m", "temper", "study-table", str(path), str(planned.folder / "results")]
     environment = {**os.environ, **tracking(place.root, _all_arms(planned)), **place.environment}
     return subprocess.run(command, cwd=place.root, env=environment).returncode
 
@@ -124,7 +123,7 @@ def _all_arms(planned: JobPlan) -> dict[str, str]:
 
 
 def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
-    """What `components.commands.study` has to know: the question, and where the files of every finished run are."""
+    """What `components.commands.study.collect` has to know: the question, and where the files of every finished run are."""
     study = planned.study
     runs = []
     for one in planned.runs:
@@ -167,13 +166,14 @@ def check_arms(planned: JobPlan, place: Workplace) -> None:
 
 def exit_status(ended: Mapping[str, Ended]) -> int:
     """Stopped counts before failed: there is more to do."""
-    return max((STATUS[one.status] for one in ended.values()), default=0)
+    how = {one.status for one in ended.values()}
+    return MORE_TO_DO if "stopped" in how else int(not how.isdisjoint(FAILED))
 
 
 def summary(ended: Mapping[str, Ended]) -> str:
     """One line: what failed first, or how much is left, or that all is done."""
     for name, one in ended.items():
-        if one.status in ("refused", "failed"):
+        if one.status in FAILED:
             return f"{name}: {one.message}"
     left = sum(not one.well for one in ended.values())
     return (
@@ -182,7 +182,7 @@ def summary(ended: Mapping[str, Ended]) -> str:
 
 
 def run_plain(planned: JobPlan, own: Workplace, workers: int, stop_after: float | None, hours: float) -> int:
-    """Runs the jobs, then makes table and figure; the exit status of `pipelines.study`."""
+    """Runs the jobs, then makes table and figure; the exit status of `temper study`."""
 
     def start(job: Job) -> Ended:
         ended = run(job, place, lambda line: print(f"{title(job)} | {line}", flush=True), hours * 3600)
@@ -190,10 +190,6 @@ def run_plain(planned: JobPlan, own: Workplace, workers: int, stop_after: float 
             print(f"{title(job)}: {ended.message}", flush=True)
         return ended
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
     with forwarded(planned, own, lambda line: print(f"temper: {line}", file=sys.stderr)) as place:
         with stopping(place.stop, stop_after):
             ended = walk(planned, place, workers, start)

@@ -1,4 +1,4 @@
-"""`temper records`: what the tracker still has to get."""
+"""`temper records`: what the tracker still has to get. Hidden commands are for processes of our own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,3 +26,36 @@ def status(root: Root = Path(".temper")) -> None:
     from components.tracking import delivery
 
     delivery.status(root)
+
+
+@app.command(hidden=True)
+def forward(
+    pipelines: Annotated[list[str], typer.Argument(metavar="PIPELINE", help="Runs of a pipeline.")],
+    root: Root = Path(".temper"),
+) -> None:
+    """Send records while they are written, until the process that started this one says to finish, and the rest then.
+
+    Exit status: 1 when something could not be sent.
+    """
+    from components.foundation.child import finish_requested
+    from components.tracking import delivery
+    from components.tracking.journal_files import folder_of
+    from components.tracking.mlflow_runs import connect, place
+
+    folders = [folder_of(root, pipeline) for pipeline in pipelines]
+    raise typer.Exit(0 if delivery.forward(folders, place(), connect, finish_requested()) else 1)
+
+
+@app.command("fetch-model", hidden=True)
+def fetch_model(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID/PATH.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its file goes.")],
+) -> None:
+    """Fetch the file of a model, and print its name."""
+    from components.tracking import download, mlflow_runs
+    from components.tracking.registry import answered
+
+    def fetched(_client: object) -> str:
+        return download.fetch_model(uri, folder, mlflow_runs.download)
+
+    print(answered(fetched, mlflow_runs.place(), mlflow_runs.open_client))

@@ -258,7 +258,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fetched(uri: str, folder: Path) -> Path:
     """The file of a model in MLflow, fetched by the process that may import it."""
-    command = [sys.executable, "-m", "components.commands.records", "fetch-model", uri, str(folder)]
+    command = [sys.executable, "-m", "temper", "records", "fetch-model", uri, str(folder)]
     answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if answer.returncode:
         said = answer.stderr.strip().splitlines() or ["no answer"]
