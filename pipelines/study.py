@@ -4,8 +4,7 @@ Each job is a stage of dvc.yaml in a process and a folder of its own. With Prefe
 """
 
 import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from pipelines.running.terminal import configure, interruptible, status_of
 from pipelines.studies import runner
@@ -13,34 +12,20 @@ from pipelines.studies.job import Workplace, finished
 from pipelines.studies.plan import JobPlan
 
 
-def run(
-    name: str,
-    scale: str,
-    seeds: Sequence[int],
-    arms: Sequence[str],
-    *,
-    jobs: int,
-    data: Path | None,
-    work: str,
-    keep: bool,
-    stop_after: float | None,
-    hours: float,
-    plain: bool,
-) -> int:
-    """Runs the study; the exit status is as `temper study --help` says, and 130 when interrupted.
+def run(*, jobs: int, stop_after: float | None, hours: float, plain: bool, **chosen: Any) -> int:
+    """Runs the study that `runner.prepared` makes of `chosen`; the exit status is as `temper study --help` says.
 
-    Errors: mistakes in study.yaml, and in any arm's parameters.
+    It is 130 when interrupted. Errors: mistakes in study.yaml, and in any arm's parameters.
     """
 
     def start() -> int:
-        planned, place = runner.prepared(name, scale, seeds, arms, data=data, work=work, keep=keep)
+        planned, place = runner.prepared(**chosen)
         if plain or importlib.util.find_spec("prefect") is None:
             return runner.run_plain(planned, place, jobs, stop_after, hours)
         configure()
         from pipelines.flows.study import study
 
-        chosen = {"name": name, "scale": scale, "seeds": [*seeds], "arms": [*arms], "data": data and str(data)}
-        return status_of(study, **chosen, jobs=jobs, work=work, keep=keep, stop_after=stop_after, hours=hours)
+        return status_of(study, **chosen, jobs=jobs, stop_after=stop_after, hours=hours)
 
     return interruptible(start, "stopped; the same command continues")
 

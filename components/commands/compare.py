@@ -8,8 +8,8 @@ from typing import NamedTuple
 from components.foundation.errors import InputError
 from components.reports.comparison import document, text
 from components.statistics.documents import write_document
-from components.tracking.mlflow_runs import open_client, place
-from components.tracking.registry import answered, fetch, resolve
+from components.tracking.mlflow_runs import asked
+from components.tracking.registry import fetch, resolve
 
 
 class Reference(NamedTuple):
@@ -41,6 +41,6 @@ def _side(side: Reference, scratch: Path) -> document.Side:
         source = resolve(client, side.reference)
         return source.title, fetch(client, source, scratch)
 
-    title, model = answered(fetched, place(), open_client)
+    title, model = asked(fetched)
     # The model that was named wins over what a version's hash says.
     return document.load(scratch, side.model or model, title)

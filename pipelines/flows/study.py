@@ -12,9 +12,9 @@ from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
 from pipelines.running.process import Ended
+from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.states import STOPPED, refused, state_of
-from pipelines.running.states import retries as retried
+from pipelines.running.tasks import STOPPED, refused, state_of
 from pipelines.running.terminal import MORE_TO_DO
 from pipelines.studies import runner
 from pipelines.studies.job import Workplace, run
@@ -57,7 +57,7 @@ def study(
         return refused(error)
     here = contextvars.copy_context()
 
-    def start(job: Job) -> Ended:
+    def start(job: Job, place: Workplace) -> Ended:
         """The job as a task of this flow, called in a thread that knows nothing of it."""
         again = retried(retries, retry_delay_seconds, place.stop)
         one = run_job.with_options(name=job.stage, task_run_name=runner.title(job), **again)
@@ -65,23 +65,14 @@ def study(
         state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
         return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
 
-    with runner.forwarded(planned, own, get_run_logger().warning) as place:
-        with runner.stopping(place.stop, stop_after):
-            ended = runner.walk(planned, place, jobs, start)
-        return _end(planned, place, ended, Path(name).name)
-
-
-def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:
-    status = runner.exit_status(ended)
+    status, said = runner.run_jobs(planned, own, jobs, start, stop_after, get_run_logger().warning)
     if status == MORE_TO_DO:
-        return Cancelled(name=STOPPED, message=runner.summary(ended))
-    if runner.collect(planned, place):
-        return Failed(message="the table could not be made")
-    table = planned.folder / "results" / f"{planned.scale}.md"
+        return Cancelled(name=STOPPED, message=said)
+    table = planned.folder / "results" / f"{scale}.md"
     if table.exists():
-        key = f"study-{name}-{planned.scale}".lower().replace("_", "-")
+        key = f"study-{Path(name).name}-{scale}".lower().replace("_", "-")
         create_markdown_artifact(table.read_text(encoding="utf-8"), key=key)
-    return Failed(message=runner.summary(ended)) if status else Completed(message=runner.summary(ended))
+    return Failed(message=said) if status else Completed(message=said)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -1,26 +1,22 @@
-"""One stage of dvc.yaml as a Prefect task: its process, its GPU slot, its retries, and what its end means."""
+"""One stage of dvc.yaml as a Prefect task: its process, its GPU slot, and what its end means."""
 
-import os
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 
 from pipelines.graph import Stage
-from pipelines.running import process
 from pipelines.running.process import Ended, ProcessEnd, meaning
 from pipelines.running.slots import gpu_slot
-from pipelines.running.states import retries, state_of
+from pipelines.running.tasks import FlowRun, state_of
 
 ALARM_EVENT = "temper.sentinel.alarm"
 # What the overfitting sentinel says of an alarm, and what it did: components/training/sentinel/watch.py.
@@ -31,27 +27,6 @@ _SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skippin
 _ADVICE = re.compile(
     r"^(To track the changes|To enable auto|\s+git add |\s+dvc config |Use `dvc push`|(Generating|Updating) lock file)"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowRun:
-    """What all stages of one flow run share."""
-
-    root: Path
-    environment: Mapping[str, str]
-    force: bool
-    time_limit: float
-    """Seconds for one attempt at one stage."""
-    gpu: bool
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set when the flow is ending: processes stop, nothing is tried again."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage's last attempt."""
-
-
-def stage_task(run: FlowRun, stage: Stage, count: int, delay: float) -> Task[..., Any]:
-    """The task of one stage, tried again `count` times; call `.submit(run, stage, wait_for=...)` on it."""
-    return run_stage.with_options(name=stage.name, task_run_name=stage.name, **retries(count, delay, run.stop))
 
 
 # DVC is the cache; results are files that DVC owns.
@@ -66,16 +41,10 @@ def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
         if run.stop.is_set():
             return state_of(Ended("stopped", f"{stage.name}: stopped before it started"))
         started = time.monotonic()
-        outcome = process.run(
-            dvc_command(stage.name, run.force),
-            root=run.root,
-            environment=run.environment,
-            log=_with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id)),
-            stop=run.stop,
-            time_limit=run.time_limit,
-        )
+        log = _with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id))
+        end = run.process(dvc_command(stage.name, run.force), log)
         run.seconds[stage.name] = time.monotonic() - started
-    return end_state(stage.name, outcome, run.time_limit)
+    return end_state(stage.name, end, run.time_limit)
 
 
 def dvc_command(stage: str, force: bool) -> list[str]:
@@ -83,12 +52,6 @@ def dvc_command(stage: str, force: bool) -> list[str]:
     # Two stages end at the same time now and then: the second waits to write dvc.lock.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
     return [*command, *(["--force"] if force else []), stage]
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """This process's environment for a stage: `python` is this interpreter, no output held back, no telemetry."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", **extra}
 
 
 def end_state(stage: str, end: ProcessEnd, time_limit: float) -> State[Any]:

@@ -39,7 +39,7 @@ def status_of(flow: Callable[..., Any], **parameters: Any) -> int:
 
     Says in one line why it did not complete.
     """
-    from pipelines.running.states import MISTAKE, STOPPED
+    from pipelines.running.tasks import MISTAKE, STOPPED
 
     state = flow(**parameters, return_state=True)
     if state.is_completed():

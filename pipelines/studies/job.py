@@ -4,7 +4,6 @@ A folder is finished when its record says so, with the hashes of the code and of
 begun with other code or other files is thrown away; the rest is continued from the stage's own checkpoint.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 
 from components.foundation.provenance import code_of, differences, fingerprint
-from components.foundation.storage import sha256, write_json
+from components.foundation.storage import locked, sha256, write_json
 from pipelines.running import process
 from pipelines.running.process import Ended, meaning
 from pipelines.studies.plan import Job, JobPlan
@@ -198,10 +197,6 @@ def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:
 def _owned(folder: Path, stop: threading.Event) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("wb") as lock:
-        while not stop.is_set():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                stop.wait(0.5)
+        while not (stop.is_set() or locked(lock.fileno())):
+            stop.wait(0.5)
         yield

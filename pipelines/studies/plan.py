@@ -8,7 +8,7 @@ seeds share the raw images.
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,16 +128,14 @@ def read_boxes(root: Path) -> dict[str, Box]:
     """The stages of dvc.yaml, which owns the graph: there is no second list of what a stage reads and writes."""
     boxes = {}
     for name, box in read_yaml(root / "dvc.yaml")["stages"].items():
-        paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in _entries(box)]
-        code = tuple(dep for dep in box["deps"] if dep.startswith("components/"))
-        reads = tuple(dep for dep in box["deps"] if not dep.startswith("components/"))
-        boxes[name] = Box(tuple(box["params"]), reads, tuple(paths), code)
+        written = [entry for kind in ("outs", "metrics", "plots") for entry in box.get(kind, [])]
+        boxes[name] = Box(
+            sections=tuple(box["params"]),
+            reads=tuple(dep for dep in box["deps"] if not dep.startswith("components/")),
+            writes=tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in written),
+            code=tuple(dep for dep in box["deps"] if dep.startswith("components/")),
+        )
     return boxes
-
-
-def _entries(box: Mapping[str, Any]) -> Iterator[Any]:
-    for kind in ("outs", "metrics", "plots"):
-        yield from box.get(kind, [])
 
 
 def _trained(

@@ -17,7 +17,7 @@ def study(
     ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="That many jobs at the same time.")] = 1,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Downloaded data sets, in torchvision's layout.")
+        str | None, typer.Option(metavar="FOLDER", help="Downloaded data sets, in torchvision's layout.")
     ] = None,
     work: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where jobs run. By default .temper/studies.")
@@ -42,12 +42,12 @@ def study(
     from pipelines.studies.runner import WORK, prepared
     from pipelines.studies.runner import collect as made
 
-    chosen = {"data": data, "work": work or WORK, "keep": keep}
+    chosen = {"name": name, "scale": scale, "seeds": seed or [], "arms": arm or [], "data": data, "work": work or WORK}
     if list_ or collect:
         look = runs.list_jobs if list_ else made
-        raise typer.Exit(look(*prepared(name, scale, seed or [], arm or [], **chosen, checked=False)))
-    how = {"jobs": jobs, "stop_after": stop_after, "hours": hours, "plain": plain}
-    raise typer.Exit(runs.run(name, scale, seed or [], arm or [], **chosen, **how))
+        raise typer.Exit(look(*prepared(**chosen, checked=False, keep=keep)))
+    how = {"jobs": jobs, "stop_after": stop_after, "hours": hours, "plain": plain, "keep": keep}
+    raise typer.Exit(runs.run(**chosen, **how))
 
 
 def table(

@@ -19,7 +19,6 @@ from components.commands.evaluate_options import SECTION as KEY
 from components.commands.evaluate_options import (
     default_section,
     foreign_of,
-    options_of,
     params_of,
     shard_of,
     threats_of,
@@ -35,7 +34,17 @@ from components.numerics.tensor_files import read_tensors, write_tensors
 from components.stages.tasks import read_suite
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.parts.outside_files import CLASSES, PARAMS, SECTION, arguments, digits, make_case, save, write_images
+from tests.parts.outside_files import (
+    CLASSES,
+    PARAMS,
+    SECTION,
+    arguments,
+    digits,
+    make_case,
+    options_of,
+    save,
+    write_images,
+)
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -299,7 +308,7 @@ def held_out_given() -> None:
         ),
         (["--normalization", "0.5"], "--normalization: got '0.5', want identity or MEAN:STD"),
         (["--normalization", "0.5:0"], "--normalization: got '0.5:0', want identity or MEAN:STD"),
-        (["--normalization", "nan:1"], "--normalization: got 'nan:1', want finite numbers"),
+        (["--normalization", "nan:1"], "--normalization: got 'nan:1', want identity or MEAN:STD"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -322,10 +331,11 @@ def test_two_models_of_one_name(case):
         main(arguments(models=("one", "one")))
 
 
-def test_a_mistake_ends_the_process_with_status_2(capsys):
-    with pytest.raises(SystemExit) as end, as_process("evaluate"):
+@pytest.mark.parametrize(("name", "speaker"), [("", ""), ("report", "report: ")])
+def test_a_mistake_ends_the_process_with_status_2(capsys, name, speaker):
+    with pytest.raises(SystemExit) as end, as_process(name):
         raise InputError("--threat: no")
-    assert end.value.code == 2 and capsys.readouterr().err == "evaluate: error: --threat: no\n"
+    assert end.value.code == 2 and capsys.readouterr().err == f"{speaker}error: --threat: no\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

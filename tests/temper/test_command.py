@@ -62,7 +62,7 @@ def test_the_exit_status_of_a_real_process(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "") and done.stderr == "error: reports/robustness.json: no such file\n"
     model = ["evaluate", "--model", "one", "--data", "x.safetensors"]
     done = subprocess.run([command, *model], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("evaluate: error: --model: got 'one', want NAME=REF")
+    assert done.returncode == 2 and done.stderr.startswith("error: --model: got 'one', want NAME=REF")
 
 
 def test_completion_can_be_installed() -> None:

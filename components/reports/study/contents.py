@@ -36,7 +36,7 @@ class StudyRun(Document):
 
 
 class StudyPlan(Document):
-    """What table and figure are made from, as `pipelines.study` writes it."""
+    """What table and figure are made from, as `temper study` writes it."""
 
     study: str
     """The name of the study."""

@@ -1,4 +1,4 @@
-"""Writes the JSON Schemas of all documents: `python -m components.commands.schemas docs/schemas`."""
+"""Writes the JSON Schemas of all documents: `python -m temper.documents docs/schemas`."""
 
 import sys
 from pathlib import Path
