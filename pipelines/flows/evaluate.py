@@ -77,8 +77,7 @@ def evaluate(
     arguments, run = command_line(locals()), FlowRun(gpu=gpu_in_use(device), time_limit=hours * 3600)
     if shards < 1:
         return refused(InputError(f"shards: got {shards}, want at least 1"))
-    again = retried(retries, retry_delay_seconds, run.stop)
-    return _end(_processes(run, arguments, shards, track, again), Path(out))
+    return _end(_processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop)), Path(out))
 
 
 def command_line(parameters: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ def test_shards_are_processes_with_the_same_arguments(toy, run):
     state = run(models=["a=b"], data="works", threats=["linf:8/255"], out="to", shards=3)
     assert state.is_completed() and state.message == "results in to"
     for number in range(3):
-        want = f"--model a=b --threat linf:8/255 --data works --out to --shard {number}/3"
+        want = f"--model a=b --data works --threat linf:8/255 --out to --shard {number}/3"
         assert told(toy / "to", number) == [want]
 
 
