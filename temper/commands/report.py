@@ -16,6 +16,13 @@ class ShowsByDefault(TyperGroup):
         named = args[:1] and (args[0] in self.commands or args[0] in ctx.help_option_names)
         return super().parse_args(ctx, args if named else ["show", *args])
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Also what `show` takes, since it need not be typed."""
+        super().format_options(ctx, formatter)
+        records = [param.get_help_record(ctx) for param in self.commands["show"].params]
+        with formatter.section("Of show, which need not be typed"):
+            formatter.write_dl([record for record in records if record])
+
 
 app = typer.Typer(rich_markup_mode=None, cls=ShowsByDefault, help="Show a report, or what changed between two.")
 

@@ -29,6 +29,7 @@ from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
 from pipelines.running.tasks import environment
+from temper.cli import main as temper
 from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, make_toy, started, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -142,6 +143,48 @@ def test_command_line_interrupted_leaves_no_process(toy: Path, number: int, serv
     assert child.wait(timeout=60) == 130
     assert not is_alive(int(pid.read_text()))
     assert started(toy) == ["fetch"]
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where temporary servers have their database, which takes them seconds to make."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_temporary_server_ends_with_the_command(toy: Path, number: int, prefect_home: Path) -> None:
+    (toy / "work.py").write_text("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)")
+    told = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(prefect_home), PREFECT_API_URL="", TEMPER_TRACKING="off")
+    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=told, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: (toy / "begun").exists(), 120)
+    assert any("create_app" in Path(f"/proc/{one}/cmdline").read_text() for one in processes_in(toy)), "no server"
+    child.send_signal(number)
+    assert child.wait(timeout=60) == 130
+    assert processes_in(toy) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        (["--preset", "nope"], "--preset: unknown 'nope' (allowed: digits, toy)"),
+        (["--set", "devise=x"], "--set: no key 'devise' (allowed: compute, fetch, left, right, join)"),
+        (["--set", "compute.device=toaster"], "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_before_a_server_starts(
+    toy: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(flow, "harden", lambda **_: pytest.fail("Prefect was asked to run the flow"))
+    try:
+        assert temper(["harden", *arguments]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert (toy / "params.yaml").read_text() == PARAMS and not journal(toy)
 
 
 @pytest.mark.slow

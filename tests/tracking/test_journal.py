@@ -308,6 +308,26 @@ def test_forwarding_tells_what_could_not_be_sent(tmp_path: Path) -> None:
     assert Sent.of(journal.path).problem == "no answer"
 
 
+def test_what_an_earlier_run_has_left_is_sent_once_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: dict[str, Path] = {}
+    for pipeline, tracker in (("begun", "here"), ("elsewhere", "there"), ("never", ""), ("own", "")):
+        monkeypatch.setenv("TEMPER_PIPELINE", pipeline)
+        with pytest.raises(SystemExit), Journal.open("train", tmp_path) as journal:
+            raise SystemExit(143)
+        paths[pipeline] = journal.path
+        if tracker:
+            Sent(tracker).save(journal.path)
+    tracker, finish = FakeTracker(), threading.Event()
+    finish.set()
+    assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish)
+    assert {name for name, path in paths.items() if is_sent(path)} == {"begun", "own"}
+    assert [event["status"] for event in tracker.taken if event["event"] == "end"] == ["KILLED", "KILLED"]
+    tracker.taken.clear()
+    assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish) and tracker.taken == []
+
+
 def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     noted = {"tracker": "here", "run": "7", "sent": 3, "tried": 4, "problem": "no answer"}
     (tmp_path / "train.sent.json").write_text(json.dumps(noted))

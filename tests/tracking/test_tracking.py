@@ -123,6 +123,21 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     assert list((project / ".temper").glob("journals/*/files/*")) == [], "copies go when they are sent"
 
 
+def test_records_of_a_study_are_sent_to_its_experiment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", None)):
+        with monkeypatch.context() as patch:
+            patch.setenv("TEMPER_PIPELINE", pipeline)
+            if experiment:
+                patch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+            with Journal.open("train") as journal:
+                journal.metrics({"loss": 1.0}, step=0)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    assert temper(["records", "send"]) == 0
+    client = tracking.connect(tracking.place()).client
+    for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", "temper")):
+        assert runs_of(client, experiment)["train"].data.tags["temper.pipeline"] == pipeline
+
+
 def _check_links(parent, data, student) -> None:
     tags = student.data.tags
     assert tags["mlflow.parentRunId"] == parent.info.run_id
