@@ -45,7 +45,7 @@ check: setup  ## lint and types
 
 pages: setup  ## write the pages that are generated from the code
 	@temper params schema > docs/parameters.md && $(RUN) -m temper.help > docs/command.md
-	@$(RUN) -m components.commands.schemas docs/schemas
+	@$(RUN) -m temper.documents docs/schemas
 
 docs: setup  ## the pages of docs/ as a site in .temper/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo .temper/site/index.html

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from components.commands import evaluate_options as options
-from components.commands.evaluate_options import SECTION, EvaluateOptions, options_of
+from components.commands.evaluate_options import SECTION, EvaluateOptions
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
@@ -143,16 +143,12 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield journal, journal.note
 
 
-def run(given: Callable[[], EvaluateOptions]) -> None:
-    """The evaluation as this process: a mistake, of the options too, is one line and exit status 2."""
-    with as_process("evaluate"):
+def run(**fields: Any) -> None:
+    """The evaluation as this process, told the fields of `EvaluateOptions`: a mistake ends it with exit status 2."""
+    with as_process():
         try:
-            main(given())
+            main(EvaluateOptions(**fields))
         except SystemExit as stop:
             if stop.code in (130, 143):
-                print("evaluate: stopped; the same command continues", file=sys.stderr, flush=True)
+                print("stopped; the same command continues", file=sys.stderr, flush=True)
             raise
-
-
-if __name__ == "__main__":
-    run(lambda: options_of(sys.argv[1:]))

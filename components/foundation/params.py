@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar, cast, get_args, get_type_hints
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from components.foundation.errors import InputError, choose
 
@@ -51,6 +51,8 @@ Fractional = Annotated[Ratio, BeforeValidator(_ratio), PlainSerializer(str)]
 """A field written as an exact fraction: epsilon, step sizes."""
 Real = Annotated[float, BeforeValidator(_real)]
 """A float field that also reads `1e-4`, which YAML takes for text."""
+Weight = Annotated[Real, Field(ge=0)]
+"""What a term of a loss counts. Below 0 the term would reward what it is there to punish."""
 
 
 class Params:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
+from components.foundation.params import STRICT, Real, Weight
 from components.methods.parts.contract import Loss, Method, Teacher, attacked
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
@@ -25,8 +25,8 @@ class Hat:
     """
 
     attack: Pgd
-    beta: Real
-    gamma: Real
+    beta: Weight
+    gamma: Weight
     reach: Real
 
     def __post_init__(self) -> None:

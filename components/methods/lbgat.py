@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import STRICT, Weight
 from components.methods.parts.contract import Loss, Method, attacked
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
@@ -27,7 +27,7 @@ class Lbgat:
     """
 
     attack: Pgd
-    beta: Real
+    beta: Weight
     reduction: Literal["class_mean", "batch_mean"]
     companion: Literal["clean", "random"]
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
+from components.foundation.params import STRICT, Weight
 from components.methods.parts.contract import Loss, Method, attacked, one_class
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
@@ -23,7 +23,7 @@ class Mart:
     """
 
     attack: Pgd
-    beta: Real
+    beta: Weight
 
     def build(self) -> "MartMethod":
         return MartMethod(self)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import STRICT, Fractional, Real, Weight
 from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import accuracy, cross_entropy, kl_divergence
 from components.numerics.random_numbers import Rng
@@ -17,7 +17,7 @@ from components.threats.parts.threat import Threat
 class Trades:
     """CE(f(x), y) + beta · KL(p(x) ‖ p(x̃)), both averaged over the batch; x̃ climbs that same divergence."""
 
-    beta: Real
+    beta: Weight
     steps: int
     step_size: Fractional
     start: Start

@@ -18,7 +18,6 @@ from components.commands.evaluate_options import SECTION as KEY
 from components.commands.evaluate_options import (
     default_section,
     foreign_of,
-    options_of,
     params_of,
     shard_of,
     threats_of,
@@ -40,6 +39,7 @@ from tests.parts.outside_files import (
     SECTION,
     arguments,
     digits,
+    options_of,
     save,
     write_images,
 )
@@ -290,7 +290,7 @@ def held_out_given() -> None:
         ),
         (["--normalization", "0.5"], "--normalization: got '0.5', want identity or MEAN:STD"),
         (["--normalization", "0.5:0"], "--normalization: got '0.5:0', want identity or MEAN:STD"),
-        (["--normalization", "nan:1"], "--normalization: got 'nan:1', want finite numbers"),
+        (["--normalization", "nan:1"], "--normalization: got 'nan:1', want identity or MEAN:STD"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -313,10 +313,11 @@ def test_two_models_of_one_name(case):
         main(arguments(models=("one", "one")))
 
 
-def test_a_mistake_ends_the_process_with_status_2(capsys):
-    with pytest.raises(SystemExit) as end, as_process("evaluate"):
+@pytest.mark.parametrize(("name", "speaker"), [("", ""), ("report", "report: ")])
+def test_a_mistake_ends_the_process_with_status_2(capsys, name, speaker):
+    with pytest.raises(SystemExit) as end, as_process(name):
         raise InputError("--threat: no")
-    assert end.value.code == 2 and capsys.readouterr().err == "evaluate: error: --threat: no\n"
+    assert end.value.code == 2 and capsys.readouterr().err == f"{speaker}error: --threat: no\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -53,7 +53,7 @@ def test_a_refused_job_is_not_retried_and_a_failed_one_is(toy):
     assert started(toy).count("train_robust_teacher") == 1
     study.write_text(text.replace("slow: {}", "slow: {train_robust_teacher.does: fails}"))
     state = run(seeds=[0], arms=["slow"], retries=1)
-    assert state.is_failed() and str(state.message).endswith("RuntimeError: no luck")
+    assert state.is_failed() and str(state.message).endswith("RuntimeError: no luck (exit code 1)")
     assert started(toy).count("train_robust_teacher") == 3
     assert run(seeds=[0], arms=["nobody"]).name == "Refused"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from components.commands.schemas import DOCUMENTS, main
 from components.foundation.storage import read_json
 from components.reports.comparison.document import compare, load
 from components.statistics.documents import as_json, document_of, json_schema
+from temper.documents import DOCUMENTS, write_schemas
 from tests.parts.evaluation_files import document, evaluation, run_stage, write_evaluation
 from tests.parts.paired_evaluations import outcomes
 from tests.parts.paired_evaluations import write_evaluation as write_paired
@@ -30,10 +30,10 @@ def validator(name: str) -> Any:
 
 
 def test_the_files_are_those_that_the_command_writes(tmp_path: Path) -> None:
-    main([str(tmp_path)])
+    write_schemas(tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     kept = {path.name: path.read_bytes() for path in (ROOT / "docs/schemas").iterdir()}
-    assert written == kept, "run python -m components.commands.schemas docs/schemas"
+    assert written == kept, "run make pages"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -235,7 +235,7 @@ def test_processes_end_alike(copied):
     before = hashes(copied)
     for process in (
         start_stage(CLEAN, copied),
-        start([sys.executable, "-m", "components.commands.check_params"], copied),
+        start([sys.executable, "-m", "temper", "params", "check"], copied),
     ):
         status, out, err = finish(process)
         assert (status, out) == (USER_ERROR, "")

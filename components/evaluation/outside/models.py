@@ -1,8 +1,6 @@
 """Models and images that a team already has, read from files. No pickle is read, and no code of a file is run."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, read_splits, require_arrays
 from components.evaluation.outside.programs import load_program
 from components.foundation.errors import InputError
+from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
 from components.numerics.random_numbers import derived
@@ -243,12 +242,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fetched(uri: str, folder: Path) -> Path:
     """The file of a model in MLflow, fetched by the process that may import it."""
-    command = [sys.executable, "-m", "components.commands.records", "fetch-model", uri, str(folder)]
-    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if answer.returncode:
-        said = answer.stderr.strip().splitlines() or ["no answer"]
-        raise InputError(said[-1].removeprefix("error: "))
-    return folder / answer.stdout.strip().splitlines()[-1]
+    return folder / ask_temper("records", "fetch-model", uri, str(folder)).splitlines()[-1]
 
 
 def _require_shape(shape: tuple[int, int, int], images: OutsideImages, reference: str) -> None:

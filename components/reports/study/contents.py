@@ -55,7 +55,7 @@ class StudyRun(Document):
 
 
 class StudyPlan(StudyQuestion):
-    """What table and figure are made from, as `pipelines.study` writes it."""
+    """What table and figure are made from, as `temper study` writes it."""
 
     pairs: list[list[str]]
     """Arms A and B to compare."""
