@@ -1,10 +1,10 @@
 """Auto-PGD: projected gradient ascent that chooses its own step sizes (Croce & Hein, arXiv 2003.01690, algorithm 1)."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import eval_mode
@@ -12,7 +12,7 @@ from components.attacks.parts.climb import Climb, Halving, Thinning, sparse_wind
 from components.attacks.parts.objectives import Goal, away_from, towards
 from components.attacks.parts.victim import confirm
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Ratio, Real
+from components.foundation.params import Count, Ratio, Real, Whole, strict
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.norm import Sparse
@@ -23,7 +23,7 @@ from components.threats.parts.threat import Threat
 LARGER, LARGER_STEPS = (3, 2), (0.3, 0.3, 0.4)
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Apgd:
     """`steps` steps up one loss, `restarts` times from random points, each on the images not fooled so far.
 
@@ -35,16 +35,14 @@ class Apgd:
     returned, from the run in which that came nearest to fooling the model.
     """
 
-    steps: int
-    restarts: int
+    steps: Count
+    restarts: Count
     loss: Literal["cross_entropy", "dlr", "targeted_dlr"]
-    rho: Real
-    targets: int = 0
+    rho: Annotated[Real, Field(gt=0, lt=1)]
+    targets: Whole = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or not 0 < self.rho < 1:
-            raise ValueError(f"got {self}, want steps and restarts of at least 1 and a rho between 0 and 1")
-        if self.targets < 0 or (self.targets > 0) != (self.loss == "targeted_dlr"):
+        if (self.targets > 0) != (self.loss == "targeted_dlr"):
             raise ValueError(f"got {self}, want targets of at least 1 with targeted_dlr, and none with other losses")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """The kinds of files that can be decoded while training."""
@@ -22,7 +21,7 @@ READERS = 8
 """How many files are read at the same time while they are listed: most of the time goes into waiting for the disk."""
 
 
-@checked_dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Decoding:
     """Where the files are and how each becomes pixels, uint8 [channels, image_size, image_size].
 

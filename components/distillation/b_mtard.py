@@ -4,22 +4,23 @@ Zhao et al., "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teache
 arXiv 2306.16170.
 """
 
+from typing import Literal
+
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
-from components.numerics.losses import Reduction, accuracy, entropy, hard, kl_divergence
+from components.numerics.losses import accuracy, entropy, hard, kl_divergence
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class BMtard:
     """The fields of the method: the student's attack, both balances' step sizes and the decay of those with the epochs.
 
@@ -28,7 +29,7 @@ class BMtard:
     """
 
     attack: Pgd
-    reduction: Reduction
+    reduction: Literal["batch_mean", "class_mean"]
     temperature_step: Real
     temperature_min: Real
     temperature_max: Real
@@ -37,8 +38,6 @@ class BMtard:
     balance_decay: Real
 
     def __post_init__(self) -> None:
-        if self.reduction == "none":
-            raise ValueError("got reduction 'none', want 'batch_mean' or 'class_mean'")
         if not 0 < self.temperature_min <= self.temperature_max:
             raise ValueError(f"got temperatures {self.temperature_min} to {self.temperature_max}, want 0 < min <= max")
 

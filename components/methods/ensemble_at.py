@@ -1,26 +1,18 @@
 """Ensemble adversarial training: attacked images come from a frozen model too (Tramèr et al., arXiv 1705.07204)."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
-from components.foundation.params import STRICT, Real
-from components.methods.parts.mixed_batch import Mix, MixedMethod, require_delay
+from components.foundation.params import strict
+from components.methods.parts.mixed_batch import MixedFields, MixedMethod
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EnsembleAt:
+@strict
+class EnsembleAt(MixedFields):
     """The fields of the method, which are those of `Mixed`.
 
     The images of a batch are attacked through the model in training or, with the same chance, through the clean
     teacher, whose gradients the model cannot learn to hide (section 4.1). Errors: a negative delay.
     """
-
-    mix: Mix
-    delay: int
-    label_smoothing: Real
-
-    def __post_init__(self) -> None:
-        require_delay(self.delay)
 
     def build(self, clean_teacher: nn.Module) -> MixedMethod:
         return MixedMethod(self, clean_teacher)

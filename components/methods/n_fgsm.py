@@ -1,36 +1,20 @@
 """N-FGSM: stronger noise around the image, and no clipping of what the step makes of it."""
 
-from typing import Literal
-
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from components.foundation.params import STRICT, Fractional, Ratio, Real
-from components.methods.parts import one_step
-from components.methods.parts.one_step import NoisyStep
+from components.foundation.params import Ratio, strict
+from components.methods.parts.one_step import NoisyFields
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class NFgsm:
+@strict
+class NFgsm(NoisyFields):
     """Mean cross-entropy of x̃ = x + η + step, η uniform in the ball of `noise` · ε (de Jorge et al., arXiv 2202.01181,
     section 4).
 
     Only the pixel range is kept: x̃ lies up to `noise` · ε + `step_size` away, on purpose. In L2 the ball and the step
     are those of that norm. Published: `noise` 2, `step_size` ε, `batch_norm` train. Errors: a negative field.
     """
-
-    step_size: Fractional
-    noise: Fractional
-    label_smoothing: Real
-    batch_norm: Literal["eval", "train"]
-
-    def __post_init__(self) -> None:
-        one_step.require_share("step_size", self.step_size)
-        one_step.require_share("noise", self.noise)
-
-    def build(self) -> NoisyStep:
-        return NoisyStep(self)
 
     def attacked(self, threat: Threat, start: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """The step, held back by the pixel range alone."""

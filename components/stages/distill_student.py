@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
 from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Params, Real
+from components.foundation.params import Params, Share, strict
 from components.foundation.storage import sha256
 from components.methods.parts.contract import Method, needs
 from components.numerics.random_numbers import derived
@@ -22,17 +21,12 @@ STAGE = "distill_student"
 CLEAN, ROBUST = Path("models/clean_teacher.safetensors"), Path("models/robust_teacher.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Required:
     """The least a teacher must reach on the validation split before it may teach."""
 
-    clean_accuracy: Real
-    robust_accuracy: Real
-
-    def __post_init__(self) -> None:
-        for share in (self.clean_accuracy, self.robust_accuracy):
-            if not 0 <= share <= 1:
-                raise ValueError(f"got {share}, want shares from 0 to 1")
+    clean_accuracy: Share
+    robust_accuracy: Share
 
 
 class StudentSettings(NamedTuple):

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.attacks.pgd import Pgd
 from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Params, member, typed
+from components.foundation.params import Params, member, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
@@ -44,7 +43,7 @@ WRAPPERS = ("smoothing", "perturbation")
 """The keys of a training section beside `method` that say what its method is wrapped in."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class TrainingSection:
     """The keys of a training section; `model`, `method` and `schedule` name members of their families."""
 

@@ -321,8 +321,8 @@ def test_few_classes(network, test_images):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"steps": 0}, "want steps and restarts"),
-        ({"rho": 1.0}, "rho between 0 and 1"),
+        ({"steps": 0}, r"steps\n.*greater than or equal to 1 "),
+        ({"rho": 1.0}, r"rho\n.*less than 1 "),
         ({"targets": 3}, "none with other losses"),
         ({"loss": "targeted_dlr"}, "want targets of at least 1"),
     ],

@@ -7,14 +7,16 @@ rate for the `schedule` and the number of `epochs`.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import View
+from components.attacks.parts.ascent import View, crafting_mode, look
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.numerics.losses import hard
+from components.models.parts.batch_norm import part_from_buffers
+from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -146,9 +148,22 @@ class Crafting(Protocol):
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss: ...
 
 
-def attacked(self: Method, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-    """The phase `craft` of methods whose field `attack` is all there is to it."""
-    return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+class Attacked(Method):
+    """A method in two phases that its fields describe: `attack` makes the images, `objective` the loss.
+
+    The objective is given the method's networks too, by name: companions, and teachers within `Teacher`.
+    """
+
+    def __init__(self, fields: Any, **networks: nn.Module) -> None:
+        super().__init__(fields)
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        return self.fields.objective(model, batch, images_adv, **dict(self.named_children()))
 
 
 @runtime_checkable
@@ -161,25 +176,40 @@ class Relabelling(Crafting, Protocol):
     def relabelled(self, model: nn.Module, batch: Batch) -> Batch: ...
 
 
-@runtime_checkable
-class OneStep(Protocol):
+class OneStep(Method, ABC):
     """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
 
     `loss` is `loss_from(model, batch, start, view, threat, rng)`, where `view` is a look at the cross-entropy of
     `start` with the model in the mode `batch_norm` (`keeps_graph`: with the graph of its logits).
     """
 
-    @property
-    def batch_norm(self) -> Literal["eval", "train"]: ...
+    keeps_graph: bool = False
 
     @property
-    def keeps_graph(self) -> bool: ...
+    def batch_norm(self) -> Literal["eval", "train"]:
+        """The mode in which the attack's pass runs."""
+        return self.fields.batch_norm
 
+    @abstractmethod
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
+    @abstractmethod
     def loss_from(
         self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng
     ) -> Loss: ...
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        start = self.start(model, batch, threat, rng)
+        return self.loss_from(model, batch, start, self.view(model, batch, start), threat, rng)
+
+    def view(self, model: nn.Module, batch: Batch, start: Tensor) -> View:
+        """The pass of the attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
+        labels = hard(batch.labels)
+        with crafting_mode(model, self.batch_norm):
+            view = look(model, start, lambda logits: cross_entropy(logits, labels), self.keeps_graph)
+        if self.keeps_graph:
+            part_from_buffers(model)
+        return view
 
 
 def one_class(labels: Tensor, method: str) -> Tensor:

@@ -5,17 +5,17 @@ Kurakin et al., arXiv 1611.01236, section 3 (algorithm 1).
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import grey_steps, one_step
 from components.attacks.parts.objectives import Aim
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Fractional, Ratio, Real
+from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, Real, Whole, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
@@ -41,7 +41,7 @@ class Mixed(NamedTuple):
     radii: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Mix:
     """A share `adversarial` of each batch is replaced by attacked images, whose losses count `weight` times.
 
@@ -52,17 +52,9 @@ class Mix:
     """
 
     attack: InnerAttack
-    adversarial: Fractional
-    weight: Real
-    epsilon_sigma: Fractional | None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.adversarial < 1:
-            raise ValueError(f"got adversarial {self.adversarial}, want a share between 0 and 1, such as 1/2")
-        if self.weight < 0:
-            raise ValueError(f"got weight {self.weight}, want at least 0")
-        if self.epsilon_sigma is not None and self.epsilon_sigma <= 0:
-            raise ValueError(f"got epsilon_sigma {self.epsilon_sigma}, want more than 0, or null")
+    adversarial: Annotated[Fractional, Field(gt=0, lt=1)]
+    weight: NotNegative
+    epsilon_sigma: PositiveFraction | None
 
     def num_attacked(self, batch: Batch) -> int:
         """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.
@@ -134,17 +126,13 @@ def _num_images(batch: Batch) -> int:
     return batch.total or len(batch.images)
 
 
-class MixedFields(Protocol):
-    """What the fields of methods with mixed batches have in common."""
+@strict
+class MixedFields:
+    """The fields of methods with mixed batches."""
 
-    @property
-    def mix(self) -> Mix: ...
-
-    @property
-    def delay(self) -> int: ...
-
-    @property
-    def label_smoothing(self) -> float: ...
+    mix: Mix
+    delay: Whole
+    label_smoothing: Real
 
 
 class MixedMethod(Method):
@@ -198,12 +186,6 @@ def _forget_known(clock: Clock, _: object) -> None:
 def transfers(step: int, rng: Rng) -> bool:
     """Whether this step's attacks come from the teacher: a fair coin, thrown on the CPU so that nothing waits."""
     return bool(Noise(derived(seed_of(rng), "source of attacks"), torch.tensor([step])).uniform(()) < 0.5)
-
-
-def require_delay(delay: int) -> None:
-    """Refuses a negative number of steps."""
-    if delay < 0:
-        raise ValueError(f"got delay {delay}, want at least 0 steps")
 
 
 def truncated_normal(uniforms: Tensor, sigma: Ratio, largest: Ratio) -> Tensor:

@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.data.normalization import Normalization
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, member, typed
+from components.foundation.params import member, strict, typed
 from components.models import MODELS
 from components.numerics.tensor_files import read_tensors, write_tensors
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ModelCard:
     """What a model file says about its weights.
 

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from components.foundation.errors import InputError, choose
-from components.foundation.params import STRICT, Fractional, Ratio, typed
+from components.foundation.params import Fractional, Ratio, strict, typed
 from components.numerics.random_numbers import Rng
 from components.threats.parts.norm import Norm
 
@@ -17,7 +16,7 @@ from components.threats.parts.norm import Norm
 TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Threat:
     """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1]."""
 
@@ -117,7 +116,7 @@ class Balls(NamedTuple):
         return images_adv
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ThreatSection:
     """The section `threat` of params.yaml.
 
