@@ -83,17 +83,20 @@ class Apgd:
         norm = threat.norm
         if not isinstance(norm, Sparse):
             start = norm.random_edge(images, threat.radius, rng)
-            climb = Climb.begin(start, images, labels, objective, Halving.begin(images, threat, self.rho))
+            climb = Climb(start, images, labels, objective, Halving(images, threat, self.rho))
             return _climbed(climb, model, threat, self.steps, window_ends(self.steps))
         start = norm.random_edge(images, LARGER[0] * threat.radius, rng)
         *before, steps = (max(1, int(share * self.steps)) for share in LARGER_STEPS)
         for times, few in zip(LARGER, before, strict=True):
             ball = threat.at(Ratio(times * threat.epsilon))
             start = ball.project(start, images)
-            climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, ball))
-            start = _best(climb, model, ball, few, sparse_window_ends(few))
+            climb = Climb(start, images, labels, objective, Thinning(norm, start, images, ball))
+            # Who is fooled on the way does not matter yet.
+            for _ in _looks(climb, model, ball, few, sparse_window_ends(few)):
+                pass
+            start = climb.best
         start = threat.project(start, images)
-        climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, threat))
+        climb = Climb(start, images, labels, objective, Thinning(norm, start, images, threat))
         return _climbed(climb, model, threat, steps, sparse_window_ends(steps))
 
 
@@ -103,10 +106,7 @@ def _climbed(
     """Each image's point, the margin there and whether it is fooled there; an image is done as soon as it is."""
     points, fooled = torch.empty_like(climb.images), torch.zeros_like(climb.labels, dtype=torch.bool)
     margins = torch.empty_like(climb.values)
-    for step in range(steps + 1):
-        if step:
-            climb.move(threat, first=step == 1)
-        climb.look(model)
+    for _ in _looks(climb, model, threat, steps, ends):
         done = confirm(model, climb.point, climb.labels, climb.wrong)
         if done.any():
             chosen = climb.place[done]
@@ -114,20 +114,17 @@ def _climbed(
             climb.keep(~done)
             if not len(climb.place):
                 break
-        climb.remember()
-        if step in ends:
-            climb.adapt(ends[step])
     points[climb.place], margins[climb.place] = climb.best, climb.best_margins
     return points, margins, fooled
 
 
-def _best(climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]) -> Tensor:
-    """Each image's point of highest loss; who is fooled on the way does not matter."""
+def _looks(climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]) -> Iterator[None]:
+    """Climbs; comes back after each look, when images may still be dropped before the climb remembers what it saw."""
     for step in range(steps + 1):
         if step:
             climb.move(threat, first=step == 1)
         climb.look(model)
+        yield
         climb.remember()
         if step in ends:
             climb.adapt(ends[step])
-    return climb.best

@@ -26,6 +26,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and labels on a device."""
+        return self.images.to(device), self.labels.to(device)
+
     def take(self, indices: Tensor) -> Self:
         """The chosen images, in the order of `indices`."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])

@@ -75,7 +75,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     # values
     ("threat.epsilon", "8/x", f"threat.epsilon: got '8/x', {NO_FRACTION}"),
     ("threat.epsilon", "0/0", f"threat.epsilon: got '0/0', {NO_FRACTION}"),
-    ("threat.epsilon", "-8/255", "threat: got epsilon -8/255, want a radius of at least 0"),
+    ("threat.epsilon", "-8/255", "threat.epsilon: got '-8/255', want at least 0"),
     ("threat.epsilon", 8, "threat: got epsilon 8, want a share of the pixel range [0, 1], such as 8/255"),
     ("threat.epsilon", 0, f"{EVALUATE}.curve_epsilons: want only 0 where threat.epsilon is 0"),
     ("threat.norm", "l3", "threat.norm: unknown 'l3' (allowed: l1, l2, linf)"),

@@ -102,7 +102,7 @@ def test_changes_come_on_top_of_each_other():
     settings = read(Params(values)).training
     assert [one.method.attack.steps for one in (settings, *settings.changed)] == [2, 3, 3]
     assert [one.method.label_smoothing for one in (settings, *settings.changed)] == [0, 0, 0.1]
-    assert [one.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
+    assert [one.section.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from components.data.normalization import Normalization
+from components.data.splits import Splits
 from components.foundation.errors import InputError
 from components.foundation.params import member, strict, typed
 from components.models import MODELS
@@ -49,6 +50,18 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
         raise InputError(f"{path}: no model card in the file (want a file that a training stage wrote)")
     card = typed(ModelCard, metadata, f"{path}: model card")
     return assemble(card, tensors, path).to(device), card
+
+
+def load_frozen(path: Path, splits: Splits, device: torch.device) -> tuple[nn.Module, ModelCard]:
+    """The model of a file, frozen, in evaluation mode, and its card. Errors: made for other classes or images."""
+    model, card = load_model(path, device)
+    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
+        raise InputError(
+            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
+            f"but the data has {len(splits.classes)} of {splits.image_shape}"
+        )
+    frozen = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return frozen, card
 
 
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -> nn.Module:
