@@ -2,17 +2,21 @@
 
 from torch import nn
 
-from components.foundation.params import strict
-from components.methods.parts.mixed_batch import MixedFields, MixedMethod
+from components.foundation.params import Real, Whole, strict
+from components.methods.parts.mixed_batch import Mix, MixedMethod
 
 
 @strict
-class EnsembleAt(MixedFields):
+class EnsembleAt:
     """The fields of the method, which are those of `Mixed`.
 
     The images of a batch are attacked through the model in training or, with the same chance, through the clean
     teacher, whose gradients the model cannot learn to hide (section 4.1). Errors: a negative delay.
     """
+
+    mix: Mix
+    delay: Whole
+    label_smoothing: Real
 
     def build(self, clean_teacher: nn.Module) -> MixedMethod:
         return MixedMethod(self, clean_teacher)

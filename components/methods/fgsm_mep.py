@@ -9,7 +9,7 @@ from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.params import Count, NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
-from components.methods.parts.contract import Loss, OneStep
+from components.methods.parts.contract import Loss, Method
 from components.methods.parts.image_memory import ImageMemory
 from components.numerics import parallel
 from components.numerics.losses import TINY
@@ -45,7 +45,7 @@ class FgsmMep:
         return FgsmMepMethod(self)
 
 
-class FgsmMepMethod(OneStep):
+class FgsmMepMethod(Method):
     """The objective of `FgsmMep`, and its memory of every image seen."""
 
     fields: FgsmMep

@@ -1,15 +1,18 @@
 """FGSM with a random start: one step of adversarial training for little more than clean training's price."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from components.foundation.params import Fractional, strict
-from components.methods.parts.one_step import NoisyFields
+from components.foundation.params import Fractional, NotNegativeFraction, Real, strict
+from components.methods.parts import one_step
+from components.methods.parts.one_step import NoisyStep
+from components.threats.parts.threat import Threat
 
 
 @strict
-class FgsmRs(NoisyFields):
+class FgsmRs:
     """Mean cross-entropy of x̃ = Π(x + η + step), η uniform in the ball of `noise` · ε (Wong et al., arXiv 2001.03994,
     algorithm 3).
 
@@ -17,4 +20,14 @@ class FgsmRs(NoisyFields):
     statistics and counts among those that the running ones are averaged from. Errors: `noise` outside [0, 1].
     """
 
+    step_size: NotNegativeFraction
     noise: Annotated[Fractional, Field(ge=0, le=1)]
+    label_smoothing: Real
+    batch_norm: Literal["eval", "train"]
+
+    def build(self) -> NoisyStep:
+        return NoisyStep(self)
+
+    def attacked(self, threat: Threat, start: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
+        """The step, brought back into the ball."""
+        return one_step.attacked(threat, start, gradient, float(self.step_size), images)

@@ -9,7 +9,7 @@ from components.attacks.parts.ascent import View, crafting_mode
 from components.data.batch import Batch
 from components.foundation.params import NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
-from components.methods.parts.contract import Loss, OneStep
+from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -34,10 +34,11 @@ class GradAlign:
         return GradAlignMethod(self)
 
 
-class GradAlignMethod(OneStep):
+class GradAlignMethod(Method):
     """The objective of `GradAlign`."""
 
     fields: GradAlign
+    keeps_graph: bool = False
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return batch.images
@@ -53,7 +54,7 @@ class GradAlignMethod(OneStep):
 
     def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
         leaf = images.detach().requires_grad_()
-        with crafting_mode(model, self.batch_norm):
+        with crafting_mode(model, self.fields.batch_norm):
             values = cross_entropy(model(leaf), hard(batch.labels))
         return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
 

@@ -1,20 +1,30 @@
 """N-FGSM: stronger noise around the image, and no clipping of what the step makes of it."""
 
+from typing import Literal
+
 from torch import Tensor
 
-from components.foundation.params import Ratio, strict
-from components.methods.parts.one_step import NoisyFields
+from components.foundation.params import NotNegativeFraction, Ratio, Real, strict
+from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
 
 
 @strict
-class NFgsm(NoisyFields):
+class NFgsm:
     """Mean cross-entropy of x̃ = x + η + step, η uniform in the ball of `noise` · ε (de Jorge et al., arXiv 2202.01181,
     section 4).
 
     Only the pixel range is kept: x̃ lies up to `noise` · ε + `step_size` away, on purpose. In L2 the ball and the step
     are those of that norm. Published: `noise` 2, `step_size` ε, `batch_norm` train. Errors: a negative field.
     """
+
+    step_size: NotNegativeFraction
+    noise: NotNegativeFraction
+    label_smoothing: Real
+    batch_norm: Literal["eval", "train"]
+
+    def build(self) -> NoisyStep:
+        return NoisyStep(self)
 
     def attacked(self, threat: Threat, start: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """The step, held back by the pixel range alone."""

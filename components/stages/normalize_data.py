@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from components.data.decoding import chunks, in_memory
-from components.data.dividing import Duplicates, divide, limited
+from components.data.dividing import Division, divide, limited
 from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
-from components.foundation.params import Count, Params, PositiveFraction, strict
+from components.foundation.params import Params, strict
 from components.foundation.storage import sha256, write_json
 from components.numerics.random_numbers import derived
 from components.stages import run
@@ -20,19 +20,10 @@ STATISTICS_IMAGES = 10_000
 
 
 @strict
-class NormalizeSection:
-    """How the images are divided (see `splits.divide`) and which statistics the models' first layer applies."""
+class NormalizeSection(Division):
+    """How the images are divided (see `dividing.Division`) and which statistics the models' first layer applies."""
 
-    validation: PositiveFraction
-    test: PositiveFraction
-    duplicates: Duplicates
     method: Scaling
-    train_limit: Count | None
-    test_limit: Count | None
-
-    def __post_init__(self) -> None:
-        if self.validation + self.test >= 1:
-            raise ValueError(f"got validation {self.validation} and test {self.test}, want a sum below 1")
 
 
 def read(params: Params) -> NormalizeSection:
@@ -44,15 +35,7 @@ def main(params: Params, journal: Journal) -> None:
     """Writes data/normalized.safetensors (pixels stay uint8) and metrics/data.json."""
     section = read(params)
     name, source = read_source(RAW)
-    parts, dropped = divide(
-        source,
-        validation=section.validation,
-        test=section.test,
-        duplicates=section.duplicates,
-        train_limit=section.train_limit,
-        test_limit=section.test_limit,
-        seed=params.seed,
-    )
+    parts, dropped = divide(source, section, params.seed)
     splits = Splits(
         dataset=name,
         classes=source.classes,

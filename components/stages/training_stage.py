@@ -258,7 +258,8 @@ def tell(training: TrainingRun, journal: Journal) -> None:
 
 def tell_epochs(training: TrainingRun, journal: Journal) -> None:
     """Records the epochs of a finished run, from its curve."""
-    for row in read_csv(f"curves/{training.name}.csv"):
+    name = training.name
+    for row in read_csv(f"curves/{name}.csv"):
         numbers = {key: float(value) for key, value in row.items() if key != "epoch" and value}
         journal.metrics(numbers, step=int(row["epoch"]))
 

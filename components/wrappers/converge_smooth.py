@@ -183,7 +183,7 @@ class Smoothed(Method):
         method, labels = self.method, hard(batch.labels)
         assert isinstance(method, OneStep)
         start = method.start(model, batch, threat, rng)
-        with crafting_mode(model, method.batch_norm), torch.enable_grad():
+        with crafting_mode(model, method.fields.batch_norm), torch.enable_grad():
             leaf = start.detach().requires_grad_()
             logits = model(leaf)
             values = cross_entropy(logits, labels)

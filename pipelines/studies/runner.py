@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from components.foundation.provenance import fingerprint
 from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
@@ -138,7 +139,7 @@ def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
                     "trained": str(place.folder(one.trained)),
                     "evaluated": str(place.folder(one.evaluated) / "evaluation"),
                     "seconds": record(one.trained, place)["seconds"],
-                    "code": record(one.trained, place)["code"][:16],
+                    "code": fingerprint(record(one.trained, place)["files"]),
                     "section": one.trained.told[one.trained.stage],
                 }
             )

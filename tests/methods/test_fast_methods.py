@@ -109,7 +109,7 @@ def test_one_step_methods_are_their_two_halves(name, tiny, images, labels, linf)
     assert {"loss_start", "train_adversarial_accuracy"} <= set(whole.parts)
 
     leaf = again.start(twin, batch, linf, rng).clone().requires_grad_()
-    logits = twin.train(again.batch_norm == "train")(leaf)
+    logits = twin.train(again.fields.batch_norm == "train")(leaf)
     values = nn.functional.cross_entropy(logits, labels, reduction="none")
     gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=True)[0]
     twin.train()

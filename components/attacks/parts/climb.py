@@ -1,6 +1,6 @@
 """One climb of Auto-PGD: where each image is, where it was, and the pace, which decides how long its steps are."""
 
-from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +21,23 @@ WINDOW, SHORTER, SHORTEST = 0.22, 0.03, 0.06
 SPARSE_WINDOW, SLOWER, SLOWEST, DENSER, FEWER = 0.04, 1.5, 10, 1.5, 0.95
 
 
-class Pace(ABC):
+class Pace(Protocol):
     """How the images of a climb move, each at a pace of its own, and how that changes after windows of steps."""
 
-    @abstractmethod
     def move(self, climb: "Climb", threat: Threat, first: bool) -> Tensor:
         """Where the climb goes next, inside the threat model."""
+        ...
 
-    @abstractmethod
-    def adapt(self, climb: "Climb", window: int) -> Tensor:
-        """At the end of a window of so many steps: sets the pace anew, and says who goes back to the best point."""
-
-    @abstractmethod
     def rose(self, higher: Tensor) -> None:
         """Takes note of the images (bool [n]) whose loss the last step raised."""
+        ...
+
+    def adapt(self, climb: "Climb", window: int) -> Tensor:
+        """At the end of a window of so many steps: sets the pace anew, and says who goes back to the best point."""
+        ...
 
 
-class Halving(Pace):
+class Halving:
     """Algorithm 1 of Croce & Hein, arXiv 2003.01690: momentum, and a step size that is halved where a climb stalls.
 
     That is where at most a share of `rho` of the window's steps raised the loss, or where neither the step size nor the
@@ -71,7 +71,7 @@ class Halving(Pace):
         return self.halved
 
 
-class Thinning(Pace):
+class Thinning:
     """The APGD of Croce & Hein, "Mind the box", arXiv 2103.01208: few numbers move, and ever fewer.
 
     A step moves a share of the numbers by the same. After a window that share follows from how many numbers the best

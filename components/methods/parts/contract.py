@@ -7,8 +7,7 @@ rate for the `schedule` and the number of `epochs`.
 """
 
 import inspect
-from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -48,7 +47,11 @@ class Method(nn.Module):
         self.fields = fields
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        """A batch -> the loss; modes and `.grad` are left as found. As it stands here, that of a `Crafting` method."""
+        """A batch -> the loss; modes and `.grad` are left as found. As it stands here, that of a `OneStep` or a
+        `Crafting` method."""
+        if isinstance(self, OneStep):
+            start = self.start(model, batch, threat, rng)
+            return self.loss_from(model, batch, start, look_at_start(self, model, batch, start), threat, rng)
         if isinstance(self, Relabelling):
             batch = self.relabelled(model, batch)
         assert isinstance(self, Crafting), f"{self} needs a loss of its own, or craft and objective"
@@ -176,40 +179,32 @@ class Relabelling(Crafting, Protocol):
     def relabelled(self, model: nn.Module, batch: Batch) -> Batch: ...
 
 
-class OneStep(Method, ABC):
+@runtime_checkable
+class OneStep(Protocol):
     """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
 
     `loss` is `loss_from(model, batch, start, view, threat, rng)`, where `view` is a look at the cross-entropy of
-    `start` with the model in the mode `batch_norm` (`keeps_graph`: with the graph of its logits).
+    `start` with the model in the mode `fields.batch_norm` (`keeps_graph`: with the graph of its logits).
     """
 
-    keeps_graph: bool = False
+    fields: Any
+    keeps_graph: bool
 
-    @property
-    def batch_norm(self) -> Literal["eval", "train"]:
-        """The mode in which the attack's pass runs."""
-        return self.fields.batch_norm
-
-    @abstractmethod
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
-    @abstractmethod
     def loss_from(
         self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng
     ) -> Loss: ...
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        start = self.start(model, batch, threat, rng)
-        return self.loss_from(model, batch, start, self.view(model, batch, start), threat, rng)
 
-    def view(self, model: nn.Module, batch: Batch, start: Tensor) -> View:
-        """The pass of the attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
-        labels = hard(batch.labels)
-        with crafting_mode(model, self.batch_norm):
-            view = look(model, start, lambda logits: cross_entropy(logits, labels), self.keeps_graph)
-        if self.keeps_graph:
-            part_from_buffers(model)
-        return view
+def look_at_start(method: OneStep, model: nn.Module, batch: Batch, start: Tensor) -> View:
+    """The pass of a one-step attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
+    labels = hard(batch.labels)
+    with crafting_mode(model, method.fields.batch_norm):
+        view = look(model, start, lambda logits: cross_entropy(logits, labels), method.keeps_graph)
+    if method.keeps_graph:
+        part_from_buffers(model)
+    return view
 
 
 def one_class(labels: Tensor, method: str) -> Tensor:

@@ -5,7 +5,7 @@ Kurakin et al., arXiv 1611.01236, section 3 (algorithm 1).
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from components.attacks.parts.kurakin import grey_steps, one_step
 from components.attacks.parts.objectives import Aim
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, Real, Whole, strict
+from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
@@ -126,30 +126,21 @@ def _num_images(batch: Batch) -> int:
     return batch.total or len(batch.images)
 
 
-@strict
-class MixedFields:
-    """The fields of methods with mixed batches."""
-
-    mix: Mix
-    delay: Whole
-    label_smoothing: Real
-
-
 class MixedMethod(Method):
     """The loss of mixed batches after `delay` steps on clean images alone; it remembers the number of steps made.
 
-    Attacks come from the model or, where there is a teacher, from either; which one follows from seed and step.
+    Attacks come from the model or, where there is a teacher, from either; which one follows from seed and step. The
+    fields have a `mix`, a `delay` and a `label_smoothing`.
     """
 
-    fields: MixedFields
-
-    def __init__(self, fields: MixedFields, clean_teacher: nn.Module | None = None) -> None:
+    def __init__(self, fields: Any, clean_teacher: nn.Module | None = None) -> None:
         super().__init__(fields)
         self.clock = Clock()
         self.clean_teacher = None if clean_teacher is None else Teacher(clean_teacher)
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        mix, step, smoothing = self.fields.mix, self.clock.tick(), self.fields.label_smoothing
+        mix: Mix = self.fields.mix
+        step, smoothing = self.clock.tick(), self.fields.label_smoothing
         if step < self.fields.delay:
             return mix.clean_loss(model, batch, smoothing)
         source = self.clean_teacher if self.clean_teacher is not None and transfers(step, rng) else model

@@ -1,43 +1,24 @@
 """What the one-step methods share: the noise they start from, the step, the loss of what comes out."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
-from components.foundation.params import NotNegativeFraction, Ratio, Real, strict
-from components.methods.parts.contract import Loss, OneStep
+from components.foundation.params import Ratio
+from components.methods.parts.contract import Loss, Method, look_at_start
 from components.numerics.losses import accuracy, cross_entropy
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@strict
-class NoisyFields:
-    """The fields of a method whose step begins at noise of `noise` · ε."""
-
-    step_size: NotNegativeFraction
-    noise: NotNegativeFraction
-    label_smoothing: Real
-    batch_norm: Literal["eval", "train"]
-
-    def build(self) -> "NoisyStep":
-        return NoisyStep(self)
-
-    def attacked(self, threat: Threat, start: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
-        """The step from `start` along the gradient there, brought back into the ball."""
-        return attacked(threat, start, gradient, float(self.step_size), images)
-
-
-class NoisyStep(OneStep):
+class NoisyStep(Method):
     """The mean cross-entropy of images that are attacked by one step from noise around them; what step, say the fields.
 
-    The noise is drawn uniformly from the ball of `noise` times the radius and clipped to [0, 1].
+    The noise is drawn uniformly from the ball of `fields.noise` times the radius and clipped to [0, 1].
     """
 
-    fields: NoisyFields
+    keeps_graph: bool = False
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return threat.up_to(Ratio(self.fields.noise * threat.epsilon)).random_start(batch.images, rng)
@@ -48,7 +29,7 @@ class NoisyStep(OneStep):
 
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         start = self.start(model, batch, threat, rng)
-        return self.fields.attacked(threat, start, self.view(model, batch, start).gradient, batch.images)
+        return self.fields.attacked(threat, start, look_at_start(self, model, batch, start).gradient, batch.images)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         return adversarial_loss(model, batch, images_adv, self.fields.label_smoothing)[0]

@@ -1,7 +1,7 @@
 """A model as one safetensors file: its weights, and a card from which it can be built and traced. No pickle."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.data.normalization import Normalization
 from components.data.splits import Splits
 from components.foundation.errors import InputError
-from components.foundation.params import member, strict, typed
+from components.foundation.params import flat, member, strict, typed
 from components.models import MODELS
 from components.numerics.tensor_files import read_tensors, write_tensors
 
@@ -92,15 +92,7 @@ def require_same_architecture(card: ModelCard, architecture: Mapping[str, Any], 
 
 def _flat(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Name and typed fields, `batch_norm.momentum` for a nested one, so that 1, 1.0 and `1e0` are the same."""
-    return {"name": architecture.get("name"), **_fields(member(MODELS, architecture, where))}
-
-
-def _fields(part: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        flat |= _fields(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
-    return flat
+    return flat({"name": architecture.get("name"), **asdict(member(MODELS, architecture, where))})
 
 
 def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path | str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from components.foundation.errors import InputError, choose
@@ -18,10 +18,14 @@ TOLERANCE = 1e-6
 
 @strict
 class Threat:
-    """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1]."""
+    """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1].
+
+    With `radii` [N, 1, 1, 1], none above epsilon, each image has a ball of its own.
+    """
 
     norm: Norm
     epsilon: NotNegativeFraction
+    radii: Tensor | None = Field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.norm.largest is not None and self.epsilon > self.norm.largest:
@@ -50,14 +54,14 @@ class Threat:
         """The same norm with this radius, or with the largest that means anything."""
         return self.at(epsilon if self.norm.largest is None else min(epsilon, self.norm.largest))
 
-    def each(self, radii: Tensor) -> "Balls":
+    def each(self, radii: Tensor) -> "Threat":
         """The same norm with a radius of its own for each image: `radii` [N], none above epsilon."""
-        return Balls(norm=self.norm, epsilon=self.epsilon, radii=radii.view(-1, 1, 1, 1))
+        return Threat(norm=self.norm, epsilon=self.epsilon, radii=radii.view(-1, 1, 1, 1))
 
     @property
     def reach(self) -> float | Tensor:
         """The radius of every image's ball: one number, or [N, 1, 1, 1]."""
-        return self.radius
+        return self.radius if self.radii is None else self.radii
 
     def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
         """Points of the ball around `images` and of [0, 1] for `images_adv`, both [N, C, H, W]."""
@@ -90,17 +94,6 @@ class Threat:
         message = f"an attack left the ball of {self.norm.name} {self.epsilon} or the pixel range [0, 1]"
         torch._assert_async(inside, message)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
         return images_adv
-
-
-@strict
-class Balls(Threat):
-    """A threat model with a radius of its own for each image: `radii` [N, 1, 1, 1], none above epsilon."""
-
-    radii: Tensor
-
-    @property
-    def reach(self) -> float | Tensor:
-        return self.radii
 
 
 @strict
