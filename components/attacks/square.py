@@ -63,13 +63,7 @@ class Square:
         return threat.verify(images_adv, images)
 
     def _search(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        points: Tensor,
-        squares: Squares,
-        draw: torch.Generator,
+        self, model: nn.Module, images: Tensor, labels: Tensor, points: Tensor, squares: Squares, draw: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The last point of each image's climb, its loss, [N], and whether it is confirmed to fool the model, [N]."""
         value, fooled = self._ask(model, points, labels)

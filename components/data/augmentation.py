@@ -39,12 +39,7 @@ class Augmentation:
 
 
 def augmented(
-    images: Tensor,
-    labels: Tensor,
-    indices: Tensor,
-    augmentation: Augmentation,
-    num_classes: int,
-    rng: torch.Generator,
+    images: Tensor, labels: Tensor, indices: Tensor, augmentation: Augmentation, num_classes: int, rng: torch.Generator
 ) -> Batch:
     """The batch of uint8 `images` [N, C, H, W] with their int64 `labels` [N], all on the device of `rng`."""
     if augmentation.rand_augment is not None:

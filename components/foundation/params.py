@@ -1,6 +1,6 @@
 """The only reader of params.yaml: strict and typed, exact fractions, one line for a mistake.
 
-A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field
+A section of the file is the fields of a frozen pydantic dataclass (`strict`), so there is no second schema. No field
 has a default: `params.yaml` is the one place that holds numbers.
 """
 

@@ -7,7 +7,8 @@ from components.attacks.parts.ascent import Start, ascend, eval_mode, start_poin
 from components.data.batch import Batch
 from components.foundation.params import Fractional, Real, strict
 from components.methods.parts.contract import Attacked, Loss, Method
-from components.numerics.losses import accuracy, cross_entropy, kl_divergence
+from components.methods.parts.two_views import Views, accuracies, smoothness
+from components.numerics.losses import cross_entropy, kl_divergence
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -34,20 +35,13 @@ class Trades:
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         """The loss of attacked images."""
-        logits, logits_adv = model(batch.images), model(images_adv)
-        clean = cross_entropy(logits, batch.labels, self.label_smoothing)
-        # Gradient flows through both sides, as in the paper's code.
-        smoothness = kl_divergence(logits.softmax(1), logits_adv, "batch_mean")
-        parts = {
-            "loss_clean": clean.detach().mean(),
-            "loss_smoothness": smoothness.detach(),
-            "train_accuracy": accuracy(logits, batch.labels),
-            "train_adversarial_accuracy": accuracy(logits_adv, batch.labels),
-        }
+        views = Views(model(batch.images), model(images_adv))
+        clean, rough = cross_entropy(views.clean, batch.labels, self.label_smoothing), smoothness(views)
+        parts = {"loss_clean": clean.detach().mean(), "loss_smoothness": rough.detach()}
         return Loss(
-            clean.mean() + self.beta * smoothness,
-            parts,
-            adversarial=cross_entropy(logits_adv, batch.labels, self.label_smoothing),
+            clean.mean() + self.beta * rough,
+            parts | accuracies(views, batch.labels),
+            adversarial=cross_entropy(views.adversarial, batch.labels, self.label_smoothing),
             clean=clean,
         )
 

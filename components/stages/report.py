@@ -109,11 +109,7 @@ def _bounds(found: Rate) -> dict[str, float]:
 def epsilon_rows(document: Report) -> list[dict[str, Any]]:
     """The ε curves as rows for `dvc plots`: model, epsilon as a number, accuracy and its interval."""
     return [
-        {
-            "model": name,
-            "epsilon": float(Fraction(point.epsilon)),
-            **_bounds(point),
-        }
+        {"model": name, "epsilon": float(Fraction(point.epsilon)), **_bounds(point)}
         for name in best_models(document)
         for point in document.models[name].curve
     ]
