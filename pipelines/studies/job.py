@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from components.foundation.provenance import code_of, differences, fingerprint
+from components.foundation.provenance import code_of, differences
 from components.foundation.storage import locked, sha256, write_json
 from pipelines.running import process
 from pipelines.running.process import Ended, meaning
@@ -84,20 +84,16 @@ def finished(job: Job, place: Workplace) -> bool:
     found, folder = record(job, place), place.folder(job)
     if not found.get("finished") or not all((folder / path).exists() for path in job.writes):
         return False
-    return found["reads"] == _hashes_read(job, place) and (place.keep or found["code"] == code_hash(job, place.root))
+    code = found["files"] if place.keep else code_of(job.code, place.root)
+    return (found["files"], found["reads"]) == (code, _hashes_read(job, place))
 
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
-    """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code, reads and writes."""
+    """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code files, reads and writes."""
     try:
         return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def code_hash(job: Job, root: Path) -> str:
-    """A short hash of the code that a job executes, as dvc.yaml lists it; words are no change."""
-    return fingerprint(code_of(job.code, root))
 
 
 def show(plan: JobPlan, place: Workplace) -> None:
@@ -120,10 +116,10 @@ def _with_upstream(job: Job) -> Iterator[Job]:
 def _prepare(job: Job, place: Workplace, log: Callable[[str], None]) -> float:
     """The folder with parameters and linked inputs, emptied where it was begun otherwise; seconds spent so far."""
     folder, before = place.folder(job), record(job, place)
-    same = before.get("code") == code_hash(job, place.root) and before.get("reads") == _hashes_read(job, place)
-    if folder.exists() and not same:
-        inputs = code_of(job.code, place.root) | _hashes_read(job, place)
-        names = [text.split(":")[0] for text in differences(before.get("files", {}) | before.get("reads", {}), inputs)]
+    code, reads = code_of(job.code, place.root), _hashes_read(job, place)
+    if folder.exists() and (before.get("files"), before.get("reads")) != (code, reads):
+        changes = differences(before.get("files", {}) | before.get("reads", {}), code | reads)
+        names = [text.split(":")[0] for text in changes]
         log(f"starts anew, what is there is of other {', '.join(names[:SHOWN])}{' and more' * (len(names) > SHOWN)}")
         shutil.rmtree(folder)
         before = {}
@@ -153,7 +149,6 @@ def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
         "labels": dict(job.labels),
         "finished": finished,
         "seconds": round(seconds, 2),
-        "code": code_hash(job, place.root),
         "files": code_of(job.code, place.root),
         "reads": _hashes_read(job, place),
         "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},

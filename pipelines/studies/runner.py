@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from components.foundation.provenance import fingerprint
 from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
@@ -136,7 +137,8 @@ def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
     runs = [
         {
             **{key: getattr(one, key) for key in ("name", "arm", "variant", "seed")},
-            **{key: record(one.trained, place)[key] for key in ("seconds", "code")},
+            "seconds": record(one.trained, place)["seconds"],
+            "code": fingerprint(record(one.trained, place)["files"]),
             "trained": str(place.folder(one.trained)),
             "evaluated": str(place.folder(one.evaluated) / "evaluation"),
             "section": one.trained.told[one.trained.stage],

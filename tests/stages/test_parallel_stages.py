@@ -162,12 +162,12 @@ def test_one_that_is_lost_ends_all(data, tmp_path):
 @pytest.mark.parametrize(
     "changes, line",
     [
-        ({"parallel.processes": 0}, "params.yaml: parallel: got processes 0, want at least 1"),
+        ({"parallel.processes": 0}, "params.yaml: parallel.processes: got 0, want at least 1"),
         (
             {f"{STAGE}.recipe.batch_size": 2},
             "recipe.batch_size: got a batch of 2 for 2 processes, want at least 2 each",
         ),
-        ({f"{STAGE}.recipe.momentum": 1}, f"params.yaml: {STAGE}.recipe: got momentum 1.0, want 0 to below 1"),
+        ({f"{STAGE}.recipe.momentum": 1}, f"params.yaml: {STAGE}.recipe.momentum: got 1, want less than 1"),
     ],
     ids=["processes", "batch_size", "recipe"],
 )

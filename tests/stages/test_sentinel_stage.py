@@ -74,7 +74,7 @@ def test_changes_come_on_top_of_each_other():
     settings = read(Params(values)).training
     assert [one.method.attack.steps for one in (settings, *settings.changed)] == [2, 3, 3]
     assert [one.method.label_smoothing for one in (settings, *settings.changed)] == [0, 0, 0.1]
-    assert [one.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
+    assert [one.section.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_changes_come_on_top_of_each_other():
             {"action": "roll_back", "changes": [{"method": None}]},
             f"{KEY}.changes.0.method: got None, want other fields",
         ),
-        ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
+        ({"looks": 0}, f"{KEY}.looks: got 0, want at least 1"),
         ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
-        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0 and patience 5, want at least 1"),
+        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules.memory: got 0, want at least 1"),
         ({"alarm_on": ["panic"]}, f"{KEY}.alarm_on.0: "),
         ({"action": "roll_back"}, f"{KEY}: got action 'roll_back' with 0 changes, want changes with 'roll_back'"),
         ({"lookz": 1}, f"{KEY}.lookz: unknown key (allowed: action, alarm_on, "),

@@ -257,7 +257,7 @@ def test_mistakes_of_training_and_evaluation() -> None:
         temper.train(model, images / 255, labels, THREAT)
     with pytest.raises(temper.InputError, match="images: got 9, want at least 10, or validation images"):
         temper.train(model, images[:9], labels[:9], THREAT)
-    with pytest.raises(temper.InputError, match="train: got epochs 0, want at least 1"):
+    with pytest.raises(temper.InputError, match=r"train\.epochs: got 0, want at least 1"):
         temper.train(model, images, labels, THREAT, epochs=0)
     with pytest.raises(temper.InputError, match="unknown 'pgd'"):
         temper.train(model, images, labels, THREAT, method="pgd")
