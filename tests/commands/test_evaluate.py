@@ -277,7 +277,7 @@ def held_out_given() -> None:
         (["--images", "0"], "--images: got 0, want at least 1"),
         (["--batch-size", "0"], "small.yaml: evaluate_attacks: got batch_size 0, want at least 1"),
         (["--seed", "-1"], "small.yaml: seed: got -1, want 0 to"),
-        (["--threads", "0"], "small.yaml: compute: got threads 0, want at least 1"),
+        (["--threads", "0"], "small.yaml: compute.threads: got 0, want at least 1"),
         (["--params", "none.yaml"], "none.yaml: no such file"),
         (["--data", "none.safetensors"], "none.safetensors: no such file"),
         (["--data", "imagenet"], "--data.name: unknown 'imagenet' (allowed: cifar10"),

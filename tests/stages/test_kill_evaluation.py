@@ -86,7 +86,7 @@ def test_stopped_says_how_to_go_on_and_a_finished_run_only_replays(fresh, evalua
     await_lines(process, fresh, 20)
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
-    assert status == 130 and err == "evaluate: stopped; the same command continues\n"
+    assert status == 130 and err == "stopped; the same command continues\n"
     check_equal(fresh, evaluated)
     began = (fresh / "out/journal.jsonl").stat().st_mtime_ns
     check_equal(fresh, evaluated)

@@ -224,9 +224,9 @@ def test_a_mistake_is_one_line(change: dict[str, Any], message: str) -> None:
         (
             temper.train,
             {"method": {"name": "trades", "beta": -1}},
-            "method.beta: input should be greater than or equal",
+            "method.beta: got -1, want at least 0",
         ),
-        (temper.train, {"method": {"name": "mart", "beta": -1}}, "method.beta: input should be greater than or equal"),
+        (temper.train, {"method": {"name": "mart", "beta": -1}}, "method.beta: got -1, want at least 0"),
         (temper.train, {"method": "hat", "guide": "mine"}, "guide: got 'mine', want a torch.nn.Module, or None"),
         (temper.train, {"validation": 0.1}, "validation: got 0.1, want a pair: images and labels"),
         (temper.train, {"validation": (IMAGES,)}, "validation: got 1 parts, want two: images and labels"),
