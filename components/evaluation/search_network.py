@@ -112,13 +112,9 @@ def parity(victim: Victim, held_out: TestSet, attack: Attack, threat: Threat, se
     2 % of the n images.
     """
     n = len(held_out.labels)
-    same = sum(
-        int((predict(victim.search, images) == predict(victim.exact, images)).sum())
-        for images, _, _ in held_out.batches()
-    )
-    fallen = [
-        run_attack(searcher, held_out, attack, threat, seed).right == 0 for searcher in (Victim(victim.exact), victim)
-    ]
+    clean = (images for images, _, _ in held_out.batches())
+    same = sum(int((predict(victim.search, images) == predict(victim.exact, images)).sum()) for images in clean)
+    fallen = [run_attack(one, held_out, attack, threat, seed).right == 0 for one in (Victim(victim.exact), victim)]
     only_exact, only_search = int((fallen[0] & ~fallen[1]).sum()), int((fallen[1] & ~fallen[0]).sum())
     passed = n - same <= TOLERATED * n and only_exact - only_search <= TOLERATED * n
     return {"n": n, "agree": same, "only_exact": only_exact, "only_search": only_search, "passed": passed}

@@ -203,9 +203,8 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    counters = {
-        n.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for n in floats if "running_mean" in n
-    }
+    means = [name for name in state if "running_mean" in name]
+    counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in means}
     return assemble(card, {**counters, **floats, **first}, reference)
 
 

@@ -6,7 +6,6 @@ the source and fool the target too, and accuracy against capacity.
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -109,11 +108,6 @@ def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
 
 
 def _sized(name: str, model: ModelReport) -> SizedModel:
-    architecture: Mapping[str, Any] = model.architecture or {}
-    return SizedModel(
-        model=name,
-        width={key: architecture[key] for key in WIDTHS if key in architecture},
-        num_parameters=model.num_parameters,
-        clean=model.clean,
-        worst_case=model.worst_case,
-    )
+    architecture = model.architecture or {}
+    width = {key: architecture[key] for key in WIDTHS if key in architecture}
+    return SizedModel(model=name, width=width, **model.pick("num_parameters", "clean", "worst_case"))
