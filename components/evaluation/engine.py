@@ -198,20 +198,15 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
     """Writes the test images at `places` with every model's adversarial version and its answers."""
     test = data.test
     images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
-    tensors, clean, attacked = {"images": test.images[places]}, {}, {}
+    tensors, seed = {"images": test.images[places]}, derived(suite.seed, "attacks")
+    answers: dict[str, dict[str, list[int]]] = {"clean": {}, "adversarial": {}}
     for name, victim in victims.items():
-        seed = derived(suite.seed, "attacks")
         images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, places))
         tensors[f"adversarial/{name}"] = images_adv
-        clean[name], attacked[name] = predict(victim, images).tolist(), predict(victim, images_adv).tolist()
-    metadata = {
-        "indices": places.tolist(),
-        "labels": labels.tolist(),
-        "attack": suite.section.curve_attack,
-        "clean": clean,
-        "adversarial": attacked,
-    }
-    write_tensors(results / "gallery.safetensors", tensors, metadata)
+        answers["clean"][name] = predict(victim, images).tolist()
+        answers["adversarial"][name] = predict(victim, images_adv).tolist()
+    about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
+    write_tensors(results / "gallery.safetensors", tensors, about | answers)
 
 
 def _setting(data: Data, suite: Suite) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -14,7 +13,7 @@ from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim
 from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.compute import Precision, channels_last, resolved
 from components.threats.parts.threat import Threat
 
@@ -22,7 +21,7 @@ from components.threats.parts.threat import Threat
 TOLERATED = 0.02
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Search:
     """How attacks compute while they search; what they find counts only once float32 confirms it.
 

@@ -59,9 +59,8 @@ class OutsideImages(NamedTuple):
         spare = min(held_out, len(everything) // HELD_OUT_SHARE) if other is None else 0
         most = len(everything) - spare
         chosen = stratified_subset(everything.labels, min(most, limit or most), derived(seed, "images"))
-        rest = torch.ones(len(everything), dtype=torch.bool)
-        rest[chosen] = False
-        if other is None and spare:
+        if spare:
+            rest = torch.ones(len(everything), dtype=torch.bool).index_fill(0, chosen, False)
             other = everything.take(rest.nonzero().squeeze(1))
         if other is not None and held_out:
             other = other.take(stratified_subset(other.labels, held_out, derived(seed, "held out")))

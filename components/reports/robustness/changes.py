@@ -130,9 +130,8 @@ def _rates(value: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[s
 
 
 def _entry(value: Any, place: int) -> str:
-    if isinstance(value, Mapping):
-        return next((f"{'ε = ' if key == 'epsilon' else ''}{value[key]}" for key in _KEYS if key in value), str(place))
-    return str(place)
+    named = value if isinstance(value, Mapping) else {}
+    return next((f"{'ε = ' if key == 'epsilon' else ''}{named[key]}" for key in _KEYS if key in named), str(place))
 
 
 def _interval(rate: Mapping[str, Any]) -> Interval[float]:

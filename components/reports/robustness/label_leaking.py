@@ -51,15 +51,14 @@ def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Le
         under = {name: outcomes[key] for name in attacks if (key := f"{model}/grid/{name}/{index}") in outcomes}
         if (mine := under.get(fgsm or "")) is not None:
             leak = _change("clean", outcomes[f"{model}/clean"], mine)
-            gap, mask = (
-                _above_lowest([n for n in rivals if n in under], under, mine) for rivals in (one_step, iterative)
-            )
+            gap, mask = (_above_lowest(rivals, under, mine) for rivals in (one_step, iterative))
             rows.append(Leak(epsilon=epsilon, leak=leak, gap=gap, mask=mask))
     return rows
 
 
 def _above_lowest(rivals: list[str], under: Outcomes, mine: Tensor) -> Change | None:
-    lowest = min(rivals, key=lambda rival: int(under[rival].sum()), default=None)
+    ran = [rival for rival in rivals if rival in under]
+    lowest = min(ran, key=lambda rival: int(under[rival].sum()), default=None)
     return None if lowest is None else _change(lowest, under[lowest], mine)
 
 
