@@ -21,17 +21,13 @@ from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended
 from pipelines.running.terminal import MORE_TO_DO
+from pipelines.studies.file import STUDY
 from pipelines.studies.job import Workplace, finished, record, run, show, tracking
 from pipelines.studies.plan import Job, JobPlan, plan
 
 STUDIES = Path("studies")
 WORK = ".temper/studies"
 FAILED = ("refused", "failed", "timed out")
-
-
-def study_folder(name: str) -> Path:
-    """The folder of a study: studies/NAME, or any folder with a study.yaml."""
-    return Path(name) if (Path(name) / "study.yaml").exists() else STUDIES / name
 
 
 def prepared(
@@ -46,7 +42,7 @@ def prepared(
     checked: bool = True,
 ) -> tuple[JobPlan, Workplace]:
     """The plan of a study and the place where it runs. Errors: mistakes in study.yaml, and in any arm's parameters."""
-    root, folder = Path.cwd(), study_folder(name)
+    root, folder = Path.cwd(), Path(name) if (Path(name) / STUDY).exists() else STUDIES / name
     planned = plan(root, folder, scale, seeds, arms)
     own = (root / work / folder.resolve().name).absolute()
     place = Workplace(root=root, work=own, data=Path(data).absolute() if data else None, keep=keep)
