@@ -17,7 +17,7 @@ from pipelines.running.tasks import STOPPED, refused, state_of
 from pipelines.running.terminal import MORE_TO_DO
 from pipelines.studies import runner
 from pipelines.studies.job import Workplace, run
-from pipelines.studies.plan import Job
+from pipelines.studies.plan import Job, JobPlan
 
 
 @flow(name="study", flow_run_name="{name} {scale}", persist_result=False)
@@ -67,11 +67,15 @@ def study(
     status, said = runner.run_jobs(planned, own, jobs, start, stop_after, get_run_logger().warning)
     if status == MORE_TO_DO:
         return Cancelled(name=STOPPED, message=said)
+    _publish(planned)
+    return Failed(message=said) if status else Completed(message=said)
+
+
+def _publish(planned: JobPlan) -> None:
     table = planned.folder / "results" / f"{planned.scale}.md"
     if table.exists():
         key = f"study-{planned.folder.name}-{planned.scale}".lower().replace("_", "-")
         create_markdown_artifact(table.read_text(encoding="utf-8"), key=key)
-    return Failed(message=said) if status else Completed(message=said)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
