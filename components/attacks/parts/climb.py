@@ -30,7 +30,6 @@ class Pace(Protocol):
 
     def rose(self, higher: Tensor) -> None:
         """Takes note of the images (bool [n]) whose loss the last step raised."""
-        ...
 
     def adapt(self, climb: "Climb", window: int) -> Tensor:
         """At the end of a window of so many steps: sets the pace anew, and says who goes back to the best point."""
