@@ -118,19 +118,14 @@ def object_of(children: Mapping[str, Key]) -> dict[str, Any]:
 def _bounds(kind: Any) -> tuple[str, dict[str, Any]]:
     """The bounds that stand in a type, in words and as JSON Schema."""
     told = [part for mark in get_args(kind)[1:] if isinstance(mark, FieldInfo) for part in mark.metadata]
-    found = [
-        (words, key, getattr(part, name))
-        for part in told
-        for name, (words, key) in BOUNDS.items()
-        if hasattr(part, name)
-    ]
-    return ", ".join(f"{words} {limit:g}" for words, _, limit in found), {key: limit for _, key, limit in found}
+    found = [(*BOUNDS[name], getattr(part, name)) for part in told for name in BOUNDS if hasattr(part, name)]
+    return ", ".join(f"{words} {limit}" for words, _, limit in found), {key: limit for _, key, limit in found}
 
 
 def text_of(kind: type) -> str:
     """What a class says of itself: its docstring without examples and errors, in paragraphs."""
     said = re.split(r"\n\n>>>", inspect.cleandoc(kind.__doc__ or ""))[0]
-    return re.sub(r"\s*\bErrors: .*?(?=\n\n|\Z)", "", said, flags=re.DOTALL)
+    return re.sub(r"\s*\bErrors:\s.*?(?=\n\n|\Z)", "", said, flags=re.DOTALL)
 
 
 def meanings(kind: type) -> dict[str, str]:
@@ -151,8 +146,9 @@ def _at_fields(kind: type) -> dict[str, str]:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         comment = re.search(r"\s#\s*(.*)$", lines[(node.end_lineno or node.lineno) - 1])
-        described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        text = str(after.value.value) if described else comment[1] if comment else ""
+        text = comment[1] if comment else ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            text = str(after.value.value)
         found[node.target.id] = " ".join(text.split())
     return found
 

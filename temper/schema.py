@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ HEAD = """\
 Every key of `params.yaml`. This page is generated from the code: `temper params schema > docs/parameters.md`.
 For an editor: `temper params schema --json > params.schema.json`.
 
-**Range** is what the type of a key accepts; a check that joins two keys stands in the meaning. **Recipes** are values in
+**Range** is what the type of a key accepts; checks of several keys together come on top. **Recipes** are values in
 `presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
 """
 
@@ -101,17 +101,12 @@ def sections() -> dict[str, Key]:
 
 
 def _section(kind: type, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
-    children = of_class(kind, families)
-    return Key("mapping", {}, text_of(kind), children=children)
+    return Key("mapping", {}, text_of(kind), children=of_class(kind, families))
 
 
 def members(family: str) -> dict[str, Key]:
     """The members of a family, each with its keys."""
-    found = {}
-    for name, kind in FAMILIES[family].items():
-        children = of_class(kind, WRAPPED.get(name)) if is_dataclass(kind) else {}  # pyright: ignore[reportArgumentType]
-        found[name] = Key("mapping", {}, text_of(kind), children=children)
-    return found
+    return {name: _section(kind, WRAPPED.get(name)) for name, kind in FAMILIES[family].items()}
 
 
 def json_schema() -> str:
@@ -169,7 +164,7 @@ def _table(children: Mapping[str, Key], values: Mapping[str, Any], above: Sequen
         cells = [f"`{path}`", key.words + ("" if key.required else ", optional"), key.allowed]
         if above:
             cells.append(_seen(path, values, above))
-        grid.append([*cells, " ".join(key.meaning.split())])
+        grid.append([*cells, " ".join(key.meaning.split("\n\n")[0].split())])
     return [grids.markdown(grid), ""]
 
 

@@ -18,7 +18,7 @@ class MiFgsm:
 
     steps: Count  # Steps of the attack.
     step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
-    decay: NotNegative  # Share of the accumulated gradient that one step keeps.
+    decay: NotNegative  # What the accumulated gradient is multiplied by at each step.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         rule, objective = Momentum(self.decay), away_from("cross_entropy", labels)

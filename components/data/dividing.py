@@ -59,7 +59,7 @@ class Division:
     """
 
     validation: PositiveFraction  # Share of all images; of the train split where there is an official test split.
-    test: PositiveFraction  # Share of all images, only where there is no official test split.
+    test: PositiveFraction  # Share of all images where none is given; below 1 with `validation` in sum.
     duplicates: Duplicates  # What happens to an image that is in two splits.
     train_limit: Count | None  # At most that many images for train and validation together; null: all.
     test_limit: Count | None  # At most that many test images; null: all.

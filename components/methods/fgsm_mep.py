@@ -34,7 +34,7 @@ class FgsmMep:
     """
 
     step_size: NotNegativeFraction  # Length α of the step, a fraction of the pixel range.
-    momentum: Real  # Share of m that one update keeps.
+    momentum: Real  # What m is multiplied by at each update.
     reset_every: Count  # Epochs after which m and δ start anew.
     weight: Real  # Weight of the squared difference of the logits.
     label_smoothing: Real  # Share of the target that goes evenly to all classes.

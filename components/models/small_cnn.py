@@ -29,7 +29,7 @@ class SmallCnn:
     True
     """
 
-    width: Width  # Multiplies the number of channels; 1 is the published network.
+    width: Width  # Multiplies the number of channels.
     batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:

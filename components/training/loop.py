@@ -51,7 +51,8 @@ class Recipe:
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None  # How weights are averaged; null: not at all.
     augmentation: Augmentation  # How each image is changed before a step.
     precision: Precision  # What matrix products and convolutions compute in.
-    select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]  # The validation value that picks epochs.
+    select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
+    """The best epoch is the last one with the highest such value on the validation split."""
     patience: Count | None  # Training ends after that many epochs without a best one; null: never early.
 
     def __post_init__(self) -> None:

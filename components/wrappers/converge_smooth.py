@@ -53,7 +53,7 @@ class Smoothing:
     centre_epochs: Count  # Epochs whose last weights make that mean.
     clean: Literal["pass", "start"]  # Which forward pass gives the clean loss.
     warm_up: Whole  # First epochs without any term.
-    guard: Whole  # Epochs around a jump of the learning rate without the terms.
+    guard: Whole  # Epochs around a jump of the learning rate without the loss terms.
 
     def __post_init__(self) -> None:
         if self.stride_max < self.stride_min:
