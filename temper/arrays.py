@@ -33,7 +33,7 @@ def require_whole(least: int, **given: object) -> None:
 
 def require_seed(seed: object) -> None:
     """Returns if this is a whole number that a seed may be, here and in params.yaml."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= MAX_SEED:
         raise InputError(f"seed: got {_shown(seed)}, want a whole number, 0 to {MAX_SEED}")
 
 

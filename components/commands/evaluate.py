@@ -46,7 +46,7 @@ def main(given: EvaluateOptions) -> None:
     models, foreign, shard = options.named_models(given.model), options.foreign_of(given), options.shard_of(given.shard)
     if given.images is not None and given.images < 1:
         raise InputError(f"--images: got {given.images}, want at least 1")
-    # Once without the images and the number of classes: a mistake shows before anything is loaded or downloaded.
+    # Once as for ten classes and 8-bit images: a mistake shows before anything is loaded or downloaded.
     suite = read_suite(options.params_of(given, uint8=True), SECTION, 10)
     everything = images_of(given.data)
     params = options.params_of(given, everything.test.images.dtype == torch.uint8)

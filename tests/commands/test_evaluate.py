@@ -315,7 +315,10 @@ def test_no_threat_and_no_file_that_names_one(case):
         (["--threat", "linf"], "--threat: got 'linf', want NORM:EPSILON"),
         ([], "--threat: missing, say what the attacker may change"),
         (["--threat", "linf:8/255", "--images", "0"], "--images: got 0, want at least 1"),
-        (["--threat", "linf:8/255", "--batch-size", "0"], "command line: evaluate_attacks.batch_size: got 0, want"),
+        (
+            ["--threat", "linf:8/255", "--batch-size", "0"],
+            "command line: evaluate_attacks: got batch_size 0, want at least 1",
+        ),
     ],
 )
 def test_options_are_checked_before_images_are_loaded_or_downloaded(case, monkeypatch, given, message):
