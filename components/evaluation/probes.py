@@ -15,7 +15,7 @@ from components.evaluation.one_attack import Outcome, TestSet, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
-from components.numerics.losses import cross_entropy, margin
+from components.numerics.losses import NO_ANSWER, answers, cross_entropy, margin
 from components.threats.parts.threat import Threat
 
 FORWARDS = 5
@@ -81,6 +81,7 @@ def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str,
         "most_common": int(test.labels.bincount().max()),
         "threat": threat.section,
         "training": _training(network),
+        "unanswered": 0,
     }
     counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
     evidence |= _forwards(network, test)
@@ -159,7 +160,7 @@ def _form(logits: Tensor) -> dict[str, Any]:
 
 def _difference(logits: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """The largest change of an image's logits relative to their own size, and how many answers changed at all."""
-    changed = sum(int((one.argmax(1) != other.argmax(1)).sum()) for one, other in logits)
+    changed = sum(int((answers(one) != answers(other)).sum()) for one, other in logits)
     sizes = [(one - other).norm(dim=1) / one.norm(dim=1).clamp_min(1e-12) for one, other in logits]
     return {"changed": changed, "difference": _number(torch.cat(sizes).max())}
 
@@ -171,7 +172,7 @@ def _zero_gradients(network: nn.Module, test: TestSet) -> dict[str, Any]:
         for images, labels, _ in test.batches():
             with torch.enable_grad():
                 logits = network(images.detach().requires_grad_())
-            right = logits.argmax(1) == labels
+            right = answers(logits) == labels
             counts["right"] += int(right.sum())
             if not logits.requires_grad:
                 return counts | {"differentiable": False}
@@ -186,11 +187,12 @@ def _attacked(
 ) -> dict[str, Any]:
     """Right answers under every attack, the pairs to be compared, and the budget that the main attack used."""
     clean = run_attack(model, test, None, threat, seed)
-    right, budget = {"clean": clean.right}, []
+    right, budget, unanswered = {"clean": clean.right}, [], clean.predicted == NO_ANSWER
     shape = tuple(test.images.shape[1:])
     for name, attack in attacks.items():
         outcome = run_attack(model, test, attack, radius_of(name, threat, shape), seed)
         right[name] = outcome.right
+        unanswered |= outcome.predicted == NO_ANSWER
         if name == "pgd":
             images = torch.cat([part for part, _, _ in test.batches()])
             budget = [used_budget(repr(attack), images, outcome.images_adv, threat)]
@@ -200,6 +202,7 @@ def _attacked(
     none = _nothing(model, test, threat, attacks, seed, clean)
     counts = {name: int(outcome.sum()) for name, outcome in right.items()}
     found = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
+    found |= {"unanswered": int(unanswered.sum())}
     return found | ({"budget": budget} if budget else {}) | none
 
 

@@ -43,7 +43,7 @@ class TradesMethod(Method):
         logits, logits_adv = model(batch.images), model(images_adv)
         clean = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
         # Gradient flows through both sides, as in the paper's code.
-        smoothness = kl_divergence(logits.softmax(1), logits_adv, "batch_mean")
+        smoothness = kl_divergence(logits, logits_adv, "batch_mean")
         parts = {
             "loss_clean": clean.detach().mean(),
             "loss_smoothness": smoothness.detach(),
@@ -60,7 +60,7 @@ class TradesMethod(Method):
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         images = batch.images
         with eval_mode(model), torch.no_grad():
-            target = model(images).softmax(1)
+            target = model(images)
         start = start_point(self.fields.start, images, threat, rng)
         return ascend(
             model,

@@ -34,6 +34,8 @@ def evidence_on(
     if suite.threat.epsilon:
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
         evidence = probe(victims[name].exact, part, suite.threat, attacks, derived(suite.seed, "probe"))
+    # On the probed images and on all images: one is enough.
+    evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
     claimed = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, suite)]

@@ -41,10 +41,11 @@ def pixel_range(evidence: Evidence) -> Finding:
 
 
 def logits(evidence: Evidence) -> Finding:
-    outputs, n = evidence["outputs"], evidence["images"]
-    if not outputs["finite"] or outputs["probabilities"] == n:
-        return Finding("broken", dict(outputs))
-    return Finding("suspect" if outputs["log_probabilities"] == n else "passed", dict(outputs))
+    outputs, n, unanswered = evidence["outputs"], evidence["images"], evidence["unanswered"]
+    measured = dict(outputs) | {"unanswered": unanswered}
+    if not outputs["finite"] or unanswered or outputs["probabilities"] == n:
+        return Finding("broken", measured)
+    return Finding("suspect" if outputs["log_probabilities"] == n else "passed", measured)
 
 
 def eval_mode(evidence: Evidence) -> Finding:

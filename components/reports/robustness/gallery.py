@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.numerics.losses import NO_ANSWER
 from components.reports.robustness.contents import Report
 
 # Smaller images are shown enlarged with their pixels as squares.
@@ -70,7 +71,8 @@ def _sample(
 
 
 def _answers(kind: str, answer: int, label: int, classes: list[str]) -> dict[str, Any]:
-    return {f"{kind}_answer": classes[answer], f"{kind}_right": answer == label}
+    named = "no answer" if answer == NO_ANSWER else classes[answer]
+    return {f"{kind}_answer": named, f"{kind}_right": answer == label}
 
 
 def data_uri(image: Tensor) -> str:
