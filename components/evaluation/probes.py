@@ -67,13 +67,21 @@ def radius_of(name: str, threat: Threat, image_shape: tuple[int, ...]) -> Threat
     return threat.at(Ratio(radii.get(name, threat.epsilon)))
 
 
-def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int) -> dict[str, Any]:
+def probe(
+    model: nn.Module,
+    test: TestSet,
+    threat: Threat,
+    attacks: Mapping[str, Attack],
+    seed: int,
+    claimed: Tensor | None = None,
+) -> dict[str, Any]:
     """The evidence on a model, as `judge` reads it: JSON-able counts and numbers (docs/verdict.md lists the keys).
 
     Args:
         model: as handed over, in whatever mode; its state is the same afterwards.
         test: some of the test images, a few hundred: uint8, or float pixels as the model is given them.
         attacks: the `wanted` ones, built; what is missing leaves its rules unmeasured.
+        claimed: uint8 [N], which of these images the evaluation says are right in the worst case.
     """
     network = exact(model)
     evidence: dict[str, Any] = {
@@ -90,7 +98,10 @@ def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str,
     if inside and evidence["outputs"]["finite"]:
         evidence["zero_gradients"] = _zero_gradients(network, test)
         if evidence["zero_gradients"]["differentiable"]:
-            evidence |= _attacked(model, test, threat, attacks, seed)
+            right, found = _attacked(model, test, threat, attacks, seed)
+            evidence |= found
+            if claimed is not None:
+                evidence["claim"] = _claim(right, claimed)
     counter.close()
     return evidence | {"passes": counter.take()}
 
@@ -184,8 +195,9 @@ def _zero_gradients(network: nn.Module, test: TestSet) -> dict[str, Any]:
 
 def _attacked(
     model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int
-) -> dict[str, Any]:
-    """Right answers under every attack, the pairs to be compared, and the budget that the main attack used."""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Right answers under every attack, uint8 [N]; and as evidence their counts, the pairs to be compared, and the
+    budget that the main attack used."""
     clean = run_attack(model, test, None, threat, seed)
     right, budget, unanswered = {"clean": clean.right}, [], clean.predicted == NO_ANSWER
     shape = tuple(test.images.shape[1:])
@@ -203,7 +215,17 @@ def _attacked(
     counts = {name: int(outcome.sum()) for name, outcome in right.items()}
     found = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
     found |= {"unanswered": int(unanswered.sum())}
-    return found | ({"budget": budget} if budget else {}) | none
+    return right, found | ({"budget": budget} if budget else {}) | none
+
+
+# Larger radii than the claimed one, under which an image may fall that the claim rightly counts.
+BEYOND = ("pgd_double", "pgd_large")
+
+
+def _claim(right: Mapping[str, Tensor], claimed: Tensor) -> dict[str, Any]:
+    """The claimed worst case beside what the probe's own attacks leave of the same images."""
+    standing = torch.stack([outcome for name, outcome in right.items() if name not in BEYOND]).amin(0)
+    return pair("the probe's attacks", standing, "the reported worst case", claimed)
 
 
 COMPARED = {
