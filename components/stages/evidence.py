@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from components.attacks import ATTACKS
 from components.attacks.apgd import Apgd
 from components.attacks.cw import Cw
@@ -42,6 +44,7 @@ def evidence_on(
         evidence = probe(victims[name].exact, part, suite.threat, attacks, seed, claimed)
     # On the probed images and on all images: one is enough.
     evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
+    evidence["constant"] = _constant(results.outcomes["clean"], data)
     claimed = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, suite)]
@@ -63,6 +66,13 @@ def _budgets(results: ModelResults, suite: Suite) -> list[dict[str, Any]]:
         # FAB looks for the *smallest* perturbation that fools.
         if task.name in results.largest and task.threat.epsilon and not isinstance(task.attack, Fab)
     ]
+
+
+def _constant(clean: Tensor, data: Data) -> dict[str, Any]:
+    """What the model makes of all unattacked images, beside what always giving the most common class would."""
+    labels = data.test.labels
+    common = int(labels.bincount().argmax())
+    return pair(f"always answering '{data.classes[common]}'", labels == common, "the model", clean)
 
 
 def _counted(results: ModelResults, suite: Suite) -> list[Task]:

@@ -44,6 +44,10 @@ APGD = Apgd(steps=100, restarts=1, loss="cross_entropy", rho=0.75)
 RESCORED = {"n": NUM_TEST, "claimed": 120, "fooled": 120, "undecided": 0, "dtype": "float32"}
 
 
+# Against always giving the most common class.
+BETTER = {"first": "always '1'", "then": "the model", "n": NUM_TEST, "gained": 200, "lost": 0}
+
+
 @dataclass(frozen=True)
 class Digit:
     """Digits in two parts, of which the upper `rows` rows are shown and the rest is grey."""
@@ -125,7 +129,7 @@ class Claim:
     reported: Attack | None = None
 
     def verdict(self) -> Verdict:
-        claimed, evidence = None, {"rescored": self.rescored}
+        claimed, evidence = None, {"rescored": self.rescored, "constant": BETTER}
         if self.reported is not None:
             task = Task("reported", self.reported, self.threat)
             evidence |= {"reach": list(_reach(task)), "apgd": [_apgd(task)] if isinstance(task.attack, Apgd) else []}

@@ -51,6 +51,7 @@ def sound() -> dict[str, Any]:
         "pairs": {rule: pair(gained=2, lost=20) for rule in rules},
         "epsilon_zero": {"changed": 0},
         "budget": [{"attack": "pgd", "largest": 0.2, "epsilon": 0.2}],
+        "constant": pair(gained=150, lost=0)[0],
         "claim": pair(gained=0, lost=20)[0],
         "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
         "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100}],
@@ -90,6 +91,7 @@ BOUNDS = [
     ("logits", "outputs.finite", True, False, "broken"),
     ("logits", "outputs.log_probabilities", 199, 200, "suspect"),
     ("logits", "unanswered", 0, 1, "broken"),
+    ("constant_answer", "constant", pair(7, 0)[0], pair(6, 0)[0], "suspect"),
     ("claim", "claim", pair(2, 0)[0], pair(3, 0)[0], "suspect"),
     ("claim", "claim", pair(1, 0, n=50)[0], pair(2, 0, n=50)[0], "suspect"),
     ("reach", "reach", [{"reach": 0.4, "wanted": 0.4}], [{"reach": 0.36, "wanted": 0.4}], "suspect"),
@@ -263,7 +265,7 @@ def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsil
     checks = {check.rule: check.status for check in judge(json.loads(json.dumps(evidence, allow_nan=False))).checks}
     unmeasured = {rule for rule, status in checks.items() if status == "not_measured"}
     # What the evaluation adds.
-    added = {"transfer", "rescored", "square_helps", "parity", "claim", "reach", "standard_attack"}
+    added = {"transfer", "rescored", "square_helps", "parity", "claim", "reach", "standard_attack", "constant_answer"}
     assert unmeasured == added
 
 

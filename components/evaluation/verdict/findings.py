@@ -123,6 +123,12 @@ def never_gains(rule: str) -> Callable[[Evidence], Finding]:
     return find
 
 
+def constant_answer(evidence: Evidence) -> Finding:
+    found = evidence["constant"]
+    change, p = _gain(found)
+    return Finding("passed" if p < ALPHA else "suspect", dict(found) | {"change": change, "p": p})
+
+
 def claim(evidence: Evidence) -> Finding:
     found = evidence["claim"]
     # No test of chance: an image that is said to withstand every attack, and falls to one, refutes its own claim.

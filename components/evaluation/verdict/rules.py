@@ -221,6 +221,14 @@ RULES = (
         remedy="check epsilon, the step size and steps times step size of the attack",
     ),
     Rule(
+        "constant_answer",
+        findings.constant_answer,
+        bound="without an attack more images are right than with the most common class for each: one-sided exact "
+        "McNemar p < 0.01; else suspect",
+        meaning="no better than always giving the same answer, which no attack can change",
+        remedy="balance the classes in training; read the class-balanced numbers",
+    ),
+    Rule(
         "claim",
         findings.claim,
         bound="of the images that the worst case counts as right, the probe's attacks fool at most 1 in 100 probed "
