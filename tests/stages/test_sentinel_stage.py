@@ -26,7 +26,6 @@ RULES = {
     "velocity": 3,
     "rank": 0.7,
     "memory": 8,
-    "patience": 5,
 }
 SENTINEL = {
     "images": 10,
@@ -127,7 +126,7 @@ def test_changes_come_on_top_of_each_other():
         ),
         ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
         ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
-        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0 and patience 5, want at least 1"),
+        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0, want at least 1"),
         ({"alarm_on": ["panic"]}, f"{KEY}.alarm_on.0: "),
         ({"action": "roll_back"}, f"{KEY}: got action 'roll_back' with 0 changes, want changes with 'roll_back'"),
         ({"lookz": 1}, f"{KEY}.lookz: unknown key (allowed: action, alarm_on, "),
