@@ -105,9 +105,9 @@ def balanced(outcome: Tensor, labels: Tensor) -> float:
 
 
 def _weakest(worst_case: Tensor, labels: Tensor, classes: Sequence[str]) -> Weakest:
-    rates: dict[str, Rate] = {classes[label]: share(worst_case[labels == label]) for label in labels.unique().tolist()}
-    name: str = min(rates, key=lambda name: rates[name].value)
-    return Weakest(name=name, worst_case=rates[name])
+    rates = {label: share(worst_case[labels == label]) for label in map(int, labels.unique())}
+    weakest = min(rates, key=lambda label: rates[label].value)
+    return Weakest(name=classes[weakest], worst_case=rates[weakest])
 
 
 def _robust_at_all(model: str, outcomes: Outcomes, labels: Tensor, classes: Sequence[str]) -> Criterion:
