@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.synced-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
+# Without its bytecode cache, Python compiles torch anew in every process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo flow test test-slow coverage check pages docs lock clean
 help:  ## show this list
@@ -43,7 +45,7 @@ check: setup  ## lint and types
 
 pages: setup  ## write the pages that are generated from the code
 	@temper params schema > docs/parameters.md && $(RUN) -m temper.help > docs/command.md
-	@$(RUN) -m components.commands.schemas docs/schemas
+	@$(RUN) -m temper.documents docs/schemas
 
 docs: setup  ## the pages of docs/ as a site in .temper/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo .temper/site/index.html

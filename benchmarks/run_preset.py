@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +29,8 @@ from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.reports.frames import frame  # noqa: E402
 from components.stages import STAGES  # noqa: E402
-from components.statistics.intervals import rate, spread  # noqa: E402
+from components.statistics.intervals import spread  # noqa: E402
+from components.statistics.outcomes import share  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
 
 MORE_TO_DO = 3
@@ -123,7 +123,7 @@ def one_run(folder: Path) -> dict:
     accuracies = {}
     for name, outcome in outcomes.items():
         if name != "labels" and not any(part in name for part in ("/curve/", "/grid/", "transfer/")):
-            found = rate(outcome)
+            found = share(outcome, float)
             accuracies[name] = {key: getattr(found, key) for key in ("value", "low", "high", "count", "n")}
     return {
         "accuracies": accuracies,
@@ -139,7 +139,7 @@ def over_seeds(runs: list[dict]) -> dict:
     rows = [{"name": name, "value": found["value"]} for run in runs for name, found in run.items()]
     groups = {name: values.tolist() for name, values in frame(rows).groupby("name", sort=False)["value"]}
     return {
-        name: asdict(spread(values)) if len(values) > 1 else {"mean": values[0], "n": 1}
+        name: spread(values)._asdict() if len(values) > 1 else {"mean": values[0], "n": 1}
         for name, values in groups.items()
     }
 

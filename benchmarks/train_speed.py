@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,7 +189,7 @@ def judged(
         "attack": repr(JUDGE),
         "attacked": min(ATTACKED, len(test.labels)),
         "entrants": rows,
-        "ahead_by": {kind: asdict(spread(one)) for kind, one in gains.items() if len(one) > 1},
+        "ahead_by": {kind: spread(one)._asdict() for kind, one in gains.items() if len(one) > 1},
         "time_ratios": [
             its / own for own, its in zip(*(rows[n]["cpu_seconds"] for n in (OWN, PUBLISHED)), strict=True)
         ],

@@ -1,7 +1,9 @@
 """What a caller hands over: images, labels, a threat model, a device. Mistakes are one line."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,39 @@ from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat, require_pixels
 
 Array = Tensor | np.ndarray[Any, Any]
+
+
+def require(name: str, given: object, kind: type | tuple[type, ...], want: str) -> None:
+    """Returns if an argument is of a kind. Error: its name, what was given, what is wanted."""
+    if not isinstance(given, kind):
+        raise InputError(f"{name}: got {_shown(given)}, want {want}")
+
+
+def require_whole(least: int, **given: object) -> None:
+    """Returns if these arguments are whole numbers, and none is below `least`."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name}: got {_shown(value)}, want a whole number, at least {least}")
+
+
+def require_all(model: object, folder: object = None, note: object = print) -> None:
+    """Returns if what several functions take is of its kind: a model, a folder or none, a function of a line."""
+    require("model", model, nn.Module, "a torch.nn.Module")
+    require("folder", folder, (str, Path, type(None)), "a path, or None")
+    require("note", note, Callable, "a function that takes a line")  # pyright: ignore[reportArgumentType]
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: short ones themselves, of others the type."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else type(value).__name__
+
+
+def _tensor(name: str, given: object) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: got {_shown(given)}, want a tensor or an array of numbers") from None
 
 
 def threat(given: Threat | str) -> Threat:
@@ -30,7 +65,7 @@ def threat(given: Threat | str) -> Threat:
 
 def images_of(given: Array, device: torch.device) -> Tensor:
     """Images [N, C, H, W] on the device: uint8, or float32 in [0, 1]. Errors: another shape, dtype or range."""
-    images = torch.as_tensor(given)
+    images = _tensor("images", given)
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: got shape {list(images.shape)}, want [N, C, H, W] with at least one image")
     if images.is_floating_point():
@@ -43,7 +78,7 @@ def images_of(given: Array, device: torch.device) -> Tensor:
 
 def labels_of(given: Array, num_images: int, device: torch.device) -> Tensor:
     """Labels int64 [N] on the device. Errors: another shape, no integers, negative ones."""
-    labels = torch.as_tensor(given)
+    labels = _tensor("labels", given)
     if labels.shape != (num_images,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(
             f"labels: got {labels.dtype} {list(labels.shape)}, want an integer for each image [{num_images}]"

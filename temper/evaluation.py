@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from components.evaluation.engine import evaluate as run_engine
 from components.evaluation.one_attack import TestSet, run_attack
 from components.evaluation.suite import EvaluationSection, Suite
 from components.evaluation.verdict.rules import judge
+from components.foundation.errors import InputError
 from components.foundation.params import member, typed
 from components.foundation.provenance import fingerprint, versions
 from components.numerics.compute import Compute
@@ -30,9 +31,19 @@ from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.tasks import suite_of
 from components.statistics.documents import read_document
-from components.statistics.intervals import Rate, rate
+from components.statistics.outcomes import Rate, share
 from components.threats.parts.threat import Threat
-from temper.arrays import Array, device_of, images_of, labels_of, looked_at, num_classes_of
+from temper.arrays import (
+    Array,
+    device_of,
+    images_of,
+    labels_of,
+    looked_at,
+    num_classes_of,
+    require,
+    require_all,
+    require_whole,
+)
 from temper.arrays import threat as as_threat
 from temper.defaults import attack_fields, budget_attacks, filled
 
@@ -92,6 +103,9 @@ def attack(
 
     Errors: `temper.InputError`, one line, where an argument is not so.
     """
+    require_all(model)
+    require_whole(1, batch_size=batch_size)
+    require_whole(0, seed=seed)
     ball, device = as_threat(threat), device_of(model)
     pixels = images_of(images, device)
     classes = labels_of(labels, len(pixels), device)
@@ -138,13 +152,17 @@ def evaluate(
 
     Errors: `temper.InputError`, one line, where an argument is not so.
     """
+    require_all(model, folder, note)
+    require_whole(1, batch_size=batch_size)
+    require_whole(0, seed=seed)
+    require("attacks", attacks, (Mapping, type(None)), "a mapping of names to attacks")
     ball, device = as_threat(threat), device_of(model)
     pixels = images_of(images, device)
     targets = labels_of(labels, len(pixels), device)
     with looked_at(model), tempfile.TemporaryDirectory() as scratch:
         num_classes = num_classes_of(model, pixels, targets)
         suite = _suite(ball, budget, attacks or {}, num_classes, batch_size, seed, pixels.dtype)
-        names = tuple(classes) if classes else tuple(map(str, range(num_classes)))
+        names = _names(classes, num_classes)
         whole = digest({"test": LabelledImages(pixels.cpu(), targets.cpu())})
         data = Data("images", whole, names, TestSet(pixels, targets, batch_size), None)
         place = Path(folder or scratch)
@@ -156,9 +174,20 @@ def evaluate(
         return _read(place, ball, data)
 
 
+def _names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes, numbers where none are given. Error: no texts, or not as many as the model has."""
+    if classes is None:
+        return tuple(map(str, range(num_classes)))
+    names = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else ()
+    if len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        raise InputError(f"classes: got {classes!r}, want {num_classes} names, one for each logit")
+    return names
+
+
 def _attack(given: AttackLike, threat: Threat, where: str) -> Attack:
     if isinstance(given, str | Mapping):
         return member(ATTACKS, filled(given, attack_fields(threat), where), where)
+    require(where, given, Callable, "a name, a mapping with a name, or an attack")  # pyright: ignore[reportArgumentType]
     return given
 
 
@@ -209,9 +238,9 @@ def _read(folder: Path, threat: Threat, data: Data) -> Evaluation:
     objecting = [check for check in verdict.checks if check.rule in verdict.reasons]
     return Evaluation(
         threat=threat,
-        clean=rate(mine["clean"]),
-        worst_case=rate(mine["worst_case"]),
-        attacks={name: rate(mine[name]) for name in document.attacks},
+        clean=share(mine["clean"], float),
+        worst_case=share(mine["worst_case"], float),
+        attacks={name: share(mine[name], float) for name in document.attacks},
         verdict=verdict.status,
         reasons=tuple(f"{check.rule}: {check.meaning}" for check in objecting),
         outcomes=mine,

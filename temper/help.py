@@ -25,7 +25,8 @@ def _helps(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
     context = command.make_context(name, [], parent=parent, resilient_parsing=True, terminal_width=WIDTH)
     yield context.command_path, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     for inner, child in getattr(command, "commands", {}).items():
-        yield from _helps(child, inner, context)
+        if not child.hidden:
+            yield from _helps(child, inner, context)
 
 
 if __name__ == "__main__":

@@ -196,9 +196,9 @@ def _accepts(sample: Any, name: str, value: object) -> bool:
 
 def _range(kind: Any, accepts: Callable[[Any], bool] | None) -> tuple[str, dict[str, Any]]:
     """The range of a number in words and as JSON Schema, by asking the checks themselves."""
-    plain = next((choice for choice in get_args(kind) if choice in (int, float)), kind) if _is_union(kind) else kind
-    inner = get_args(plain)[0] if get_origin(plain) is Annotated else plain
-    if accepts is None or inner not in (int, float, Ratio):
+    choices = [_plain(choice) for choice in (get_args(kind) if _is_union(kind) else (kind,))]
+    inner = next((choice for choice in choices if choice in (int, float, Ratio)), None)
+    if accepts is None or inner is None:
         return "", {}
     points = INTEGERS if inner is int else NUMBERS
     taken = [
@@ -221,6 +221,10 @@ def _range(kind: Any, accepts: Callable[[Any], bool] | None) -> tuple[str, dict[
     return ", ".join(filter(None, (lower, upper))), bounds
 
 
+def _plain(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
 def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, UnionType)
 
@@ -241,8 +245,12 @@ def meanings(kind: type) -> dict[str, str]:
         elif comment:
             found[name] = comment[1]
         else:
-            found[name] = " ".join(sentence for sentence in sentences if f"`{name}`" in sentence)
-    return found
+            found[name] = ""
+    names = [one.name for one in fields(kind)]
+    return {
+        name: found.get(name) or " ".join(sentence for sentence in sentences if f"`{name}`" in sentence)
+        for name in names
+    }
 
 
 def _yaml(value: object) -> str:

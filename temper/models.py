@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from components.foundation.errors import InputError
 from components.models.parts.model_file import load_model
+from temper.arrays import require
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> nn.Module:
@@ -20,4 +22,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> nn.Module:
 
     Errors: `temper.InputError`, one line: a missing, truncated or foreign file, weights that do not fit.
     """
-    return load_model(path, device)[0]
+    require("path", path, (str, Path), "a path")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device: got {device!r}, want a torch.device, or text such as cpu or cuda:0") from None
+    return load_model(path, place)[0]

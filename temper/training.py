@@ -25,7 +25,16 @@ from components.threats.parts.threat import Threat
 from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
-from temper.arrays import Array, device_of, images_of, labels_of, num_classes_of
+from temper.arrays import (
+    Array,
+    device_of,
+    images_of,
+    labels_of,
+    num_classes_of,
+    require,
+    require_all,
+    require_whole,
+)
 from temper.arrays import threat as as_threat
 from temper.defaults import attack_fields, filled, method_fields
 
@@ -94,6 +103,9 @@ def train(
 
     Errors: `temper.InputError`, one line, where an argument is not so.
     """
+    require_all(model, folder, note)
+    require_whole(0, seed=seed)
+    require("guide", guide, (nn.Module, type(None)), "a torch.nn.Module, or None")
     ball, device = as_threat(threat), device_of(model)
     pixels, targets = _uint8(images_of(images, device)), labels
     targets = labels_of(targets, len(pixels), device)
@@ -153,6 +165,7 @@ def _recipe(epochs: int, batch_size: int, learning_rate: float, crop: int, flip:
 def _method(given: MethodLike, threat: Threat, epochs: int, guide: nn.Module | None) -> Method:
     """The method, guided where it wants a guide. Errors: an unknown name or field, a guide that is missing."""
     if not isinstance(given, str | Mapping):
+        require("method", given, Method, "a name, a mapping with a name, or a temper.Method")
         return given
     built = member(METHODS, filled(given, method_fields(threat, epochs), "method"), "method")
     if not needs(built):
@@ -167,6 +180,9 @@ def _divided(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Images and labels to train on, and those to choose the best epoch by."""
     if validation is not None:
+        require("validation", validation, (tuple, list), "a pair: images and labels")
+        if len(validation) != 2:
+            raise InputError(f"validation: got {len(validation)} parts, want two: images and labels")
         other = _uint8(images_of(validation[0], device))
         return (images, labels), (other, labels_of(validation[1], len(other), device))
     size = len(labels) // VALIDATION

@@ -1,6 +1,7 @@
 """Tiny models and images that every test can afford."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +14,28 @@ from components.threats.parts.threat import Threat
 from tests.parts.plain_formulas import smooth_network
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_from_the_start() -> Iterator[None]:
+    """Fixtures of a module are made before those of a test, and on several threads small networks are slow.
+
+    Processes that tests start have one thread too, and keep a bytecode cache: compiling torch takes seconds.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tests run on one thread, so that timing noise and thread counts never decide one."""
-    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(1)
+    deterministic = torch.get_deterministic_debug_mode()
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.set_deterministic_debug_mode(deterministic)
 
 
@@ -29,6 +45,16 @@ def tracking_off() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPER_TRACKING", "off")
         yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which an evaluation of two models ran."""
+    from tests.parts.outside_files import evaluate_here, make_case
+
+    folder = make_case(tmp_path_factory.mktemp("evaluate") / "case")
+    evaluate_here(folder)
+    return folder
 
 
 @pytest.fixture

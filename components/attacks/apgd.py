@@ -1,10 +1,10 @@
 """Auto-PGD: projected gradient ascent that chooses its own step sizes (Croce & Hein, arXiv 2003.01690, algorithm 1)."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import eval_mode
@@ -12,7 +12,7 @@ from components.attacks.parts.climb import Climb, Halving, Thinning, sparse_wind
 from components.attacks.parts.objectives import Goal, away_from, towards
 from components.attacks.parts.victim import confirm
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Ratio, Real
+from components.foundation.params import Count, Ratio, Real, Whole, strict
 from components.numerics.losses import answers, margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.norm import Sparse
@@ -23,7 +23,7 @@ from components.threats.parts.threat import Threat
 LARGER, LARGER_STEPS = (3, 2), (0.3, 0.3, 0.4)
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Apgd:
     """`steps` steps up one loss, `restarts` times from random points, each on the images not fooled so far.
 
@@ -35,16 +35,14 @@ class Apgd:
     returned, from the run in which that came nearest to fooling the model.
     """
 
-    steps: int
-    restarts: int
+    steps: Count
+    restarts: Count
     loss: Literal["cross_entropy", "dlr", "targeted_dlr"]
-    rho: Real
-    targets: int = 0
+    rho: Annotated[Real, Field(gt=0, lt=1)]
+    targets: Whole = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or not 0 < self.rho < 1:
-            raise ValueError(f"got {self}, want steps and restarts of at least 1 and a rho between 0 and 1")
-        if self.targets < 0 or (self.targets > 0) != (self.loss == "targeted_dlr"):
+        if (self.targets > 0) != (self.loss == "targeted_dlr"):
             raise ValueError(f"got {self}, want targets of at least 1 with targeted_dlr, and none with other losses")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
@@ -85,17 +83,20 @@ class Apgd:
         norm = threat.norm
         if not isinstance(norm, Sparse):
             start = norm.random_edge(images, threat.radius, rng)
-            climb = Climb.begin(start, images, labels, objective, Halving.begin(images, threat, self.rho))
+            climb = Climb(start, images, labels, objective, Halving(images, threat, self.rho))
             return _climbed(climb, model, threat, self.steps, window_ends(self.steps))
         start = norm.random_edge(images, LARGER[0] * threat.radius, rng)
         *before, steps = (max(1, int(share * self.steps)) for share in LARGER_STEPS)
         for times, few in zip(LARGER, before, strict=True):
             ball = threat.at(Ratio(times * threat.epsilon))
             start = ball.project(start, images)
-            climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, ball))
-            start = _best(climb, model, ball, few, sparse_window_ends(few))
+            climb = Climb(start, images, labels, objective, Thinning(norm, start, images, ball))
+            # Who is fooled on the way does not matter yet.
+            for _ in _looks(climb, model, ball, few, sparse_window_ends(few)):
+                pass
+            start = climb.best
         start = threat.project(start, images)
-        climb = Climb.begin(start, images, labels, objective, Thinning.begin(norm, start, images, threat))
+        climb = Climb(start, images, labels, objective, Thinning(norm, start, images, threat))
         return _climbed(climb, model, threat, steps, sparse_window_ends(steps))
 
 
@@ -105,10 +106,7 @@ def _climbed(
     """Each image's point, the margin there and whether it is fooled there; an image is done as soon as it is."""
     points, fooled = torch.empty_like(climb.images), torch.zeros_like(climb.labels, dtype=torch.bool)
     margins = torch.empty_like(climb.values)
-    for step in range(steps + 1):
-        if step:
-            climb.move(threat, first=step == 1)
-        climb.look(model)
+    for _ in _looks(climb, model, threat, steps, ends):
         done = confirm(model, climb.point, climb.labels, climb.wrong)
         if done.any():
             chosen = climb.place[done]
@@ -116,20 +114,17 @@ def _climbed(
             climb.keep(~done)
             if not len(climb.place):
                 break
-        climb.remember()
-        if step in ends:
-            climb.adapt(ends[step])
     points[climb.place], margins[climb.place] = climb.best, climb.best_margins
     return points, margins, fooled
 
 
-def _best(climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]) -> Tensor:
-    """Each image's point of highest loss; who is fooled on the way does not matter."""
+def _looks(climb: Climb, model: nn.Module, threat: Threat, steps: int, ends: dict[int, int]) -> Iterator[None]:
+    """Climbs; comes back after each look, when images may still be dropped before the climb remembers what it saw."""
     for step in range(steps + 1):
         if step:
             climb.move(threat, first=step == 1)
         climb.look(model)
+        yield
         climb.remember()
         if step in ends:
             climb.adapt(ends[step])
-    return climb.best

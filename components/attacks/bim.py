@@ -2,16 +2,15 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import grey_steps
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Bim:
     """From the image itself, steps of one grey level up the cross-entropy; their number follows from epsilon.
 

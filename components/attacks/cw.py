@@ -1,16 +1,15 @@
 """The Carlini-Wagner margin attack under a norm bound, as the adversarial distillation literature runs it."""
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import ascend
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import Count, NotNegative, PositiveFraction, strict
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Cw:
     """`steps` steps of `step_size` from the image on the margin loss, which stops counting above `confidence`.
 
@@ -18,13 +17,9 @@ class Cw:
     of a penalty; with the L∞ ball, 30 steps and confidence 50 it is the CW∞ of the MTARD line of work.
     """
 
-    steps: int
-    step_size: Fractional
-    confidence: Real
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.step_size <= 0 or self.confidence < 0:
-            raise ValueError(f"got {self}, want steps of at least 1, a positive step_size, a confidence of at least 0")
+    steps: Count
+    step_size: PositiveFraction
+    confidence: NotNegative
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         def objective(logits: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import PlainValidator
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.apgd import Apgd
@@ -18,7 +17,7 @@ from components.attacks.mi_fgsm import MiFgsm
 from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
-from components.foundation.params import STRICT, member
+from components.foundation.params import Count, member, strict
 from components.numerics.random_numbers import Rng, shared
 from components.threats.parts.threat import Threat
 
@@ -31,7 +30,7 @@ def _inner(spec: Any) -> Attack:
     return built or member(INNER, spec, "wrapped")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Eot:
     """`attack` on a model that answers with the mean logits of `samples` passes, each with its own random numbers.
 
@@ -40,12 +39,8 @@ class Eot:
     which are seeded from `rng` and put back afterwards.
     """
 
-    samples: int
+    samples: Count
     attack: Annotated[Attack, PlainValidator(_inner)]
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"got samples {self.samples}, want at least 1")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

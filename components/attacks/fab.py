@@ -1,21 +1,22 @@
 """FAB-T, the targeted fast adaptive boundary attack (Croce & Hein, arXiv 1907.02044)."""
 
 from functools import partial
+from typing import Annotated
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View, eval_mode, look
 from components.attacks.parts.victim import confirm
-from components.foundation.params import STRICT, Ratio, Real
+from components.foundation.params import Count, Ratio, Real, Share, strict
 from components.numerics.losses import answers
 from components.numerics.random_numbers import Rng
 from components.threats.parts.norm import Crossing, require
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Fab:
     """Steps to the decision boundary between the label and each of the `targets` likeliest other classes in turn.
 
@@ -32,18 +33,12 @@ class Fab:
     alpha_max 0.1, eta 1.05, beta 0.9.
     """
 
-    steps: int
-    targets: int
-    restarts: int
-    alpha_max: Real
-    eta: Real
-    beta: Real
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.targets, self.restarts) < 1:
-            raise ValueError(f"got {self}, want steps, targets and restarts of at least 1")
-        if not (0 <= self.alpha_max <= 1 <= self.eta and 0 < self.beta <= 1):
-            raise ValueError(f"got {self}, want alpha_max in [0, 1], eta of at least 1 and beta in (0, 1]")
+    steps: Count
+    targets: Count
+    restarts: Count
+    alpha_max: Share
+    eta: Annotated[Real, Field(ge=1)]
+    beta: Annotated[Real, Field(gt=0, le=1)]
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         images_adv = images.clone()

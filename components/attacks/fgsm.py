@@ -2,16 +2,15 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import one_step
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Fgsm:
     """One step of length epsilon along the gradient of the cross-entropy, from the image itself.
 

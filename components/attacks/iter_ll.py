@@ -1,15 +1,14 @@
 """The iterative least-likely-class method (Kurakin et al., arXiv 1607.02533, section 2.3)."""
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import grey_steps
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class IterLl:
     """The steps of the basic iterative method, towards the class the model finds least likely for the clean image."""
 

@@ -1,19 +1,18 @@
 """Projected gradient descent, as attackers call the ascent (Madry et al., arXiv 1706.06083, section 2.1)."""
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode, start_point
 from components.attacks.parts.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
 from components.attacks.parts.victim import confirm
-from components.foundation.params import STRICT, Fractional
+from components.foundation.params import Count, PositiveFraction, strict
 from components.numerics.losses import answers, margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Pgd:
     """`steps` steps of `step_size` from `start` up a loss with an aim, up to `restarts` times.
 
@@ -21,16 +20,14 @@ class Pgd:
     the one of largest margin among the ends of its restarts.
     """
 
-    steps: int
-    step_size: Fractional
+    steps: Count
+    step_size: PositiveFraction
     start: Start
     loss: LossName
-    restarts: int
+    restarts: Count
     aim: Aim = "true"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.step_size <= 0:
-            raise ValueError(f"got {self}, want steps and restarts of at least 1 and a positive step_size")
         require_sense(self.loss, self.aim, leaves_image=self.start != "zero")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:

@@ -2,17 +2,16 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import ascend
 from components.attacks.parts.objectives import clean_logits, goal
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.random_numbers import Rng, normal
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class RFgsm:
     """x' = x + α · sign N(0, I) with α = epsilon / 2, then one step of length epsilon - α from x' (their eq. 4).
 

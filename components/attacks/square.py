@@ -1,14 +1,14 @@
 """The Square attack: random search by queries alone, no gradient (Andriushchenko et al., arXiv 1912.00049)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import eval_mode
 from components.attacks.parts.victim import confirm
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, Real, strict
 from components.numerics.losses import answers, cross_entropy, margin
 from components.numerics.random_numbers import Rng, shared
 from components.threats.parts.norm import Squared, require
@@ -21,7 +21,7 @@ LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Square:
     """`queries` random squares on each image, each kept if it raises the loss; `restarts` times from new starts.
 
@@ -37,14 +37,10 @@ class Square:
     confirmed fooled; of the others the point with the greatest loss is returned.
     """
 
-    queries: int
-    p_init: Real
-    restarts: int
+    queries: Count
+    p_init: Annotated[Real, Field(gt=0, le=1)]
+    restarts: Count
     loss: Literal["cross_entropy", "margin"]
-
-    def __post_init__(self) -> None:
-        if self.queries < 1 or self.restarts < 1 or not 0 < self.p_init <= 1:
-            raise ValueError(f"got {self}, want queries and restarts of at least 1 and p_init in (0, 1]")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         norm = require(threat.norm, Squared, "square", "linf, l2, l1 or another norm that says what its squares are")
@@ -67,13 +63,7 @@ class Square:
         return threat.verify(images_adv, images)
 
     def _search(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        points: Tensor,
-        squares: Squares,
-        draw: torch.Generator,
+        self, model: nn.Module, images: Tensor, labels: Tensor, points: Tensor, squares: Squares, draw: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The last point of each image's climb, its loss, [N], and whether it is confirmed to fool the model, [N]."""
         value, fooled = self._ask(model, points, labels)

@@ -1,15 +1,14 @@
 """The one-step least-likely-class attack (Kurakin et al., arXiv 1611.01236, section 3)."""
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import one_step
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class StepLl:
     """One step of length epsilon that lowers the cross-entropy of the class the model finds least likely."""
 

@@ -12,16 +12,8 @@ from typing import Any
 
 import torch
 
-from components.commands.evaluate_options import (
-    SECTION,
-    EvaluateOptions,
-    foreign_of,
-    mapping,
-    named_models,
-    options_of,
-    params_of,
-    shard_of,
-)
+from components.commands import evaluate_options as options
+from components.commands.evaluate_options import SECTION, EvaluateOptions
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
@@ -51,9 +43,9 @@ Note = Callable[[str], None]
 
 def main(given: EvaluateOptions) -> None:
     """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
-    models, foreign, shard = named_models(given.model), foreign_of(given), shard_of(given.shard)
+    models, foreign, shard = options.named_models(given.model), options.foreign_of(given), options.shard_of(given.shard)
     everything = images_of(given.data)
-    params = params_of(given, everything.test.images.dtype == torch.uint8)
+    params = options.params_of(given, everything.test.images.dtype == torch.uint8)
     if given.images is not None and given.images < 1:
         raise InputError(f"--images: got {given.images}, want at least 1")
     # Once without the data's own number of classes: a mistake shows before anything is loaded.
@@ -87,7 +79,7 @@ def images_of(data: str) -> OutsideImages:
     """The images of a file, or of a data set of the table by its name or its fields; its official test split."""
     if Path(data).suffix == ".safetensors":
         return read_images(Path(data))
-    spec = mapping(data, "--data") if "{" in data else {"name": data}
+    spec = options.mapping(data, "--data") if "{" in data else {"name": data}
     name, dataset = str(spec.get("name")), member(DATASETS, spec, "--data")
     source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
     if source.test is None:
@@ -151,16 +143,12 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield journal, journal.note
 
 
-def run(given: Callable[[], EvaluateOptions]) -> None:
-    """The evaluation as this process: a mistake, of the options too, is one line and exit status 2."""
-    with as_process("evaluate"):
+def run(**fields: Any) -> None:
+    """The evaluation as this process, told the fields of `EvaluateOptions`: a mistake ends it with exit status 2."""
+    with as_process():
         try:
-            main(given())
+            main(EvaluateOptions(**fields))
         except SystemExit as stop:
             if stop.code in (130, 143):
-                print("evaluate: stopped; the same command continues", file=sys.stderr, flush=True)
+                print("stopped; the same command continues", file=sys.stderr, flush=True)
             raise
-
-
-if __name__ == "__main__":
-    run(lambda: options_of(sys.argv[1:]))

@@ -1,15 +1,15 @@
 """The options of an evaluation of models from outside, and the section of params.yaml that they stand for."""
 
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import torch
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from components.attacks.parts.ascent import grey_level_steps
 from components.evaluation.campaign import Shard
@@ -55,50 +55,17 @@ class EvaluateOptions:
     track: bool = False
 
 
-def options_of(arguments: Sequence[str]) -> EvaluateOptions:
-    """The options of a process that a flow starts: `--name value`, repeated for several, and `--track` alone.
-
-    Errors: an option that there is not, or without its value, no number where one is wanted.
-    """
-    kinds, told, left = get_type_hints(EvaluateOptions), {}, list(arguments)
-    while left:
-        option = left.pop(0)
-        name = option.removeprefix("--").replace("-", "_")
-        if name not in kinds or not option.startswith("--"):
-            raise InputError(f"{option}: no such option (allowed: {', '.join(kinds)})")
-        if kinds[name] is bool:
-            told[name] = True
-        elif not left:
-            raise InputError(f"{option}: want a value")
-        elif kinds[name] == Sequence[str]:
-            told.setdefault(name, []).append(left.pop(0))
-        else:
-            told[name] = left.pop(0)
-    for name in ("model", "data"):
-        if name not in told:
-            raise InputError(f"--{name}: missing")
-    try:
-        return TypeAdapter(EvaluateOptions).validate_python(told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{first['loc'][0]}: got {first['input']!r}, want a number") from None
-
-
-def named(given: str) -> tuple[str, str]:
-    """Name and reference of `NAME=REF`. Error: anything else, or a name that cannot be one of a file."""
-    name, equals, reference = given.partition("=")
-    if not (equals and reference and name and all(letter.isalnum() or letter in "._-" for letter in name)):
-        raise InputError(f"--model: got {given!r}, want NAME=REF with a name of letters, digits, '.', '_' and '-'")
-    return name, reference
-
-
 def named_models(given: Sequence[str]) -> dict[str, str]:
-    """The models in order, name to reference. Error: a name given twice."""
-    pairs = [named(one) for one in given]
-    twice = [name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1]
-    if twice:
-        raise InputError(f"--model: two models called {twice[0]!r}")
-    return dict(pairs)
+    """The models `NAME=REF` in order, name to reference. Errors: another form, a name of no file, a name twice."""
+    models: dict[str, str] = {}
+    for text in given:
+        name, _, reference = text.partition("=")
+        if not (reference and re.fullmatch(r"[\w.-]+", name)):
+            raise InputError(f"--model: got {text!r}, want NAME=REF with a name of letters, digits, '.', '_' and '-'")
+        if name in models:
+            raise InputError(f"--model: two models called {name!r}")
+        models[name] = reference
+    return models
 
 
 def shard_of(text: str) -> Shard:
@@ -201,14 +168,9 @@ def foreign_of(given: EvaluateOptions) -> dict[str, Foreign]:
     names = list(named_models(given.model))
     architectures = _for_each(given.architecture, names, "--architecture")
     normalizations = _for_each(given.normalization, names, "--normalization")
-    found = {}
-    for name in names:
-        architecture, normalization = architectures.get(name), normalizations.get(name)
-        found[name] = Foreign(
-            None if architecture is None else mapping(architecture, "--architecture"),
-            None if normalization is None else _normalization(normalization),
-        )
-    return found
+    read = {name: mapping(text, "--architecture") for name, text in architectures.items()}
+    measured = {name: _normalization(text) for name, text in normalizations.items()}
+    return {name: Foreign(read.get(name), measured.get(name)) for name in names}
 
 
 def mapping(text: str, option: str) -> dict[str, Any]:
@@ -244,12 +206,10 @@ def _normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split(":"))
     except ValueError:
         mean, std = (), ()
-    if not mean or len(mean) != len(std) or not all(0 < one < float("inf") for one in std):
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise InputError(
-            f"--normalization: got {text!r}, want identity or MEAN:STD, one number for each channel or one for all"
+            f"--normalization: got {text!r}, want identity or MEAN:STD, finite, for each channel or once for all"
         )
-    if not all(torch.isfinite(torch.tensor(mean))):
-        raise InputError(f"--normalization: got {text!r}, want finite numbers")
     return mean, std
 
 

@@ -1,22 +1,15 @@
-"""Table and figure of a study's finished runs. It is not a stage of dvc.yaml.
+"""Table and figure of a study's finished runs. It is not a stage of dvc.yaml."""
 
-    python -m components.commands.study PLAN --out FOLDER
-
-PLAN is what `temper study` writes: the question, and where the files of each run are.
-"""
-
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.foundation.params import typed
-from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, git_commit
 from components.foundation.storage import read_csv, read_json, write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
-from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, Study, StudyPlan, StudyRun
+from components.reports.study.contents import LeadTime, SentinelEvent, SentinelRecord, Study, StudyPlan, StudyRun
 from components.reports.study.document import RunFiles, build
 from components.reports.study.figures import figure
 from components.reports.study.tables import markdown, terminal
@@ -25,19 +18,16 @@ from components.tracking.journal import Journal
 from components.training.sentinel.rules import Rules, lead_times
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes SCALE.json, SCALE.md and SCALE.svg into FOLDER, prints the table, and records all of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.commands.study", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    given = parser.parse_args(arguments)
-    plan = read_document(StudyPlan, given.plan)
+def collect(described: Path, out: Path) -> None:
+    """Writes SCALE.json, SCALE.md and SCALE.svg into the folder `out`, prints the table, and records all of it.
+
+    `described` is a file that `temper study` writes: the question, and where the files of each run are.
+    """
+    plan = read_document(StudyPlan, described)
     findings = [read(run, plan.role) for run in plan.runs]
     transfers = {seed: read_document(Report, Path(f, "robustness.json")).transfer for seed, f in plan.transfers.items()}
     document = build(plan, findings, transfers)
-    files = {suffix: given.out / f"{plan.scale}.{suffix}" for suffix in ("json", "md", "svg")}
+    files = {suffix: out / f"{plan.scale}.{suffix}" for suffix in ("json", "md", "svg")}
     write_document(files["json"], document)
     write_text(files["md"], markdown(document))
     write_text(files["svg"], figure(document))
@@ -63,7 +53,7 @@ def read(run: StudyRun, role: str) -> RunFiles:
     )
 
 
-def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
+def sentinel(path: Path, section: Mapping[str, Any]) -> SentinelRecord | None:
     """What the overfitting sentinel did, and how early each rule was in the looks at the run as it stands.
 
     None where the training was not looked at. Errors: a missing or broken file.
@@ -73,7 +63,7 @@ def sentinel(path: Path, section: Mapping[str, Any]) -> Sentinel | None:
     seen = read_json(path)
     rules = typed(Rules, section["sentinel"]["rules"], "sentinel.rules")
     leads = lead_times([look for look in seen["looks"] if not look["dropped"]], rules)
-    return Sentinel(
+    return SentinelRecord(
         events=[SentinelEvent(**{key: event[key] for key in SentinelEvent.model_fields}) for event in seen["events"]],
         leads={rule: LeadTime(**lead._asdict()) for rule, lead in leads.items()},
     )
@@ -87,8 +77,3 @@ def numbers(document: Study) -> dict[str, Any]:
         for checkpoint, conditions in arm.over_seeds.items()
         for condition, found in conditions.items()
     }
-
-
-if __name__ == "__main__":
-    with as_process("study"):
-        main()

@@ -1,30 +1,28 @@
 """Augmentation of whole batches on the device: crops, flips, RandAugment, CutMix."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
 from components.data.batch import Batch
 from components.data.pixels import to_pixels
 from components.data.placement import Placement
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, Share, Whole, strict
 from components.numerics.random_numbers import shared
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class RandAugment:
     """`num_ops` random operations on each image, of strength `magnitude`, 0 to 30 (Cubuk et al., arXiv 1909.13719)."""
 
-    num_ops: int
-    magnitude: int
-
-    def __post_init__(self) -> None:
-        if self.num_ops < 1 or not 0 <= self.magnitude <= 30:
-            raise ValueError(f"got num_ops {self.num_ops} and magnitude {self.magnitude}, want at least 1, and 0 to 30")
+    num_ops: Count
+    magnitude: Annotated[int, Field(ge=0, le=30)]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Augmentation:
     """How each image is changed before a step, in this order: RandAugment, a shift, a flip, CutMix.
 
@@ -34,25 +32,14 @@ class Augmentation:
     overfits and averages its weights (Rebuffi et al., arXiv 2103.01946); short runs of small models need neither.
     """
 
-    crop: int
+    crop: Whole
     flip: bool
-    cutmix: Real
+    cutmix: Share
     rand_augment: RandAugment | None
-
-    def __post_init__(self) -> None:
-        if self.crop < 0:
-            raise ValueError(f"got crop {self.crop}, want at least 0 pixels")
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"got cutmix {self.cutmix}, want a chance from 0 to 1")
 
 
 def augmented(
-    images: Tensor,
-    labels: Tensor,
-    indices: Tensor,
-    augmentation: Augmentation,
-    num_classes: int,
-    rng: torch.Generator,
+    images: Tensor, labels: Tensor, indices: Tensor, augmentation: Augmentation, num_classes: int, rng: torch.Generator
 ) -> Batch:
     """The batch of uint8 `images` [N, C, H, W] with their int64 `labels` [N], all on the device of `rng`."""
     if augmentation.rand_augment is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from components.data.splits import S, Source, require_counts
 from components.foundation.errors import InputError
+from components.foundation.params import Count, PositiveFraction, strict
 from components.numerics.random_numbers import derived
 
 Duplicates = Literal["drop", "refuse"]
@@ -49,40 +50,43 @@ def _draw(labels: Tensor, num_taken: Sequence[int], seed: int) -> tuple[Tensor, 
     return (~taken).nonzero().squeeze(1), taken.nonzero().squeeze(1)
 
 
-def divide(
-    source: Source[S],
-    *,
-    validation: Fraction,
-    test: Fraction,
-    duplicates: Duplicates,
-    train_limit: int | None,
-    test_limit: int | None,
-    seed: int,
-) -> tuple[dict[str, S], dict[str, int]]:
-    """The splits `train`, `validation` and `test`, and how many duplicates each lost.
+@strict
+class Division:
+    """How images become three splits: `validation` is a share of all images where the source has no test split, else of
+    its train split; `test` a share of all images where it has none.
 
-    Args:
-        validation: share of all images where the source has no test split, else of its train split.
-        test: share of all images; not used where the source has a test split.
-        duplicates: what to do about an image that is in two splits.
-        train_limit: at most this many images for train and validation together, drawn per class.
-        test_limit: at most this many images for test.
-        seed: decides which images go where.
+    `duplicates` says what to do about an image that is in two splits. `train_limit` images at most are drawn, per
+    class, for train and validation together, `test_limit` for test; null: all.
     """
+
+    validation: PositiveFraction
+    test: PositiveFraction
+    duplicates: Duplicates
+    train_limit: Count | None
+    test_limit: Count | None
+
+    def __post_init__(self) -> None:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"got validation {self.validation} and test {self.test}, want a sum below 1")
+
+
+def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, S], dict[str, int]]:
+    """The splits `train`, `validation` and `test`, drawn from `seed`, and how many duplicates each lost."""
+    validation: Fraction = division.validation
     num_classes, classes = len(source.classes), source.classes
     train, held_out = source.train, source.test
     if held_out is None:
         require_counts(train.counts(num_classes), classes, 3, "train (to be divided in three)")
-        rest, part = stratified_split(train.labels, test, derived(seed, "test split"))
-        train, held_out, validation = train.take(rest), train.take(part), validation / (1 - test)
+        rest, part = stratified_split(train.labels, division.test, derived(seed, "test split"))
+        train, held_out, validation = train.take(rest), train.take(part), validation / (1 - division.test)
     train, held_out = (
-        limited(train, train_limit, derived(seed, "train limit")),
-        limited(held_out, test_limit, derived(seed, "test limit")),
+        limited(train, division.train_limit, derived(seed, "train limit")),
+        limited(held_out, division.test_limit, derived(seed, "test limit")),
     )
     require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
     rest, part = stratified_split(train.labels, validation, derived(seed, "validation split"))
     splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}
-    splits, dropped = drop_or_refuse_duplicates(splits, duplicates)
+    splits, dropped = drop_or_refuse_duplicates(splits, division.duplicates)
     for name, split in splits.items():
         require_counts(split.counts(num_classes), classes, 1, name)
     return splits, dropped

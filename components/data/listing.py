@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
-from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """The kinds of files that can be decoded while training."""
@@ -22,7 +21,7 @@ READERS = 8
 """How many files are read at the same time while they are listed: most of the time goes into waiting for the disk."""
 
 
-@checked_dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Decoding:
     """Where the files are and how each becomes pixels, uint8 [channels, image_size, image_size].
 
@@ -46,8 +45,29 @@ class Decoding:
         return (3 if self.color == "rgb" else 1, self.image_size, self.image_size)
 
 
+class Labelled:
+    """Labels, int64 [N], and what has one row for each; a frozen dataclass whose tensors a data file holds."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a data file holds of this split, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def take(self, indices: Tensor) -> Self:
+        """The chosen rows, in the order of `indices`."""
+        return replace(cast(Any, self), **{name: tensor[indices] for name, tensor in self.tensors().items()})
+
+    def counts(self, num_classes: int) -> list[int]:
+        """Rows per class."""
+        return torch.bincount(self.labels, minlength=num_classes).tolist()
+
+
 @dataclass(frozen=True)
-class LabelledFiles:
+class LabelledFiles(Labelled):
     """Image files with their labels, int64 [N].
 
     `names` are paths relative to `decoding.folder`, uint8 [N, L], zeros behind the shorter ones; `hashes` are the
@@ -69,30 +89,14 @@ class LabelledFiles:
         hashes = torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(-1, DIGEST_BYTES)
         return cls(_packed(names), hashes, torch.tensor(labels), decoding)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the decoded images."""
         return self.decoding.image_shape
 
-    def take(self, indices: Tensor) -> Self:
-        """The chosen files, in the order of `indices`."""
-        chosen = {name: tensor[indices] for name, tensor in self.tensors().items()}
-        return replace(self, **chosen)
-
-    def counts(self, num_classes: int) -> list[int]:
-        """Files per class."""
-        return torch.bincount(self.labels, minlength=num_classes).tolist()
-
     def keys(self) -> list[bytes]:
         """One key per file; files of equal bytes have equal keys."""
         return [row.tobytes() for row in self.hashes.contiguous().numpy()]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a data file holds of this split, besides `decoding`."""
-        return {"names": self.names, "hashes": self.hashes, "labels": self.labels}
 
     def path(self, index: int) -> Path:
         """Where a file is."""

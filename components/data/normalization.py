@@ -4,15 +4,14 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 
 Scaling = Literal["standardize", "minmax", "none"]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Normalization:
     """The affine map `(pixel - offset) / scale` of [0, 1] pixels, one offset and one scale per channel."""
 

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from components.data.listing import DIGEST_BYTES, Decoding, LabelledFiles
+from components.data.listing import DIGEST_BYTES, Decoding, Labelled, LabelledFiles
 from components.data.normalization import Normalization
 from components.foundation.errors import InputError
 from components.foundation.params import typed
@@ -17,22 +17,15 @@ from components.numerics.tensor_files import read_tensors, tensor_bytes, write_t
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(Labelled):
     """Images, uint8 [N, C, H, W], with their labels, int64 [N]."""
 
     images: Tensor
     labels: Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Tensor) -> Self:
-        """The chosen images, in the order of `indices`."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
-
-    def counts(self, num_classes: int) -> list[int]:
-        """Images per class."""
-        return torch.bincount(self.labels, minlength=num_classes).tolist()
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and labels on a device."""
+        return self.images.to(device), self.labels.to(device)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -43,10 +36,6 @@ class LabelledImages:
     def keys(self) -> list[bytes]:
         """One key per image; images of equal pixels have equal keys."""
         return [hashlib.sha256(image).digest() for image in self.images.contiguous().numpy()]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a data file holds of this split."""
-        return {"images": self.images, "labels": self.labels}
 
 
 Split = LabelledImages | LabelledFiles

@@ -28,12 +28,7 @@ class StreamedLoader:
     """`Loader` for a set that stays in its files: the same order, the same batches, the same augmentation."""
 
     def __init__(
-        self,
-        files: LabelledFiles,
-        batch_size: int,
-        augmentation: Augmentation,
-        num_classes: int,
-        device: torch.device,
+        self, files: LabelledFiles, batch_size: int, augmentation: Augmentation, num_classes: int, device: torch.device
     ) -> None:
         self.images, self.labels = StreamedImages(files, device), files.labels.to(device)
         self.augmentation, self.num_classes, self.device = augmentation, num_classes, device

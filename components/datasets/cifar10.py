@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from pydantic.dataclasses import dataclass
-
 from components.data.splits import Source
 from components.datasets.parts.cifar_batches import read_batches
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Cifar10:
     """CIFAR-10, [50000, 3, 32, 32] and [10000, 3, 32, 32], ten classes.
 

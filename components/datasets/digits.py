@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 
 from components.data.splits import LabelledImages, Source
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 
 # Of the 17 grey levels as uint8, then the labels as little-endian int64.
 SHA256 = "65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Digits:
     """The 1,797 digits, [1797, 1, 8, 8], classes 0 to 9, without an official test split.
 

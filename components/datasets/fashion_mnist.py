@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from components.data.splits import LabelledImages, Source
 from components.datasets.parts.downloads import fetch, read_verified
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 
 # An idx file opens with two zero bytes, the type (8: unsigned byte), the number of dimensions, then each of them.
 IDX_PREFIX = 4
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class FashionMnist:
     """Fashion-MNIST, [60000, 1, 28, 28] and [10000, 1, 28, 28], ten classes.
 

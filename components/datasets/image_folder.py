@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from components.data.listing import SUFFIXES, Decoding, LabelledFiles
 from components.data.splits import LabelledImages, Source, require_counts
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, Real, strict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,21 +33,17 @@ BACKGROUND = "white"
 HELD_OUT = ("test", "val")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Streamed:
     """The train split stays in its files, which worker processes decode while training (see docs/streaming.md).
 
     `random_crop` is the smallest share of an image's area that a random crop keeps; null: no random crops.
     """
 
-    random_crop: Real | None
-
-    def __post_init__(self) -> None:
-        if self.random_crop is not None and not 0 < self.random_crop <= 1:
-            raise ValueError(f"got random_crop {self.random_crop}, want more than 0, at most 1, or null")
+    random_crop: Annotated[Real, Field(gt=0, le=1)] | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ImageFolder:
     """Images under `folder/train/CLASS/` and, if there is one, `folder/test/CLASS/` or, as ImageNet names it,
     `folder/val/CLASS/`; classes in order of their names.
@@ -61,14 +57,10 @@ class ImageFolder:
     """
 
     folder: str
-    image_size: int
+    image_size: Count
     color: Literal["rgb", "gray"]
     resize: Literal["crop", "stretch"]
     streamed: Streamed | None
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ValueError(f"got image_size {self.image_size}, want at least 1 pixel")
 
     def load(self, root: Path) -> Source:
         """Every image, decoded or listed; `root` is not used.

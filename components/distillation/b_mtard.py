@@ -4,22 +4,24 @@ Zhao et al., "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teache
 arXiv 2306.16170.
 """
 
+from typing import Literal
+
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.two_views import Views, accuracies
 from components.numerics import parallel
-from components.numerics.losses import Reduction, accuracy, entropy, hard, kl_divergence
+from components.numerics.losses import entropy, hard, kl_divergence
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class BMtard:
     """The fields of the method: the student's attack, both balances' step sizes and the decay of those with the epochs.
 
@@ -28,7 +30,7 @@ class BMtard:
     """
 
     attack: Pgd
-    reduction: Reduction
+    reduction: Literal["batch_mean", "class_mean"]
     temperature_step: Real
     temperature_min: Real
     temperature_max: Real
@@ -37,8 +39,6 @@ class BMtard:
     balance_decay: Real
 
     def __post_init__(self) -> None:
-        if self.reduction == "none":
-            raise ValueError("got reduction 'none', want 'batch_mean' or 'class_mean'")
         if not 0 < self.temperature_min <= self.temperature_max:
             raise ValueError(f"got temperatures {self.temperature_min} to {self.temperature_max}, want 0 < min <= max")
 
@@ -84,14 +84,7 @@ class BMtardMethod(Method):
         parts = self._rebalance(targets, Pair(losses.robust.detach(), losses.clean.detach()))
         weights = Pair(*self.weights)
         total = weights.robust * losses.robust + weights.clean * losses.clean
-        return Loss(
-            total,
-            parts
-            | {
-                "train_accuracy": accuracy(logits, labels),
-                "train_adversarial_accuracy": accuracy(logits_adv, labels),
-            },
-        )
+        return Loss(total, parts | accuracies(Views(logits, logits_adv), labels))
 
     @torch.no_grad()
     def _soft_labels(self, images: Tensor, images_adv: Tensor) -> Pair:
@@ -118,11 +111,6 @@ class BMtardMethod(Method):
         relative = Pair(*(loss / begin for loss, begin in zip(losses, first, strict=True)))
         weights = balance_loss(Pair(*self.weights), relative, fields.weight_step * self.decay)
         self.temperatures, self.first_losses, self.weights = map(torch.stack, (heated, first, weights))
-        logged = {
-            "loss": losses,
-            "temperature": used,
-            "entropy": entropies,
-            "relative_loss": relative,
-            "weight": weights,
-        }
+        logged = {"loss": losses, "temperature": used, "entropy": entropies}
+        logged |= {"relative_loss": relative, "weight": weights}
         return {f"{name}_{side}": getattr(pair, side) for name, pair in logged.items() for side in Pair._fields}

@@ -5,17 +5,17 @@ recipe's `average: {name: swa, …}`.
 """
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, Teacher, attacked
+from components.foundation.params import NotNegative, Positive, strict
+from components.methods.parts.contract import Attacked, Loss, Method, Teacher
+from components.methods.parts.two_views import logits_of
 from components.numerics.losses import accuracy, cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class KdSwa:
     """(1 - w_c - w_r) · CE(f(x̃), y) + w_c · KD(f(x̃), clean(x̃)) + w_r · KD(f(x̃), robust(x̃)), means over the batch.
 
@@ -29,49 +29,38 @@ class KdSwa:
     """
 
     attack: Pgd
-    clean_weight: Real
-    robust_weight: Real
-    temperature: Real
+    clean_weight: NotNegative
+    robust_weight: NotNegative
+    temperature: Positive
 
     def __post_init__(self) -> None:
         weights = self.clean_weight, self.robust_weight
         # A hair above 1, since 0.1 and 0.9 need not add up to it.
-        if min(weights) < 0 or sum(weights) > 1 + 1e-9:
-            raise ValueError(f"got weights {weights[0]} and {weights[1]}, want them at least 0 and at most 1 in sum")
-        if self.temperature <= 0:
-            raise ValueError(f"got temperature {self.temperature}, want it above 0")
+        if sum(weights) > 1 + 1e-9:
+            raise ValueError(f"got weights {weights[0]} and {weights[1]}, want them at most 1 in sum")
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "KdSwaMethod":
-        return KdSwaMethod(self, clean_teacher, robust_teacher)
+    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> Method:
+        return Attacked(self, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))
 
-
-class KdSwaMethod(Method):
-    """The objective of `KdSwa`."""
-
-    fields: KdSwa
-    craft = attacked
-
-    def __init__(self, fields: KdSwa, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
-        super().__init__(fields)
-        self.clean_teacher, self.robust_teacher = Teacher(clean_teacher), Teacher(robust_teacher)
-
-    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        fields, logits = self.fields, model(images_adv)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def objective(
+        self, model: nn.Module, batch: Batch, images_adv: Tensor, clean_teacher: nn.Module, robust_teacher: nn.Module
+    ) -> Loss:
+        """The loss of attacked images."""
+        logits = logits_of(model, images_adv)
         adversarial = cross_entropy(logits, batch.labels)
-        clean = self._distilled(logits, self.clean_teacher, images_adv)
-        robust = self._distilled(logits, self.robust_teacher, images_adv)
-        label_weight = 1 - fields.clean_weight - fields.robust_weight
+        clean = self._distilled(logits, clean_teacher, images_adv)
+        robust = self._distilled(logits, robust_teacher, images_adv)
+        label_weight = 1 - self.clean_weight - self.robust_weight
         parts = {
             "loss_adversarial": adversarial.detach().mean(),
             "loss_clean": clean.detach(),
             "loss_robust": robust.detach(),
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
-        total = label_weight * adversarial.mean() + fields.clean_weight * clean + fields.robust_weight * robust
+        total = label_weight * adversarial.mean() + self.clean_weight * clean + self.robust_weight * robust
         return Loss(total, parts, adversarial=adversarial)
 
     def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
         with torch.no_grad():
-            target = (teacher(images_adv).to(logits.dtype) / self.fields.temperature).softmax(1)
-        return self.fields.temperature**2 * cross_entropy(logits / self.fields.temperature, target).mean()
+            target = (teacher(images_adv).to(logits.dtype) / self.temperature).softmax(1)
+        return self.temperature**2 * cross_entropy(logits / self.temperature, target).mean()

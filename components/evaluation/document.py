@@ -1,15 +1,28 @@
 """The document of an evaluation, evaluation.json: what was attacked, how, and what the verdict is judged from."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.statistics.documents import Document
-from components.statistics.outcomes import Count, Epsilon, Number
+from components.statistics.documents import FORMAT, Document
+from components.statistics.outcomes import Count, Epsilon, NumImages
 
 CascadeName = Literal["autoattack", "quick", "custom", "none"]
-Described = dict[str, str]
-"""Attacks by name, each with all its settings."""
+CheckpointName = Literal["best", "last"]
+# Fields that documents share, each with its text.
+Dataset = Annotated[str, Field(description="The data set, or the name of the file of images.")]
+Classes = Annotated[list[str], Field(description="The names of the classes, in the order of the logits.")]
+Described = Annotated[dict[str, str], Field(description="Attacks by name, each with all its settings.")]
+Attacks = Annotated[dict[str, str], Field(description="The attacks that ran on every image: name to settings.")]
+Epsilons = Annotated[list[Epsilon], Field(description="The sizes of its attacks.")]
+Seed = Annotated[int, Field(description="The seed of the attacks' random starts.")]
+Sha256 = Annotated[str, Field(description="The SHA-256 of the file, in hex.")]
+Parameters = Annotated[Count, Field(description="The number of weights.")]
+KeptEpoch = Annotated[Count | None, Field(description="The epoch of these weights; null where it is not known.")]
+Architecture = Annotated[
+    dict[str, Any] | None, Field(description="As in params.yaml; null or empty where it is not known.")
+]
+Provenance = Annotated[dict[str, Any], Field(description="Hashes of data and code, the device, versions of packages.")]
 
 
 class ThreatModel(Document):
@@ -26,18 +39,14 @@ class ModelFacts(Document):
 
     file: str
     """The weights: a path, or the reference that was handed over."""
-    sha256: str
-    """The SHA-256 of the file, in hex."""
-    checkpoint: Literal["best", "last"]
+    sha256: Sha256
+    checkpoint: CheckpointName
     """Whether this is the selected epoch, or the last one, which meets fewer attacks."""
     of: str
     """The model whose checkpoint this is."""
-    architecture: dict[str, Any] | None
-    """The architecture as in params.yaml; null or empty where it is not known."""
-    num_parameters: Count
-    """The number of weights."""
-    epoch: Count | None
-    """The epoch after which the weights were kept; null where it is not known."""
+    architecture: Architecture
+    num_parameters: Parameters
+    epoch: KeptEpoch
     upstream: dict[str, str]
     """The model files it was made from: name to SHA-256."""
 
@@ -50,32 +59,27 @@ class Cascade(Document):
     epsilons: list[Epsilon] = Field(default=[])
     """The sizes it ran at besides the threat model's."""
     attacks: Described
-    """Its attacks in order: name to settings."""
 
 
 class Curve(Document):
-    """An attack that grows."""
+    """The attack of the ε curve, which grows."""
 
-    epsilons: list[Epsilon]
-    """The sizes, exact fractions of the pixel range."""
+    epsilons: Epsilons
     attack: str
     """The attack with its settings; its step grows with its size."""
 
 
-class Grid(Document):
-    """Several attacks at several sizes."""
+class AttackGrid(Document):
+    """Attacks at several sizes: the tables on label leaking and on one step against many."""
 
-    epsilons: list[Epsilon]
-    """The sizes, exact fractions of the pixel range."""
+    epsilons: Epsilons
     attacks: Described
-    """The attacks: name to settings."""
 
 
 class TransferAttacks(Document):
-    """What was shown to other models too."""
+    """The attacks that were shown to the other models too."""
 
     attacks: Described
-    """The attacks: name to settings."""
 
 
 class Adversarial(Document):
@@ -91,16 +95,13 @@ class Passes(Document):
     """Passes of single images through a network."""
 
     forward: Count
-    """Forward passes, one per image."""
     backward: Count
-    """Backward passes, one per image."""
 
 
 class Parity(Document):
     """How well a fast search network stands for the exact one, on held-out images."""
 
-    n: Number = 1
-    """The number of held-out images."""
+    n: NumImages = 1
     agree: Count = 0
     """Clean images on which both give the same class."""
     only_exact: Count = 0
@@ -121,7 +122,6 @@ class Precision(Document):
     decision: str
     """The precision in which it is decided whether an image is fooled."""
     compiled: bool
-    """Whether the search network was compiled."""
     parity: dict[str, Parity] | None
     """Model to the check of its fast search; null where there was none to check."""
 
@@ -129,41 +129,26 @@ class Precision(Document):
 class Evaluation(Document):
     """An evaluation: what was attacked, how, what it cost, and what the verdict is judged from. No clock, no host."""
 
-    schema_: Literal["temper/evaluation/2"]
-    """The name of this format; a change that could break a reader raises its number."""
-    dataset: str
-    """The data set, or the name of the file of images."""
+    schema_: Annotated[Literal["temper/evaluation/2"], FORMAT]
+    dataset: Dataset
     threat: ThreatModel
-    """What the attacker may change."""
-    classes: list[str]
-    """The names of the classes, in the order of the logits."""
-    num_images: Number
-    """The number of test images."""
+    classes: Classes
+    num_images: NumImages
     models: dict[str, ModelFacts]
-    """The models by name."""
-    attacks: Described
-    """The attacks that ran on every image: name to settings."""
+    attacks: Attacks
     cascade: Cascade
-    """The attacks that ran on the images still standing."""
     curve: Curve
-    """The attack of the ε curve."""
-    grid: Grid
-    """The attacks of the tables on label leaking and on one step against many."""
+    grid: AttackGrid
     transfer: TransferAttacks
-    """The attacks that were shown to the other models too."""
-    seed: int
-    """The seed of the attacks' random starts."""
+    seed: Seed
     evidence: dict[str, dict[str, Any]]
     """Selected model to what its verdict is judged from; docs/verdict.md lists the keys, each may be absent."""
     adversarial: Adversarial
-    """The adversarial images that were kept."""
     cost: dict[str, dict[str, Passes]]
     """Model to task to its passes over the whole test split."""
     precision: Precision
-    """What attacks searched in, and what decided."""
     training_cost: dict[str, Passes]
     """Model to the passes of its training, as far as they are known."""
     params: dict[str, Any]
     """What was read from the parameters."""
-    provenance: dict[str, Any]
-    """Hashes of data and code, the device, versions of the packages."""
+    provenance: Provenance

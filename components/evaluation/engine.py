@@ -8,27 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
-from components.evaluation.document import (
-    Adversarial,
-    Cascade,
-    Curve,
-    Evaluation,
-    Grid,
-    ModelFacts,
-    Passes,
-    Precision,
-    ThreatModel,
-    TransferAttacks,
-)
+from components.evaluation.document import Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.evaluation.search_network import parity
 from components.evaluation.suite import Suite
-from components.foundation.params import Ratio
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
 from components.numerics.compute import resolved
 from components.numerics.random_numbers import Noise, derived
@@ -116,7 +105,7 @@ def evaluate(
     write_tensors(place.results / "outcomes.safetensors", outcomes)
     shown = _shown(selected, outcomes, data, suite)
     _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
-    document = _document(candidates, data, suite, evidence, files, found, Precision(**precision), extra)
+    document = _document(candidates, data, suite, evidence, files, found, precision, extra)
     write_document(place.results / "evaluation.json", document)
 
 
@@ -229,40 +218,38 @@ def _document(
     evidence: Mapping[str, dict[str, Any]],
     files: Mapping[str, Path],
     found: Mapping[str, ModelResults],
-    precision: Precision,
+    precision: Mapping[str, Any],
     extra: Mapping[str, Any],
 ) -> Evaluation:
     """What was evaluated, how, and what the verdict is judged from."""
-    section, shown = suite.section, suite.section.transfer_attacks
-    attacks = {name: repr(attack) for name, attack in suite.attacks.items()}
-    return Evaluation(
-        schema_="temper/evaluation/2",
-        dataset=data.dataset,
-        threat=ThreatModel(**suite.threat.section),
-        classes=list(data.classes),
-        num_images=len(data.test.labels),
-        models={name: ModelFacts(**candidate.facts) for name, candidate in candidates.items()},
-        attacks=attacks,
-        cascade=Cascade(
-            name=suite.cascade_name,
-            epsilons=[str(Ratio(e)) for e in section.cascade_epsilons],
-            attacks={name: repr(attack) for name, attack in suite.cascade.items()},
-        ),
-        curve=Curve(epsilons=[str(Ratio(e)) for e in section.curve_epsilons], attack=repr(suite.curve_attack)),
-        grid=Grid(
-            epsilons=[str(Ratio(e)) for e in section.grid.epsilons],
-            attacks={name: repr(attack) for name, attack in suite.grid.items()},
-        ),
-        transfer=TransferAttacks(attacks={name: attack for name, attack in attacks.items() if name in shown}),
-        seed=suite.seed,
-        evidence=dict(evidence),
-        adversarial=Adversarial(dtype=section.adversarial, files={name: str(path) for name, path in files.items()}),
-        cost={
-            name: {t: Passes(**cost) for t, cost in model_results.passes.items()}
-            for name, model_results in found.items()
-        },
-        precision=precision,
-        training_cost={name: Passes(**cost) for name, cost in extra["training_cost"].items()},
-        params=dict(extra["params"]),
-        provenance={"test.sha256": data.sha256, **extra["provenance"]},
+    section, attacks = suite.section, _described(suite.attacks)
+    return Evaluation.model_validate(
+        {
+            "schema": "temper/evaluation/2",
+            "dataset": data.dataset,
+            "threat": suite.threat.section,
+            "classes": data.classes,
+            "num_images": len(data.test.labels),
+            "models": {name: candidate.facts for name, candidate in candidates.items()},
+            "attacks": attacks,
+            "cascade": {
+                "name": suite.cascade_name,
+                "epsilons": list(map(str, section.cascade_epsilons)),
+                "attacks": _described(suite.cascade),
+            },
+            "curve": {"epsilons": list(map(str, section.curve_epsilons)), "attack": repr(suite.curve_attack)},
+            "grid": {"epsilons": list(map(str, section.grid.epsilons)), "attacks": _described(suite.grid)},
+            "transfer": {"attacks": {name: attacks[name] for name in attacks if name in section.transfer_attacks}},
+            "seed": suite.seed,
+            "evidence": evidence,
+            "adversarial": {"dtype": section.adversarial, "files": {name: str(path) for name, path in files.items()}},
+            "cost": {name: results.passes for name, results in found.items()},
+            "precision": precision,
+            **extra,
+            "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
+        }
     )
+
+
+def _described(attacks: Mapping[str, Attack]) -> dict[str, str]:
+    return {name: repr(attack) for name, attack in attacks.items()}

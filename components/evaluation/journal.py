@@ -9,8 +9,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,20 +30,19 @@ class OutcomeJournal:
         self.refresh()
 
     @classmethod
-    def open(cls, path: Path | str, key: Mapping[str, Any]) -> "OutcomeJournal":
+    @contextmanager
+    def open(cls, path: Path | str, key: Mapping[str, Any]) -> Generator["OutcomeJournal"]:
         """The journal at `path`, begun if it is not there. Error: it belongs to another key; the message says how."""
         path = Path(path)
         head = _line({"schema": SCHEMA, "key": key})
         if not path.exists():
             with beginning(path) as begun:
                 begun.write(head)
-        file = path.open("r+b", buffering=0)
-        _drop_torn_line(file)
-        first = file.readline()
-        if first != head:
-            file.close()
-            raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
-        return cls(path, file, head)
+        with path.open("r+b", buffering=0) as file:
+            _drop_torn_line(file)
+            if (first := file.readline()) != head:
+                raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
+            yield cls(path, file, head)
 
     def append(self, unit: str, record: Mapping[str, Any]) -> None:
         """Adds a finished unit; it is on the disk when this returns."""
@@ -73,16 +72,6 @@ class OutcomeJournal:
             with suppress(ValueError):
                 record = json.loads(line)
                 self.units.setdefault(record.pop("unit"), record)
-
-    def close(self) -> None:
-        """Closes the file; what it holds stays."""
-        self._file.close()
-
-    def __enter__(self) -> "OutcomeJournal":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

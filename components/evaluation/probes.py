@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import eval_mode, input_gradient
 from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim, exact
-from components.evaluation.one_attack import Outcome, TestSet, run_attack
+from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
@@ -84,11 +84,12 @@ def probe(
         claimed: uint8 [N], which of these images the evaluation says are right in the worst case.
     """
     network = exact(model)
+    names = [name or "the model itself" for name, module in network.named_modules() if module.training]
     evidence: dict[str, Any] = {
         "images": len(test.labels),
         "most_common": int(test.labels.bincount().max()),
         "threat": threat.section,
-        "training": _training(network),
+        "training": {"modules": len(names), "names": names[:LISTED]},
         "unanswered": 0,
     }
     counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
@@ -120,11 +121,6 @@ def pair(first: str, right_first: Tensor, then: str, right_then: Tensor) -> dict
 def used_budget(attack: str, images: Tensor, images_adv: Tensor, threat: Threat) -> dict[str, Any]:
     """The largest perturbation among adversarial images [N, C, H, W], beside the radius that was claimed for them."""
     return {"attack": attack, "largest": float(threat.size(images_adv - images).max()), "epsilon": threat.radius}
-
-
-def _training(network: nn.Module) -> dict[str, Any]:
-    names = [name or "the model itself" for name, module in network.named_modules() if module.training]
-    return {"modules": len(names), "names": names[:LISTED]}
 
 
 @torch.no_grad()
@@ -211,11 +207,16 @@ def _attacked(
     if {"pgd", "cw"} <= right.keys():
         right["white_box"] = torch.minimum(right["pgd"], right["cw"])
     pairs = {rule: list(_pairs(chain, right)) for rule, chain in COMPARED.items()}
-    none = _nothing(model, test, threat, attacks, seed, clean)
     counts = {name: int(outcome.sum()) for name, outcome in right.items()}
-    found = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
-    found |= {"unanswered": int(unanswered.sum())}
-    return right, found | ({"budget": budget} if budget else {}) | none
+    found: dict[str, Any] = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
+    found["unanswered"] = int(unanswered.sum())
+    if "pgd" in attacks:
+        found["budget"] = budget
+    if "pgd_few" in attacks:
+        # On how many images an attack that may change nothing changes the answer.
+        still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)
+        found["epsilon_zero"] = {"changed": int((still.predicted != clean.predicted).sum())}
+    return right, found
 
 
 # Larger radii than the claimed one, under which an image may fall that the claim rightly counts.
@@ -250,16 +251,6 @@ def _pairs(chain: list[tuple[str, str]], right: Mapping[str, Tensor]) -> Iterato
     # All or none: half a comparison would look like a whole one.
     if all(first in right and then in right for first, then in chain):
         yield from (pair(first, right[first], then, right[then]) for first, then in chain)
-
-
-def _nothing(
-    model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int, clean: Outcome
-) -> dict[str, Any]:
-    """On how many images an attack that may change nothing changes the answer."""
-    if "pgd_few" not in attacks:
-        return {}
-    still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)
-    return {"epsilon_zero": {"changed": int((still.predicted != clean.predicted).sum())}}
 
 
 def _number(value: Tensor) -> float:

@@ -24,7 +24,7 @@ Specs = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Grid:
+class GridSection:
     """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
 
     epsilons: tuple[Fractional, ...]
@@ -49,7 +49,7 @@ class EvaluationSection:
     cascade_epsilons: tuple[Fractional, ...]
     curve_attack: str
     curve_epsilons: tuple[Fractional, ...]
-    grid: Grid
+    grid: GridSection
     transfer_attacks: tuple[str, ...]
     last_epoch_attacks: tuple[str, ...]
     probe_images: int
@@ -99,15 +99,12 @@ class Suite(NamedTuple):
 
     def short_tasks(self, only: tuple[str, ...] | None = None) -> list[Task]:
         """No attack, then the attacks on every image (`only` those named)."""
-        transfers = self.section.transfer_attacks
-        chosen = {name: attack for name, attack in self.attacks.items() if only is None or name in only}
-        return [
-            Task("clean", None, self.threat),
-            *(
-                Task(name, attack, self.threat, transfers=only is None and name in transfers)
-                for name, attack in chosen.items()
-            ),
-        ]
+        tasks = [Task("clean", None, self.threat)]
+        for name, attack in self.attacks.items():
+            if only is None or name in only:
+                transfers = only is None and name in self.section.transfer_attacks
+                tasks.append(Task(name, attack, self.threat, transfers=transfers))
+        return tasks
 
     def _cascade(self) -> list[Task]:
         others = [self.threat.at(e) for e in self.section.cascade_epsilons if e != self.threat.epsilon]

@@ -1,6 +1,6 @@
 """The only reader of params.yaml: strict and typed, exact fractions, one line for a mistake.
 
-A section of the file is the fields of a frozen pydantic dataclass (`STRICT`), so there is no second schema. No field
+A section of the file is the fields of a frozen pydantic dataclass (`strict`), so there is no second schema. No field
 has a default: `params.yaml` is the one place that holds numbers.
 """
 
@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeGuard, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from components.foundation.errors import InputError, choose
 
@@ -21,6 +22,12 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 # A seed is multiplied by a million and more, and the product must fit 64 bits.
 MAX_SEED = 2**32 - 1
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def strict(kind: type[T]) -> type[T]:
+    """A frozen dataclass whose fields are the keys of a section: none unknown, none missing, no type converted."""
+    return cast(type[T], dataclass(frozen=True, kw_only=True, config=STRICT)(kind))
 
 
 class Ratio(Fraction):
@@ -51,6 +58,14 @@ Fractional = Annotated[Ratio, BeforeValidator(_ratio), PlainSerializer(str)]
 """A field written as an exact fraction: epsilon, step sizes."""
 Real = Annotated[float, BeforeValidator(_real)]
 """A float field that also reads `1e-4`, which YAML takes for text."""
+Count = Annotated[int, Field(ge=1)]
+"""How many of something, at least 1."""
+Whole = Annotated[int, Field(ge=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+PositiveFraction = Annotated[Fractional, Field(gt=0)]
+NotNegativeFraction = Annotated[Fractional, Field(ge=0)]
 
 
 class Params:
@@ -129,6 +144,12 @@ def member(table: Mapping[str, Any], spec: Any, where: str) -> Any:
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
 
 
 def _one_line(error: ValidationError, kind: Any, where: str) -> str:
@@ -142,6 +163,9 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
         return f"{key}: unknown key{allowed}{more}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: missing{more}"
+    if first["type"] in _BOUNDS:
+        word, bound = _BOUNDS[first["type"]]
+        return f"{key}: got {first['input']!r}, want {word} {first.get('ctx', {})[bound]}{more}"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if message.startswith("got ") else f", got {first['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}{more}"

@@ -3,6 +3,7 @@
 import errno
 import secrets
 import signal
+import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,8 +26,12 @@ def new_pipeline_id(now: datetime) -> str:
 
 
 @contextmanager
-def as_process(name: str) -> Generator[None]:
-    """Inside the block SIGTERM and SIGINT end the process as exits, and a user's mistake with one line and status 2."""
+def as_process(name: str = "") -> Generator[None]:
+    """Inside the block SIGTERM and SIGINT end the process as exits, and a user's mistake with one line and status 2.
+
+    The line begins with `name`, for logs in which several processes speak.
+    """
+    speaker = f"{name}: " if name else ""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
     try:
@@ -34,8 +39,18 @@ def as_process(name: str) -> Generator[None]:
     except Exception as error:
         if not _is_users(error):
             raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{speaker}error: {_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR) from None
+
+
+def ask_temper(*arguments: str, root: Path | None = None) -> str:
+    """What the command `temper` prints in a process of its own. Errors: the line that it ends with."""
+    command = [sys.executable, "-m", "temper", *arguments]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if answer.returncode:
+        said = answer.stderr.strip() or answer.stdout.strip() or f"ended with exit status {answer.returncode}"
+        raise InputError(said.splitlines()[-1].removeprefix("error: "))
+    return answer.stdout.strip()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and the same bytes for the same content: safetensors, JSON and CSV, no pickle."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -45,6 +46,15 @@ def beginning(path: Path | str) -> Generator[BinaryIO]:
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def locked(file: int) -> bool:
+    """Whether this process could take the lock on an open file, without waiting. It goes when the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -4,13 +4,12 @@ Wu et al., "Annealing Self-Distillation Rectification Improves Adversarial Train
 """
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import Count, Positive, PositiveFraction, Share, strict
 from components.methods.parts.contract import Loss, Method, one_class
 from components.methods.parts.memory import Memory
 from components.methods.parts.soft_targets import rectified, softened
@@ -23,7 +22,7 @@ from components.schedules.cosine import Cosine
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Adr:
     """CE(f(x̃), q(x)) with q(x) = λ · softmax(ema(x) / τ) + (1 - λ) · onehot(y), and x̃ climbs that same cross-entropy.
 
@@ -34,24 +33,15 @@ class Adr:
     0.995, ten steps from a uniform start. Errors: labels that are mixed.
     """
 
-    steps: int
-    step_size: Fractional
+    steps: Count
+    step_size: PositiveFraction
     start: Start
-    temperature_from: Real
-    temperature_to: Real
-    weight_from: Real
-    weight_to: Real
-    decay: Real
-    epochs: int
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.step_size <= 0 or self.epochs < 1:
-            raise ValueError(f"got {self}, want steps and epochs of at least 1 and a positive step_size")
-        if min(self.temperature_from, self.temperature_to) <= 0:
-            raise ValueError(f"got temperatures {self.temperature_from} to {self.temperature_to}, want them above 0")
-        for name in ("weight_from", "weight_to", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"got {name} {getattr(self, name)}, want 0 to 1")
+    temperature_from: Positive
+    temperature_to: Positive
+    weight_from: Share
+    weight_to: Share
+    decay: Share
+    epochs: Count
 
     def build(self) -> "AdrMethod":
         return AdrMethod(self)

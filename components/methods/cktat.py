@@ -6,20 +6,22 @@ its predictions, initialisation from it, a temperature and a weight beta. Their 
 here and the two switches are this project's reading of it, so results with it are none of CKTAT's.
 """
 
+from typing import Annotated
+
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, Teacher, attacked, one_class
+from components.foundation.params import NotNegative, Real, Share, strict
+from components.methods.parts.contract import Attacked, Loss, Method, Teacher, one_class
 from components.methods.parts.soft_targets import one_hot, rectified, softened, without_advice
 from components.methods.parts.two_views import Views, accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy, kl_divergence
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Cktat:
     """(1 - alpha) · CE(f(x̃), y) + alpha · KL(q(x) ‖ p(x̃)) + beta · KL(p(x) ‖ p(x̃)), means over the batch.
 
@@ -43,19 +45,14 @@ class Cktat:
     """
 
     attack: Pgd
-    temperature: Real
-    alpha: Real
-    beta: Real
+    temperature: Annotated[Real, Field(ge=1)]
+    alpha: Share
+    beta: NotNegative
     rectify: bool
     lower_difficulty: bool
     correct_guidance: bool
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1 or self.beta < 0 or self.temperature < 1:
-            raise ValueError(
-                f"got alpha {self.alpha}, beta {self.beta} and temperature {self.temperature}, "
-                "want 0 <= alpha <= 1, beta >= 0 and temperature >= 1"
-            )
         if self.learns_from_teacher and self.alpha == 0:
             raise ValueError("got alpha 0 with lower_difficulty or correct_guidance, want it above 0 or both off")
         if self.lower_difficulty and self.temperature == 1:
@@ -75,45 +72,35 @@ class Cktat:
             target = without_advice(target, labels)
         return rectified(target, labels, 1) if self.rectify else target
 
-    def build(self, clean_teacher: nn.Module) -> "CktatMethod":
-        return CktatMethod(self, clean_teacher)
+    def build(self, clean_teacher: nn.Module) -> Method:
+        return Attacked(self, clean_teacher=Teacher(clean_teacher))
 
-
-class CktatMethod(Method):
-    """The objective of `Cktat`."""
-
-    fields: Cktat
-    craft = attacked
-
-    def __init__(self, fields: Cktat, clean_teacher: nn.Module) -> None:
-        super().__init__(fields)
-        self.clean_teacher = Teacher(clean_teacher)
-
-    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        if not self.fields.beta:
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, clean_teacher: nn.Module) -> Loss:
+        """The loss of attacked images."""
+        if not self.beta:
             logits_adv = logits_of(model, images_adv)
-            loss = self._guided(batch, logits_adv)
+            loss = self._guided(batch, logits_adv, clean_teacher)
             return loss._replace(parts=loss.parts | {"train_adversarial_accuracy": accuracy(logits_adv, batch.labels)})
         views = look_twice(model, batch, images_adv)
-        return self._smoothed(batch, views, self._guided(batch, views.adversarial))
+        return self._smoothed(batch, views, self._guided(batch, views.adversarial, clean_teacher))
 
-    def _guided(self, batch: Batch, logits_adv: Tensor) -> Loss:
+    def _guided(self, batch: Batch, logits_adv: Tensor, clean_teacher: nn.Module) -> Loss:
         adversarial = cross_entropy(logits_adv, batch.labels)
         parts = {"loss_adversarial": adversarial.detach().mean()}
-        if not self.fields.learns_from_teacher:
+        if not self.learns_from_teacher:
             return Loss(adversarial.mean(), parts, adversarial=adversarial)
         with torch.no_grad():
-            target = self.fields.target(logits_of(self.clean_teacher, batch.images), one_class(batch.labels, "cktat"))
+            target = self.target(logits_of(clean_teacher, batch.images), one_class(batch.labels, "cktat"))
         # A class that the target rules out has the least probability there is, since 0 has no logarithm.
         log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
         guidance = kl_divergence(log_target, logits_adv, "batch_mean")
-        total = (1 - self.fields.alpha) * adversarial.mean() + self.fields.alpha * guidance
+        total = (1 - self.alpha) * adversarial.mean() + self.alpha * guidance
         return Loss(total, parts | {"loss_guidance": guidance.detach()}, adversarial=adversarial)
 
     def _smoothed(self, batch: Batch, views: Views, loss: Loss) -> Loss:
         rough = smoothness(views)
         return loss._replace(
-            total=loss.total + self.fields.beta * rough,
+            total=loss.total + self.beta * rough,
             parts=loss.parts | {"loss_smoothness": rough.detach()} | accuracies(views, batch.labels),
             clean=cross_entropy(views.clean, batch.labels),
         )

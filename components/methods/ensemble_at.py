@@ -1,13 +1,12 @@
 """Ensemble adversarial training: attacked images come from a frozen model too (Tramèr et al., arXiv 1705.07204)."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
-from components.foundation.params import STRICT, Real
-from components.methods.parts.mixed_batch import Mix, MixedMethod, require_delay
+from components.foundation.params import Real, Whole, strict
+from components.methods.parts.mixed_batch import Mix, MixedMethod
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class EnsembleAt:
     """The fields of the method, which are those of `Mixed`.
 
@@ -16,11 +15,8 @@ class EnsembleAt:
     """
 
     mix: Mix
-    delay: int
+    delay: Whole
     label_smoothing: Real
-
-    def __post_init__(self) -> None:
-        require_delay(self.delay)
 
     def build(self, clean_teacher: nn.Module) -> MixedMethod:
         return MixedMethod(self, clean_teacher)

@@ -3,12 +3,11 @@
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import Count, NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss, Method
 from components.methods.parts.image_memory import ImageMemory
@@ -19,7 +18,7 @@ from components.threats.parts.norm import Cornered, require
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class FgsmMep:
     """CE(f(x̃), y) + weight · ‖f(x̃) - f(x⁰)‖², the square averaged over images and classes (Jia et al., "Prior-Guided
     FGSM", arXiv 2207.08859, section 3, with the momentum of all previous epochs).
@@ -34,18 +33,13 @@ class FgsmMep:
     another norm than L∞.
     """
 
-    step_size: Fractional
+    step_size: NotNegativeFraction
     momentum: Real
-    reset_every: int
+    reset_every: Count
     weight: Real
     label_smoothing: Real
     align: bool
     batch_norm: Literal["eval", "train"]
-
-    def __post_init__(self) -> None:
-        one_step.require_share("step_size", self.step_size)
-        if self.reset_every < 1:
-            raise ValueError(f"got reset_every {self.reset_every}, want at least 1 epoch")
 
     def build(self) -> "FgsmMepMethod":
         return FgsmMepMethod(self)
@@ -61,10 +55,6 @@ class FgsmMepMethod(Method):
         super().__init__(fields)
         self.memory = ImageMemory("delta", "momentum")
 
-    @property
-    def batch_norm(self) -> Literal["eval", "train"]:
-        return self.fields.batch_norm
-
     def begin_epoch(self, epoch: int) -> None:
         """Forgets everything in epochs 0, `reset_every`, …"""
         if epoch % self.fields.reset_every == 0:
@@ -74,9 +64,6 @@ class FgsmMepMethod(Method):
     def end_epoch(self, model: nn.Module) -> None:
         """Has every process know what the others saw."""
         self.memory.share()
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return one_step.loss_of(self, model, batch, threat, rng)
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         self._welcome(batch, threat, rng)

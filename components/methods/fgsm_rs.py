@@ -1,17 +1,17 @@
 """FGSM with a random start: one step of adversarial training for little more than clean training's price."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import Fractional, NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
 from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class FgsmRs:
     """Mean cross-entropy of x̃ = Π(x + η + step), η uniform in the ball of `noise` · ε (Wong et al., arXiv 2001.03994,
     algorithm 3).
@@ -20,14 +20,10 @@ class FgsmRs:
     statistics and counts among those that the running ones are averaged from. Errors: `noise` outside [0, 1].
     """
 
-    step_size: Fractional
-    noise: Fractional
+    step_size: NotNegativeFraction
+    noise: Annotated[Fractional, Field(ge=0, le=1)]
     label_smoothing: Real
     batch_norm: Literal["eval", "train"]
-
-    def __post_init__(self) -> None:
-        one_step.require_share("step_size", self.step_size)
-        one_step.require_share("noise", self.noise, most=1)
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, Real, strict
 from components.methods.parts.contract import Loss, Method
 from components.methods.parts.memory import Memory
 from components.methods.parts.one_step import adversarial_loss
@@ -18,7 +17,7 @@ from components.threats.parts.threat import Threat
 DELTA = "delta"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class FreeAt:
     """Mean cross-entropy of x + δ, stepped on `replays` times a batch, each time also δ ← Π(δ + the step of length ε)
     (Shafahi et al., arXiv 1904.12843, algorithm 1).
@@ -28,12 +27,8 @@ class FreeAt:
     are trained on (the published code does so one replay later). Published: `replays` 8.
     """
 
-    replays: int
+    replays: Count
     label_smoothing: Real
-
-    def __post_init__(self) -> None:
-        if self.replays < 1:
-            raise ValueError(f"got replays {self.replays}, want at least 1")
 
     def build(self) -> "FreeAtMethod":
         return FreeAtMethod(self)

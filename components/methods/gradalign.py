@@ -3,12 +3,11 @@
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View, crafting_mode
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import cross_entropy, hard
@@ -16,7 +15,7 @@ from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class GradAlign:
     """CE(f(x̃), y) + weight · (1 - mean cos(∇ℓ(x), ∇ℓ(x + η))), x̃ = Π(x + step), η uniform in the ball
     (Andriushchenko & Flammarion, arXiv 2007.02617, eq. 6).
@@ -27,12 +26,9 @@ class GradAlign:
     """
 
     weight: Real
-    step_size: Fractional
+    step_size: NotNegativeFraction
     label_smoothing: Real
     batch_norm: Literal["eval", "train"]
-
-    def __post_init__(self) -> None:
-        one_step.require_share("step_size", self.step_size)
 
     def build(self) -> "GradAlignMethod":
         return GradAlignMethod(self)
@@ -43,13 +39,6 @@ class GradAlignMethod(Method):
 
     fields: GradAlign
     keeps_graph: bool = False
-
-    @property
-    def batch_norm(self) -> Literal["eval", "train"]:
-        return self.fields.batch_norm
-
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        return one_step.loss_of(self, model, batch, threat, rng)
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return batch.images
@@ -65,7 +54,7 @@ class GradAlignMethod(Method):
 
     def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
         leaf = images.detach().requires_grad_()
-        with crafting_mode(model, self.batch_norm):
+        with crafting_mode(model, self.fields.batch_norm):
             values = cross_entropy(model(leaf), hard(batch.labels))
         return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
 

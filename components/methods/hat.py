@@ -3,19 +3,21 @@
 Rade & Moosavi-Dezfooli, "Reducing Excessive Margin to Achieve a Better Accuracy vs. Robustness Trade-off", ICLR 2022.
 """
 
+from typing import Annotated
+
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, Teacher, attacked
+from components.foundation.params import NotNegative, Real, strict
+from components.methods.parts.contract import Attacked, Loss, Method, Teacher
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Hat:
     """CE(f(x), y) + beta · KL(p(x) ‖ p(x̃)) + gamma · CE(f(x + reach · (x̃ - x)), ŷ), ŷ the clean teacher's class at x̃.
 
@@ -25,30 +27,16 @@ class Hat:
     """
 
     attack: Pgd
-    beta: Real
-    gamma: Real
-    reach: Real
+    beta: NotNegative
+    gamma: NotNegative
+    reach: Annotated[Real, Field(gt=1)]
 
-    def __post_init__(self) -> None:
-        if self.reach <= 1:
-            raise ValueError(f"got reach {self.reach}, want more than 1: helper examples lie beyond the attacked ones")
+    def build(self, clean_teacher: nn.Module) -> Method:
+        return Attacked(self, clean_teacher=Teacher(clean_teacher))
 
-    def build(self, clean_teacher: nn.Module) -> "HatMethod":
-        return HatMethod(self, clean_teacher)
-
-
-class HatMethod(Method):
-    """The objective of `Hat`."""
-
-    fields: Hat
-    craft = attacked
-
-    def __init__(self, fields: Hat, clean_teacher: nn.Module) -> None:
-        super().__init__(fields)
-        self.clean_teacher = Teacher(clean_teacher)
-
-    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        helpers, labels_helper = self.helpers(batch.images, images_adv)
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, clean_teacher: nn.Module) -> Loss:
+        """The loss of attacked images and of the helper examples behind them."""
+        helpers, labels_helper = self.helpers(batch.images, images_adv, clean_teacher)
         views = look_twice(model, batch, images_adv)
         logits_helper = logits_of(model, helpers)
         clean, rough = cross_entropy(views.clean, batch.labels), smoothness(views)
@@ -60,14 +48,14 @@ class HatMethod(Method):
             "helper_accuracy": accuracy(logits_helper, labels_helper),
         }
         return Loss(
-            clean.mean() + self.fields.beta * rough + self.fields.gamma * helping,
+            clean.mean() + self.beta * rough + self.gamma * helping,
             parts | accuracies(views, batch.labels),
             adversarial=cross_entropy(views.adversarial, batch.labels),
             clean=clean,
         )
 
     @torch.no_grad()
-    def helpers(self, images: Tensor, images_adv: Tensor) -> tuple[Tensor, Tensor]:
+    def helpers(self, images: Tensor, images_adv: Tensor, clean_teacher: nn.Module) -> tuple[Tensor, Tensor]:
         """The helper examples [N, C, H, W] and their labels [N]."""
-        beyond = images + self.fields.reach * (images_adv - images)
-        return beyond, self.clean_teacher(images_adv).argmax(1)
+        beyond = images + self.reach * (images_adv - images)
+        return beyond, clean_teacher(images_adv).argmax(1)

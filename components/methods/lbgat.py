@@ -4,19 +4,18 @@ import copy
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, attacked
+from components.foundation.params import NotNegative, strict
+from components.methods.parts.contract import Attacked, Loss, Method
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Lbgat:
     """MSE(f(x̃), g(x)) + CE(g(x), y) + beta · KL(p(x) ‖ p(x̃)), where g is the companion and learns from both its terms.
 
@@ -27,32 +26,22 @@ class Lbgat:
     """
 
     attack: Pgd
-    beta: Real
+    beta: NotNegative
     reduction: Literal["class_mean", "batch_mean"]
     companion: Literal["clean", "random"]
 
-    def build(self, clean_teacher: nn.Module) -> "LbgatMethod":
-        """The training method; the teacher itself stays as it is."""
+    def build(self, clean_teacher: nn.Module) -> Method:
+        """The training method; the teacher itself stays as it is, and the optimizer moves the companion as well."""
         companion = copy.deepcopy(clean_teacher).requires_grad_(True)
         if self.companion == "random":
             start_afresh(companion)
-        return LbgatMethod(self, companion)
+        return Attacked(self, companion=companion)
 
-
-class LbgatMethod(Method):
-    """The objective of `Lbgat` and the companion, whose weights the model's optimizer moves as well."""
-
-    fields: Lbgat
-    craft = attacked
-
-    def __init__(self, fields: Lbgat, companion: nn.Module) -> None:
-        super().__init__(fields)
-        self.companion = companion
-
-    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        views, guide = look_twice(model, batch, images_adv), logits_of(self.companion, batch.images)
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, companion: nn.Module) -> Loss:
+        """The loss of attacked images, and the companion's own."""
+        views, guide = look_twice(model, batch, images_adv), logits_of(companion, batch.images)
         distance = F.mse_loss(views.adversarial, guide)
-        if self.fields.reduction == "batch_mean":
+        if self.reduction == "batch_mean":
             distance = distance * guide.shape[1]
         learning, rough = cross_entropy(guide, batch.labels).mean(), smoothness(views)
         parts = {
@@ -62,7 +51,7 @@ class LbgatMethod(Method):
             "companion_accuracy": accuracy(guide, batch.labels),
         }
         return Loss(
-            distance + learning + self.fields.beta * rough,
+            distance + learning + self.beta * rough,
             parts | accuracies(views, batch.labels),
             adversarial=cross_entropy(views.adversarial, batch.labels),
             clean=cross_entropy(views.clean, batch.labels),

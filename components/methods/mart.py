@@ -1,13 +1,12 @@
 """MART: misclassified images weigh more in the smoothness term (Wang et al., ICLR 2020)."""
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, attacked, one_class
+from components.foundation.params import NotNegative, strict
+from components.methods.parts.contract import Attacked, Loss, Method, one_class
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
 
@@ -15,7 +14,7 @@ from components.numerics.losses import cross_entropy, kl_divergence
 CERTAIN = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Mart:
     """BCE(f(x̃), y) + beta · mean[KL(p(x) ‖ p(x̃)) · (1 - p_y(x))], with BCE = CE - log(1.0001 - max p_j(x̃) over j ≠ y).
 
@@ -24,19 +23,13 @@ class Mart:
     """
 
     attack: Pgd
-    beta: Real
+    beta: NotNegative
 
-    def build(self) -> "MartMethod":
-        return MartMethod(self)
-
-
-class MartMethod(Method):
-    """The objective of `Mart`."""
-
-    fields: Mart
-    craft = attacked
+    def build(self) -> Method:
+        return Attacked(self)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        """The loss of attacked images."""
         views, labels = look_twice(model, batch, images_adv), one_class(batch.labels, "mart")
         adversarial = cross_entropy(views.adversarial, batch.labels)
         wrong = views.adversarial.scatter(1, labels[:, None], -torch.inf).argmax(1)
@@ -45,7 +38,7 @@ class MartMethod(Method):
         weighted = (divergence * _without(views.clean, labels)).mean()
         parts = {"loss_adversarial": boosted.detach(), "loss_smoothness": weighted.detach()}
         return Loss(
-            boosted + self.fields.beta * weighted,
+            boosted + self.beta * weighted,
             parts | accuracies(views, batch.labels),
             adversarial=adversarial,
             clean=cross_entropy(views.clean, batch.labels),

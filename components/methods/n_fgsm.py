@@ -2,16 +2,14 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from components.foundation.params import STRICT, Fractional, Ratio, Real
-from components.methods.parts import one_step
+from components.foundation.params import NotNegativeFraction, Ratio, Real, strict
 from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class NFgsm:
     """Mean cross-entropy of x̃ = x + η + step, η uniform in the ball of `noise` · ε (de Jorge et al., arXiv 2202.01181,
     section 4).
@@ -20,14 +18,10 @@ class NFgsm:
     are those of that norm. Published: `noise` 2, `step_size` ε, `batch_norm` train. Errors: a negative field.
     """
 
-    step_size: Fractional
-    noise: Fractional
+    step_size: NotNegativeFraction
+    noise: NotNegativeFraction
     label_smoothing: Real
     batch_norm: Literal["eval", "train"]
-
-    def __post_init__(self) -> None:
-        one_step.require_share("step_size", self.step_size)
-        one_step.require_share("noise", self.noise)
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

@@ -1,16 +1,15 @@
 """Adversarial training (Madry et al., arXiv 1706.06083, eq. 2.1)."""
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
-from components.methods.parts.contract import Loss, Method, attacked
+from components.foundation.params import Real, strict
+from components.methods.parts.contract import Attacked, Loss, Method
 from components.numerics.losses import accuracy, cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class PgdAt:
     """The mean cross-entropy of attacked images: crafted in evaluation mode, trained on in training mode.
 
@@ -23,18 +22,12 @@ class PgdAt:
     attack: Pgd
     label_smoothing: Real
 
-    def build(self) -> "PgdAtMethod":
-        return PgdAtMethod(self)
-
-
-class PgdAtMethod(Method):
-    """The objective of `PgdAt`."""
-
-    fields: PgdAt
-    craft = attacked
+    def build(self) -> Method:
+        return Attacked(self)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        """The loss of attacked images."""
         logits = model(images_adv)
-        adversarial = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
+        adversarial = cross_entropy(logits, batch.labels, self.label_smoothing)
         parts = {"train_adversarial_accuracy": accuracy(logits, batch.labels)}
         return Loss(adversarial.mean(), parts, adversarial=adversarial)

@@ -1,17 +1,16 @@
 """Empirical risk minimisation on clean images."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import accuracy, cross_entropy
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Standard:
     """The mean cross-entropy of clean images, with label smoothing."""
 

@@ -1,23 +1,23 @@
 """TRADES: clean accuracy plus smoothness around each image (Zhang et al., arXiv 1901.08573, eq. 5)."""
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import STRICT, Fractional, Real
-from components.methods.parts.contract import Loss, Method
-from components.numerics.losses import accuracy, cross_entropy, kl_divergence
+from components.foundation.params import Fractional, NotNegative, Real, strict
+from components.methods.parts.contract import Attacked, Loss, Method
+from components.methods.parts.two_views import Views, accuracies, smoothness
+from components.numerics.losses import cross_entropy, kl_divergence
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Trades:
     """CE(f(x), y) + beta · KL(p(x) ‖ p(x̃)), both averaged over the batch; x̃ climbs that same divergence."""
 
-    beta: Real
+    beta: NotNegative
     steps: int
     step_size: Fractional
     start: Start
@@ -30,44 +30,32 @@ class Trades:
                 "got start 'zero', want 'gaussian' or 'uniform': the divergence has no gradient at the image"
             )
 
-    def build(self) -> "TradesMethod":
-        return TradesMethod(self)
-
-
-class TradesMethod(Method):
-    """The objective of `Trades`."""
-
-    fields: Trades
+    def build(self) -> Method:
+        return Attacked(self)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        logits, logits_adv = model(batch.images), model(images_adv)
-        clean = cross_entropy(logits, batch.labels, self.fields.label_smoothing)
-        # Gradient flows through both sides, as in the paper's code.
-        smoothness = kl_divergence(logits, logits_adv, "batch_mean")
-        parts = {
-            "loss_clean": clean.detach().mean(),
-            "loss_smoothness": smoothness.detach(),
-            "train_accuracy": accuracy(logits, batch.labels),
-            "train_adversarial_accuracy": accuracy(logits_adv, batch.labels),
-        }
+        """The loss of attacked images."""
+        views = Views(model(batch.images), model(images_adv))
+        clean, rough = cross_entropy(views.clean, batch.labels, self.label_smoothing), smoothness(views)
+        parts = {"loss_clean": clean.detach().mean(), "loss_smoothness": rough.detach()}
         return Loss(
-            clean.mean() + self.fields.beta * smoothness,
-            parts,
-            adversarial=cross_entropy(logits_adv, batch.labels, self.fields.label_smoothing),
+            clean.mean() + self.beta * rough,
+            parts | accuracies(views, batch.labels),
+            adversarial=cross_entropy(views.adversarial, batch.labels, self.label_smoothing),
             clean=clean,
         )
 
-    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        images = batch.images
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        """Images that climb the divergence from the prediction at the image itself."""
         with eval_mode(model), torch.no_grad():
             target = model(images)
-        start = start_point(self.fields.start, images, threat, rng)
+        start = start_point(self.start, images, threat, rng)
         return ascend(
             model,
             images,
             start,
             lambda logits: kl_divergence(target, logits, "none"),
             threat,
-            float(self.fields.step_size),
-            self.fields.steps,
+            float(self.step_size),
+            self.steps,
         )

@@ -2,11 +2,10 @@
 
 from functools import partial
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, chain, classifier, pooled_head, scaled
 
@@ -14,7 +13,7 @@ from components.models.parts.classifier import ImageShape, Width, chain, classif
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class MobileNetV2:
     """MobileNet-v2 in the CIFAR form: three halvings instead of five, torchvision's blocks, no dropout.
 

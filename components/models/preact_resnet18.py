@@ -1,16 +1,15 @@
 """PreActResNet-18: ResNet-18 with batch norm and ReLU before each convolution (He et al., arXiv 1603.05027)."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
 from components.models.parts.preactivation import preactivation_features
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class PreActResNet18:
     """PreActResNet-18 for small images: four stages of two blocks, 64 to 512 channels.
 

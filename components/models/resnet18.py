@@ -1,16 +1,15 @@
 """ResNet-18 for small images (He et al., arXiv 1512.03385): a 3x3 stem of stride 1 and no max-pool."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
 from components.models.parts.residual import projection, residual_features
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ResNet18:
     """ResNet-18 as used on CIFAR: four stages of two blocks, 64 to 512 channels, projection shortcuts (option B).
 

@@ -1,16 +1,15 @@
 """ResNet-56 for small images (He et al., arXiv 1512.03385, section 4.2)."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
 from components.models.parts.residual import padding, residual_features
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ResNet56:
     """ResNet-56 for CIFAR (§4.2 of the paper): 6n+2 layers, n = 9, 16 to 64 channels, identity shortcuts (option A).
 

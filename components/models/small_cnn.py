@@ -1,10 +1,9 @@
 """A small convolutional network for small images: four 3x3 convolutions, then a linear layer on the flattened map."""
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, convolution, scaled
 
@@ -14,7 +13,7 @@ LARGE_SIDE = 16
 MAP_SIDE = 8
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class SmallCnn:
     """Convolutions of 32, 32, 64, 64 channels with batch norm and ReLU, the third of stride 2, then one linear layer.
 

@@ -3,17 +3,16 @@
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.normalization import Normalization
-from components.foundation.params import STRICT
+from components.foundation.params import Count, strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
 from components.models.parts.preactivation import preactivation_features
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class WideResNet:
     """WRN-depth-widen_factor without dropout: three stages of (depth - 4) / 6 blocks with 16, 32, 64 times k channels.
 
@@ -21,7 +20,7 @@ class WideResNet:
     """
 
     depth: Annotated[int, Field(ge=10)]
-    widen_factor: Annotated[int, Field(ge=1)]
+    widen_factor: Count
     width: Width
     batch_norm: BatchNorm
 

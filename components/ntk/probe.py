@@ -1,32 +1,28 @@
 """The kernel of one fixed image set, measured at chosen epochs of a training run."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.data.dividing import stratified_indices
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT
+from components.foundation.params import Whole, strict
 from components.ntk.kernels import MIN_DIRECTIONS, Directions, trace_kernel
 from components.ntk.metrics import kernel_metrics
 from components.numerics.random_numbers import derived
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ProbeSchedule:
     """When and how exactly to measure: section `ntk` of params.yaml. No epochs: never."""
 
-    epochs: tuple[int, ...]  # 0: before training.
-    size: int  # Images.
+    epochs: tuple[Whole, ...]  # 0: before training.
+    size: Annotated[int, Field(ge=2)]  # Images.
     directions: Directions  # Random-sign combinations of the logits, or "exact".
 
     def __post_init__(self) -> None:
-        if any(epoch < 0 for epoch in self.epochs):
-            raise ValueError(f"got epochs {list(self.epochs)}, want 0 (before training) or more")
-        if self.size < 2:
-            raise ValueError(f"got size {self.size}, want at least 2 images")
         if self.directions != "exact" and self.directions < MIN_DIRECTIONS:
             raise ValueError(f'got directions {self.directions}, want "exact" or at least {MIN_DIRECTIONS}')
 

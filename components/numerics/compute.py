@@ -5,11 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT
+from components.foundation.params import Count, strict
 from components.numerics import parallel
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -19,7 +18,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Compute:
     """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
 
@@ -27,12 +26,8 @@ class Compute:
     """
 
     device: Literal["auto", "cpu", "cuda"]
-    threads: int
+    threads: Count
     deterministic: bool
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"got threads {self.threads}, want at least 1")
 
     def prepare(self) -> torch.device:
         """The device, after setting this process's threads and determinism and meeting those it trains with.

@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.foundation.params import STRICT
+from components.foundation.params import Count, strict
 
 # How long a rank waits for the others: rank 0 writes files, and what one rank measures alone can take long.
 PATIENCE = timedelta(hours=2)
@@ -27,7 +26,7 @@ BUCKET = 2**23
 BatchNormOver = Literal["synchronised", "per_process"]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Parallel:
     """Section `parallel` of params.yaml: how training is shared.
 
@@ -36,12 +35,8 @@ class Parallel:
     training in one process. `per_process`: over the process's own part; running statistics are averaged after an epoch.
     """
 
-    processes: int
+    processes: Count
     batch_norm: BatchNormOver
-
-    def __post_init__(self) -> None:
-        if self.processes < 1:
-            raise ValueError(f"got processes {self.processes}, want at least 1")
 
 
 def join(device: torch.device) -> None:

@@ -94,22 +94,29 @@ Rng = torch.Generator | Noise | Part
 
 def uniform(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     """Numbers in [0, 1) for each of `images`: [N, *shape], by default one for each pixel."""
-    shape = images.shape[1:] if shape is None else shape
-    if isinstance(rng, Noise):
-        return rng.uniform(shape)
-    if isinstance(rng, Part):
-        return rng.drawn(torch.rand, images, shape)
-    return torch.rand((len(images), *shape), generator=rng, device=images.device)
+    return _drawn(rng, images, shape, torch.rand, Noise.uniform)
 
 
 def normal(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     """Standard normal numbers for each of `images`: [N, *shape], by default one for each pixel."""
+    return _drawn(rng, images, shape, torch.randn, Noise.normal)
+
+
+def _drawn(
+    rng: Rng,
+    images: Tensor,
+    shape: Sequence[int] | None,
+    draw: Callable[..., Tensor],
+    stream: Callable[[Noise, Sequence[int]], Tensor],
+) -> Tensor:
     shape = images.shape[1:] if shape is None else shape
-    if isinstance(rng, Noise):
-        return rng.normal(shape)
-    if isinstance(rng, Part):
-        return rng.drawn(torch.randn, images, shape)
-    return torch.randn((len(images), *shape), generator=rng, device=images.device)
+    match rng:
+        case Noise():
+            return stream(rng, shape)
+        case Part():
+            return rng.drawn(draw, images, shape)
+        case torch.Generator():
+            return draw((len(images), *shape), generator=rng, device=images.device)
 
 
 def subset(rng: Rng, chosen: Tensor) -> Rng:

@@ -50,9 +50,8 @@ def whole_axis(title: str, values: Sequence[float], count: int = 5) -> Axis:
     low, high = math.floor(min(values, default=0)), math.ceil(max(values, default=1))
     high = max(high, low + 1)
     step = max(1, round(_step((high - low) / count)))
-    return Axis(
-        title, low, high, tuple((tick, str(tick)) for tick in range(math.ceil(low / step) * step, high + 1, step))
-    )
+    ticks = range(math.ceil(low / step) * step, high + 1, step)
+    return Axis(title, low, high, tuple((tick, str(tick)) for tick in ticks))
 
 
 def _step(width: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,20 +13,11 @@ from components.evaluation.document import Evaluation
 from components.foundation.errors import InputError
 from components.foundation.storage import replacing
 from components.numerics.tensor_files import read_tensors
-from components.reports.frames import frame
+from components.reports.frames import frame, joined
 from components.statistics.documents import read_document
 from components.statistics.outcomes import Outcomes
 
 SUFFIXES = (".parquet", ".csv")
-
-
-class Measured(NamedTuple):
-    """One tensor of an outcomes file: whose answers, to which attack, at which size."""
-
-    model: str
-    attack: str
-    epsilon: str
-    right: Tensor
 
 
 def outcome_table(folder: Path) -> Any:
@@ -43,16 +34,10 @@ def outcome_table(folder: Path) -> Any:
     for name, outcome in outcomes.items():
         if outcome.shape != (n,):
             raise InputError(f"{where}: {name} is {list(outcome.shape)}, want [{n}]")
-    measured = list(_measured(evaluation, outcomes))
-    return frame(
-        {
-            "model": np.repeat([one.model for one in measured], n),
-            "image": np.tile(np.arange(n), len(measured)),
-            "label": np.tile(np.array(evaluation.classes)[outcomes["labels"].numpy()], len(measured)),
-            "attack": np.repeat([one.attack for one in measured], n),
-            "epsilon": np.repeat([float(Fraction(one.epsilon)) for one in measured], n),
-            "right": np.concatenate([one.right.numpy() != 0 for one in measured]),
-        }
+    about = {"image": np.arange(n), "label": np.array(evaluation.classes)[outcomes["labels"].numpy()]}
+    return joined(
+        frame({"model": model, **about, "attack": attack, "epsilon": epsilon, "right": right.numpy() != 0})
+        for model, attack, epsilon, right in _measured(evaluation, outcomes)
     )
 
 
@@ -74,18 +59,15 @@ def write_outcome_table(folder: Path, out: Path) -> int:
     return len(table)
 
 
-def _measured(evaluation: Evaluation, outcomes: Outcomes) -> Iterator[Measured]:
-    """Every condition that a model was measured under, in the order of evaluation.json; what was not is left out."""
-    for model in evaluation.models:
-        for name, attack, epsilon in _conditions(evaluation):
-            if (right := outcomes.get(f"{model}/{name}")) is not None:
-                yield Measured(model, attack, epsilon, right)
-    for attack in evaluation.transfer.attacks:
-        for source in evaluation.models:
-            for model in evaluation.models:
-                made = f"transfer/{attack}/{source}"
-                if (right := outcomes.get(f"{made}/{model}")) is not None:
-                    yield Measured(model, made, evaluation.threat.epsilon, right)
+def _measured(evaluation: Evaluation, outcomes: Outcomes) -> Iterator[tuple[str, str, float, Tensor]]:
+    """Model, attack, size and outcomes of everything measured, in the order of evaluation.json."""
+    models, main = evaluation.models, evaluation.threat.epsilon
+    named = [(model, f"{model}/{name}", *rest) for model in models for name, *rest in _conditions(evaluation)]
+    for made in (f"transfer/{attack}/{source}" for attack in evaluation.transfer.attacks for source in models):
+        named += [(model, f"{made}/{model}", made, main) for model in models]
+    for model, key, attack, epsilon in named:
+        if key in outcomes:
+            yield model, attack, float(Fraction(epsilon)), outcomes[key]
 
 
 def _conditions(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:

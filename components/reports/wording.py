@@ -14,33 +14,22 @@ ABSENT = "\u2013"
 
 # Names that are written in a way of their own. AutoAttack is not listed: only the cascade bears that name.
 _TITLES = {
-    "worst_case": "worst case",
     "w_robust": "W-Robust",
-    "fgsm": "FGSM",
     "r_fgsm": "R+FGSM",
     "step_ll": "step l.l.",
-    "step_rnd": "step rnd",
-    "bim": "BIM",
     "iter_ll": "iter l.l.",
-    "pgd": "PGD",
     "mi_fgsm": "MI-FGSM",
-    "apgd": "APGD",
     "apgd_ce": "APGD-CE",
     "apgd_t": "APGD-T",
     "fab": "FAB",
     "fab_t": "FAB-T",
     "square": "Square",
-    "cw": "CW",
-    "not_judged": "not judged",
-    "not_measured": "not measured",
 }
+# Words in the other names: `pgd_50` -> `PGD 50`.
+_WORDS = {"pgd": "PGD", "fgsm": "FGSM", "apgd": "APGD", "cw": "CW", "bim": "BIM", "trades": "TRADES"}
+_CASCADES = {"autoattack": "AutoAttack", "quick": "APGD-CE + APGD-T"}
 # What the words about a pair of conditions say already.
 _PAIR = ("first", "then", "n", "right_first", "right_then", "gained", "lost", "change")
-_CASCADES = {"autoattack": "AutoAttack", "quick": "APGD-CE + APGD-T"}
-
-
-# Words that a name of one's own may contain: `pgd_50` -> `PGD 50`.
-_WORDS = {"pgd": "PGD", "fgsm": "FGSM", "apgd": "APGD", "cw": "CW", "bim": "BIM", "trades": "TRADES"}
 
 
 def title(name: str) -> str:
@@ -67,7 +56,7 @@ def condition_title(condition: str, cascade: Cascade) -> str:
 
 def setting_text(dataset: str, num_images: int, threat: ThreatModel) -> str:
     """What was attacked, and how far: `digits, 359 test images, L∞ ε = 1/5 (51/255)`."""
-    return f"{dataset}, {num_images} test images, {norm_text(threat.norm)} ε = {epsilon_text(threat.epsilon)}"
+    return f"{dataset}, {num_images} test images, {NORM_WORDS[threat.norm].title} ε = {epsilon_text(threat.epsilon)}"
 
 
 def percent(value: float) -> str:
@@ -81,12 +70,12 @@ def points(value: float) -> str:
     return "0.0" if text[1:] == "0.0" else text
 
 
-def half_width(found: Interval) -> str:
+def half_width(found: Interval[float]) -> str:
     """Half the interval's width, in points."""
     return percent((found.high - found.low) / 2)
 
 
-def bounds(found: Interval) -> str:
+def bounds(found: Interval[float]) -> str:
     """The interval in percent, `96.8-99.5` with an en dash."""
     return f"{percent(found.low)}{RANGE}{percent(found.high)}"
 
@@ -99,6 +88,14 @@ def p_value(p: float, exact: bool = True) -> str:
 def p_text(p: float) -> str:
     """`p = 0.012`, `p < 0.001`."""
     return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
+
+
+def magnitude(count: int) -> str:
+    """A count to three digits: `23456` -> `23.5k`."""
+    for unit, text in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{text}"
+    return str(count)
 
 
 def epsilon_text(epsilon: str) -> str:
@@ -127,16 +124,6 @@ NORM_WORDS = {
     "l1": NormWords("L1", "the changes of all pixels may add up to that much (pixels from 0 to 1)", False),
 }
 """For every norm that a document can name: one without words here is an error, not another norm's words."""
-
-
-def norm_text(norm: str) -> str:
-    """The norm as it is printed: `linf` -> `L∞`."""
-    return NORM_WORDS[norm].title
-
-
-def norm_meaning(norm: str) -> str:
-    """What ε is in this norm, in words."""
-    return NORM_WORDS[norm].meaning
 
 
 def measured_text(value: Any) -> str:

@@ -1,11 +1,9 @@
 """The base learning rate throughout."""
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Constant:
     """The base rate throughout."""
 

@@ -1,12 +1,10 @@
 """Half a cosine after a warm-up."""
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.schedules.parts.schedule import half_cosine
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Cosine:
     """Half a cosine from 1 to 0 (Loshchilov & Hutter, arXiv 1608.03983, eq. 5), after a linear warm-up in epochs.
 

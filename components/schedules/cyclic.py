@@ -1,12 +1,10 @@
 """A triangle: up in a line, down in a line."""
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.schedules.parts.schedule import require_share
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Cyclic:
     """A line from 0 to 1 at the share `peak` of training and back (Wong et al., arXiv 2001.03994, section 5)."""
 

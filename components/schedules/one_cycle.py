@@ -1,12 +1,10 @@
 """Up along a cosine, then down to 0."""
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.schedules.parts.schedule import half_cosine, require_share
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class OneCycle:
     """A cosine from `start` up to 1 at the share `peak` of training, then to 0 (Smith & Topin, arXiv 1708.07120)."""
 

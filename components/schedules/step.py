@@ -2,12 +2,10 @@
 
 from itertools import pairwise
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Step:
     """The base rate times `decay` for each of `milestones` (in epochs) that has passed."""
 

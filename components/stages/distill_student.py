@@ -3,36 +3,31 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
 from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Params, Real
+from components.foundation.params import Params, Share, strict
 from components.foundation.storage import sha256
 from components.methods.parts.contract import Method, needs
+from components.models.parts.model_file import load_frozen
 from components.numerics.random_numbers import derived
 from components.stages.processes import run_together
-from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, read_teacher, train
+from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
 from components.tracking.journal import Journal
 
 STAGE = "distill_student"
 CLEAN, ROBUST = Path("models/clean_teacher.safetensors"), Path("models/robust_teacher.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Required:
     """The least a teacher must reach on the validation split before it may teach."""
 
-    clean_accuracy: Real
-    robust_accuracy: Real
-
-    def __post_init__(self) -> None:
-        for share in (self.clean_accuracy, self.robust_accuracy):
-            if not 0 <= share <= 1:
-                raise ValueError(f"got {share}, want shares from 0 to 1")
+    clean_accuracy: Share
+    robust_accuracy: Share
 
 
 class StudentSettings(NamedTuple):
@@ -53,7 +48,7 @@ def main(params: Params, journal: Journal) -> None:
     settings, required = read(params)
     device = settings.compute.prepare()
     splits = read_splits(DATA)
-    clean_teacher, robust_teacher = (read_teacher(path, splits, device) for path in (CLEAN, ROBUST))
+    clean_teacher, robust_teacher = (load_frozen(path, splits, device)[0] for path in (CLEAN, ROBUST))
     require_teachers(clean_teacher, robust_teacher, splits, settings, required, journal)
 
     teachers = {"clean_teacher": clean_teacher, "robust_teacher": robust_teacher}
@@ -77,10 +72,10 @@ def require_teachers(
     """Measures both teachers on the validation split and refuses one that falls short of what is required."""
     held_out = splits.validation
     device, seed = next(clean_teacher.parameters()).device, derived(settings.seed, "teachers")
-    test = TestSet(held_out.images.to(device), held_out.labels.to(device), settings.recipe.batch_size)
+    test = TestSet(*held_out.on(device), settings.section.recipe.batch_size)
     for path, model, attack, least in (
         (CLEAN, clean_teacher, None, required.clean_accuracy),
-        (ROBUST, robust_teacher, settings.validation_attack, required.robust_accuracy),
+        (ROBUST, robust_teacher, settings.section.validation_attack, required.robust_accuracy),
     ):
         kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
         right = run_attack(model, test, attack, settings.threat, seed).right.float().mean().item()

@@ -12,12 +12,11 @@ from components.evaluation.engine import Candidate, Data, Folders, attack_code, 
 from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
-from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
 from components.foundation.storage import read_json, sha256
-from components.models.parts.model_file import load_model
+from components.models.parts.model_file import load_frozen
 from components.stages import run
 from components.stages.evidence import evidence_on
 from components.stages.resume import KeptWork
@@ -56,7 +55,9 @@ def main(params: Params, journal: Journal) -> None:
         journal.note(f"{STAGE}: finished before under the same inputs, published again")
     else:
         kept.begin(journal.note)
-        data = load_data(splits, suite.section.batch_size, device)
+        # The validation split is there to check a fast search on.
+        parts = (TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation))
+        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, *parts)
         key = journal_key(candidates, data, suite)
         unfinished = UNFINISHED / fingerprint(key)
         if kept.given_up:
@@ -91,26 +92,13 @@ def forget_others(journal: Path) -> None:
             shutil.rmtree(folder)
 
 
-def load_data(splits: Splits, batch_size: int, device: torch.device) -> Data:
-    """The test split, and the validation split to check a fast search on."""
-    test, held_out = (
-        TestSet(part.images.to(device), part.labels.to(device), batch_size) for part in (splits.test, splits.validation)
-    )
-    return Data(splits.dataset, digest({"test": splits.test}), splits.classes, test, held_out)
-
-
 def load_candidates(splits: Splits, device: torch.device) -> dict[str, Candidate]:
     """Best and last epoch of every role, named `student`, `student_last`, … Error: made for other images."""
     candidates = {}
     for role in ROLES:
         for checkpoint, suffix, mark in (("best", "", ""), ("last", ".last", "_last")):
             path = Path(f"models/{role}{suffix}.safetensors")
-            model, card = load_model(path, device)
-            if (card.image_shape, card.classes) != (splits.image_shape, splits.classes):
-                raise InputError(
-                    f"{path}: takes {card.image_shape} images, {DATA} has {splits.image_shape}, or classes differ"
-                )
-            model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            model, card = load_frozen(path, splits, device)
             facts = {
                 "file": str(path),
                 "sha256": sha256(path),

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic.dataclasses import dataclass
-
 from components.data.splits import digest, require_source, write_source
 from components.datasets import DATASETS
 from components.datasets.parts.dataset import Dataset
-from components.foundation.params import STRICT, Params, member
+from components.foundation.params import Params, member, strict
 from components.foundation.storage import sha256
 from components.stages import run
 from components.tracking.journal import Journal
@@ -18,7 +16,7 @@ RAW = Path("data/raw.safetensors")
 DOWNLOADS = ".temper/downloads"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class FetchSection:
     """`dataset`: a name of the table, with that member's fields."""
 

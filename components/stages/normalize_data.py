@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from pydantic.dataclasses import dataclass
-
 from components.data.decoding import chunks, in_memory
-from components.data.dividing import Duplicates, divide, limited
+from components.data.dividing import Division, divide, limited
 from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
-from components.foundation.params import STRICT, Fractional, Params
+from components.foundation.params import Params, strict
 from components.foundation.storage import sha256, write_json
 from components.numerics.random_numbers import derived
 from components.stages import run
@@ -21,24 +19,11 @@ STATISTICS_IMAGES = 10_000
 """Of a streamed train split: with so many, the statistics differ in the third digit."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class NormalizeSection:
-    """How the images are divided (see `splits.divide`) and which statistics the models' first layer applies."""
+@strict
+class NormalizeSection(Division):
+    """How the images are divided (see `dividing.Division`) and which statistics the models' first layer applies."""
 
-    validation: Fractional
-    test: Fractional
-    duplicates: Duplicates
     method: Scaling
-    train_limit: int | None
-    test_limit: int | None
-
-    def __post_init__(self) -> None:
-        if not (self.validation > 0 and self.test > 0 and self.validation + self.test < 1):
-            shares = f"validation {self.validation} and test {self.test}"
-            raise ValueError(f"got {shares}, want two shares above 0 with a sum below 1")
-        for limit in (self.train_limit, self.test_limit):
-            if limit is not None and limit < 1:
-                raise ValueError(f"got a limit of {limit} images, want at least 1, or null")
 
 
 def read(params: Params) -> NormalizeSection:
@@ -50,15 +35,7 @@ def main(params: Params, journal: Journal) -> None:
     """Writes data/normalized.safetensors (pixels stay uint8) and metrics/data.json."""
     section = read(params)
     name, source = read_source(RAW)
-    parts, dropped = divide(
-        source,
-        validation=section.validation,
-        test=section.test,
-        duplicates=section.duplicates,
-        train_limit=section.train_limit,
-        test_limit=section.test_limit,
-        seed=params.seed,
-    )
+    parts, dropped = divide(source, section, params.seed)
     splits = Splits(
         dataset=name,
         classes=source.classes,

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import cast
 
+from components.foundation.child import finish_requested
 from components.foundation.params import Params
 from components.foundation.process import USER_ERROR, as_process
 from components.numerics import parallel
@@ -45,7 +45,8 @@ def run_together(stage: str, main: Main) -> None:
 
 def _run_one(stage: str, main: Main) -> None:
     if WATCHED in os.environ:
-        threading.Thread(target=_end_with_starter, daemon=True).start()
+        # Not even a process that waits for others in native code outlives its starter.
+        finish_requested()
     if os.environ["RANK"] == "0":
         run(stage, main)
     else:
@@ -70,13 +71,6 @@ class Silence:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None
-
-
-def _end_with_starter() -> None:
-    # Not through `sys.stdin`, whose lock the interpreter wants when it ends.
-    os.read(0, 1)
-    # Not even a process that waits for others in native code outlives its starter.
-    os._exit(128 + signal.SIGKILL)
 
 
 def _start(stage: str, processes: int) -> int:

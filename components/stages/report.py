@@ -4,13 +4,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from components.data.pixels import to_pixels
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
-from components.foundation.params import STRICT, Params
+from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
 from components.numerics.tensor_files import read_tensors
@@ -28,15 +27,11 @@ STUDENT = "models/student.safetensors"
 TRAINED = ("clean_teacher", "robust_teacher", "student")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ReportSection:
     """The section `report` of params.yaml."""
 
-    gallery_images: int
-
-    def __post_init__(self) -> None:
-        if self.gallery_images < 0:
-            raise ValueError(f"got gallery_images {self.gallery_images}, want at least 0")
+    gallery_images: Whole
 
 
 def read(params: Params) -> ReportSection:
@@ -114,11 +109,7 @@ def _bounds(found: Rate) -> dict[str, float]:
 def epsilon_rows(document: Report) -> list[dict[str, Any]]:
     """The ε curves as rows for `dvc plots`: model, epsilon as a number, accuracy and its interval."""
     return [
-        {
-            "model": name,
-            "epsilon": float(Fraction(point.epsilon)),
-            **_bounds(point),
-        }
+        {"model": name, "epsilon": float(Fraction(point.epsilon)), **_bounds(point)}
         for name in best_models(document)
         for point in document.models[name].curve
     ]

@@ -10,13 +10,13 @@ from components.foundation.params import Params
 from components.foundation.storage import sha256
 from components.methods import METHODS
 from components.methods.parts.contract import Method, needs
-from components.models.parts.model_file import load_model, require_same_architecture
+from components.models.parts.model_file import load_frozen, load_model, require_same_architecture
 from components.stages.processes import run_together
-from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, read_teacher, train
+from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
 from components.tracking.journal import Journal
 
 STAGE = "train_robust_teacher"
-CLEAN_TEACHER = "models/clean_teacher.safetensors"
+CLEAN_TEACHER = Path("models/clean_teacher.safetensors")
 
 
 class RobustSettings(NamedTuple):
@@ -40,7 +40,7 @@ def main(params: Params, journal: Journal) -> None:
     model, upstream = new_model(settings, splits, device), {}
     if warm_start:
         clean_teacher, card = load_model(CLEAN_TEACHER, device)
-        require_same_architecture(card, settings.architecture, f"{params.path}: {STAGE}.warm_start")
+        require_same_architecture(card, settings.section.model, f"{params.path}: {STAGE}.warm_start")
         model.load_state_dict(clean_teacher.state_dict())
     if warm_start or needs(settings.method):
         upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
@@ -53,7 +53,7 @@ def main(params: Params, journal: Journal) -> None:
 def _method(settings: Settings, splits: Splits, device: torch.device) -> Method:
     """The section's method, with the clean teacher as its guide if it wants one."""
     if needs(settings.method):
-        return settings.method.build(read_teacher(Path(CLEAN_TEACHER), splits, device))
+        return settings.method.build(load_frozen(CLEAN_TEACHER, splits, device)[0])
     return settings.method.build()
 
 

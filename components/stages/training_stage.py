@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from components.attacks.pgd import Pgd
 from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Params, member, typed
+from components.foundation.params import Params, member, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs
 from components.models import MODELS
-from components.models.parts.model_file import ModelCard, load_model, save_model
+from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.numerics.compute import Compute
@@ -44,7 +43,7 @@ WRAPPERS = ("smoothing", "perturbation")
 """The keys of a training section beside `method` that say what its method is wrapped in."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class TrainingSection:
     """The keys of a training section; `model`, `method` and `schedule` name members of their families."""
 
@@ -59,24 +58,19 @@ class TrainingSection:
 
 
 class Settings(NamedTuple):
-    """A training section with its members built, and the sections shared by all stages."""
+    """A training section, as it is written and typed, the members that it names, and what all stages share."""
 
     raw: Mapping[str, Any]
+    section: TrainingSection
+    model: Any
+    method: Any
+    schedule: Schedule
     seed: int
     compute: Compute
     parallel: Parallel
     threat: Threat
     ntk: ProbeSchedule
-    architecture: dict[str, Any]
-    model: Any
-    method: Any
-    schedule: Schedule
-    recipe: Recipe
-    validation_attack: Pgd
-    smoothing: Smoothing | None
-    perturbation: Awp | None
-    sentinel: Sentinel | None
-    changed: tuple["Settings", ...]
+    changed: tuple["Settings", ...] = ()
     """What becomes of them with each roll back of the sentinel."""
 
 
@@ -84,7 +78,8 @@ def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_ke
     """The settings of a training stage, all checked; keys in `own_keys` are left to the stage that owns them."""
     raw, where = params.typed(dict[str, Any], stage), f"{params.path}: {stage}"
     settings, after = _settings(params, raw, where, methods, own_keys), []
-    for place, change in enumerate(settings.sentinel.changes if settings.sentinel is not None else ()):
+    sentinel = settings.section.sentinel
+    for place, change in enumerate(() if sentinel is None else sentinel.changes):
         here = f"{where}.sentinel.changes.{place}"
         raw = _after_alarm(raw, change, here)
         after.append(_settings(params, raw, here, methods, own_keys))
@@ -109,22 +104,16 @@ def _settings(
 ) -> Settings:
     section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
     settings = Settings(
-        raw=raw,
-        seed=params.seed,
-        compute=params.typed(Compute, "compute"),
-        parallel=params.typed(Parallel, "parallel"),
-        threat=read_threat(NORMS, params.get("threat"), f"{params.path}: threat"),
-        ntk=params.typed(ProbeSchedule, "ntk"),
-        architecture=section.model,
-        model=member(MODELS, section.model, f"{where}.model"),
-        method=member(methods, section.method, f"{where}.method"),
-        schedule=member(SCHEDULES, section.schedule, f"{where}.schedule"),
-        recipe=section.recipe,
-        validation_attack=section.validation_attack,
-        smoothing=section.smoothing,
-        perturbation=section.perturbation,
-        sentinel=section.sentinel,
-        changed=(),
+        raw,
+        section,
+        member(MODELS, section.model, f"{where}.model"),
+        member(methods, section.method, f"{where}.method"),
+        member(SCHEDULES, section.schedule, f"{where}.schedule"),
+        params.seed,
+        params.typed(Compute, "compute"),
+        params.typed(Parallel, "parallel"),
+        read_threat(NORMS, params.get("threat"), f"{params.path}: threat"),
+        params.typed(ProbeSchedule, "ntk"),
     )
     if not needs(settings.method):
         wrapped(settings, settings.method.build())  # a wrapper that does not fit shows before anything runs
@@ -152,10 +141,11 @@ def built(training: TrainingRun, settings: Settings) -> Method:
 
 def wrapped(settings: Settings, method: Method) -> Method:
     """`method` with the wrappers of its section. Errors: a wrapper that does not fit around it."""
-    if settings.perturbation is not None:
-        method = settings.perturbation.build(method)
-    if settings.smoothing is not None:
-        method = settings.smoothing.build(method, settings.schedule, settings.recipe.epochs)
+    section = settings.section
+    if section.perturbation is not None:
+        method = section.perturbation.build(method)
+    if section.smoothing is not None:
+        method = section.smoothing.build(method, settings.schedule, section.recipe.epochs)
     return method
 
 
@@ -163,17 +153,6 @@ def new_model(settings: Settings, splits: Splits, device: torch.device) -> nn.Mo
     """The untrained model of a section, from the seed."""
     torch.manual_seed(derived(settings.seed, "weights"))
     return settings.model.build(len(splits.classes), splits.image_shape, splits.normalization).to(device)
-
-
-def read_teacher(path: Path, splits: Splits, device: torch.device) -> nn.Module:
-    """A teacher from its file, frozen, in evaluation mode. Errors: made for other classes or images."""
-    model, card = load_model(path, device)
-    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
-        raise InputError(
-            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
-            f"but {DATA} has {len(splits.classes)} of {splits.image_shape}"
-        )
-    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
@@ -190,20 +169,16 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
         return
     if rank() == 0:
         kept.begin(journal.note)
-    settings, recipe = training.settings, training.settings.recipe
+    settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
-    validation = Validation(
-        splits.validation.images.to(device),
-        splits.validation.labels.to(device),
-        settings.validation_attack,
-        settings.threat,
-        recipe.batch_size,
-        probe,
-        settings.seed,
-    )
+    held_out = splits.validation.on(device)
+    attack, size = section.validation_attack, recipe.batch_size
+    validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
-    state.watch = watch(training, splits, device, journal)
+    if section.sentinel is not None:
+        looks = SentinelProbe(section.sentinel, *held_out, settings.threat, size, recipe.precision, settings.seed)
+        state.watch = Watch(section.sentinel, looks, lambda n: built(training, settings.changed[n - 1]), journal.note)
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     if (epoch := saved_epoch(kept.folder)) is not None:
         journal.note(f"{training.stage}: continues from epoch {epoch}")
@@ -214,23 +189,6 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
         publish(training, splits, state, kept.folder)
         tell(training, journal)
         kept.finish(outputs(training.name))
-
-
-def watch(training: TrainingRun, splits: Splits, device: torch.device, journal: Journal) -> Watch | None:
-    """The overfitting sentinel of a run, where its section has one. Errors: too few validation images for it."""
-    settings, held_out = training.settings, splits.validation
-    if settings.sentinel is None:
-        return None
-    probe = SentinelProbe(
-        settings.sentinel,
-        held_out.images.to(device),
-        held_out.labels.to(device),
-        settings.threat,
-        settings.recipe.batch_size,
-        settings.recipe.precision,
-        settings.seed,
-    )
-    return Watch(settings.sentinel, probe, lambda n: built(training, settings.changed[n - 1]), journal.note)
 
 
 def depends_on(training: TrainingRun) -> Inputs:
@@ -271,7 +229,7 @@ def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder:
         ("", best, state.best_weights(folder)),
     ):
         card = ModelCard(
-            architecture=training.settings.architecture,
+            architecture=training.settings.section.model,
             classes=splits.classes,
             image_shape=splits.image_shape,
             normalization=splits.normalization,
@@ -284,18 +242,18 @@ def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder:
 
 def tell(training: TrainingRun, journal: Journal) -> None:
     """Records the outputs, from the files themselves."""
-    name, recipe = training.name, training.settings.recipe
+    name, section = training.name, training.settings.section
     for path in (f"curves/{name}.csv", f"curves/{name}.sentinel.json"):
         journal.artifact(path)
-    if training.settings.sentinel is not None:
+    if section.sentinel is not None:
         actions = [event["action"] for event in read_json(f"curves/{name}.sentinel.json")["events"]]
         told = {"alarms": len(actions), "roll_backs": actions.count("roll_back"), "stopped": "stop" in actions}
         journal.tags({f"sentinel.{key}": value for key, value in told.items()})
     journal.upstream({"normalized": sha256(DATA)} | training.upstream)
     journal.produced({name: sha256(f"models/{name}.safetensors")})
     best, last = (read_json(f"metrics/{name}.json")[which] for which in ("best", "last"))
-    score = best[recipe.select_by]
-    journal.note(f"{name}: best epoch {best['epoch']} of {last['epoch']}, {recipe.select_by} {score:.1%}")
+    selected_by = section.recipe.select_by
+    journal.note(f"{name}: best epoch {best['epoch']} of {last['epoch']}, {selected_by} {best[selected_by]:.1%}")
 
 
 def tell_epochs(training: TrainingRun, journal: Journal) -> None:

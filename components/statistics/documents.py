@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json, write_json
 
 UNKNOWN = "extra_forbidden"
+# Of every document's field `schema_`.
+FORMAT: Any = Field(description="The name of this format; a change that could break a reader raises its number.")
 
 
 class Document(BaseModel):
@@ -18,7 +20,8 @@ class Document(BaseModel):
 
     The text below a field is its description. Unknown keys are refused, and numbers are finite. `class_` and `schema_`
     are written without the underscore, which only Python needs. A field with a default may be absent from a file, and
-    what is absent stays absent when the document is written again.
+    what is absent stays absent when the document is written again. A part is written as its field's type says: without
+    what a more special part has besides.
     """
 
     model_config = ConfigDict(
@@ -30,6 +33,10 @@ class Document(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
     )
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Some of the fields, for a document that has the same."""
+        return {name: getattr(self, name) for name in names}
 
 
 D = TypeVar("D", bound=Document)
@@ -52,7 +59,12 @@ def read_document(kind: type[D], path: Path | str) -> D:
 
 def document_of(kind: type[D], value: Any, where: str) -> D:
     """The JSON `value` as a document. Errors name `where`, the key, and what is allowed there, in one line."""
-    _require_schema(kind, value, where)
+    # A document of another schema is refused as a whole, before any of its keys.
+    if field := kind.model_fields.get("schema_"):
+        content = cast(Mapping[str, Any], value if isinstance(value, dict) else {})
+        schema, allowed = content.get("schema"), get_args(field.annotation)
+        if schema not in allowed:
+            raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
     try:
         return kind.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -64,15 +76,6 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
     (name,) = get_args(kind.model_fields["schema_"].annotation)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:{name.replace('/', ':')}"}
     return head | kind.model_json_schema() | {"title": name}
-
-
-def _require_schema(kind: type[Document], value: Any, where: str) -> None:
-    """A document of another schema is refused as a whole, before any of its keys."""
-    if field := kind.model_fields.get("schema_"):
-        content = cast(Mapping[str, Any], value if isinstance(value, dict) else {})
-        schema, allowed = content.get("schema"), get_args(field.annotation)
-        if schema not in allowed:
-            raise InputError(f"{where}: schema {schema!r}, want {' or '.join(map(repr, allowed))}")
 
 
 def _one_line(error: ValidationError, kind: type[Document]) -> str:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,19 +17,7 @@ _Z_POWER = NormalDist().inv_cdf(POWER)
 FEW = 10
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A share of images: `count` of `n`, its `value` and the bounds of its 95 % interval, all in [0, 1]."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Paired:
+class Paired(NamedTuple):
     """Two models on the same `n` images: accuracy of B minus accuracy of A, its 95 % interval, in [-1, 1], and p.
 
     `only_a` images are classified right by A alone, `only_b` by B alone; `p` is of the exact McNemar test.
@@ -44,8 +32,7 @@ class Paired:
     n: int
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """A number over `n` seeds: mean, sample standard deviation, bounds of the 95 % interval of the mean."""
 
     mean: float
@@ -53,13 +40,6 @@ class Spread:
     low: float
     high: float
     n: int
-
-
-def rate(outcomes: Tensor) -> Rate:
-    """The share of nonzero `outcomes` (any shape, at least one element) with its 95 % interval."""
-    count, n = int(outcomes.count_nonzero()), outcomes.numel()
-    low, high = interval(count, n)
-    return Rate(count / n, low, high, count, n)
 
 
 def interval(count: int, n: int) -> tuple[float, float]:

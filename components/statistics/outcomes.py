@@ -1,84 +1,68 @@
 """What is derived from per-image outcomes: rates with intervals, worst cases, the hardest images; to six decimals."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Generic, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from components.statistics.documents import Document
-from components.statistics.intervals import rate
+from components.statistics.intervals import interval
 
 Outcomes = Mapping[str, Tensor]
 """The tensors [n] of an outcomes file by name: nonzero is right, and `labels` are the true classes."""
+# What a field's type says of it needs no text at the field.
 Share = Annotated[float, Field(ge=0, le=1)]
+Confidence = Annotated[Share, Field(description="The level of the intervals.")]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(ge=1)]
-Epsilon = Annotated[str, Field(pattern="^[0-9]+(/[0-9]+)?$")]
+NumImages = Annotated[Number, Field(description="The number of images.")]
+Epsilon = Annotated[str, Field(pattern="^[0-9]+(/[0-9]+)?$", description="An exact fraction of the pixel range.")]
 
+T = TypeVar("T", bound=float)
 # As many as a person looks at.
 SHOWN = 12
 
 
-class Interval(Document):
+class Interval(Document, Generic[T]):
     """A value between the bounds of its 95 % interval, as shares of 1."""
 
-    value: float
-    """The value; times 100 it is percent, or points where it is a difference."""
-    low: float
-    """The lower bound."""
-    high: float
-    """The upper bound."""
+    value: T
+    """Times 100 it is percent, or points where it is a difference."""
+    low: T
+    high: T
 
 
-class Rate(Interval):
-    """The share of images that count, with its 95 % interval."""
+class Rate(Interval[Share]):
+    """The share of images that count, `count` of `n`, with its 95 % interval."""
 
-    value: Share
-    """`count` / `n`."""
-    low: Share
-    """The lower bound."""
-    high: Share
-    """The upper bound."""
     count: Count
-    """How many images count."""
-    n: Number
-    """How many images there are."""
+    n: NumImages
 
 
 class AtEpsilon(Document):
     """What was measured at one size of attack."""
 
     epsilon: Epsilon
-    """The size, an exact fraction of the pixel range."""
 
 
 class RateAt(Rate, AtEpsilon):
     """A rate under an attack of this size."""
 
 
-class Mean(Interval):
+class MeanRate(Interval[Share]):
     """The mean of two rates over the same images; its interval is the mean of the two intervals."""
 
-    value: Share
-    """The mean of the two values."""
-    low: Share
-    """The lower bound."""
-    high: Share
-    """The upper bound."""
-    n: Number
-    """How many images there are."""
+    n: NumImages
 
 
 class KeptBy(Document):
-    """How many images a number of models keeps."""
+    """How many images, `count`, exactly 0, 1, 2, … `models` keep in the worst case."""
 
     models: Count
-    """The number of models that keep an image in the worst case."""
     count: Count
-    """The number of images that exactly so many models keep."""
 
 
 class HardImage(Document):
@@ -87,7 +71,6 @@ class HardImage(Document):
     index: Count
     """Its place in the test split."""
     class_: str
-    """Its true class."""
     survived: Count
     """The number of attacks, over all models, that leave it right."""
     attacks: Number
@@ -102,35 +85,8 @@ class Hardest(Document):
     """What is hard about the test split."""
 
     kept_by: list[KeptBy]
-    """The number of images that 0, 1, 2, … models keep in the worst case."""
     images: list[HardImage]
     """The images that survive the smallest share of attacks, hardest first."""
-
-
-def share(outcomes: Tensor) -> Rate:
-    """The share of nonzero `outcomes` with its 95 % interval."""
-    found = rate(outcomes)
-    value, low, high = (shortened(number) for number in (found.value, found.low, found.high))
-    return Rate(value=value, low=low, high=high, count=found.count, n=found.n)
-
-
-def bare(found: Rate) -> Rate:
-    """A rate without what a document says beside it, such as its attack."""
-    return Rate(value=found.value, low=found.low, high=found.high, count=found.count, n=found.n)
-
-
-def share_at(epsilon: str, outcomes: Tensor) -> RateAt:
-    """The share of nonzero `outcomes` under an attack of size `epsilon`."""
-    return RateAt(epsilon=epsilon, **dict(share(outcomes)))
-
-
-def mean_of_two(one: Rate, other: Rate) -> Mean:
-    """The mean of two rates over the same images; its interval is the mean of the two intervals.
-
-    That interval holds however the two outcomes of an image depend on each other.
-    """
-    value, low, high = (shortened((getattr(one, key) + getattr(other, key)) / 2) for key in ("value", "low", "high"))
-    return Mean(value=value, low=low, high=high, n=one.n)
 
 
 def shortened(value: float) -> float:
@@ -141,6 +97,34 @@ def shortened(value: float) -> float:
 def six_digits(value: float) -> float:
     """A number to six digits, which small ones keep too."""
     return float(f"{value:.6g}")
+
+
+def share(outcomes: Tensor, rounded: Callable[[float], float] = shortened) -> Rate:
+    """The share of nonzero `outcomes` (any shape, at least one element) with its 95 % interval."""
+    count, n = int(outcomes.count_nonzero()), outcomes.numel()
+    low, high = interval(count, n)
+    value, low, high = map(rounded, (count / n, low, high))
+    return Rate(value=value, low=low, high=high, count=count, n=n)
+
+
+def shares_at(keys: Mapping[str, str], outcomes: Outcomes) -> list[RateAt]:
+    """The shares of nonzero outcomes by size: `keys` are their names by epsilon; what was not measured is left out."""
+    return [RateAt(epsilon=e, **dict(share(outcomes[key]))) for e, key in keys.items() if key in outcomes]
+
+
+def by_class(classes: Sequence[str], labels: Tensor) -> dict[str, Tensor]:
+    """For each class that has images, which of the images are its own, bool [n]."""
+    masks = {name: labels == index for index, name in enumerate(classes)}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def mean_of_two(one: Rate, other: Rate) -> MeanRate:
+    """The mean of two rates over the same images; its interval is the mean of the two intervals.
+
+    That interval holds however the two outcomes of an image depend on each other.
+    """
+    value, low, high = (shortened((getattr(one, key) + getattr(other, key)) / 2) for key in ("value", "low", "high"))
+    return MeanRate(value=value, low=low, high=high, n=one.n)
 
 
 def worst(parts: Iterable[Tensor]) -> Tensor:

@@ -5,7 +5,6 @@ is continued by the next one. What the tracker refuses is reported and skipped. 
 stay, and the reason is noted for the stage to say. One forwarder at a time serves the folder of a pipeline run.
 """
 
-import fcntl
 import shutil
 import socket
 import sys
@@ -18,14 +17,8 @@ from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from components.tracking.journal_files import (
-    Reader,
-    Sent,
-    end_abandoned,
-    is_sent,
-    journals,
-    locked,
-)
+from components.foundation.storage import locked
+from components.tracking.journal_files import Reader, Sent, end_abandoned, is_sent, journals
 
 Event = Mapping[str, Any]
 
@@ -44,7 +37,7 @@ class Refused(Exception):
 
 
 class Outbox:
-    """A journal's records on their way: what is waiting, and which metrics are sent already."""
+    """A journal's records on their way: what is waiting, which metrics are sent, of which experiment."""
 
     def __init__(self, path: Path, place: str) -> None:
         self.path, self.reader, self.state = path, Reader(path), Sent.of(path)
@@ -52,6 +45,7 @@ class Outbox:
             self.state = Sent(tracker=place)
         self.waiting: list[tuple[int, Event]] = []
         self.notes: list[str] = []
+        self.experiment = ""
         self._refused = ""
         self._seen: set[tuple[str, int | None]] = set()
 
@@ -60,6 +54,7 @@ class Outbox:
         for number, event in self.reader.new():
             if event["event"] == "note":
                 self.notes.append(event["text"])
+            self.experiment = event.get("experiment", self.experiment)
             if number > self.state.sent:
                 self.waiting.append((number, event))
             else:
@@ -156,61 +151,53 @@ class Forwarder:
 def lock_folder(folder: Path) -> BinaryIO | None:
     """The folder's lock as an open file, held until that is closed; None if another process forwards the folder."""
     file = (folder / "forwarder.lock").open("ab")
-    if locked(file.fileno(), fcntl.LOCK_EX):
+    if locked(file.fileno()):
         return file
     file.close()
     return None
 
 
-def forward(folders: Sequence[Path], place: str, connect: Callable[[str], Tracker], finish: threading.Event) -> bool:
+def forward(
+    root: Path, own: Sequence[Path], place: str, connect: Callable[[str], Tracker], finish: threading.Event
+) -> bool:
     """Sends the records of pipeline runs while they are written, until `finish` is set, and then the rest.
 
-    Returns whether all could be sent. A folder that another process forwards is waited for; the caller limits the time.
+    Also what earlier runs below `root` have left, once. Returns whether all of the `own` folders could be sent. One
+    that another process forwards is waited for; the caller limits the time.
     """
     served: dict[Path, Forwarder] = {}
+    left = (folder for folder in folders(root) if folder not in own and _is_left(folder, place))
     with ExitStack() as locks:
         while True:
             # Asked before reading, so that the last turn reads all that was written before the request.
             ending = finish.is_set()
-            for folder in folders:
+            for folder in own:
                 if folder not in served and journals(folder) and (lock := lock_folder(folder)):
                     locks.enter_context(lock)
                     served[folder] = Forwarder(folder, place, connect)
             for forwarder in served.values():
                 forwarder.send_pending() if ending else forwarder.send_live()
-            if ending and all(folder in served or not journals(folder) for folder in folders):
-                return not any(forwarder.problem for forwarder in served.values())
+            problem = any(forwarder.problem for forwarder in served.values())
+            if not problem and (earlier := next(left, None)):
+                send(earlier, place, connect)
+            elif ending and all(folder in served or not journals(folder) for folder in own):
+                return not problem
             time.sleep(POLL_SECONDS) if ending else finish.wait(POLL_SECONDS)
 
 
-def send(root: Path, place: str, connect: Callable[[str], Tracker]) -> int:
-    """Sends what has not been sent, prints a line per pipeline run, and returns how many could not be."""
-    failed = 0
-    for folder in folders(root):
-        if all(map(is_sent, journals(folder))):
-            continue
-        if (lock := lock_folder(folder)) is None:
-            print(f"{folder.name}: being sent by another process")
-            continue
-        with lock:
-            forwarder = Forwarder(folder, place, connect)
-            forwarder.send_pending()
-        if forwarder.problem:
-            failed += 1
-            print(f"{folder.name}: {forwarder.problem}")
-        else:
-            problems = sorted({box.state.problem for box in forwarder.boxes.values()} - {""})
-            print(f"{folder.name}: sent to {place}", *problems, sep="; ")
-    return failed
+def send(folder: Path, place: str, connect: Callable[[str], Tracker]) -> Forwarder | None:
+    """Sends what there is of a pipeline run, and says how it went. None if another process forwards it."""
+    if (lock := lock_folder(folder)) is None:
+        return None
+    with lock:
+        forwarder = Forwarder(folder, place, connect)
+        forwarder.send_pending()
+    return forwarder
 
 
-def status(root: Path) -> None:
-    """Prints a line per journal: pipeline run, stage, status, how much is sent, and what is in the way."""
-    for path in (path for folder in folders(root) for path in journals(folder)):
-        reader, state = Reader(path), Sent.of(path)
-        reader.new()
-        share = "sent" if is_sent(path) else f"{state.sent} of {reader.lines} records sent"
-        print(path.parent.name, path.stem, reader.status, share, state.problem, sep="  ")
+def unsent(root: Path) -> list[Path]:
+    """The folders of pipeline runs of which not all is sent, older first."""
+    return [folder for folder in folders(root) if not _all_sent(folder)]
 
 
 def folders(root: Path) -> list[Path]:
@@ -236,6 +223,15 @@ def require_reachable(uri: str) -> None:
 def first_line(error: Exception) -> str:
     """An exception's text in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _all_sent(folder: Path) -> bool:
+    return all(map(is_sent, journals(folder)))
+
+
+def _is_left(folder: Path, place: str) -> bool:
+    """Whether sending a pipeline run to this tracker was begun, and not ended."""
+    return any(Sent.of(path).tracker == place for path in journals(folder)) and not _all_sent(folder)
 
 
 def _points(event: Event) -> set[tuple[str, int | None]]:

@@ -22,6 +22,7 @@ from components.tracking.journal_files import (
     CLOSING_STAGE,
     Sent,
     close_pipeline,
+    experiment_name,
     folder_of,
     gap,
     is_sent,
@@ -67,6 +68,8 @@ class Journal:
         journal = cls(journal_for(folder, stage, inputs), root)
         flow_run = os.environ.get("TEMPER_FLOW_RUN", "")
         told = {"stage": stage, "pipeline": folder.name, "inputs": inputs, "flow_run": flow_run, "labels": labels()}
+        # Whoever sends the record, maybe another day, sends it where it belongs.
+        told["experiment"] = experiment_name()
         journal._append("open", **told, pid=os.getpid())
         return journal
 
@@ -184,7 +187,7 @@ class Journal:
     def _send(self, seconds: float) -> None:
         """Sends what waits in the pipeline run's folder, in a child that is waited for."""
         log = self.path.parent / "forwarder.log"
-        command = [sys.executable, "-m", "components.commands.records", "forward", self.pipeline]
+        command = [sys.executable, "-m", "temper", "records", "forward", self.pipeline]
         try:
             code = Child([*command, "--root", str(self.root)], log=log).finish(seconds)
         except OSError as error:

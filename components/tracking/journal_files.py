@@ -9,11 +9,9 @@ the folder. Imports neither MLflow nor torch.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import secrets
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -22,9 +20,12 @@ from typing import Any
 
 from components.foundation.errors import InputError
 from components.foundation.process import new_pipeline_id
+from components.foundation.storage import beginning, locked, read_json, write_json
 
 # The last stage of a pipeline run: its successful end closes the run.
 CLOSING_STAGE = "report"
+# Names the pipeline run that stages belong to which nobody else has named.
+OPEN = "pipeline.json"
 # A writer that is being killed, or a forwarder looking whether the writer lives, holds the lock only for moments.
 LOCK_SECONDS = 10
 
@@ -50,9 +51,7 @@ class Sent:
 
     def save(self, journal: Path) -> None:
         """Replaces the state beside a journal in one step."""
-        partial = journal.with_suffix(".sent.partial")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.replace(journal.with_suffix(".sent.json"))
+        write_json(journal.with_suffix(".sent.json"), asdict(self))
 
 
 class Reader:
@@ -61,6 +60,13 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path, self.lines, self.status, self.inputs = path, 0, "RUNNING", ""
         self._offset = 0
+
+    @classmethod
+    def to_end(cls, path: Path) -> "Reader":
+        """One that has read all there is."""
+        reader = cls(path)
+        reader.new()
+        return reader
 
     def new(self) -> list[tuple[int, dict[str, Any]]]:
         """Line numbers (from 1) and events added since the last call; a line torn by a crash is counted and skipped."""
@@ -97,18 +103,14 @@ def stage_of(journal: Path) -> str:
 
 def is_sent(journal: Path) -> bool:
     """Whether a journal has ended and all of it has been sent."""
-    reader = Reader(journal)
-    reader.new()
+    reader = Reader.to_end(journal)
     return reader.status != "RUNNING" and Sent.of(journal).sent >= reader.lines
 
 
 def pipeline_status(folder: Path) -> str:
     """RUNNING while a stage runs, else FAILED or KILLED if the last run of a stage was, else FINISHED."""
-    last: dict[str, str] = {}
-    for path in sorted(journals(folder), key=lambda path: path.stat().st_mtime):
-        reader = Reader(path)
-        reader.new()
-        last[stage_of(path)] = reader.status
+    older_first = sorted(journals(folder), key=lambda path: path.stat().st_mtime)
+    last = {stage_of(path): Reader.to_end(path).status for path in older_first}
     return next((status for status in ("RUNNING", "FAILED", "KILLED") if status in last.values()), "FINISHED")
 
 
@@ -116,19 +118,12 @@ def pipeline_id(root: Path) -> str:
     """The pipeline run: TEMPER_PIPELINE (from the flow), else the one open in pipeline.json, opened here if none is."""
     if given := os.environ.get("TEMPER_PIPELINE"):
         return given
-    root.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    opened = {"id": new_pipeline_id(now), "opened": now.isoformat(timespec="seconds")}
-    mine = root / f".pipeline.{os.getpid()}.{secrets.token_hex(4)}"
-    mine.write_text(json.dumps(opened) + "\n", encoding="utf-8")
-    try:
-        # A link, unlike a rename, never takes the place of one that a parallel stage opened first.
-        os.link(mine, root / "pipeline.json")
-    except FileExistsError:
-        opened = json.loads((root / "pipeline.json").read_text(encoding="utf-8"))
-    finally:
-        mine.unlink()
-    return opened["id"]
+    if not (root / OPEN).exists():
+        now = datetime.now(UTC)
+        opened = {"id": new_pipeline_id(now), "opened": now.isoformat(timespec="seconds")}
+        with beginning(root / OPEN) as file:
+            file.write(f"{json.dumps(opened)}\n".encode())
+    return read_json(root / OPEN)["id"]
 
 
 def labels() -> dict[str, str]:
@@ -139,22 +134,23 @@ def labels() -> dict[str, str]:
     return {}
 
 
+def experiment_name() -> str:
+    """The experiment that records of this process belong to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "temper"
+
+
 def close_pipeline(root: Path, pipeline: str) -> None:
     """Closes the pipeline run if it is the open one, so that the next stage opens another."""
     with contextlib.suppress(OSError, ValueError):
-        if json.loads((root / "pipeline.json").read_text(encoding="utf-8"))["id"] == pipeline:
-            (root / "pipeline.json").unlink()
+        if read_json(root / OPEN)["id"] == pipeline:
+            (root / OPEN).unlink()
 
 
 def end_abandoned(journal: Path) -> None:
     """Writes the end that a killed writer could not: KILLED. A living writer holds the lock, and nothing happens."""
     file = os.open(journal, os.O_APPEND | os.O_RDWR)
     try:
-        reader = Reader(journal)
-        if not locked(file, fcntl.LOCK_EX):
-            return
-        reader.new()
-        if reader.status == "RUNNING":
+        if locked(file) and Reader.to_end(journal).status == "RUNNING":
             line = json.dumps({"time": os.stat(file).st_mtime_ns // 1_000, "event": "end", "status": "KILLED"})
             os.write(file, f"{gap(file)}{line}\n".encode())
     finally:
@@ -165,8 +161,7 @@ def journal_for(folder: Path, stage: str, inputs: str) -> Path:
     """The stage's unfinished journal of the same inputs, else a new one: `stage.jsonl`, `stage.2.jsonl`, …"""
     path, number = folder / f"{stage}.jsonl", 1
     while path.exists():
-        reader = Reader(path)
-        reader.new()
+        reader = Reader.to_end(path)
         if reader.status != "FINISHED" and reader.inputs in ("", inputs):
             break
         number += 1
@@ -174,19 +169,10 @@ def journal_for(folder: Path, stage: str, inputs: str) -> Path:
     return path
 
 
-def locked(file: int, kind: int) -> bool:
-    """Whether this process could take the lock (LOCK_EX or LOCK_SH) on an open file, without waiting."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def own(file: int, stage: str) -> None:
     """Takes the writer's lock. Errors: another process is running the stage."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while not locked(file, fcntl.LOCK_EX):
+    while not locked(file):
         if time.monotonic() > deadline:
             os.close(file)
             raise InputError(f"{stage}: this stage is running already (its journal is locked by another process)")

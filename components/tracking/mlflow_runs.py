@@ -1,8 +1,8 @@
 """A pipeline run's journals as runs in MLflow, and MLflow's client. With serving.py, all that imports MLflow.
 
-Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; experiment MLFLOW_EXPERIMENT_NAME, else
-`temper`. A pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what
-it read. Runs are named explicitly in each call: nothing uses MLflow's active run.
+Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; the experiment that a record names. A
+pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what it read.
+Runs are named explicitly in each call: nothing uses MLflow's active run.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ import os
 import re
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.foundation.errors import InputError
 from components.foundation.params import flat
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
-from components.tracking.journal_files import pipeline_status, stage_of
+from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
 
 # Set unless the user has: MLflow's own defaults keep trying for many minutes.
 BOUNDS = {
@@ -26,6 +27,7 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 # MLflow's limits are 1000 metrics and 100 parameters or tags a batch; long values are hard to read in its tables.
 METRICS_PER_BATCH, ENTRIES_PER_BATCH, MAX_PARAM, MAX_TAG = 500, 100, 250, 5000
@@ -38,16 +40,25 @@ class Mlflow:
 
     def __init__(self, uri: str) -> None:
         self.client = open_client(uri)
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "temper")
-        found = self.client.get_experiment_by_name(name)
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
         local = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
-        place = str(local) if uri.startswith("sqlite:") else None
-        self.experiment = found.experiment_id if found else self.client.create_experiment(name, place)
+        self._artifacts = str(local) if uri.startswith("sqlite:") else None
+        self._experiments: dict[str, str] = {}
+        self.enter(experiment_name())
+
+    def enter(self, name: str) -> None:
+        """Has runs be found and made in the experiment of that name, made if there is none."""
+        if name not in self._experiments:
+            found = self.client.get_experiment_by_name(name)
+            made = found.experiment_id if found else self.client.create_experiment(name, self._artifacts)
+            self._experiments[name] = made
+        self.experiment = self._experiments[name]
 
     def send(self, box: Outbox, events: list[Event]) -> None:
         """Takes one record, or several of metrics. Errors: Unreachable, Refused."""
         try:
+            # Journals of earlier versions name none.
+            self.enter(box.experiment or experiment_name())
             if events[0]["event"] == "metrics":
                 self.measure(box.state.run, events)
             else:
@@ -76,8 +87,7 @@ class Mlflow:
 
         points = ((event, key, value) for event in events for key, value in event["metrics"].items())
         found = [Metric(_key(key), value, _milliseconds(event), event["step"] or 0) for event, key, value in points]
-        for some in _chunks(found, METRICS_PER_BATCH):
-            self.client.log_batch(run, metrics=some)
+        self._log(run, "metrics", found, METRICS_PER_BATCH)
 
     def params(self, run: str, tree: Mapping[str, Any]) -> None:
         """Logs the parameters that are short and not there yet: MLflow never changes one."""
@@ -86,16 +96,18 @@ class Mlflow:
         known = self.client.get_run(run).data.params
         short = {_key(key): str(value) for key, value in flat(tree).items() if value != {}}
         fresh = [Param(key, value) for key, value in short.items() if key not in known and len(value) <= MAX_PARAM]
-        for some in _chunks(fresh, ENTRIES_PER_BATCH):
-            self.client.log_batch(run, params=some)
+        self._log(run, "params", fresh, ENTRIES_PER_BATCH)
 
     def tag(self, run: str, tags: Mapping[str, Any]) -> None:
         """Sets tags."""
         from mlflow.entities import RunTag
 
         found = [RunTag(key, str(value)[:MAX_TAG]) for key, value in tags.items()]
-        for some in _chunks(found, ENTRIES_PER_BATCH):
-            self.client.log_batch(run, tags=some)
+        self._log(run, "tags", found, ENTRIES_PER_BATCH)
+
+    def _log(self, run: str, kind: str, entries: list[Any], size: int) -> None:
+        for start in range(0, len(entries), size):
+            self.client.log_batch(run, **{kind: entries[start : start + size]})
 
 
 def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
@@ -227,10 +239,10 @@ def connect(uri: str) -> Mlflow:
     """A connection. Errors: Unreachable, within seconds."""
     try:
         return Mlflow(uri)
+    except Unreachable:
+        raise
     except Exception as error:
-        raise (
-            error if isinstance(error, Unreachable) else Unreachable(f"MLflow at {uri}: {first_line(error)}")
-        ) from error
+        raise Unreachable(f"MLflow at {uri}: {first_line(error)}") from error
 
 
 def open_client(uri: str) -> Any:
@@ -243,6 +255,22 @@ def open_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
+
+
+def asked(question: Callable[[Any], Any]) -> Any:
+    """What `question` finds out from the client. Errors: InputError, also where nothing was recorded."""
+    uri = place()
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        # Opening it would make it.
+        raise InputError(f"{uri}: no such database, nothing has been recorded here (set MLFLOW_TRACKING_URI?)")
+    try:
+        return question(open_client(uri))
+    except Unreachable as error:
+        raise InputError(str(error)) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow."):
+            raise
+        raise InputError(f"MLflow at {uri}: {first_line(error)}") from None
 
 
 def download(uri: str, folder: Path) -> Path:
@@ -274,7 +302,3 @@ def _key(name: str) -> str:
 
 def _tensor(dtype: str, *shape: int) -> str:
     return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape]}}])
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

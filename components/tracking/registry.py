@@ -8,12 +8,11 @@ model file is it.
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.foundation.errors import InputError
-from components.tracking.delivery import Unreachable, first_line
 
 FILES = ("evaluation.json", "outcomes.safetensors")
 TRUSTED = "trusted"
@@ -36,21 +35,6 @@ class Bar(NamedTuple):
     min_clean: float | None
     min_worst_case: float | None
     not_worse: bool
-
-
-def answered(question: Callable[[Any], Any], place: str, connect: Callable[[str], Any]) -> Any:
-    """What `question` finds out from the client at an address. Errors: InputError, also where nothing was recorded."""
-    if place.startswith("sqlite:") and not Path(place.removeprefix("sqlite:///")).exists():
-        # Opening it would make it.
-        raise InputError(f"{place}: no such database, nothing has been recorded here (set MLFLOW_TRACKING_URI?)")
-    try:
-        return question(connect(place))
-    except Unreachable as error:
-        raise InputError(str(error)) from None
-    except Exception as error:
-        if not type(error).__module__.startswith("mlflow."):
-            raise
-        raise InputError(f"MLflow at {place}: {first_line(error)}") from None
 
 
 def resolve(client: Any, reference: str) -> RecordedEvaluation:
@@ -120,51 +104,44 @@ def promote(client: Any, source: RecordedEvaluation, bar: Bar) -> tuple[list[str
     version = source.version
     if version is None:
         raise InputError(f"{source.title}: want a registered version, models:/NAME/VERSION or models:/NAME@ALIAS")
-    passed, failed = [], []
     verdict = version.tags.get("verdict")
-    (passed if verdict == TRUSTED else failed).append(
-        f"verdict {verdict}" if verdict else "no verdict (not registered by the report stage?)"
-    )
+    said = f"verdict {verdict}" if verdict else "no verdict (not registered by the report stage?)"
+    rules = [(said, verdict == TRUSTED)]
     if bar.min_clean is not None or bar.min_worst_case is not None or bar.not_worse:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                measured = _measure(client, source, bar, Path(folder))
+                rules += _measured(client, source, bar, Path(folder))
             except InputError as error:
-                measured = ([], [str(error)])
-        passed, failed = passed + measured[0], failed + measured[1]
+                rules.append((str(error), False))
+    failed, passed = ([text for text, well in rules if well is wanted] for wanted in (False, True))
     if not failed:
         client.set_registered_model_alias(version.name, bar.alias, version.version)
         client.set_model_version_tag(version.name, version.version, f"promoted.{bar.alias}", "; ".join(passed))
     return failed, passed
 
 
-def _measure(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> tuple[list[str], list[str]]:
-    """What of the bar a version's evaluation passes, and what not."""
+def _measured(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> Iterator[tuple[str, bool]]:
+    """The rules of the bar that ask for numbers: what a version's evaluation says, and whether it passes."""
     # Only here, since it needs torch.
     from components.reports.comparison import document as comparison
-    from components.statistics.intervals import rate
-    from components.statistics.outcomes import worst
+    from components.statistics.outcomes import share, worst
 
     candidate = comparison.load(folder, fetch(client, source, folder), source.title)
-    passed, failed = [], []
     clean, attacked = candidate.outcomes[f"{candidate.model}/clean"], candidate.attacked
-    outcomes = {"clean": clean, "worst case": worst([clean, *attacked.values()]) if attacked else None}
-    for name, least in (("clean", bar.min_clean), ("worst case", bar.min_worst_case)):
+    worst_case = worst([clean, *attacked.values()]) if attacked else None
+    for name, outcome, least in (("clean", clean, bar.min_clean), ("worst case", worst_case, bar.min_worst_case)):
         if least is None:
             continue
-        if (outcome := outcomes[name]) is None:
-            failed.append(f"{name} was not measured")
-            continue
-        found = rate(outcome)
-        shown = f"{name} at least {found.low:.1%} ({found.value:.1%}, n = {found.n})"
-        if found.low >= least:
-            passed.append(f"{shown}, wanted {least:.1%}")
+        if outcome is None:
+            yield f"{name} was not measured", False
         else:
-            failed.append(f"{shown}, want {least:.1%}")
+            found = share(outcome, float)
+            well = found.low >= least
+            shown = f"{name} at least {found.low:.1%} ({found.value:.1%}, n = {found.n})"
+            yield f"{shown}, {'wanted' if well else 'want'} {least:.1%}", well
     if bar.not_worse:
         text, is_worse = _against_present(client, source, bar.alias, candidate, folder / "present")
-        (failed if is_worse else passed).append(text)
-    return passed, failed
+        yield text, not is_worse
 
 
 def _against_present(

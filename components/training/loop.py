@@ -7,14 +7,13 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, NotNegative, Positive, Real, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -33,7 +32,7 @@ Record = dict[str, float]
 CHECK_EVERY = 50
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Recipe:
     """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
 
@@ -42,28 +41,22 @@ class Recipe:
     early once `patience` epochs have not reached it, or never with null.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: Real
-    momentum: Real
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Positive
+    momentum: Annotated[Real, Field(ge=0, lt=1)]
     nesterov: bool
-    weight_decay: Real
-    gradient_clip: Real | None
+    weight_decay: NotNegative
+    gradient_clip: Positive | None
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None
     augmentation: Augmentation
     precision: Precision
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
-    patience: int | None
+    patience: Count | None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("weight_decay", 0), ("patience", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
-        for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"got {name} {getattr(self, name)}, want more than 0")
-        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
-            raise ValueError(f"got momentum {self.momentum}, want 0 to below 1, and above 0 with nesterov")
+        if self.nesterov and not self.momentum:
+            raise ValueError("got momentum 0.0 with nesterov, want more than 0")
 
 
 class Plan(NamedTuple):

@@ -1,5 +1,7 @@
 """What is measured after each epoch, on images the model does not train on: accuracies, and the kernel probe."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from components.numerics.random_numbers import Part, derived
 from components.threats.parts.threat import Threat
 
 
+@dataclass
 class Validation:
     """Clean accuracy and accuracy under `attack` on the validation split, in float32, and the NTK at its epochs.
 
@@ -20,18 +23,13 @@ class Validation:
     train together share the images; the NTK's few are seen by each.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        attack: Pgd,
-        threat: Threat,
-        batch_size: int,
-        probe: KernelProbe,
-        seed: int,
-    ) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.attack, self.threat, self.probe, self.seed = attack, threat, probe, seed
+    images: Tensor
+    labels: Tensor
+    attack: Pgd
+    threat: Threat
+    batch_size: int
+    probe: KernelProbe
+    seed: int
 
     def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """`clean_accuracy`, `robust_accuracy`, their mean, and `ntk_*` where the probe's schedule says so."""

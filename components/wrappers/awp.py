@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Positive, Whole, strict
 from components.methods.parts.contract import Crafting, Loss, Method, Relabelling
 from components.numerics import parallel
 from components.numerics.losses import TINY
@@ -18,7 +17,7 @@ from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Awp:
     """Adversarial weight perturbation (Wu et al., arXiv 2004.05884), from epoch `start` on (counted from 0).
 
@@ -31,12 +30,8 @@ class Awp:
     True
     """
 
-    gamma: Real
-    start: int
-
-    def __post_init__(self) -> None:
-        if self.gamma <= 0 or self.start < 0:
-            raise ValueError(f"got gamma {self.gamma} and start {self.start}, want gamma above 0 and start at least 0")
+    gamma: Positive
+    start: Whole
 
     def build(self, method: Method) -> "Perturbed":
         """`method` with perturbed weights. Errors: a method that does not attack first and compute its loss then."""

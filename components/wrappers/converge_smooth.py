@@ -8,13 +8,12 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View, crafting_mode
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, NotNegative, Real, Whole, strict
 from components.methods.parts.contract import Loss, Method, OneStep
 from components.models.parts.batch_norm import part_from_buffers
 from components.numerics import parallel
@@ -26,7 +25,7 @@ from components.wrappers.parts.centralisation import Centralisation
 from components.wrappers.parts.known_gradient import with_gradient
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Smoothing:
     """How losses are smoothed; the fields are keys of params.yaml.
 
@@ -46,24 +45,19 @@ class Smoothing:
     """
 
     form: Literal["batch", "example"]
-    weight_adversarial: Real
-    weight_clean: Real
-    stride_min: Real
+    weight_adversarial: NotNegative
+    weight_clean: NotNegative
+    stride_min: NotNegative
     stride_max: Real
-    weight_centralisation: Real
-    centre_epochs: int
+    weight_centralisation: NotNegative
+    centre_epochs: Count
     clean: Literal["pass", "start"]
-    warm_up: int
-    guard: int
+    warm_up: Whole
+    guard: Whole
 
     def __post_init__(self) -> None:
-        for name in ("weight_adversarial", "weight_clean", "weight_centralisation", "stride_min", "warm_up", "guard"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"got {name} {getattr(self, name)}, want at least 0")
         if self.stride_max < self.stride_min:
             raise ValueError(f"got strides {self.stride_min} to {self.stride_max}, want stride_min <= stride_max")
-        if self.centre_epochs < 1:
-            raise ValueError(f"got centre_epochs {self.centre_epochs}, want at least 1")
 
     def build(self, method: Method, schedule: Schedule, epochs: int) -> "Smoothed":
         """`method` with the terms added, for a run of `epochs` at the learning rates of `schedule`.
@@ -189,7 +183,7 @@ class Smoothed(Method):
         method, labels = self.method, hard(batch.labels)
         assert isinstance(method, OneStep)
         start = method.start(model, batch, threat, rng)
-        with crafting_mode(model, method.batch_norm), torch.enable_grad():
+        with crafting_mode(model, method.fields.batch_norm), torch.enable_grad():
             leaf = start.detach().requires_grad_()
             logits = model(leaf)
             values = cross_entropy(logits, labels)

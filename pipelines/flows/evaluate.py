@@ -4,10 +4,7 @@ What is finished stays finished: a retry, and a later run with the same paramete
 """
 
 import sys
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +13,18 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
-from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed
 
-from components.foundation.process import USER_ERROR, new_pipeline_id
+from components.foundation.errors import InputError
 from pipelines.flows.harden import results
-from pipelines.running import process
 from pipelines.running.forwarder import forwarding
-from pipelines.running.process import MISTAKE
-from pipelines.running.retries import Retries
+from pipelines.running.process import Ended, meaning
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.stage import environment, unfinished
+from pipelines.running.tasks import FlowRun, refused, state_of, unfinished
 
-MODULE = "components.commands.evaluate"
-# The parameters of the flow that are the module's options, in the order of its command line.
-REPEATED = {
-    "models": "--model",
-    "threats": "--threat",
-    "architectures": "--architecture",
-    "normalizations": "--normalization",
-}
-SINGLE = (
-    *("data", "params", "cascade", "precision", "images", "batch_size", "seed", "out", "adversarial", "device"),
-    "threads",
-)
+# Parameters of the flow alone; all others are options of `temper evaluate`.
+OWN = ("shards", "retries", "retry_delay_seconds", "hours")
 
 
 @flow(name="evaluate", persist_result=False)
@@ -90,93 +74,63 @@ def evaluate(
         retry_delay_seconds: wait before a retry, varied by half.
         hours: time limit for one attempt.
     """
+    arguments, run = command_line(locals()), FlowRun(gpu=gpu_in_use(device), time_limit=hours * 3600)
     if shards < 1:
-        return Failed(name=MISTAKE, message=f"shards: got {shards}, want at least 1")
-    states = _processes(command_line(locals()), shards, gpu_in_use(device), track, hours, retries, retry_delay_seconds)
-    return _end(states, Path(out))
+        return refused(InputError(f"shards: got {shards}, want at least 1"))
+    return _end(_processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop)), Path(out))
 
 
-def command_line(told: Mapping[str, Any]) -> list[str]:
-    """What a person would type behind the module's name for the flow's parameters; what is not given is left out."""
-    many = [part for name, option in REPEATED.items() for value in told.get(name) or [] for part in (option, value)]
-    given = [name for name in SINGLE if told.get(name) is not None]
-    one = [part for name in given for part in (f"--{name.replace('_', '-')}", str(told[name]))]
-    return [*many, *one, *(["--track"] if told.get("track") else [])]
+def command_line(parameters: Mapping[str, Any]) -> list[str]:
+    """What a person would type behind `temper evaluate` for the flow's parameters; what is not given is left out."""
+    parts: list[str] = []
+    for name, value in parameters.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in OWN or value is None or value is False:
+            continue
+        if isinstance(value, list):
+            parts += [part for one in value for part in (option.removesuffix("s"), str(one))]
+        else:
+            parts += [option] if value is True else [option, str(value)]
+    return parts
 
 
-@dataclass(frozen=True)
-class Attempts:
-    """What the processes of one flow run share."""
-
-    environment: Mapping[str, str]
-    stop: threading.Event
-    """When set, processes are stopped, and nothing is tried again."""
-    time_limit: float
-    """Seconds for one attempt."""
-
-
-def _processes(
-    arguments: list[str], shards: int, gpu: bool, track: bool, hours: float, retries: int, delay: float
-) -> list[State[Any]]:
-    """The final state of every process, each with the flow's ids, all with the GPUs' slots."""
-    stop = threading.Event()
-    again = retried(retries, delay, stop)
-    pipeline = new_pipeline_id(datetime.now(UTC))
-    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
+def _processes(run: FlowRun, arguments: list[str], shards: int, track: bool, again: dict[str, Any]) -> list[State[Any]]:
+    """The final state of every process, all with the GPUs' slots. On any interruption all are stopped."""
+    log = get_run_logger()
     with (
-        gpu_slot(gpu, stop, get_run_logger().info, shards),
-        forwarding(Path.cwd(), [pipeline] if track else [], ids, get_run_logger().warning) as told,
+        gpu_slot(run.gpu, run.stop, log.info, shards),
+        forwarding(run.root, [run.pipeline] if track else [], run.environment, log.warning) as told,
     ):
-        return _run(arguments, shards, Attempts(ids | told, stop, hours * 3600), gpu, again)
-
-
-def _run(arguments: list[str], shards: int, attempts: Attempts, gpu: bool, again: Retries) -> list[State[Any]]:
-    """The final state of every process. On any interruption all are stopped before it goes on."""
-    futures = []
-    for number in range(shards):
-        one = run_shard.with_options(task_run_name=f"shard {number} of {shards}", **again)
-        # Each on a GPU of its own, if there are several.
-        own = {"CUDA_VISIBLE_DEVICES": str(number)} if gpu and shards > 1 else {}
-        futures.append(one.submit([*arguments, "--shard", f"{number}/{shards}"], attempts, own))
-    try:
-        for future in as_completed(futures):
-            future.wait()
-            if not future.state.is_completed():
-                # The others would wait for its share for ever.
-                attempts.stop.set()
-    except BaseException:
-        attempts.stop.set()
-        raise
-    return [future.state for future in futures]
+        run.environment.update(told)
+        try:
+            futures = []
+            for number in range(shards):
+                one = run_shard.with_options(task_run_name=f"shard {number} of {shards}", **again)
+                # Each on a GPU of its own, if there are several.
+                own = {"CUDA_VISIBLE_DEVICES": str(number)} if run.gpu and shards > 1 else {}
+                futures.append(one.submit(run, [*arguments, "--shard", f"{number}/{shards}"], own))
+            for future in as_completed(futures):
+                future.wait()
+                if not future.state.is_completed():
+                    # The others would wait for its share for ever.
+                    run.stop.set()
+        except BaseException:
+            run.stop.set()
+            raise
+        return [future.state for future in futures]
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def run_shard(arguments: Sequence[str], attempts: Attempts, own: Mapping[str, str]) -> State[Any]:
+def run_shard(run: FlowRun, arguments: Sequence[str], own: Mapping[str, str]) -> State[Any]:
     """The end of one process: Completed, Failed, Refused (a user's mistake), TimedOut or Cancelled, with its line."""
-    if attempts.stop.is_set():
-        return Cancelled(message="stopped before it started")
-    outcome = process.run(
-        [sys.executable, "-m", MODULE, *arguments],
-        root=Path.cwd(),
-        environment={**attempts.environment, **own},
-        log=get_run_logger().info,
-        stop=attempts.stop,
-        time_limit=attempts.time_limit,
-    )
-    if outcome.ended_by == "stop":
-        return Cancelled(message="stopped; the same run continues")
-    if outcome.ended_by == "time limit":
-        return Failed(name="TimedOut", message=f"stopped after its time limit of {attempts.time_limit:g} s")
-    said = outcome.lines[-1] if outcome.lines else "no output"
-    if outcome.returncode == USER_ERROR:
-        return Failed(name=MISTAKE, message=said.removeprefix("evaluate: error: "))
-    if outcome.returncode:
-        return Failed(message=f"{said} (exit code {outcome.returncode})")
-    return Completed(message="ran")
+    if run.stop.is_set():
+        return state_of(Ended("stopped", "stopped before it started"))
+    end = run.process([sys.executable, "-m", "temper", "evaluate", *arguments], get_run_logger().info, **own)
+    return state_of(meaning(end, run.time_limit))
 
 
 def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
-    if end := unfinished(states, "a process", "stopped; the same run continues"):
+    if end := unfinished(states, "stopped; the same run continues"):
         return end
     table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
     if table:

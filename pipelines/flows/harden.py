@@ -4,10 +4,7 @@ DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. 
 retries, time limits, GPU slots, live logs and artifacts.
 """
 
-import subprocess
-import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +18,20 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
-from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
-from components.foundation.process import new_pipeline_id
+from components.foundation.process import ask_temper
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
-from pipelines.running.process import MISTAKE
+from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use
-from pipelines.running.stage import FlowRun, environment, stage_task, unfinished
+from pipelines.running.stage import run_stage
+from pipelines.running.tasks import FlowRun, refused, unfinished
 
 RESULT = Path("reports/robustness.json")
 REPORT = Path("reports/robustness.html")
@@ -64,53 +61,46 @@ def harden(
     """
     root = Path.cwd()
     try:
-        parameters.change(root, preset, set or [])
-        stages = graph.select(graph.read_graph(root), targets or [])
-        gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
+        stages = prepared(root, preset, set or [], targets or [])
     except InputError as error:
-        return Failed(name=MISTAKE, message=str(error))
-    pipeline = new_pipeline_id(datetime.now(UTC))
-    get_run_logger().info("pipeline run %s: %s", pipeline, ", ".join(stages))
-    ids = environment(TEMPER_PIPELINE=pipeline, TEMPER_FLOW_RUN=str(flow_run.id))
+        return refused(error)
+    gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
+    run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
+    get_run_logger().info("pipeline run %s: %s", run.pipeline, ", ".join(stages))
     entries = graph.lock_entries(root)
-    with forwarding(root, [pipeline], ids, get_run_logger().warning) as told:
-        run = FlowRun(
-            root=root,
-            environment=ids | told | ({"TEMPER_ANEW": "1"} if force else {}),
-            force=force,
-            time_limit=stage_hours * 3600,
-            gpu=gpu,
-        )
-        states = _walk(run, stages, retries, retry_delay_seconds)
+    with forwarding(root, [run.pipeline], run.environment, get_run_logger().warning) as told:
+        run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
+        states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
     graph.order_lock(root, [*entries, *stages])
     _publish(run, stages, states)
     return _end(states)
+
+
+def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> dict[str, Stage]:
+    """The stages to run, once params.yaml is changed and checked. Errors: whatever a user has mistaken, in one line."""
+    parameters.change(root, preset, assignments)
+    return graph.select(graph.read_graph(root), targets)
 
 
 def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
     if not (root / document).exists():
         return None
-    answer = subprocess.run(
-        [sys.executable, "-m", "components.commands.report", str(document), *options],
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    try:
+        return ask_temper("report", "show", str(document), *options, root=root)
+    except InputError:
+        return None
 
 
-def _walk(run: FlowRun, stages: Mapping[str, Stage], retries: int, delay: float) -> dict[str, State[Any]]:
+def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> dict[str, State[Any]]:
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
         progress = create_progress_artifact(progress=0.0, key="progress", description="stages done")
         for name, stage in stages.items():
             upstream = [futures[dependency] for dependency in stage.dependencies]
-            futures[name] = stage_task(run, stage, retries, delay).submit(run, stage, wait_for=upstream)
+            one = run_stage.with_options(name=name, task_run_name=name, **again)
+            futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
         for done, future in enumerate(as_completed(list(futures.values())), start=1):
             future.wait()  # takes the final state from the thread; the server may not have it yet
             update_progress_artifact(progress, progress=100.0 * done / len(futures))  # pyright: ignore[reportArgumentType]
@@ -121,7 +111,7 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], retries: int, delay: float)
 
 
 def _end(states: Mapping[str, State[Any]]) -> State[Any]:
-    if end := unfinished(states.values(), "a stage", "stopped"):
+    if end := unfinished(states.values(), "stopped"):
         return end
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
@@ -136,6 +126,6 @@ def _publish(run: FlowRun, stages: Mapping[str, Stage], states: Mapping[str, Sta
         return
     table = results(run.root, "--markdown")
     if table:
-        create_markdown_artifact(table, key="results", description=f"Pipeline run {run.environment['TEMPER_PIPELINE']}")
+        create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
     if (run.root / REPORT).exists():
         create_link_artifact((run.root / REPORT).resolve().as_uri(), key="report", link_text="robustness report")

@@ -1,8 +1,6 @@
 """The flow `study`: its jobs as Prefect tasks, with retries, GPU slots, live logs, and the table as an artifact."""
 
 import contextvars
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -12,21 +10,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
-from pipelines.running.process import MISTAKE
+from pipelines.running.process import Ended
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
+from pipelines.running.tasks import STOPPED, refused, state_of
+from pipelines.running.terminal import MORE_TO_DO
 from pipelines.studies import runner
-from pipelines.studies.job import Ended, Workplace, run
-from pipelines.studies.plan import Job
-
-STATES: dict[str, Callable[[str], State[Any]]] = {
-    "ran": lambda message: Completed(message=message),
-    "kept": lambda message: Completed(name="Cached", message=message),
-    "refused": lambda message: Failed(name=MISTAKE, message=message),
-    "failed": lambda message: Failed(message=message),
-    "skipped": lambda message: Cancelled(name="Skipped", message=message),
-    "stopped": lambda message: Cancelled(message=message),
-}
+from pipelines.studies.job import Workplace, run
+from pipelines.studies.plan import Job, JobPlan
 
 
 @flow(name="study", flow_run_name="{name} {scale}", persist_result=False)
@@ -62,10 +53,10 @@ def study(
     try:
         planned, own = runner.prepared(name, scale, seeds or [], arms or [], data=data, work=work, keep=keep)
     except InputError as error:
-        return Failed(name=MISTAKE, message=str(error))
+        return refused(error)
     here = contextvars.copy_context()
 
-    def start(job: Job) -> Ended:
+    def start(job: Job, place: Workplace) -> Ended:
         """The job as a task of this flow, called in a thread that knows nothing of it."""
         again = retried(retries, retry_delay_seconds, place.stop)
         one = run_job.with_options(name=job.stage, task_run_name=runner.title(job), **again)
@@ -73,23 +64,18 @@ def study(
         state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
         return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
 
-    with runner.forwarded(planned, own, get_run_logger().warning) as place:
-        with runner.stopping(place.stop, stop_after):
-            ended = runner.walk(planned, place, jobs, start)
-        return _end(planned, place, ended, Path(name).name)
+    status, said = runner.run_jobs(planned, own, jobs, start, stop_after, get_run_logger().warning)
+    if status == MORE_TO_DO:
+        return Cancelled(name=STOPPED, message=said)
+    _publish(planned)
+    return Failed(message=said) if status else Completed(message=said)
 
 
-def _end(planned: Any, place: Workplace, ended: dict[str, Ended], name: str) -> State[Any]:
-    status = runner.exit_status(ended)
-    if status == runner.MORE_TO_DO:
-        return Cancelled(name="Stopped", message=runner.summary(ended))
-    if runner.collect(planned, place):
-        return Failed(message="the table could not be made")
+def _publish(planned: JobPlan) -> None:
     table = planned.folder / "results" / f"{planned.scale}.md"
     if table.exists():
-        key = f"study-{name}-{planned.scale}".lower().replace("_", "-")
+        key = f"study-{planned.folder.name}-{planned.scale}".lower().replace("_", "-")
         create_markdown_artifact(table.read_text(encoding="utf-8"), key=key)
-    return Failed(message=runner.summary(ended)) if status else Completed(message=runner.summary(ended))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -98,7 +84,7 @@ def run_job(job: Job, place: Workplace, time_limit: float, ended: list[Ended]) -
     logger = get_run_logger()
     with gpu_slot(_computes_on_gpu(job), place.stop, logger.info):
         ended.append(run(job, place, logger.info, time_limit))
-    return STATES[ended[-1].status](ended[-1].message)
+    return state_of(ended[-1])
 
 
 def _computes_on_gpu(job: Job) -> bool:

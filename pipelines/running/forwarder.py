@@ -32,7 +32,7 @@ def forwarding(
         return
     (root / WORK).mkdir(parents=True, exist_ok=True)
     log = root / WORK / "forwarder.log"
-    command = [sys.executable, "-m", "components.commands.records", "forward", *pipelines]
+    command = [sys.executable, "-m", "temper", "records", "forward", *pipelines]
     child = Child(command, log=log, root=root, environment=environment)
     seconds = INTERRUPTED_SECONDS
     try:

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
-MISTAKE = "Refused"
-"""Name of a flow's or task's state whose process refused its input: running it again would not help."""
+from components.foundation.process import USER_ERROR
+
 # Seconds that the group gets after each signal. Their sum stays below the 30 s a Prefect worker waits before it kills.
 STOP_SEQUENCE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 POLL_SECONDS = 0.1
@@ -33,6 +33,31 @@ class ProcessEnd:
     lines: tuple[str, ...]
     """The last lines it printed, without progress."""
     ended_by: Literal["itself", "time limit", "stop"]
+
+
+class Ended(NamedTuple):
+    """What the end of a process means, with one line on why; `refused` is a user's mistake, which no retry helps."""
+
+    status: Literal["ran", "kept", "refused", "failed", "timed out", "stopped", "skipped"]
+    message: str
+
+    @property
+    def well(self) -> bool:
+        return self.status in ("ran", "kept")
+
+
+def meaning(end: ProcessEnd, time_limit: float) -> Ended:
+    """What the end of a process of ours means, by its exit status and the last line it printed."""
+    if end.ended_by == "stop":
+        return Ended("stopped", "stopped")
+    if end.ended_by == "time limit":
+        return Ended("timed out", f"stopped after its time limit of {time_limit:g} s")
+    if end.returncode == 0:
+        return Ended("ran", "ran")
+    said = end.lines[-1] if end.lines else "no output"
+    if end.returncode == USER_ERROR:
+        return Ended("refused", said.split("error: ", 1)[-1])
+    return Ended("failed", f"{said} (exit code {end.returncode})")
 
 
 def run(

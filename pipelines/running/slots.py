@@ -10,12 +10,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 GPU_LIMIT = "temper-gpu"
-
-
 # A killed worker's slot is free again after this many seconds; a live one renews it.
 LEASE_SECONDS = 60
-
-
 SLOT_SECONDS = 10
 
 

@@ -1,28 +1,22 @@
-"""One stage of dvc.yaml as a Prefect task: its process, its GPU slot, its retries, and what its end means."""
+"""One stage of dvc.yaml as a Prefect task: its process, its GPU slot, and what its end means."""
 
-import os
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
-from prefect.states import Cancelled, Completed, Failed
 
-from components.foundation.process import USER_ERROR
 from pipelines.graph import Stage
-from pipelines.running import process
-from pipelines.running.process import MISTAKE
-from pipelines.running.retries import retries
+from pipelines.running.process import Ended, ProcessEnd, meaning
 from pipelines.running.slots import gpu_slot
+from pipelines.running.tasks import FlowRun, state_of
 
 ALARM_EVENT = "temper.sentinel.alarm"
 # What the overfitting sentinel says of an alarm, and what it did: components/training/sentinel/watch.py.
@@ -35,27 +29,6 @@ _ADVICE = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlowRun:
-    """What all stages of one flow run share."""
-
-    root: Path
-    environment: Mapping[str, str]
-    force: bool
-    time_limit: float
-    """Seconds for one attempt at one stage."""
-    gpu: bool
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set when the flow is ending: processes stop, nothing is tried again."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage's last attempt."""
-
-
-def stage_task(run: FlowRun, stage: Stage, count: int, delay: float) -> Task[..., Any]:
-    """The task of one stage, tried again `count` times; call `.submit(run, stage, wait_for=...)` on it."""
-    return run_stage.with_options(name=stage.name, task_run_name=stage.name, **retries(count, delay, run.stop))
-
-
 # DVC is the cache; results are files that DVC owns.
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
@@ -63,21 +36,15 @@ def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
     logger = get_run_logger()
     if not (stage.stale or run.force):
         logger.info("up to date")
-        return Completed(name="Cached", message="up to date")
+        return state_of(Ended("kept", "up to date"))
     with gpu_slot(run.gpu and stage.uses_device, run.stop, logger.info):
         if run.stop.is_set():
-            return Cancelled(message=f"{stage.name}: stopped before it started")
+            return state_of(Ended("stopped", f"{stage.name}: stopped before it started"))
         started = time.monotonic()
-        outcome = process.run(
-            dvc_command(stage.name, run.force),
-            root=run.root,
-            environment=run.environment,
-            log=_with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id)),
-            stop=run.stop,
-            time_limit=run.time_limit,
-        )
+        log = _with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id))
+        end = run.process(dvc_command(stage.name, run.force), log)
         run.seconds[stage.name] = time.monotonic() - started
-    return end_state(stage.name, outcome, run.time_limit)
+    return end_state(stage.name, end, run.time_limit)
 
 
 def dvc_command(stage: str, force: bool) -> list[str]:
@@ -87,46 +54,25 @@ def dvc_command(stage: str, force: bool) -> list[str]:
     return [*command, *(["--force"] if force else []), stage]
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """This process's environment for a stage: `python` is this interpreter, no output held back, no telemetry."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", **extra}
-
-
-def end_state(stage: str, outcome: process.ProcessEnd, time_limit: float) -> State[Any]:
+def end_state(stage: str, end: ProcessEnd, time_limit: float) -> State[Any]:
     """The Prefect state for how a stage's process ended."""
-    if outcome.ended_by == "stop":
-        return Cancelled(message=f"{stage}: stopped")
-    if outcome.ended_by == "time limit":
-        return Failed(name="TimedOut", message=f"{stage}: stopped after its time limit of {time_limit:g} s")
-    if outcome.returncode == 0:
-        skipped = any(_SKIPPED.match(line) for line in outcome.lines)
-        return Completed(name="Cached", message="unchanged") if skipped else Completed(message="ran")
-    return _failed(stage, outcome.lines, outcome.returncode)
+    ended = meaning(_behind_dvc(end), time_limit)
+    if ended.well and any(_SKIPPED.match(line) for line in end.lines):
+        return state_of(Ended("kept", "unchanged"))
+    said = ended.message.removeprefix(f"{stage}: ")
+    return state_of(ended if ended.well else Ended(ended.status, f"{stage}: {said}"))
 
 
-def unfinished(states: Collection[State[Any]], what: str, stopped: str) -> State[Any] | None:
-    """The end of a flow whose tasks ended so: that of the first that failed, else Cancelled; None if all completed.
-
-    `what` failed where a task says nothing; `stopped` is what a person reads where one was cancelled.
-    """
-    failed = next((state for state in states if state.is_failed() or state.is_crashed()), None)
-    if failed:
-        return Failed(name=failed.name, message=failed.message or f"{what} failed")
-    return None if all(state.is_completed() for state in states) else Cancelled(message=stopped)
-
-
-def _failed(stage: str, lines: Sequence[str], returncode: int) -> State[Any]:
-    """DVC exits with 255 whatever happened: the stage's code is in DVC's last line, the reason in the line before."""
-    last = next((index for index in reversed(range(len(lines))) if lines[index].startswith("ERROR: ")), len(lines))
-    code = _CODE.search(lines[last]) if last < len(lines) else None
+def _behind_dvc(end: ProcessEnd) -> ProcessEnd:
+    """How the stage ended: DVC's code is 255; the stage's is in DVC's last line, and the reason in the line before."""
+    last = next((index for index, line in reversed([*enumerate(end.lines)]) if line.startswith("ERROR: ")), None)
+    if end.returncode == 0 or last is None:
+        return end
+    code = _CODE.search(end.lines[last])
     if code is None:
-        reason = lines[last].removeprefix("ERROR: ") if last < len(lines) else f"dvc ended with code {returncode}"
-        return Failed(message=f"{stage}: {reason}")
-    said = next((line for line in reversed(lines[:last]) if not line.startswith("> ")), "no output")
-    if int(code[1]) == USER_ERROR:
-        return Failed(name=MISTAKE, message=f"{stage}: {said.removeprefix(f'{stage}: ').removeprefix('error: ')}")
-    return Failed(message=f"{stage}: {said} (exit code {code[1]})")
+        return replace(end, lines=(end.lines[last].removeprefix("ERROR: "),))
+    said = next((line for line in reversed(end.lines[:last]) if not line.startswith("> ")), "no output")
+    return replace(end, returncode=int(code[1]), lines=(said,))
 
 
 def _without_advice(log: Callable[[str], None]) -> Callable[[str], None]:

@@ -4,7 +4,6 @@ A folder is finished when its record says so, with the hashes of the code and of
 begun with other code or other files is thrown away; the rest is continued from the stage's own checkpoint.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import yaml
 
-from components.foundation.process import USER_ERROR
-from components.foundation.provenance import code_of, differences, fingerprint
-from components.foundation.storage import sha256, write_json
+from components.foundation.provenance import code_of, differences
+from components.foundation.storage import locked, sha256, write_json
 from pipelines.running import process
+from pipelines.running.process import Ended, meaning
 from pipelines.studies.plan import Job, JobPlan
 
 RECORD = "job.json"
@@ -51,17 +50,6 @@ class Workplace:
         return self.work / "jobs" / job.folder
 
 
-class Ended(NamedTuple):
-    """How a job ended, with one line on why."""
-
-    status: Literal["ran", "kept", "refused", "failed", "stopped", "skipped"]
-    message: str
-
-    @property
-    def well(self) -> bool:
-        return self.status in ("ran", "kept")
-
-
 def run(job: Job, place: Workplace, log: Callable[[str], None], time_limit: float) -> Ended:
     """Runs a job unless it is finished; one that reads from a job that did not finish is skipped.
 
@@ -88,7 +76,7 @@ def run(job: Job, place: Workplace, log: Callable[[str], None], time_limit: floa
         )
         done = outcome.returncode == 0 and outcome.ended_by == "itself"
         _write(job, place, finished=done, seconds=spent + time.monotonic() - began)
-    return _ended(outcome, time_limit)
+    return meaning(outcome, time_limit)
 
 
 def finished(job: Job, place: Workplace) -> bool:
@@ -96,20 +84,16 @@ def finished(job: Job, place: Workplace) -> bool:
     found, folder = record(job, place), place.folder(job)
     if not found.get("finished") or not all((folder / path).exists() for path in job.writes):
         return False
-    return found["reads"] == _hashes_read(job, place) and (place.keep or found["code"] == code_hash(job, place.root))
+    code = found["files"] if place.keep else code_of(job.code, place.root)
+    return (found["files"], found["reads"]) == (code, _hashes_read(job, place))
 
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
-    """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code, reads and writes."""
+    """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code files, reads and writes."""
     try:
         return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def code_hash(job: Job, root: Path) -> str:
-    """A short hash of the code that a job executes, as dvc.yaml lists it; words are no change."""
-    return fingerprint(code_of(job.code, root))
 
 
 def show(plan: JobPlan, place: Workplace) -> None:
@@ -132,10 +116,10 @@ def _with_upstream(job: Job) -> Iterator[Job]:
 def _prepare(job: Job, place: Workplace, log: Callable[[str], None]) -> float:
     """The folder with parameters and linked inputs, emptied where it was begun otherwise; seconds spent so far."""
     folder, before = place.folder(job), record(job, place)
-    same = before.get("code") == code_hash(job, place.root) and before.get("reads") == _hashes_read(job, place)
-    if folder.exists() and not same:
-        inputs = code_of(job.code, place.root) | _hashes_read(job, place)
-        names = [text.split(":")[0] for text in differences(before.get("files", {}) | before.get("reads", {}), inputs)]
+    code, reads = code_of(job.code, place.root), _hashes_read(job, place)
+    if folder.exists() and (before.get("files"), before.get("reads")) != (code, reads):
+        changes = differences(before.get("files", {}) | before.get("reads", {}), code | reads)
+        names = [text.split(":")[0] for text in changes]
         log(f"starts anew, what is there is of other {', '.join(names[:SHOWN])}{' and more' * (len(names) > SHOWN)}")
         shutil.rmtree(folder)
         before = {}
@@ -165,7 +149,6 @@ def _write(job: Job, place: Workplace, finished: bool, seconds: float) -> None:
         "labels": dict(job.labels),
         "finished": finished,
         "seconds": round(seconds, 2),
-        "code": code_hash(job, place.root),
         "files": code_of(job.code, place.root),
         "reads": _hashes_read(job, place),
         "writes": {path: _sha256(folder / path) for path in job.writes} if finished else {},
@@ -205,25 +188,10 @@ def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _ended(outcome: process.ProcessEnd, time_limit: float) -> Ended:
-    if outcome.ended_by == "stop":
-        return Ended("stopped", "stopped; it continues next time")
-    if outcome.ended_by == "time limit":
-        return Ended("failed", f"stopped after its time limit of {time_limit:g} s")
-    said = outcome.lines[-1] if outcome.lines else f"exit code {outcome.returncode}"
-    if outcome.returncode == USER_ERROR:
-        return Ended("refused", said.split("error: ", 1)[-1])
-    return Ended("failed", said) if outcome.returncode else Ended("ran", "ran")
-
-
 @contextmanager
 def _owned(folder: Path, stop: threading.Event) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("wb") as lock:
-        while not stop.is_set():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                stop.wait(0.5)
+        while not (stop.is_set() or locked(lock.fileno())):
+            stop.wait(0.5)
         yield

@@ -6,11 +6,9 @@ and the keys of the jobs whose files it reads. Jobs of one key are one job, so a
 seeds share the raw images.
 """
 
-import hashlib
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
+from components.foundation.provenance import fingerprint
 from components.foundation.recipes import ONLY, changed
 from pipelines.studies.file import STUDY, Params, Study, arm_params, read_study
 
@@ -56,9 +55,8 @@ class Job:
     def key(self) -> str:
         """Hash of what the job is told, and of the jobs before it."""
         upstream = [(read.path, read.source, read.job.key) for read in self.reads]
-        command = self.command[1:]  # without this machine's Python
-        text = json.dumps([self.stage, command, self.told, upstream], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        # Without this machine's Python.
+        return fingerprint({"command": self.command[1:], "told": self.told, "upstream": upstream})
 
     @property
     def folder(self) -> str:
@@ -130,16 +128,14 @@ def read_boxes(root: Path) -> dict[str, Box]:
     """The stages of dvc.yaml, which owns the graph: there is no second list of what a stage reads and writes."""
     boxes = {}
     for name, box in read_yaml(root / "dvc.yaml")["stages"].items():
-        paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in _entries(box)]
-        code = tuple(dep for dep in box["deps"] if dep.startswith("components/"))
-        reads = tuple(dep for dep in box["deps"] if not dep.startswith("components/"))
-        boxes[name] = Box(tuple(box["params"]), reads, tuple(paths), code)
+        written = [entry for kind in ("outs", "metrics", "plots") for entry in box.get(kind, [])]
+        boxes[name] = Box(
+            sections=tuple(box["params"]),
+            reads=tuple(dep for dep in box["deps"] if not dep.startswith("components/")),
+            writes=tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in written),
+            code=tuple(dep for dep in box["deps"] if dep.startswith("components/")),
+        )
     return boxes
-
-
-def _entries(box: Mapping[str, Any]) -> Iterator[Any]:
-    for kind in ("outs", "metrics", "plots"):
-        yield from box.get(kind, [])
 
 
 def _trained(
@@ -190,7 +186,7 @@ def _evaluation(
     options = ["--data", data.path, "--params", "params.yaml", "--out", "evaluation", "--track"]
     return Job(
         stage=stage,
-        command=(sys.executable, "-m", "components.commands.evaluate", *models, *options),
+        command=(sys.executable, "-m", "temper", "evaluate", *models, *options),
         params=params,
         told={section: params.get(section) for section in box.sections},
         reads=(data, *reads),

@@ -1,7 +1,9 @@
 """`temper compare`: is B more robust than A?"""
 
+import re
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +24,36 @@ def compare(
 
     By how much and how surely, on the same test images.
     """
-    from components.commands.compare import Reference
-    from components.commands.compare import compare as compared
+    from components.reports.comparison import document, text
+    from components.statistics.documents import write_document
 
-    print(compared(Reference(a, model_a), Reference(b, model_b), json, markdown))
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = (_side(a, model_a, Path(scratch, "a")), _side(b, model_b, Path(scratch, "b")))
+        compared = document.compare(*sides)
+    if json:
+        write_document(json, compared)
+    print(text.markdown(compared) if markdown else text.text(compared))
+
+
+def _side(reference: str, model: str | None, scratch: Path) -> Any:
+    """One side: a folder, or what the tracker knows, fetched into `scratch`; of it one model, by default the student.
+
+    Errors: no such folder, run or version, one without an evaluation.
+    """
+    from components.foundation.errors import InputError
+    from components.reports.comparison.document import load
+    from components.tracking.mlflow_runs import asked
+    from components.tracking.registry import fetch, resolve
+
+    if Path(reference).is_dir():
+        return load(reference, model)
+    if not re.match(r"models:/|runs:/|[0-9a-f]{32}$", reference):
+        raise InputError(f"{reference}: no such folder, and neither a run id nor models:/NAME/VERSION or @ALIAS")
+
+    def fetched(client: object) -> tuple[str, str | None]:
+        source = resolve(client, reference)
+        return source.title, fetch(client, source, scratch)
+
+    title, own = asked(fetched)
+    # The model that was named wins over what a version's hash says.
+    return load(scratch, model or own, title)

@@ -64,6 +64,5 @@ def evaluate(
     """
     told = {name: value for name, value in locals().items() if value is not None}
     from components.commands.evaluate import run
-    from components.commands.evaluate_options import EvaluateOptions
 
-    run(lambda: EvaluateOptions(**told))
+    run(**told)

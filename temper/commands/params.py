@@ -1,7 +1,7 @@
 """`temper params`: what params.yaml says, may say, and other recipes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,29 @@ def check(
 ) -> None:
     """Check every section as its stage will.
 
-    Nothing runs."""
+    Nothing runs. A recipe of presets/, or another file with a base, is checked together with what it is based on."""
     from components.commands.check_params import check as checked
-    from components.foundation.params import Params
 
     for path in files or [Path("params.yaml")]:
-        checked(Params.read(path))
+        checked(_recipe(path))
         print(f"{path}: every section is valid")
+
+
+def _recipe(path: Path) -> Any:
+    """All parameters that a file stands for: its own, or those of its base with what it changes."""
+    from components.foundation.errors import choose
+    from components.foundation.params import Params, read_yaml
+    from components.foundation.recipes import changed
+    from pipelines.parameters.presets import COMPLETE, preset_values
+    from pipelines.parameters.presets import presets as recipes
+
+    root, values = Path.cwd(), read_yaml(path)
+    known = recipes(root)
+    if "base" in values or path.resolve() in [recipe.resolve() for recipe in known.values()]:
+        base = values.pop("base", COMPLETE)
+        choose(known, base, f"{path}: base")
+        values = changed(preset_values(root, base), values, str(path))
+    return Params(values, str(path))
 
 
 @app.command()
@@ -66,8 +82,11 @@ def change(preset: Preset = None, assignments: Set = None) -> None:
     """Change params.yaml, and check the result.
 
     Nothing runs. A mistake leaves the file as it was."""
+    from components.foundation.errors import InputError
     from pipelines.parameters.change import change as changed
 
+    if preset is None and not assignments:
+        raise InputError("nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1")
     changed(Path.cwd(), preset, assignments or [])
     print(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
 

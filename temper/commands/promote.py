@@ -30,9 +30,22 @@ def promote(
 
     Exit status: 0 when promoted, 1 when a rule refuses, 2 for a mistake.
     """
-    from components.commands.promote import promote as decide
-    from components.tracking.registry import Bar
+    from components.foundation.errors import InputError
+    from components.tracking import registry
+    from components.tracking.mlflow_runs import asked
 
-    decision = decide(version, Bar(alias, min_clean, min_worst_case, not_worse_than_champion))
-    print(decision.line)
-    raise typer.Exit(0 if decision.promoted else 1)
+    for name, share in (("--min-clean", min_clean), ("--min-worst-case", min_worst_case)):
+        if share is not None and not 0 <= share <= 1:
+            raise InputError(f"{name}: got {share:g}, want a share from 0 to 1")
+    bar = registry.Bar(alias, min_clean, min_worst_case, not_worse_than_champion)
+
+    def decided(client: object) -> tuple[str, list[str], list[str]]:
+        source = registry.resolve(client, version)
+        return source.title, *registry.promote(client, source, bar)
+
+    title, failed, passed = asked(decided)
+    if failed:
+        print(f"refused: {title} does not become {alias}: {'; '.join(failed)}")
+    else:
+        print(f"{title} is {alias}: {'; '.join(passed)}")
+    raise typer.Exit(1 if failed else 0)

@@ -1,4 +1,4 @@
-"""`temper records`: what the tracker still has to get."""
+"""`temper records`: what the tracker still has to get. Hidden commands are for processes of our own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +17,60 @@ def send(root: Root = Path(".temper")) -> None:
     from components.tracking import delivery
     from components.tracking.mlflow_runs import connect, place
 
-    raise typer.Exit(1 if delivery.send(root, place(), connect) else 0)
+    failed, waiting = False, delivery.unsent(root)
+    if not waiting:
+        print("all records are sent")
+    for folder in waiting:
+        forwarder = delivery.send(folder, place(), connect)
+        if forwarder is None:
+            print(f"{folder.name}: being sent by another process")
+        elif forwarder.problem:
+            failed = True
+            print(f"{folder.name}: {forwarder.problem}")
+        else:
+            problems = sorted({box.state.problem for box in forwarder.boxes.values()} - {""})
+            print(f"{folder.name}: sent to {place()}", *problems, sep="; ")
+    raise typer.Exit(failed)
 
 
 @app.command()
 def status(root: Root = Path(".temper")) -> None:
-    """Say what has not been sent."""
-    from components.tracking import delivery
+    """Say what has not been sent: per journal the run, the stage, its status, and what is in the way."""
+    from components.tracking.delivery import folders, unsent
+    from components.tracking.journal_files import Reader, Sent, is_sent, journals
 
-    delivery.status(root)
+    if not unsent(root):
+        print("all records are sent")
+    for path in (path for folder in folders(root) for path in journals(folder)):
+        reader, state = Reader.to_end(path), Sent.of(path)
+        share = "sent" if is_sent(path) else f"{state.sent} of {reader.lines} records sent"
+        print(path.parent.name, path.stem, reader.status, share, state.problem, sep="  ")
+
+
+@app.command(hidden=True)
+def forward(
+    pipelines: Annotated[list[str], typer.Argument(metavar="PIPELINE", help="Runs of a pipeline.")],
+    root: Root = Path(".temper"),
+) -> None:
+    """Send records while they are written, until the process that started this one says to finish, and the rest then.
+
+    Exit status: 1 when something could not be sent.
+    """
+    from components.foundation.child import finish_requested
+    from components.tracking import delivery
+    from components.tracking.journal_files import folder_of
+    from components.tracking.mlflow_runs import connect, place
+
+    own = [folder_of(root, pipeline) for pipeline in pipelines]
+    raise typer.Exit(0 if delivery.forward(root, own, place(), connect, finish_requested()) else 1)
+
+
+@app.command("fetch-model", hidden=True)
+def fetch_model(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID/PATH.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its file goes.")],
+) -> None:
+    """Fetch the file of a model, and print its name."""
+    from components.tracking import download, mlflow_runs
+
+    print(mlflow_runs.asked(lambda _client: download.fetch_model(uri, folder, mlflow_runs.download)))

@@ -16,6 +16,13 @@ class ShowsByDefault(TyperGroup):
         named = args[:1] and (args[0] in self.commands or args[0] in ctx.help_option_names)
         return super().parse_args(ctx, args if named else ["show", *args])
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Also what `show` takes, since it need not be typed."""
+        super().format_options(ctx, formatter)
+        records = [param.get_help_record(ctx) for param in self.commands["show"].params]
+        with formatter.section("Of show, which need not be typed"):
+            formatter.write_dl([record for record in records if record])
+
 
 app = typer.Typer(rich_markup_mode=None, cls=ShowsByDefault, help="Show a report, or what changed between two.")
 
@@ -35,9 +42,29 @@ def show(
     Also where its page is. With `--outcomes`, a row for each model, attack and image is written instead; FILE may then
     be the folder of an evaluation. `show` need not be typed.
     """
-    from components.commands import report
+    from components.reports.outcome_table import write_outcome_table
+    from components.reports.robustness.contents import Report
+    from components.reports.robustness.table import markdown_table, text_table
+    from components.statistics.documents import read_document
 
-    print(report.summary(document, markdown) if outcomes is None else report.outcomes(document, outcomes))
+    if outcomes is not None:
+        print(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
+        return
+    path = document / "robustness.json" if document.is_dir() else document
+    shown, page = read_document(Report, path), path.with_suffix(".html")
+    table, place = (markdown_table(shown), f"`{page}`") if markdown else (text_table(shown), page)
+    print(f"{table}\n\nReport: {place}")
+
+
+def evaluation_beside(report: Path) -> Path:
+    """The folder of the evaluation behind a report, or in a folder. Error: none there."""
+    from components.foundation.errors import InputError
+
+    places = (report, report / "evaluation", report.parent, report.parent.parent / "evaluation")
+    folder = next((place for place in places if (place / "evaluation.json").exists()), None)
+    if folder is None:
+        raise InputError(f"{report}: no evaluation.json there, want a report or the folder of an evaluation")
+    return folder
 
 
 @app.command()
@@ -47,6 +74,9 @@ def diff(
     markdown: Markdown = False,
 ) -> None:
     """Show what changed from the report OLD to the report NEW."""
-    from components.commands.report import changes
+    from components.reports.robustness import changes
+    from components.reports.robustness.contents import Report
+    from components.statistics.documents import read_document
 
-    print(changes(old, new, markdown))
+    before, after = read_document(Report, old), read_document(Report, new)
+    print(changes.text(changes.differences(before, after), (str(old), str(new)), markdown))

@@ -17,7 +17,7 @@ def study(
     ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="That many jobs at the same time.")] = 1,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Downloaded data sets, in torchvision's layout.")
+        str | None, typer.Option(metavar="FOLDER", help="Downloaded data sets, in torchvision's layout.")
     ] = None,
     work: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where jobs run. By default .temper/studies.")
@@ -38,21 +38,23 @@ def study(
     Finished jobs are not repeated and stopped ones continue, so the same command goes on where it was. Exit status: 0
     when all is done, 1 when a job failed, 2 for a mistake, 3 when it was stopped and there is more to do.
     """
-    from pipelines.study import WORK, StudyOptions, main
+    from pipelines import study as runs
+    from pipelines.studies.runner import WORK, prepared
+    from pipelines.studies.runner import collect as made
 
-    given = StudyOptions(
-        study=name,
-        scale=scale,
-        seeds=seed or [],
-        arms=arm or [],
-        jobs=jobs,
-        data=data,
-        work=work or WORK,
-        stop_after=stop_after,
-        hours=hours,
-        keep=keep,
-        plain=plain,
-        list=list_,
-        collect=collect,
-    )
-    raise typer.Exit(main(given))
+    chosen = {"name": name, "scale": scale, "seeds": seed or [], "arms": arm or [], "data": data, "work": work or WORK}
+    if list_ or collect:
+        look = runs.list_jobs if list_ else made
+        raise typer.Exit(look(*prepared(**chosen, checked=False, keep=keep)))
+    how = {"jobs": jobs, "stop_after": stop_after, "hours": hours, "plain": plain, "keep": keep}
+    raise typer.Exit(runs.run(**chosen, **how))
+
+
+def table(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="What the study wrote about its runs.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where table and figure go.")],
+) -> None:
+    """Make table and figure of a study, for a process of our own."""
+    from components.commands.study import collect
+
+    collect(plan, out)

@@ -86,8 +86,8 @@ def test_windows_by_hand():
 
 def climb(count: int, threat: Threat) -> tuple[Climb, Halving]:
     images, labels = torch.full((count, 1, 8, 8), 0.5), torch.zeros(count, dtype=torch.long)
-    start, pace = threat.norm.random_edge(images, threat.radius, noise(count)), Halving.begin(images, threat, 0.75)
-    return Climb.begin(start, images, labels, away_from("cross_entropy", labels), pace), pace
+    start, pace = threat.norm.random_edge(images, threat.radius, noise(count)), Halving(images, threat, 0.75)
+    return Climb(start, images, labels, away_from("cross_entropy", labels), pace), pace
 
 
 def test_step_sizes_by_hand():
@@ -120,8 +120,8 @@ def test_a_sparse_climb_thins_out_by_hand():
     norm, threat, images = L1(), Threat(norm=L1(), epsilon=Ratio(2)), torch.full((2, 1, 8, 8), 0.5)
     labels, start = torch.zeros(2, dtype=torch.long), images.clone()
     start[:, :, :3] += 2 / 24
-    pace = Thinning.begin(norm, start, images, threat)
-    state = Climb.begin(start, images, labels, away_from("cross_entropy", labels), pace)
+    pace = Thinning(norm, start, images, threat)
+    state = Climb(start, images, labels, away_from("cross_entropy", labels), pace)
     assert pace.share.flatten().tolist() == [0.25, 0.25] and pace.step_size.flatten().tolist() == [2.0, 2.0]
     state.best = start.clone()
     state.best[0, :, :1] = state.best[0, 0, 1, 4:] = 0.5
@@ -321,8 +321,8 @@ def test_few_classes(network, test_images):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"steps": 0}, "want steps and restarts"),
-        ({"rho": 1.0}, "rho between 0 and 1"),
+        ({"steps": 0}, r"steps\n.*greater than or equal to 1 "),
+        ({"rho": 1.0}, r"rho\n.*less than 1 "),
         ({"targets": 3}, "none with other losses"),
         ({"loss": "targeted_dlr"}, "want targets of at least 1"),
     ],

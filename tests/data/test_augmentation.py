@@ -128,10 +128,10 @@ def test_one_class_is_demanded_in_one_line():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cutmix": 1.5}, "got cutmix 1.5, want a chance from 0 to 1"),
-        ({"crop": -1}, "got crop -1, want at least 0"),
-        ({"rand_augment": {"num_ops": 0, "magnitude": 9}}, "got num_ops 0 and magnitude 9"),
-        ({"rand_augment": {"num_ops": 1, "magnitude": 31}}, "got num_ops 1 and magnitude 31"),
+        ({"cutmix": 1.5}, "augmentation.cutmix: got 1.5, want at most 1"),
+        ({"crop": -1}, "augmentation.crop: got -1, want at least 0"),
+        ({"rand_augment": {"num_ops": 0, "magnitude": 9}}, "num_ops: got 0, want at least 1"),
+        ({"rand_augment": {"num_ops": 1, "magnitude": 31}}, "magnitude: got 31, want at most 30"),
         ({"rand_augment": {"num_ops": 1}}, "rand_augment.magnitude: missing"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.data.dividing import divide, drop_or_refuse_duplicates, stratified_split, stratified_subset
+from components.data.dividing import Division, divide, drop_or_refuse_duplicates, stratified_split, stratified_subset
 from components.data.normalization import fit_normalization
 from components.data.splits import (
     LabelledImages,
@@ -20,6 +20,7 @@ from components.data.splits import (
     write_splits,
 )
 from components.foundation.errors import InputError
+from components.foundation.params import Ratio
 from components.numerics.tensor_files import write_tensors
 
 CLASSES = ("ant", "bee", "cat")
@@ -34,9 +35,9 @@ def labelled(counts: tuple[int, ...] = (10, 20, 30), seed: int = 0, channels: in
 
 
 def division(source: Source, **changes: Any) -> tuple[dict[str, LabelledImages], dict[str, int]]:
-    rule: dict[str, Any] = {"validation": Fraction(1, 10), "test": Fraction(1, 5), "duplicates": "drop", "seed": 0}
-    rule |= {"train_limit": None, "test_limit": None}
-    return divide(source, **{**rule, **changes})
+    rule: dict[str, Any] = {"validation": Ratio(1, 10), "test": Ratio(1, 5), "duplicates": "drop"}
+    rule |= {"train_limit": None, "test_limit": None, "seed": 0} | changes
+    return divide(source, seed=rule.pop("seed"), division=Division(**rule))
 
 
 def rows(split: LabelledImages) -> list[bytes]:

@@ -323,7 +323,7 @@ def test_what_cannot_be_streamed_is_refused(folder, tmp_path, monkeypatch):
     (tmp_path / "test").mkdir()
     with pytest.raises(InputError, match="has both test and val, want one of them"):
         listed(tmp_path)
-    with pytest.raises(InputError, match=r"got random_crop 2\.0, want more than 0, at most 1, or null"):
+    with pytest.raises(InputError, match="random_crop"):
         spec = dataset(tmp_path, 8) | {"streamed": {"random_crop": 2}}
         fetch_data.read(Params({"fetch_data": {"dataset": spec}}))
 

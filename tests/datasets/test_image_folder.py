@@ -228,7 +228,7 @@ def test_missing_and_empty_folders(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 0}, "got image_size 0, want at least 1"),
+        ({"image_size": 0}, "image_size: got 0, want at least 1"),
         ({"image_size": "8"}, "image_size"),
         ({"color": "hsv"}, "color: input should be 'rgb' or 'gray', got 'hsv'"),
         ({"resize": "pad"}, "resize: input should be 'crop' or 'stretch', got 'pad'"),

@@ -38,7 +38,8 @@ def test_what_was_appended_is_there_again(path):
 
 def test_opening_changes_nothing_and_appending_only_adds(path):
     before = path.read_bytes()
-    OutcomeJournal.open(path, KEY).close()
+    with OutcomeJournal.open(path, KEY):
+        pass
     assert path.read_bytes() == before
     with OutcomeJournal.open(path, KEY) as journal:
         journal.append("two/clean/0", unit(9))
@@ -96,8 +97,8 @@ def test_a_full_disk_is_an_error_and_leaves_a_journal_that_goes_on(path, monkeyp
 )
 def test_a_stale_journal_is_refused_and_left_alone(path, change, said):
     before = path.read_bytes()
-    with pytest.raises(InputError) as refused:
-        OutcomeJournal.open(path, KEY | change)
+    with pytest.raises(InputError) as refused, OutcomeJournal.open(path, KEY | change):
+        pass
     assert str(refused.value) == f"{path}: a journal of another evaluation: {said}; delete it to start anew"
     assert path.read_bytes() == before
 
@@ -105,8 +106,9 @@ def test_a_stale_journal_is_refused_and_left_alone(path, change, said):
 @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"schema":"other/1","key":{}}\n', b"[]\n", b'{"key":3}\n'])
 def test_another_file_is_refused(tmp_path, content):
     (tmp_path / "journal.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match="no journal of an evaluation"):
-        OutcomeJournal.open(tmp_path / "journal.jsonl", KEY)
+    refused = pytest.raises(InputError, match="no journal of an evaluation")
+    with refused, OutcomeJournal.open(tmp_path / "journal.jsonl", KEY):
+        pass
 
 
 def test_a_journal_is_called_by_its_key(path, tmp_path):

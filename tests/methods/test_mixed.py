@@ -263,12 +263,12 @@ SECTION = {
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("adversarial", "1", "method.mix: got adversarial 1, want a share between 0 and 1, such as 1/2"),
-        ("adversarial", 0, "method.mix: got adversarial 0, want"),
-        ("weight", -1, r"method.mix: got weight -1.0, want at least 0"),
-        ("epsilon_sigma", 0, "method.mix: got epsilon_sigma 0, want more than 0, or null"),
+        ("adversarial", "1", "method.mix.adversarial: got '1', want less than 1"),
+        ("adversarial", 0, "method.mix.adversarial: got 0, want more than 0"),
+        ("weight", -1, "method.mix.weight: got -1, want at least 0"),
+        ("epsilon_sigma", 0, "method.mix.epsilon_sigma: got 0, want more than 0"),
         ("attack", "pgd", r"method.mix.attack: input should be 'fgsm', 'fgsm_predicted', .*got 'pgd'"),
-        ("delay", -1, "method: got delay -1, want at least 0 steps"),
+        ("delay", -1, "method.delay: got -1, want at least 0"),
     ],
 )
 def test_fields_are_checked(name, key, value, message):

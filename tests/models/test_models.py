@@ -143,10 +143,10 @@ def test_channel_counts_are_multiples_of_eight() -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"width": 0}, "test.width: input should be greater than 0"),
+        ({"width": 0}, "test.width: got 0, want more than 0"),
         ({"width": "wide"}, "test.width: got 'wide', want a fraction"),
         ({"batch_norm": RUNNING | {"estimator": "unbiased"}}, "'running', 'cumulative' or 'batch'"),
-        ({"batch_norm": RUNNING | {"momentum": 0}}, "test.batch_norm.momentum: input should be greater than 0"),
+        ({"batch_norm": RUNNING | {"momentum": 0}}, "test.batch_norm.momentum: got 0, want more than 0"),
         ({"depth": 29}, "got depth 29, want 6 n [+] 4"),
         ({"layers": 3}, "test.layers: unknown key"),
     ],

@@ -26,7 +26,7 @@ from tests.parts.plain_sums import plain_cross_entropy, plain_kl
 GAPS = (1, 10, 88, 104, 200, 1e3, 1e4)
 BOUND = 1e-5
 # Each of clean and attacked logits and labels, [N]; methods put the same together out of these.
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": lambda z, _, y: cross_entropy(z, y),
     "smoothed": lambda z, _, y: cross_entropy(z, y, 0.1),
     "soft_labels": lambda z, z_adv, _: cross_entropy(z_adv, (z.detach() / 4).softmax(1)),

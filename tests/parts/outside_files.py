@@ -1,23 +1,29 @@
 """Small models and images as a team might bring them, and the evaluation of them as a process."""
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from components.commands.evaluate import main as evaluate
+from components.commands.evaluate_options import EvaluateOptions
 from components.data.normalization import Normalization
 from components.models import MODELS
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.model_file import ModelCard, save_model
 from components.numerics.tensor_files import write_tensors
+from temper.cli import main as temper
 from tests.parts.pipeline_files import start
 
 CLASSES = tuple("0123456789")
@@ -136,6 +142,26 @@ def arguments(*more: str, out: str = "out", models: tuple[str, ...] = ("one", "t
     return [*given, "--data", "images.safetensors", "--params", "small.yaml", "--out", out, *more]
 
 
+def options_of(arguments: Sequence[str]) -> EvaluateOptions:
+    """What `temper evaluate` makes of a command line."""
+    told: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("components.commands.evaluate.run", told.update)
+        assert temper(["evaluate", *arguments]) == 0
+    return EvaluateOptions(**told)
+
+
+def evaluate_here(folder: Path, *more: str) -> None:
+    """An evaluation in such a folder, in this process; what it sets for its process is put back."""
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    try:
+        with contextlib.chdir(folder):
+            evaluate(options_of(arguments(*more)))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(deterministic)
+
+
 def start_evaluation(folder: Path, *more: str, **changes: Any) -> subprocess.Popen[str]:
     """An evaluation in such a folder as a process of its own."""
-    return start([sys.executable, "-m", "components.commands.evaluate", *arguments(*more, **changes)], folder)
+    return start([sys.executable, "-m", "temper", "evaluate", *arguments(*more, **changes)], folder)

@@ -15,9 +15,10 @@ from components.models import MODELS
 from components.models.parts.model_file import ModelCard, save_model
 from components.numerics.tensor_files import write_tensors
 from components.tracking.journal import Journal
+from tests.parts.evaluation_files import CLASSES
+from tests.parts.evaluation_files import evaluation as made_up_evaluation
 
 NUM_IMAGES = 100
-CLASSES = ["circle", "cross", "square", "star"]
 ATTACKS = {"fgsm": "Fgsm()", "pgd": "Pgd(steps=20)"}
 CASCADE = {"name": "quick", "attacks": {"apgd_ce": "Apgd(loss='ce')", "apgd_t": "Apgd(loss='dlr')"}}
 DIGEST = "d" * 64
@@ -47,16 +48,14 @@ def write_evaluation(folder: Path, found: dict[str, Tensor], digest: str = "a" *
     """An evaluation of the models in `found`, with `changes` to evaluation.json."""
     names = list(dict.fromkeys(key.split("/")[0] for key in found))
     card = {"sha256": digest, "checkpoint": "best", "architecture": {"name": "small_cnn"}, "num_parameters": 1234}
-    evaluation = {
-        "schema": "temper/evaluation/2",
-        "dataset": "shapes",
+    evaluation = made_up_evaluation(NUM_IMAGES, []) | {
         "threat": {"norm": "linf", "epsilon": "8/255"},
-        "classes": CLASSES,
-        "num_images": NUM_IMAGES,
-        "models": {name: {**card, "file": f"models/{name}.safetensors", "of": name, "epoch": 9} for name in names},
+        "models": {
+            name: {**card, "file": f"models/{name}.safetensors", "of": name, "epoch": 9, "upstream": {}}
+            for name in names
+        },
         "attacks": ATTACKS,
         "cascade": CASCADE,
-        "seed": 0,
         "provenance": {"data.sha256": DIGEST},
     }
     write_json(folder / "evaluation.json", evaluation | changes)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from components.foundation.storage import sha256
+from components.numerics.tensor_files import read_metadata
 from components.stages import STAGES, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,8 @@ TRAINING = {
     "distill_student": "student",
 }
 """The stages that train, and what they call their files."""
+PATIENCE = 300
+"""Seconds."""
 
 _SMALL = {
     "compute.device": "cpu",
@@ -101,7 +105,7 @@ def start(command: list[str], folder: Path, code: Path = ROOT) -> subprocess.Pop
     return subprocess.Popen(command, cwd=folder, env=environment(code), stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout: float = PATIENCE) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of a process, waited for."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -150,6 +154,22 @@ def files(folder: Path, *stages: str) -> list[str]:
 def unfinished(folder: Path) -> list[Path]:
     """The checkpoints of runs that are not over."""
     return list((folder / ".temper/resume").glob("*/checkpoint.safetensors"))
+
+
+def last_epoch(folder: Path) -> int:
+    """The last epoch in the folder's checkpoint, -1 where there is none yet."""
+    paths = unfinished(folder)
+    return int(dict(read_metadata(paths[0])["history"][-1])["epoch"]) if paths else -1
+
+
+def await_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
+    """Waits until that epoch is in the checkpoint of the stage that the process runs."""
+    # The machine may be busy, and each process imports torch.
+    deadline = time.monotonic() + PATIENCE
+    while last_epoch(folder) < epoch:
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline, "the stage does not come to its epochs"
+        time.sleep(0.002)
 
 
 def partial_files(folder: Path) -> list[Path]:

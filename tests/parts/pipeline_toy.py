@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.running.stage import environment
+from pipelines.running.tasks import environment
 
 PYTHON = sys.executable
 COMPONENTS = Path(__file__).resolve().parents[2] / "components"
@@ -78,11 +78,11 @@ with open(state / "journal", "a") as journal:
     print("end", name, file=journal)
 """
 CHECK = """\
-import sys
-import yaml
+from components.foundation.errors import InputError
 
-if yaml.safe_load(open("params.yaml"))["compute"]["device"] == "toaster":
-    sys.exit("error: params.yaml: compute.device: got 'toaster', want cpu or cuda")
+def check(params):
+    if params.get("compute", "device") == "toaster":
+        raise InputError("params.yaml: compute.device: got 'toaster', want cpu or cuda")
 """
 
 

@@ -95,13 +95,18 @@ for path in files:
     pathlib.Path(path).parent.mkdir(exist_ok=True)
     pathlib.Path(path).write_text(text)
 """
-COLLECT = """\
-import json, pathlib, sys
+# Stands in for the command `temper` in processes: checks nothing, evaluates as a stage works, collects names.
+COMMAND = """\
+import json, pathlib, runpy, sys
 
-plan = json.load(open(sys.argv[1]))
-out = pathlib.Path(sys.argv[3])
-out.mkdir(exist_ok=True)
-out.joinpath("cpu.md").write_text(" ".join(f"{run['name']}-{run['seed']}" for run in plan["runs"]))
+command, *told = sys.argv[1:]
+if command == "evaluate":
+    sys.argv = sys.argv[1:]
+    runpy.run_path(pathlib.Path(__file__).parents[1] / "components/commands/evaluate.py")
+if command == "study-table":
+    plan, out = json.load(open(told[0])), pathlib.Path(told[1])
+    out.mkdir(exist_ok=True)
+    out.joinpath("cpu.md").write_text(" ".join(f"{run['name']}-{run['seed']}" for run in plan["runs"]))
 """
 FILES = {
     "dvc.yaml": DVC_YAML,
@@ -111,10 +116,10 @@ FILES = {
     "components/methods/slow.py": "",
     "components/methods/quick.py": "",
     "components/stages/__init__.py": "",
-    "components/commands/check_params.py": "",
-    "components/commands/study.py": COLLECT,
     "components/commands/evaluate_options.py": "",
     "components/stages/evaluate_attacks.py": "",
+    "temper/__init__.py": "",
+    "temper/__main__.py": COMMAND,
 } | {
     f"components/{name}.py": STAGE
     for name in ("stages/fetch_data", "stages/normalize_data", "stages/train_robust_teacher", "commands/evaluate")

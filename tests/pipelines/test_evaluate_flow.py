@@ -1,7 +1,7 @@
 """The flow `evaluate`: its process's command line, retries that continue, ends that say why, and a real evaluation."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,18 @@ pytest.importorskip("prefect")
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.testing.utilities import prefect_test_harness
 
-from components.commands.evaluate_options import EvaluateOptions, options_of
+from components.commands.evaluate_options import EvaluateOptions
 from pipelines.flows import evaluate as pipeline
 from pipelines.flows.evaluate import command_line
-from tests.parts.outside_files import make_case
+from tests.parts.outside_files import make_case, options_of
 from tests.parts.pipeline_files import ROOT
 
-# Stands in for the real module: what it does is the data's name, what it was told is in a file.
+# Stands in for `temper evaluate`: what it does is the data's name, what it was told is in a file.
 STAND_IN = """\
 import pathlib, sys, time
 
-arguments = sys.argv[1:]
+arguments = sys.argv[2:]
 number, shards = arguments[arguments.index("--shard") + 1].split("/")
 does = arguments[arguments.index("--data") + 1]
 out = pathlib.Path(arguments[arguments.index("--out") + 1]); out.mkdir(parents=True, exist_ok=True)
@@ -34,7 +33,7 @@ if does == "fails once" and len((out / "told.0").read_text().splitlines()) == 1:
     print("no luck", flush=True)
     sys.exit(3)
 if does == "refuses" and number == "0":
-    print("evaluate: error: --threat: missing", file=sys.stderr)
+    print("error: --threat: missing", file=sys.stderr)
     sys.exit(2)
 if does == "hangs" or (does == "refuses" and number != "0"):
     time.sleep(60)
@@ -42,13 +41,6 @@ print("done")
 """
 
 Evaluate = Callable[..., State[Any]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 @pytest.fixture
@@ -59,11 +51,10 @@ def run(server: None) -> Evaluate:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the module is the stand-in."""
-    for package in ("components", "components/commands"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").touch()
-    (tmp_path / "components/commands/evaluate.py").write_text(STAND_IN)
+    """A folder in which the command is the stand-in."""
+    (tmp_path / "temper").mkdir()
+    (tmp_path / "temper/__init__.py").touch()
+    (tmp_path / "temper/__main__.py").write_text(STAND_IN)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -72,7 +63,7 @@ def told(folder: Path, shard: int = 0) -> list[str]:
     return (folder / f"told.{shard}").read_text().splitlines()
 
 
-def test_every_parameter_is_an_option_of_the_module():
+def test_every_parameter_is_an_option_of_the_command():
     """And every option a parameter, so that a deployment can do what a command line can."""
     parameters = set(inspect.signature(pipeline.evaluate.fn).parameters)
     options = {field.name for field in fields(EvaluateOptions)} - {"shard"}
@@ -96,7 +87,7 @@ def test_shards_are_processes_with_the_same_arguments(toy, run):
     state = run(models=["a=b"], data="works", threats=["linf:8/255"], out="to", shards=3)
     assert state.is_completed() and state.message == "results in to"
     for number in range(3):
-        want = f"--model a=b --threat linf:8/255 --data works --out to --shard {number}/3"
+        want = f"--model a=b --data works --threat linf:8/255 --out to --shard {number}/3"
         assert told(toy / "to", number) == [want]
 
 

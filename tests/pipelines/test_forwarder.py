@@ -94,7 +94,7 @@ def test_a_killed_flow_leaves_no_forwarder(project: Path) -> None:
         (forwarder,) = map(int, Path(f"/proc/{flow.pid}/task/{flow.pid}/children").read_text().split())
         path = project / ".temper/journals/flow-1/train.jsonl"
         assert wait_until(lambda: Sent.of(path).sent == 2, 60)
-        assert "components.commands.records" in Path(f"/proc/{forwarder}/cmdline").read_text()
+        assert "records\0forward" in Path(f"/proc/{forwarder}/cmdline").read_text()
         flow.kill()
     assert wait_until(lambda: not is_alive(forwarder), 5)
     assert status_of_train() == "RUNNING"

@@ -18,18 +18,12 @@ from pipelines import graph
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
 from pipelines.running.process import ProcessEnd
+from pipelines.running.tasks import environment
 from temper.cli import main as temper
-from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, make_toy, wait_until
+from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The toy project before its first run, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return make_toy(tmp_path)
 
 
 # The graph
@@ -140,7 +134,7 @@ def test_preset_replaces_the_file_and_assignments_come_on_top(toy: Path, capsys:
 
 def process_run(code: str, log: Callable[[str], None] = lambda _: None, limit: float = 60, **given: Any) -> ProcessEnd:
     stop = given.get("stop", threading.Event())
-    arguments = {"root": Path.cwd(), "environment": stage.environment(), "log": log, "stop": stop, "time_limit": limit}
+    arguments = {"root": Path.cwd(), "environment": environment(), "log": log, "stop": stop, "time_limit": limit}
     return process.run([PYTHON, "-c", code], **arguments)
 
 
@@ -215,11 +209,11 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
             "TimedOut",
             "a: stopped after its time limit of 60 s",
         ),
-        (ProcessEnd(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: dvc ended with code -9"),
+        (ProcessEnd(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: no output (exit code -9)"),
         (
             ProcessEnd(returncode=255, lines=("ERROR: failed to reproduce 'a': missing data 'x'",), ended_by="itself"),
             "Failed",
-            "a: failed to reproduce 'a': missing data 'x'",
+            "a: failed to reproduce 'a': missing data 'x' (exit code 255)",
         ),
         (
             ProcessEnd(

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,13 +22,14 @@ from prefect.client.schemas.objects import State
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from components.tracking.journal_files import Reader, Sent
 from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
-from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, make_toy, started, wait_until
+from pipelines.running.tasks import environment
+from temper.cli import main as temper
+from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, started, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,27 +41,6 @@ with as_process(sys.argv[1]), Journal.open(sys.argv[1]) as journal:
     journal.note("begun")
     time.sleep(60)
 """
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy project before its first run, made once."""
-    return make_toy(tmp_path_factory.mktemp("pristine"))
-
-
-@pytest.fixture
-def toy(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the toy project, as the working directory."""
-    shutil.copytree(pristine, tmp_path / "toy")
-    monkeypatch.chdir(tmp_path / "toy")
-    return tmp_path / "toy"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 Harden = Callable[..., State[Any]]
@@ -130,26 +110,68 @@ def test_flow_stops_a_stage_at_its_time_limit(toy: Path, run: Harden, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_command_line_interrupted_leaves_no_process(toy: Path, number: int, code: int, server: None) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_line_interrupted_leaves_no_process(toy: Path, number: int, server: None) -> None:
     parameters.change(toy, None, ["fetch.does=hangs"])
-    environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
-    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=environment, stderr=subprocess.DEVNULL)
+    told = environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=told, stderr=subprocess.DEVNULL)
     pid = toy / ".temper" / "pid"
     assert wait_until(lambda: pid.exists() and pid.read_text() != "", 120)
     child.send_signal(number)
-    assert child.wait(timeout=60) == code
+    assert child.wait(timeout=60) == 130
     assert not is_alive(int(pid.read_text()))
     assert started(toy) == ["fetch"]
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where temporary servers have their database, which takes them seconds to make."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_temporary_server_ends_with_the_command(toy: Path, number: int, prefect_home: Path) -> None:
+    (toy / "work.py").write_text("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)")
+    told = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(prefect_home), PREFECT_API_URL="", TEMPER_TRACKING="off")
+    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=told, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: (toy / "begun").exists(), 120)
+    assert any("create_app" in Path(f"/proc/{one}/cmdline").read_text() for one in processes_in(toy)), "no server"
+    child.send_signal(number)
+    assert child.wait(timeout=60) == 130
+    assert processes_in(toy) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        (["--preset", "nope"], "--preset: unknown 'nope' (allowed: digits, toy)"),
+        (["--set", "devise=x"], "--set: no key 'devise' (allowed: compute, fetch, left, right, join)"),
+        (["--set", "compute.device=toaster"], "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_before_a_server_starts(
+    toy: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(flow, "harden", lambda **_: pytest.fail("Prefect was asked to run the flow"))
+    try:
+        assert temper(["harden", *arguments]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert (toy / "params.yaml").read_text() == PARAMS and not journal(toy)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_flow_forwards_records_and_no_process_of_it_outlives_it(toy: Path, number: int, server: None) -> None:
     (toy / "work.py").write_text(RECORDING)
-    environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
-    environment |= {"TEMPER_TRACKING": "", "MLFLOW_TRACKING_URI": ""}
-    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=environment, stderr=subprocess.DEVNULL)
+    told = environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    told |= {"TEMPER_TRACKING": "", "MLFLOW_TRACKING_URI": ""}
+    child = subprocess.Popen([PYTHON, "-m", "temper", "harden"], cwd=toy, env=told, stderr=subprocess.DEVNULL)
     journals = toy / ".temper" / "journals"
     assert wait_until(lambda: any(Sent.of(path).sent == 2 for path in journals.glob("*/fetch.jsonl")), 120), "live"
     child.send_signal(number)
@@ -170,14 +192,12 @@ def processes_in(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_command_line_prints_stages_and_fails_in_one_line(toy: Path, server: None) -> None:
-    environment = stage.environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
+    told = environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(PREFECT_API_URL.value()))
     call = [PYTHON, "-m", "temper", "harden", "fetch", "--retries", "0"]
-    good = subprocess.run(call, cwd=toy, env=environment, capture_output=True, text=True, check=False)
+    good = subprocess.run(call, cwd=toy, env=told, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
     assert re.search(r"\| fetch \| > python work.py fetch", good.stderr)
-    bad = subprocess.run(
-        [*call, "--set", "devise=x"], cwd=toy, env=environment, capture_output=True, text=True, check=False
-    )
+    bad = subprocess.run([*call, "--set", "devise=x"], cwd=toy, env=told, capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert bad.stderr.splitlines()[-1].startswith("error: --set: no key 'devise' (allowed: compute")
     assert "Traceback" not in bad.stderr

@@ -17,9 +17,10 @@ from components.commands.check_params import check
 from components.foundation.params import Params
 from components.foundation.process import USER_ERROR
 from components.reports.study.document import collapse_epoch
-from pipelines import study
+from pipelines.running.process import Ended
+from pipelines.running.terminal import MORE_TO_DO
 from pipelines.studies.file import arm_params, read_study
-from pipelines.studies.job import Ended, Workplace, finished, run
+from pipelines.studies.job import Workplace, finished, run
 from pipelines.studies.plan import plan
 from temper.cli import main as temper
 from tests.parts.study_toy import make_toy
@@ -127,14 +128,14 @@ def _main(arguments: list[str]) -> str:
 
 def test_what_runs_too_long_is_stopped_and_said_to_be_left(toy, capsys):
     edit(toy / "presets/digits.yaml", "does: works", "does: hangs")
-    assert run_toy("--stop-after", "3", "--seed", "1", "--arm", "slow") == study.MORE_TO_DO
+    assert run_toy("--stop-after", "3", "--seed", "1", "--arm", "slow") == MORE_TO_DO
     assert "jobs are left; the same command continues" in capsys.readouterr().err
     assert not (toy / "studies/toy/results").exists()
 
 
 def test_a_refused_arm_fails_alone(toy, capsys):
     edit(toy / "studies/toy/study.yaml", "slow: {}", "slow: {train_robust_teacher.does: refuses}")
-    assert run_toy("--seed", "0") == study.FAILED
+    assert run_toy("--seed", "0") == 1
     assert "slow-0 train_robust_teacher" in (said := capsys.readouterr().err) and "does: got refuses" in said
     assert results(toy) == "quick-small-0 quick-big-0"
 

@@ -1,6 +1,5 @@
 """The flow `study`: a task per job, its ends, and the table as an artifact."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,11 @@ pytest.importorskip("prefect")
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.testing.utilities import prefect_test_harness
 
 from pipelines.flows import study as study_flow
 from tests.parts.study_toy import make_toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 @pytest.fixture
@@ -62,7 +53,7 @@ def test_a_refused_job_is_not_retried_and_a_failed_one_is(toy):
     assert started(toy).count("train_robust_teacher") == 1
     study.write_text(text.replace("slow: {}", "slow: {train_robust_teacher.does: fails}"))
     state = run(seeds=[0], arms=["slow"], retries=1)
-    assert state.is_failed() and str(state.message).endswith("RuntimeError: no luck")
+    assert state.is_failed() and str(state.message).endswith("RuntimeError: no luck (exit code 1)")
     assert started(toy).count("train_robust_teacher") == 3
     assert run(seeds=[0], arms=["nobody"]).name == "Refused"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.foundation.storage import write_json
-from components.reports.robustness.changes import Changes, Judged, differences, text
+from components.reports.robustness.changes import Changes, differences, text
 from components.reports.robustness.contents import Report
 from components.statistics.documents import as_json, document_of
 from temper.cli import main as temper
@@ -79,7 +79,7 @@ def test_a_verdict_that_changed_is_told_with_its_rules() -> None:
     new = document(evidence={"clean_teacher": evidence(0), "robust_teacher": evidence(8), "student": evidence(8)})
     found = differences(document(), new)
     (one,) = found.verdicts
-    assert one == ("student", Judged("trusted", ()), Judged("suspect", ("square_helps",)))
+    assert one == ("student", "trusted", "suspect (square helps)")
     assert "suspect (square helps)" in text(found, ("a", "b"))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.evaluation.document import Grid
+from components.evaluation.document import AttackGrid
 from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import ModelReport
 from components.statistics.documents import as_json
@@ -30,7 +30,7 @@ def test_leak_gap_and_mask_are_differences_of_accuracy() -> None:
         grid__pgd__0="0000000001",
         grid__fgsm__1="1100000000",
     )
-    first, second = map(as_json, kurakin.label_leak("m", Grid(epsilons=EPSILONS, attacks=ATTACKS), found))
+    first, second = map(as_json, kurakin.label_leak("m", AttackGrid(epsilons=EPSILONS, attacks=ATTACKS), found))
     assert (first["epsilon"], first["leak"]["value"], first["leak"]["versus"]) == ("2/255", 0.2, "clean")
     assert (first["gap"]["value"], first["gap"]["versus"]) == (0.1, "ll")
     assert (first["mask"]["value"], first["mask"]["versus"]) == (0.4, "pgd")
@@ -43,7 +43,7 @@ def test_leak_gap_and_mask_are_differences_of_accuracy() -> None:
 def test_without_the_label_nothing_can_leak() -> None:
     attacks = {name: ATTACKS[name] for name in ("ll", "guess")}
     found = outcomes(clean="10", grid__ll__0="10", grid__guess__0="10")
-    assert kurakin.label_leak("m", Grid(epsilons=EPSILONS, attacks=attacks), found) == []
+    assert kurakin.label_leak("m", AttackGrid(epsilons=EPSILONS, attacks=attacks), found) == []
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_transfer_counts_the_images_that_fool_the_source() -> None:
 
 def test_every_grid_attack_has_its_rates() -> None:
     found = outcomes(grid__fgsm__0="1100", grid__fgsm__1="1000", grid__pgd__1="0000")
-    grid = kurakin.grid("m", Grid(epsilons=EPSILONS, attacks=ATTACKS), found)
+    grid = kurakin.grid("m", AttackGrid(epsilons=EPSILONS, attacks=ATTACKS), found)
     assert {name: [(p.epsilon, p.value) for p in points] for name, points in grid.items()} == {
         "fgsm": [("2/255", 0.5), ("4/255", 0.25)],
         "pgd": [("4/255", 0.0)],

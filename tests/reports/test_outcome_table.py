@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas
 import pytest
 
-from components.commands.report import outcomes
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json, write_json
 from components.numerics.tensor_files import read_tensors
 from components.reports.outcome_table import outcome_table, write_outcome_table
 from temper.cli import main as temper
+from temper.commands.report import evaluation_beside
 from tests.parts.evaluation_files import CLASSES, run_stage, write_evaluation
 
 
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=r"got .*out\.xlsx, want a file that ends in \.parquet or \.csv"):
         write_outcome_table(folder, folder / "out.xlsx")
     with pytest.raises(InputError, match=r"nowhere: no evaluation\.json there"):
-        outcomes(folder.parent / "a/b/nowhere", folder / "out.csv")
+        evaluation_beside(folder.parent / "a/b/nowhere")
     monkeypatch.setattr("components.reports.outcome_table.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"out\.parquet: needs pyarrow, which is not installed \(pip install pyarrow"):
         write_outcome_table(folder, folder / "out.parquet")

@@ -21,7 +21,6 @@ from tests.parts.evaluation_files import (
     evaluation,
     outcomes,
     run_stage,
-    write_evaluation,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -34,19 +33,6 @@ OUTPUTS = (
 )
 SCHEMAS = ROOT / "docs/schemas"
 DOCS = ROOT / "docs/report-schema.md"
-
-
-@pytest.fixture(scope="module")
-def made_up() -> Report:
-    """The document of the made-up evaluation."""
-    return document()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the files of the made-up evaluation."""
-    write_evaluation(tmp_path)
-    return tmp_path
 
 
 # --- the document -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 
 from components.foundation.errors import InputError
 from components.reports.robustness.contents import Transfer
-from components.reports.study.contents import LeadTime, Sentinel, SentinelEvent, StudyPlan, StudyRun
+from components.reports.study.contents import LeadTime, SentinelEvent, SentinelRecord, StudyPlan, StudyRun
 from components.reports.study.document import RunFiles, build
 from components.reports.study.tables import leads, leaks, markdown, transfer
 from components.statistics.documents import document_of
@@ -42,7 +42,7 @@ def finding(name: str, seed: int) -> RunFiles:
         "catastrophic": LeadTime(first=None, lead=None if lead is None else 0.0, false_alarms=0),
         "gap": LeadTime(first=2, lead=lead, false_alarms=int(lead is None and seed == 1 and name == "one")),
     }
-    watched = Sentinel(events=events, leads=rules)
+    watched = SentinelRecord(events=events, leads=rules)
     return RunFiles(run(name, seed), built(evaluation(60, MODELS), found), found, CURVE, METRICS, watched)
 
 

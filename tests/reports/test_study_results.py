@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.reports.study.contents import Sentinel, Study
+from components.reports.study.contents import SentinelRecord, Study
 from components.reports.study.document import over_seeds
 from components.reports.study.figures import figure
 from components.reports.study.tables import arms, markdown, terminal, what_alarms_did
@@ -50,7 +50,7 @@ def test_one_seed_has_no_spread(result: tuple[Path, Study]) -> None:
 def test_many_alarms_of_one_kind_take_one_cell() -> None:
     def told(*done: tuple[str, float]) -> str:
         events = [{"action": action, "epoch": epoch, "rules": [], "line": ""} for action, epoch in done]
-        return what_alarms_did(Sentinel.model_validate({"events": events, "leads": {}}))
+        return what_alarms_did(SentinelRecord.model_validate({"events": events, "leads": {}}))
 
     notes = ("note", 2.5), ("note", 3)
     assert told(*notes, ("note", 9), ("roll_back", 9.5), ("stop", 12)) == "note 2.5–9 (3); roll back 9.5; stop 12"

@@ -22,21 +22,7 @@ from tests.parts.evaluation_files import (
     evaluation,
     outcomes,
     run_stage,
-    write_evaluation,
 )
-
-
-@pytest.fixture(scope="module")
-def made_up() -> Report:
-    """The document of the made-up evaluation."""
-    return document()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the files of the made-up evaluation."""
-    write_evaluation(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("num_attacks", [1, 4, 12])

@@ -95,8 +95,8 @@ def test_fetch_data_looks_where_temper_data_says(tmp_path, monkeypatch, value, w
     ("changes", "message"),
     [
         ({"validation": "1/2", "test": "1/2"}, "normalize_data: got validation 1/2 and test 1/2"),
-        ({"validation": 0}, "normalize_data: got validation 0"),
-        ({"train_limit": 0}, "normalize_data: got a limit of 0 images"),
+        ({"validation": 0}, "normalize_data.validation: got 0, want more than 0"),
+        ({"train_limit": 0}, "normalize_data.train_limit: got 0, want at least 1"),
         ({"duplicates": "keep"}, "normalize_data.duplicates: input should be 'drop' or 'refuse'"),
         ({"method": "zscore"}, "normalize_data.method: input should be"),
         ({"test": "a fifth"}, "normalize_data.test: got 'a fifth', want a fraction"),

@@ -3,18 +3,18 @@
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from components.numerics.tensor_files import read_tensors
 from tests.parts.pipeline_files import (
     TRAINING,
+    await_epoch,
     finish,
     hashes,
+    last_epoch,
     make_project,
     partial_files,
     run_here,
@@ -47,20 +47,6 @@ def fresh(whole: Path, tmp_path: Path) -> Path:
 def forget(folder: Path, stage: str) -> None:
     for path in hashes(folder, stage):
         (folder / path).unlink()
-
-
-def last_epoch(folder: Path) -> int:
-    """The last epoch in the folder's checkpoint, -1 where there is none yet."""
-    files = unfinished(folder)
-    return int(dict(read_tensors(files[0])[1]["history"][-1])["epoch"]) if files else -1
-
-
-def await_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 120
-    while last_epoch(folder) < epoch:
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline, "the stage does not come to its epochs"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("stage", TRAINING)

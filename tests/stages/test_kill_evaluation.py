@@ -9,25 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts.outside_files import make_case, save, start_evaluation
+from tests.parts.outside_files import evaluate_here, save, start_evaluation
 from tests.parts.pipeline_files import finish, partial_files
 
 RESULTS = ("outcomes.safetensors", "evaluation.json", "gallery.safetensors", "robustness.json", "robustness.html")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which an evaluation ran without interruption."""
-    folder = make_case(tmp_path_factory.mktemp("evaluate") / "case")
-    status, _, err = finish(start_evaluation(folder))
-    assert (status, err) == (0, "")
-    return folder
-
-
 @pytest.fixture
-def fresh(whole: Path, tmp_path: Path) -> Path:
+def fresh(evaluated: Path, tmp_path: Path) -> Path:
     """The same models and images, where nothing ran yet."""
-    shutil.copytree(whole, tmp_path / "fresh", ignore=shutil.ignore_patterns("out"))
+    shutil.copytree(evaluated, tmp_path / "fresh", ignore=shutil.ignore_patterns("out"))
     return tmp_path / "fresh"
 
 
@@ -62,10 +53,10 @@ def kill_at(folder: Path, moments: list[tuple[int, float]]) -> int:
     return killed
 
 
-def check_equal(folder: Path, whole: Path) -> None:
-    status, _, err = finish(start_evaluation(folder))
-    assert (status, err) == (0, "")
-    assert journal(folder) == journal(whole) and content(folder) == content(whole)
+def check_equal(folder: Path, evaluated: Path) -> None:
+    """That the evaluation goes on, and ends as if it had never stopped."""
+    evaluate_here(folder)
+    assert journal(folder) == journal(evaluated) and content(folder) == content(evaluated)
     assert set(RESULTS) <= {path.name for path in (folder / "out").iterdir()} and not partial_files(folder)
 
 
@@ -77,48 +68,48 @@ def moments(seed: int, count: int, lines: int) -> list[tuple[int, float]]:
 
 
 @pytest.mark.slow
-def test_killed_twice_and_run_again_equals_uninterrupted(fresh, whole):
-    assert kill_at(fresh, moments(1, 3, len(journal(whole)))[:2]) == 2
-    assert 1 < len(journal(fresh)) < len(journal(whole)) and "outcomes.safetensors" not in str(content(fresh).keys())
-    check_equal(fresh, whole)
+def test_killed_twice_and_run_again_equals_uninterrupted(fresh, evaluated):
+    assert kill_at(fresh, moments(1, 3, len(journal(evaluated)))[:2]) == 2
+    assert 1 < len(journal(fresh)) < len(journal(evaluated)) and "out/outcomes.safetensors" not in content(fresh)
+    check_equal(fresh, evaluated)
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_equals_uninterrupted(fresh, whole):
-    assert len(journal(whole)) > 60
-    assert kill_at(fresh, moments(2, 10, len(journal(whole)))) >= 9
-    check_equal(fresh, whole)
+def test_killed_at_ten_random_moments_equals_uninterrupted(fresh, evaluated):
+    assert len(journal(evaluated)) > 60
+    assert kill_at(fresh, moments(2, 10, len(journal(evaluated)))) >= 9
+    check_equal(fresh, evaluated)
 
 
-def test_stopped_says_how_to_go_on_and_a_finished_run_only_replays(fresh, whole):
+def test_stopped_says_how_to_go_on_and_a_finished_run_only_replays(fresh, evaluated):
     process = start_evaluation(fresh)
     await_lines(process, fresh, 20)
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
-    assert status == 130 and err == "evaluate: stopped; the same command continues\n"
-    check_equal(fresh, whole)
+    assert status == 130 and err == "stopped; the same command continues\n"
+    check_equal(fresh, evaluated)
     began = (fresh / "out/journal.jsonl").stat().st_mtime_ns
-    check_equal(fresh, whole)
+    check_equal(fresh, evaluated)
     assert (fresh / "out/journal.jsonl").stat().st_mtime_ns == began
 
 
-def test_a_torn_last_line_is_done_again(fresh, whole):
+def test_a_torn_last_line_is_done_again(fresh, evaluated):
     (fresh / "out").mkdir()
-    lines = journal(whole)
+    lines = journal(evaluated)
     (fresh / "out/journal.jsonl").write_text("".join(lines[:1]) + lines[1][: len(lines[1]) // 2])
-    check_equal(fresh, whole)
+    check_equal(fresh, evaluated)
 
 
 @pytest.mark.slow
-def test_a_deleted_journal_starts_anew_and_takes_no_image_of_another_evaluation(fresh, whole):
+def test_a_deleted_journal_starts_anew_and_takes_no_image_of_another_evaluation(fresh, evaluated):
     """The adversarial images of a weaker model's evaluation lie there still."""
     save(fresh / "one.safetensors", 5)
     assert finish(start_evaluation(fresh))[0] == 0
     save(fresh / "one.safetensors", 0)
     (fresh / "out/journal.jsonl").unlink()
     assert finish(start_evaluation(fresh))[0] == 0
-    assert journal(fresh) == journal(whole)
-    assert all(content(fresh)[name] == found for name, found in content(whole).items())
+    assert journal(fresh) == journal(evaluated)
+    assert all(content(fresh)[name] == found for name, found in content(evaluated).items())
 
 
 def run_shards(folder: Path, processes: int) -> list[subprocess.Popen[str]]:
@@ -126,24 +117,24 @@ def run_shards(folder: Path, processes: int) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_shards_write_the_same_journal_and_the_same_results(fresh, whole, processes):
+def test_shards_write_the_same_journal_and_the_same_results(fresh, evaluated, processes):
     ended = [finish(process) for process in run_shards(fresh, processes)]
     assert [(status, err) for status, _, err in ended] == [(0, "")] * processes
-    assert journal(fresh)[0] == journal(whole)[0] and sorted(journal(fresh)) == sorted(journal(whole))
-    assert content(fresh) == content(whole)
+    assert journal(fresh)[0] == journal(evaluated)[0] and sorted(journal(fresh)) == sorted(journal(evaluated))
+    assert content(fresh) == content(evaluated)
     assert "Report: out/robustness.html" in ended[0][1]
     for number, (_, out, _) in enumerate(ended[1:], start=1):
         assert "Report" not in out and f"shard {number} of {processes}: done; shard 0 writes the results" in out
 
 
 @pytest.mark.slow
-def test_a_shard_that_died_is_started_again(fresh, whole):
+def test_a_shard_that_died_is_started_again(fresh, evaluated):
     first, second = run_shards(fresh, 2)
     await_lines(second, fresh, 12)
     second.kill()
     second.communicate()
     lines = len(journal(fresh))
-    assert first.poll() is None and lines < len(journal(whole))
+    assert first.poll() is None and lines < len(journal(evaluated))
     again = start_evaluation(fresh, "--shard", "1/2")
     assert finish(again)[0] == finish(first)[0] == 0
-    assert sorted(journal(fresh)) == sorted(journal(whole)) and content(fresh) == content(whole)
+    assert sorted(journal(fresh)) == sorted(journal(evaluated)) and content(fresh) == content(evaluated)

@@ -1,16 +1,23 @@
 """Kept work: a stage goes on, or is published again, under the same inputs; else it says which input differs."""
 
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
 from components.foundation.process import WORK
 from components.foundation.storage import write_text
-from components.numerics.tensor_files import read_metadata
 from components.stages.resume import KeptWork
-from tests.parts.pipeline_files import ROOT, finish, hashes, make_project, run_here, start_stage, unfinished
+from tests.parts.pipeline_files import (
+    ROOT,
+    await_epoch,
+    finish,
+    hashes,
+    last_epoch,
+    make_project,
+    run_here,
+    start_stage,
+)
 
 STAGE, EPOCHS = "train_clean_teacher", 12
 INPUTS = {"components/a.py": "1", "recipe.epochs": "3"}
@@ -137,17 +144,10 @@ def without_models(whole: Path, folder: Path) -> Path:
 def killed(folder: Path, code: Path) -> int:
     """Kills the stage after some epochs; the epoch it came to."""
     process = start_stage(STAGE, folder, code)
-    deadline = time.monotonic() + 120
-    while not unfinished(folder) or epoch_of(folder) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
+    await_epoch(process, folder, 3)
     process.kill()
     finish(process)
-    return epoch_of(folder)
-
-
-def epoch_of(folder: Path) -> int:
-    return int(dict(read_metadata(unfinished(folder)[0])["history"][-1])["epoch"])
+    return last_epoch(folder)
 
 
 @pytest.mark.slow

@@ -11,35 +11,8 @@ from components.foundation.storage import read_csv, read_json
 from components.stages.train_robust_teacher import read
 from components.tracking.journal_files import Reader
 from tests.parts.pipeline_files import hashes, make_project, run_here, small_params
+from tests.parts.sentinel_fields import ALWAYS, RULES, SENTINEL
 
-RULES = {
-    "gap": 0.15,
-    "collapse": 0.5,
-    "recovery": 0.8,
-    "fall": 0.2,
-    "alignment": 0.5,
-    "direction": 0.5,
-    "loss_drop": 0.3,
-    "wobble": 0.1,
-    "stride": [0.1, 0.3],
-    "distortion": 0.85,
-    "velocity": 3,
-    "rank": 0.7,
-    "memory": 8,
-}
-SENTINEL = {
-    "images": 10,
-    "looks": 2,
-    "steps": 2,
-    "step_size": "20/255",
-    "alarm_on": ["catastrophic"],
-    "action": "note",
-    "changes": [],
-    "good": 0.8,
-    "rules": RULES,
-}
-# FGSM accuracy is always more than 100 points below PGD accuracy: an alarm at every look.
-ALWAYS = {"alarm_on": ["gap"], "rules": RULES | {"gap": -2}}
 KEY = "train_robust_teacher.sentinel"
 
 
@@ -101,7 +74,7 @@ def test_changes_come_on_top_of_each_other():
     settings = read(Params(values)).training
     assert [one.method.attack.steps for one in (settings, *settings.changed)] == [2, 3, 3]
     assert [one.method.label_smoothing for one in (settings, *settings.changed)] == [0, 0, 0.1]
-    assert [one.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
+    assert [one.section.perturbation is None for one in (settings, *settings.changed)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +97,9 @@ def test_changes_come_on_top_of_each_other():
             {"action": "roll_back", "changes": [{"method": None}]},
             f"{KEY}.changes.0.method: got None, want other fields",
         ),
-        ({"looks": 0}, f"{KEY}: got looks 0, want at least 1"),
+        ({"looks": 0}, f"{KEY}.looks: got 0, want at least 1"),
         ({"rules": RULES | {"gap": None}}, f"{KEY}.rules.gap: "),
-        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules: got memory 0, want at least 1"),
+        ({"rules": RULES | {"memory": 0}}, f"{KEY}.rules.memory: got 0, want at least 1"),
         ({"alarm_on": ["panic"]}, f"{KEY}.alarm_on.0: "),
         ({"action": "roll_back"}, f"{KEY}: got action 'roll_back' with 0 changes, want changes with 'roll_back'"),
         ({"lookz": 1}, f"{KEY}.lookz: unknown key (allowed: action, alarm_on, "),

@@ -14,10 +14,8 @@ import pytest
 import torch
 import yaml
 
-from components.commands import check_params
 from components.data.normalization import Normalize
 from components.data.splits import read_splits
-from components.foundation.params import Params
 from components.foundation.storage import read_csv, read_json, sha256
 from components.models.parts.model_file import load_model
 from components.numerics.tensor_files import read_tensors
@@ -29,7 +27,6 @@ from tests.parts.pipeline_files import (
     files,
     finish,
     hashes,
-    make_project,
     outputs,
     partial_files,
     run_here,
@@ -46,25 +43,14 @@ GRID = tuple(f"grid/{attack}/{i}" for attack in ("fgsm", "fgsm_predicted", "step
 TRANSFER = ("fgsm", "pgd_sat")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which all stages ran once; all modules are loaded first, since evaluation.json holds their hash."""
-    folder = make_project(tmp_path_factory.mktemp("stages") / "project")
-    check_params.check(Params(small_params()))
-    run_here(folder, *STAGES)
-    return folder
-
-
-@pytest.fixture
-def copied(project: Path, tmp_path: Path) -> Path:
-    """A copy of the project, to be changed."""
-    shutil.copytree(project, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def set_params(folder: Path, **changes: Any) -> None:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), changes), sort_keys=False))
+
+
+def forget_work(folder: Path) -> None:
+    """Otherwise a stage publishes what it has, and an evaluation reads its journal."""
+    shutil.rmtree(folder / ".temper")
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +210,7 @@ def test_the_first_layer_holds_the_statistics_of_train(name, project):
 def test_running_every_stage_again_gives_the_same_bytes(copied):
     before = hashes(copied)
     assert set(before) == set(files(copied)) and all((copied / path).exists() for path in outputs())
+    forget_work(copied)
     torch.manual_seed(12345)  # what was drawn before a stage is not its business
     run_here(copied, *STAGES)
     assert hashes(copied) == before
@@ -241,9 +228,10 @@ def test_another_seed_gives_other_bytes(copied):
 
 @pytest.mark.slow
 def test_a_process_writes_the_same_bytes(copied):
-    """Of what records no hash of the modules that happen to be loaded, which are fewer in a process."""
+    """And not those that are kept: it computes them."""
     stages = ("normalize_data", "distill_student")
     before = hashes(copied)
+    forget_work(copied)
     for path in outputs(*stages):
         (copied / path).unlink()
     for stage in stages:
@@ -267,6 +255,7 @@ def test_no_output_tells_where_or_when_it_was_made(project):
 
 def test_no_output_depends_on_the_clock(copied, monkeypatch):
     before = hashes(copied)
+    forget_work(copied)
     monkeypatch.setattr("time.time", lambda: 0.0)
     monkeypatch.setattr("time.monotonic", _ticks().__next__)
     run_here(copied, "train_clean_teacher", "evaluate_attacks", "report")

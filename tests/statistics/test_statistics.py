@@ -16,12 +16,12 @@ from components.statistics.intervals import (
     interval,
     mcnemar,
     paired,
-    rate,
     spread,
     t_quantile,
     tango,
     wilson,
 )
+from components.statistics.outcomes import share
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 360])
@@ -67,14 +67,14 @@ def test_the_exact_interval_stays_right_for_many_images() -> None:
 
 
 def test_rate_counts_outcomes() -> None:
-    found = rate(torch.tensor([1, 0, 1, 1], dtype=torch.uint8))
+    found = share(torch.tensor([1, 0, 1, 1], dtype=torch.uint8), float)
     assert (found.value, found.count, found.n) == (0.75, 3, 4)
     assert (found.low, found.high) == clopper_pearson(3, 4)
 
 
 def test_no_images_have_no_rate() -> None:
     with pytest.raises(AssertionError, match="no rate"):
-        rate(torch.tensor([], dtype=torch.uint8))
+        share(torch.tensor([], dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (7, 1), (3, 9), (6, 6), (120, 150), (0, 0)])

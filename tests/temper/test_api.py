@@ -222,13 +222,65 @@ def test_a_mistake_is_one_line(change: dict[str, Any], message: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("function", "change", "message"),
+    [
+        (temper.attack, {"model": "resnet"}, "model: got 'resnet', want a torch.nn.Module"),
+        (temper.attack, {"images": "cat.png"}, "images: got 'cat.png', want a tensor or an array of numbers"),
+        (temper.attack, {"images": [[1], [2, 3]]}, "images: got [[1], [2, 3]], want a tensor or an array of numbers"),
+        (temper.attack, {"labels": None}, "labels: got None, want a tensor or an array of numbers"),
+        (temper.attack, {"threat": 0.03}, "threat: got 0.03, want NORM:EPSILON, such as linf:8/255, l2:1/2 or l1:12"),
+        (temper.attack, {"attack": 5}, "attack: got 5, want a name, a mapping with a name, or an attack"),
+        (temper.attack, {"batch_size": 0}, "batch_size: got 0, want a whole number, at least 1"),
+        (temper.attack, {"seed": "one"}, "seed: got 'one', want a whole number, at least 0"),
+        (temper.evaluate, {"model": None}, "model: got None, want a torch.nn.Module"),
+        (temper.evaluate, {"attacks": ["pgd"]}, "attacks: got ['pgd'], want a mapping of names to attacks"),
+        (temper.evaluate, {"attacks": {"mine": 5}}, "attacks.mine: got 5, want a name, a mapping with a name, or an"),
+        (temper.evaluate, {"classes": 3}, "classes: got 3, want 3 names, one for each logit"),
+        (temper.evaluate, {"classes": ["a", "b"]}, "classes: got ['a', 'b'], want 3 names, one for each logit"),
+        (temper.evaluate, {"batch_size": 1.5}, "batch_size: got 1.5, want a whole number, at least 1"),
+        (temper.evaluate, {"folder": 7}, "folder: got 7, want a path, or None"),
+        (temper.evaluate, {"note": "loud"}, "note: got 'loud', want a function that takes a line"),
+        (temper.evaluate, {"budget": 3}, "budget: unknown 3 (allowed: quick, standard, full)"),
+        (temper.train, {"model": 1}, "model: got 1, want a torch.nn.Module"),
+        (temper.train, {"method": 5}, "method: got 5, want a name, a mapping with a name, or a temper.Method"),
+        (
+            temper.train,
+            {"method": {"name": "trades", "beta": -1}},
+            "method.beta: got -1, want at least 0",
+        ),
+        (temper.train, {"method": {"name": "mart", "beta": -1}}, "method.beta: got -1, want at least 0"),
+        (temper.train, {"method": "hat", "guide": "mine"}, "guide: got 'mine', want a torch.nn.Module, or None"),
+        (temper.train, {"validation": 0.1}, "validation: got 0.1, want a pair: images and labels"),
+        (temper.train, {"validation": (IMAGES,)}, "validation: got 1 parts, want two: images and labels"),
+        (temper.train, {"epochs": "many"}, "train.epochs: input should be a valid integer, got 'many'"),
+        (temper.train, {"learning_rate": None}, "train.learning_rate: input should be a valid number, got None"),
+        (temper.train, {"seed": None}, "seed: got None, want a whole number, at least 0"),
+    ],
+    ids=lambda value: getattr(value, "__name__", next(iter(value)) if isinstance(value, dict) else None),
+)
+def test_a_wrong_type_names_the_argument(function: Any, change: dict[str, Any], message: str) -> None:
+    told = {"model": network(), "images": IMAGES, "labels": LABELS, "threat": THREAT} | change
+    with pytest.raises(temper.InputError) as refused:
+        function(**told)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+def test_wrong_types_of_a_file_and_of_a_threat() -> None:
+    for path, device, message in ((7, "cpu", "path: got 7, want a path"), ("m", "moon", "device: got 'moon', want a ")):
+        with pytest.raises(temper.InputError, match=message):
+            temper.load(path, device)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(temper.InputError, match="threat: got None, want NORM:EPSILON"):
+        temper.threat(None)  # pyright: ignore[reportArgumentType]
+
+
 def test_mistakes_of_training_and_evaluation() -> None:
     model, (images, labels) = network(), data(12)
     with pytest.raises(temper.InputError, match="want uint8 to train on"):
         temper.train(model, images / 255, labels, THREAT)
     with pytest.raises(temper.InputError, match="images: got 9, want at least 10, or validation images"):
         temper.train(model, images[:9], labels[:9], THREAT)
-    with pytest.raises(temper.InputError, match="train: got epochs 0, want at least 1"):
+    with pytest.raises(temper.InputError, match=r"train\.epochs: got 0, want at least 1"):
         temper.train(model, images, labels, THREAT, epochs=0)
     with pytest.raises(temper.InputError, match="unknown 'pgd'"):
         temper.train(model, images, labels, THREAT, method="pgd")

@@ -43,6 +43,7 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["params", "show", "threat.size"], "params.yaml: missing key 'threat.size'"),
         (["params", "show", "--preset", "none"], "--preset: unknown 'none' (allowed: "),
         (["params", "check", "none.yaml"], "none.yaml: no such file"),
+        (["params", "change"], "nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1"),
         (["study", "none"], "none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -62,7 +63,7 @@ def test_the_exit_status_of_a_real_process(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "") and done.stderr == "error: reports/robustness.json: no such file\n"
     model = ["evaluate", "--model", "one", "--data", "x.safetensors"]
     done = subprocess.run([command, *model], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("evaluate: error: --model: got 'one', want NAME=REF")
+    assert done.returncode == 2 and done.stderr.startswith("error: --model: got 'one', want NAME=REF")
 
 
 def test_completion_can_be_installed() -> None:
@@ -88,6 +89,38 @@ def test_parameters_are_shown_and_recipes_listed(
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
     assert main(["params", "check"]) == 0 and capsys.readouterr().out == "params.yaml: every section is valid\n"
+
+
+def test_a_recipe_is_checked_with_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipes = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "presets").glob("*.yaml"))]
+    assert any("base:" in Path(path).read_text() for path in recipes)
+    assert main(["params", "check", *recipes]) == 0
+    assert capsys.readouterr().out == "".join(f"{path}: every section is valid\n" for path in recipes)
+    own = tmp_path / "mine.yaml"
+    for text, said in (
+        ("base: cifar10_fast\nseed: 3\n", None),
+        ("base: nothing\n", f"{own}: base: unknown 'nothing' (allowed: "),
+        ("base: digits\nthreat.size: 1\n", f"{own}: no key 'size' in threat (allowed: norm, epsilon)"),
+        ("base: digits\nthreat.epsilon: 9\n", f"{own}: threat: got epsilon 9, want "),
+    ):
+        own.write_text(text)
+        assert main(["params", "check", str(own)]) == (2 if said else 0)
+        assert capsys.readouterr().err.startswith(f"error: {said}" if said else "")
+
+
+def test_records_say_that_all_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "send"):
+        assert main(["records", command, "--root", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == "all records are sent\n"
+
+
+def test_help_of_report_has_what_show_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("FILE <path>", "--markdown", "--outcomes OUT", "diff"))
 
 
 def test_records_say_what_is_unsent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def test_a_section_names_the_norm(name):
     [
         ({"norm": "l3", "epsilon": 1}, r"t.norm: unknown 'l3' \(allowed: l1, l2, linf\)"),
         ({"norm": "linf", "epsilon": 2}, "t: got epsilon 2, want a share of the pixel range"),
-        ({"norm": "l1", "epsilon": -2}, "t: got epsilon -2, want a radius of at least 0"),
+        ({"norm": "l1", "epsilon": -2}, "t.epsilon: got -2, want at least 0"),
         ({"norm": "l1"}, "t.epsilon: missing"),
         ({"norm": "l1", "epsilon": 1, "sparsity": 1}, "t.sparsity: unknown key"),
         ("l1", "t: "),

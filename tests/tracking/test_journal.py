@@ -264,7 +264,9 @@ def test_forwarding_is_live_and_sends_the_rest_when_told_to_finish(tmp_path: Pat
     tracker, finish, told = FakeTracker(), threading.Event(), []
     with Journal.open("train", tmp_path) as journal:
         folders = [journal.path.parent, tmp_path / "journals" / "never begun"]
-        served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+        served = threading.Thread(
+            target=lambda: told.append(forward(tmp_path, folders, "here", lambda _: tracker, finish))
+        )
         served.start()
         await_taken(tracker, 1)
         assert lock_folder(journal.path.parent) is None, "one forwarder at a time"
@@ -287,7 +289,7 @@ def test_a_folder_that_another_process_forwards_is_waited_for(tmp_path: Path) ->
     lock = lock_folder(journal.path.parent)
     assert lock is not None
     folders = [journal.path.parent]
-    served = threading.Thread(target=lambda: told.append(forward(folders, "here", lambda _: tracker, finish)))
+    served = threading.Thread(target=lambda: told.append(forward(tmp_path, folders, "here", lambda _: tracker, finish)))
     served.start()
     served.join(0.5)
     assert served.is_alive() and tracker.taken == []
@@ -302,8 +304,28 @@ def test_forwarding_tells_what_could_not_be_sent(tmp_path: Path) -> None:
     with Journal.open("train", tmp_path) as journal:
         pass
     finish.set()
-    assert not forward([journal.path.parent], "here", lambda _: tracker, finish)
+    assert not forward(tmp_path, [journal.path.parent], "here", lambda _: tracker, finish)
     assert Sent.of(journal.path).problem == "no answer"
+
+
+def test_what_an_earlier_run_has_left_is_sent_once_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: dict[str, Path] = {}
+    for pipeline, tracker in (("begun", "here"), ("elsewhere", "there"), ("never", ""), ("own", "")):
+        monkeypatch.setenv("TEMPER_PIPELINE", pipeline)
+        with pytest.raises(SystemExit), Journal.open("train", tmp_path) as journal:
+            raise SystemExit(143)
+        paths[pipeline] = journal.path
+        if tracker:
+            Sent(tracker).save(journal.path)
+    tracker, finish = FakeTracker(), threading.Event()
+    finish.set()
+    assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish)
+    assert {name for name, path in paths.items() if is_sent(path)} == {"begun", "own"}
+    assert [event["status"] for event in tracker.taken if event["event"] == "end"] == ["KILLED", "KILLED"]
+    tracker.taken.clear()
+    assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish) and tracker.taken == []
 
 
 def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:

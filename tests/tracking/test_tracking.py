@@ -123,6 +123,23 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     assert list((project / ".temper").glob("journals/*/files/*")) == [], "copies go when they are sent"
 
 
+def test_records_of_a_study_are_sent_to_its_experiment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", None)):
+        with monkeypatch.context() as patch:
+            patch.setenv("TEMPER_PIPELINE", pipeline)
+            if experiment:
+                patch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+            with Journal.open("train") as journal:
+                journal.metrics({"loss": 1.0}, step=0)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    sent = subprocess.run([sys.executable, "-m", "temper", "records", "send"], capture_output=True, text=True)
+    assert (sent.returncode, sent.stderr) == (0, ""), "MLflow says nothing of its own"
+    assert [line.split(": ")[0] for line in sent.stdout.splitlines()] == ["arm-0", "plain"]
+    client = tracking.connect(tracking.place()).client
+    for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", "temper")):
+        assert runs_of(client, experiment)["train"].data.tags["temper.pipeline"] == pipeline
+
+
 def _check_links(parent, data, student) -> None:
     tags = student.data.tags
     assert tags["mlflow.parentRunId"] == parent.info.run_id

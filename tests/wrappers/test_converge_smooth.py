@@ -156,7 +156,7 @@ def test_gradients_equal_brute_force(form, offset, weights, clean, name, images,
         inner = ONE_STEP[name]()
         assert isinstance(inner, OneStep)
         points = inner.start(model, batch, linf, seeded(5))
-        for_clean.train(inner.batch_norm == "train")
+        for_clean.train(inner.fields.batch_norm == "train")
     else:
         points = batch.images
         for_clean.load_state_dict(for_loss.state_dict())

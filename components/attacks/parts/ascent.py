@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from components.numerics.losses import TINY
 from components.numerics.random_numbers import Rng, normal
-from components.threats.parts.threat import Balls, Threat
+from components.threats.parts.threat import Threat
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [N, K] -> the value to raise for each image, [N]."""
@@ -48,13 +48,15 @@ def crafting_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Abs
     return eval_mode(model) if batch_norm == "eval" else nullcontext()
 
 
-def start_point(start: Start, images: Tensor, threat: Threat | Balls, rng: Rng) -> Tensor:
+def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tensor:
     """Where an attack begins, [N, C, H, W], inside the threat model."""
-    if start == "uniform":
-        return threat.random_start(images, rng)
-    if start == "gaussian":
-        return threat.project(images + GAUSSIAN_START * normal(rng, images), images)
-    return images.clone()
+    match start:
+        case "uniform":
+            return threat.random_start(images, rng)
+        case "gaussian":
+            return threat.project(images + GAUSSIAN_START * normal(rng, images), images)
+        case "zero":
+            return images.clone()
 
 
 def input_gradient(model: nn.Module, images: Tensor, objective: Objective) -> Tensor:
@@ -133,7 +135,7 @@ def ascend(
     images: Tensor,
     start: Tensor,
     objective: Objective,
-    threat: Threat | Balls,
+    threat: Threat,
     step_size: float | Tensor,
     steps: int,
     rule: StepRule = plain,

@@ -1,7 +1,5 @@
 """One climb of Auto-PGD: where each image is, where it was, and the pace, which decides how long its steps are."""
 
-import dataclasses
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -38,12 +36,7 @@ class Pace(Protocol):
         """At the end of a window of so many steps: sets the pace anew, and says who goes back to the best point."""
         ...
 
-    def keep(self, chosen: Tensor) -> None:
-        """Drops all images but the `chosen` (their indices)."""
-        ...
 
-
-@dataclass
 class Halving:
     """Algorithm 1 of Croce & Hein, arXiv 2003.01690: momentum, and a step size that is halved where a climb stalls.
 
@@ -51,19 +44,12 @@ class Halving:
     highest loss has changed since the last look.
     """
 
-    rho: float
-    step_size: Tensor  # [n, 1, 1, 1]
-    rises: Tensor
-    checked_values: Tensor
-    halved: Tensor
-
-    @classmethod
-    def begin(cls, images: Tensor, threat: Threat, rho: float) -> "Halving":
+    def __init__(self, images: Tensor, threat: Threat, rho: float) -> None:
         """Steps of twice the radius; the first window is judged by its rises alone."""
-        nowhere = images.new_full((len(images),), -torch.inf)
-        rises = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        step_size = per_image(torch.full_like(nowhere, 2 * threat.radius))
-        return cls(rho, step_size, rises, nowhere, torch.ones_like(rises, dtype=torch.bool))
+        self.rho, self.checked_values = rho, images.new_full((len(images),), -torch.inf)
+        self.step_size = per_image(torch.full_like(self.checked_values, 2 * threat.radius))
+        self.rises = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.halved = torch.ones_like(self.rises, dtype=torch.bool)
 
     def move(self, climb: "Climb", threat: Threat, first: bool) -> Tensor:
         """The steepest step, mixed with a repetition of the last one; both ends are projected."""
@@ -84,11 +70,7 @@ class Halving:
         self.rises, self.checked_values = torch.zeros_like(self.rises), climb.best_values
         return self.halved
 
-    def keep(self, chosen: Tensor) -> None:
-        _keep(self, chosen)
 
-
-@dataclass
 class Thinning:
     """The APGD of Croce & Hein, "Mind the box", arXiv 2103.01208: few numbers move, and ever fewer.
 
@@ -97,18 +79,11 @@ class Thinning:
     steps become shorter.
     """
 
-    norm: Sparse
-    radius: float
-    step_size: Tensor  # [n, 1, 1, 1]
-    share: Tensor  # [n, 1, 1, 1]
-    changed: Tensor  # how many numbers the best point changed at the last look
-
-    @classmethod
-    def begin(cls, norm: Sparse, start: Tensor, images: Tensor, threat: Threat) -> "Thinning":
+    def __init__(self, norm: Sparse, start: Tensor, images: Tensor, threat: Threat) -> None:
         """Steps of the radius."""
-        changed = _changed(start, images)
-        step_size = per_image(torch.full_like(changed, threat.radius))
-        return cls(norm, threat.radius, step_size, _share(changed, images), changed)
+        self.norm, self.radius, self.changed = norm, threat.radius, _changed(start, images)
+        self.step_size = per_image(torch.full_like(self.changed, threat.radius))
+        self.share = _share(self.changed, images)
 
     def move(self, climb: "Climb", threat: Threat, first: bool) -> Tensor:
         step = self.norm.sparse_step(climb.gradient, self.step_size, self.share)
@@ -125,54 +100,22 @@ class Thinning:
         self.share, self.changed = _share(changed, climb.images), changed
         return fewer
 
-    def keep(self, chosen: Tensor) -> None:
-        _keep(self, chosen)
 
-
-@dataclass
 class Climb:
     """The images of a run that still stand, each with its own history. Every first axis counts them, n."""
 
-    pace: Pace
-    place: Tensor  # in the run's batch
-    images: Tensor
-    labels: Tensor
-    objective: Goal
-    # Where each climb is and where it was; what it sees here.
-    point: Tensor
-    previous: Tensor
-    gradient: Tensor
-    values: Tensor
-    margins: Tensor
-    wrong: Tensor
-    # The point of highest loss so far, and what was seen there.
-    best: Tensor
-    best_gradient: Tensor
-    best_values: Tensor
-    best_margins: Tensor
-
-    @staticmethod
-    def begin(start: Tensor, images: Tensor, labels: Tensor, objective: Goal, pace: Pace) -> "Climb":
+    def __init__(self, start: Tensor, images: Tensor, labels: Tensor, objective: Goal, pace: Pace) -> None:
         """At `start`, before the first look."""
         nowhere = images.new_full((len(images),), -torch.inf)
-        return Climb(
-            pace=pace,
-            place=torch.arange(len(images), device=images.device),
-            images=images,
-            labels=labels,
-            objective=objective,
-            point=start,
-            previous=start,
-            gradient=torch.zeros_like(start),
-            # The first loss seen is no rise.
-            values=-nowhere,
-            margins=nowhere,
-            wrong=torch.zeros_like(labels, dtype=torch.bool),
-            best=start,
-            best_gradient=torch.zeros_like(start),
-            best_values=nowhere,
-            best_margins=nowhere,
-        )
+        self.pace, self.images, self.labels, self.objective = pace, images, labels, objective
+        # In the run's batch.
+        self.place = torch.arange(len(images), device=images.device)
+        # Where each climb is and where it was; what it sees here. The first loss seen is no rise.
+        self.point, self.previous, self.gradient = start, start, torch.zeros_like(start)
+        self.values, self.margins, self.wrong = -nowhere, nowhere, torch.zeros_like(labels, dtype=torch.bool)
+        # The point of highest loss so far, and what was seen there.
+        self.best, self.best_gradient = start, torch.zeros_like(start)
+        self.best_values, self.best_margins = nowhere, nowhere
 
     def move(self, threat: Threat, first: bool) -> None:
         """One step at the images' pace."""
@@ -204,9 +147,11 @@ class Climb:
     def keep(self, standing: Tensor) -> None:
         """Drops the images outside the mask."""
         chosen = standing.nonzero().squeeze(1)
-        self.pace.keep(chosen)
         self.objective = self.objective[chosen]
-        _keep(self, chosen)
+        for part in (self, self.pace):
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor):
+                    setattr(part, name, value[chosen])
 
 
 def window_ends(steps: int) -> dict[int, int]:
@@ -238,10 +183,3 @@ def _changed(points: Tensor, images: Tensor) -> Tensor:
 
 def _share(changed: Tensor, images: Tensor) -> Tensor:
     return per_image(changed / images[0].numel() / DENSER)
-
-
-def _keep(part: "Climb | Halving | Thinning", chosen: Tensor) -> None:
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Tensor):
-            setattr(part, field.name, value[chosen])

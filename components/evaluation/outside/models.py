@@ -1,8 +1,6 @@
 """Models and images that a team already has, read from files. No pickle is read, and no code of a file is run."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, read_splits, require_arrays
 from components.evaluation.outside.programs import load_program
 from components.foundation.errors import InputError
+from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
 from components.numerics.random_numbers import derived
@@ -64,11 +63,9 @@ class OutsideImages(NamedTuple):
         rest[chosen] = False
         if other is None and spare:
             other = everything.take(rest.nonzero().squeeze(1))
-        if other is not None:
-            other = (
-                other.take(stratified_subset(other.labels, held_out, derived(seed, "held out"))) if held_out else None
-            )
-        return self._replace(test=everything.take(chosen), held_out=other)
+        if other is not None and held_out:
+            other = other.take(stratified_subset(other.labels, held_out, derived(seed, "held out")))
+        return self._replace(test=everything.take(chosen), held_out=other if held_out else None)
 
 
 class Foreign(NamedTuple):
@@ -142,27 +139,16 @@ def load_outside(name: str, reference: str, images: OutsideImages, foreign: Fore
     A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
     a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
     """
-    if reference.startswith(("models:/", "runs:/")):
-        with tempfile.TemporaryDirectory() as folder:
-            return _load(name, reference, _fetched(reference, Path(folder)), images, foreign, device)
-    return _load(name, reference, Path(reference), images, foreign, device)
-
-
-def _load(
-    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
-) -> Outside:
-    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = reference.startswith(("models:/", "runs:/"))
+        path = _fetched(reference, Path(folder)) if recorded else Path(reference)
+        model, facts, classes = _read_model(path, reference, images, foreign, device)
+        digest = sha256(path)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
-    facts = {
-        "file": reference,
-        "sha256": sha256(path),
-        "checkpoint": "best",
-        "of": name,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **facts,
-    }
-    return Outside(model, facts, classes)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    described = {"file": reference, "sha256": digest, "checkpoint": "best", "of": name, "num_parameters": weights}
+    return Outside(model, described | facts, classes)
 
 
 def _read_model(
@@ -213,10 +199,8 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
         epoch=0,
         upstream={},
     )
-    layer = {"offset": normalization.offset, "scale": normalization.scale}
+    layer = {} if foreign.normalization is None else {"offset": normalization.offset, "scale": normalization.scale}
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
-    if foreign.normalization is None:
-        first = {}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     counters = {
@@ -258,12 +242,7 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fetched(uri: str, folder: Path) -> Path:
     """The file of a model in MLflow, fetched by the process that may import it."""
-    command = [sys.executable, "-m", "components.commands.records", "fetch-model", uri, str(folder)]
-    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if answer.returncode:
-        said = answer.stderr.strip().splitlines() or ["no answer"]
-        raise InputError(said[-1].removeprefix("error: "))
-    return folder / answer.stdout.strip().splitlines()[-1]
+    return folder / ask_temper("records", "fetch-model", uri, str(folder)).splitlines()[-1]
 
 
 def _require_shape(shape: tuple[int, int, int], images: OutsideImages, reference: str) -> None:

@@ -37,7 +37,17 @@ MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.p
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
 # Operators of ATen that touch files, or things that are no tensors.
 FORBIDDEN = ("from_file", "save", "load", "open", "hash", "warn", "print")
-PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists")
+# Kinds of arguments that do not depend on what was computed, and what the file's value means.
+CONSTANTS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists"), lambda value: value),
+    # JSON has no infinity: there it is a word.
+    "as_float": float,
+    "as_floats": lambda value: [float(one) for one in value],
+    "as_none": lambda value: None,
+    "as_scalar_type": DTYPES.__getitem__,
+    "as_memory_format": MEMORY_FORMATS.__getitem__,
+    "as_layout": lambda value: torch.strided,
+}
 SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
 
 Spec = Mapping[str, Any]
@@ -56,7 +66,9 @@ class Program(nn.Module):
         super().__init__()
         self.where, self._places = where, {}
         for argument, target in _inputs(signature):
-            tensor, is_parameter = _of(tensors, target, where)
+            if target not in tensors:
+                raise InputError(f"{where}: no tensor {target!r}, which its program wants")
+            tensor, is_parameter = tensors[target]
             # Names in a program have dots, which a module's own do not.
             place = f"tensor_{len(self._places)}"
             self._places[argument] = place
@@ -155,12 +167,6 @@ def _inputs(signature: Spec) -> list[tuple[str, str]]:
     return [(spec["arg"]["name"], spec[names[kind]]) for kind, spec in found if kind in names]
 
 
-def _of(tensors: Mapping[str, tuple[Tensor, bool]], target: str, where: str) -> tuple[Tensor, bool]:
-    if target not in tensors:
-        raise InputError(f"{where}: no tensor {target!r}, which its program wants")
-    return tensors[target]
-
-
 def _input(graph: Spec, signature: Spec, where: str) -> str:
     others = {"parameter", "buffer", "tensor_constant"}
     given = [spec for spec in signature["input_specs"] if not others & set(spec)]
@@ -222,14 +228,9 @@ def _operator(target: str, where: str) -> Callable[..., Any]:
 
 def _argument(given: Spec, where: str) -> Read:
     (kind, value), *_ = given.items()
-    if kind in PLAIN:
-        return lambda values, images: value
-    if kind in ("as_float", "as_floats"):
-        # JSON has no infinity: there it is a word.
-        number = float(value) if kind == "as_float" else [float(one) for one in value]
-        return lambda values, images: number
-    if kind == "as_none":
-        return lambda values, images: None
+    if kind in CONSTANTS:
+        constant = CONSTANTS[kind](value)
+        return lambda values, images: constant
     if kind == "as_tensor":
         return lambda values, images: values[value["name"]]
     if kind == "as_tensors":
@@ -239,12 +240,6 @@ def _argument(given: Spec, where: str) -> Read:
     if kind in ("as_sym_ints", "as_sym_bools", "as_sym_floats", "as_optional_tensors"):
         parts = [_maybe_named(one) for one in value]
         return lambda values, images: [part(values, images) for part in parts]
-    if kind == "as_scalar_type":
-        return lambda values, images: DTYPES[value]
-    if kind == "as_memory_format":
-        return lambda values, images: MEMORY_FORMATS[value]
-    if kind == "as_layout":
-        return lambda values, images: torch.strided
     if kind == "as_device":
         return lambda values, images: images.device
     raise InputError(f"{where}: an argument of kind {kind} (want tensors, numbers and shapes alone)")

@@ -1,4 +1,7 @@
-"""What each rule of the verdict makes of the evidence: comparisons of counts with bounds, and nothing else."""
+"""What each rule of the verdict makes of the evidence: comparisons of counts with bounds, and nothing else.
+
+A rule is called as the function that tests it.
+"""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -114,12 +117,13 @@ def _most_gained(evidence: Evidence, rule: str) -> dict[str, Any]:
 
 
 def never_gains(rule: str) -> Callable[[Evidence], Finding]:
-    """The test that in no pair of the rule accuracy rises, beyond what chance does to paired images."""
+    """The test, called as the rule, that in none of its pairs accuracy rises beyond chance on paired images."""
 
     def find(evidence: Evidence) -> Finding:
         worst = _most_gained(evidence, rule)
         return Finding("suspect" if worst["p"] < ALPHA else "passed", worst)
 
+    find.__name__ = rule
     return find
 
 

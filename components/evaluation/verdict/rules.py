@@ -4,7 +4,7 @@
 numbers are upper bounds that a stronger attack probably lowers. A rule that could not be measured has not passed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,25 +15,27 @@ from components.statistics.documents import Document
 
 @dataclass(frozen=True)
 class Rule:
-    """A named test of the evidence: what passes, what a failure means, what to do then.
+    """A test of the evidence: what passes, what a failure means, what to do then. It is called as `find` is.
 
     A `required` rule must have been measured for the verdict `trusted`; the others apply where their evidence can
     exist at all: several models, a cascade with Square, a fast search network.
     """
 
-    name: str
     find: Callable[[Evidence], Finding]
     bound: str
     meaning: str
     remedy: str
     required: bool = True
 
+    @property
+    def name(self) -> str:
+        return self.find.__name__
+
 
 class Check(Document):
     """A rule applied: what was measured, the bound, what a failure means, what to do then."""
 
     rule: str
-    """The name of the rule."""
     status: CheckStatus
     """What the rule made of the evidence; one that could not be measured has not passed."""
     measured: dict[str, Any]
@@ -48,21 +50,27 @@ class Check(Document):
     """Whether the verdict `trusted` needs it measured."""
 
 
-class Verdict(Document):
-    """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
+class ShortVerdict(Document):
+    """A verdict without its checks."""
 
     status: Literal["trusted", "suspect", "broken"]
     """Whether the numbers can be believed."""
     reasons: list[str]
-    """The rules because of which the verdict is not `trusted`."""
+    """The rules because of which they are not trusted."""
+
+
+class Verdict(ShortVerdict):
+    """The worst status among the checks; a required one that was not measured makes it `suspect` at least."""
+
     checks: list[Check]
-    """Every rule, applied."""
 
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on what `probes.probe` measured, with what the evaluation adds (docs/verdict.md lists the keys)."""
     checks = [_check(rule, evidence) for rule in RULES]
-    reasons = [check.rule for check in checks if _objects(check)]
+    # What had to be measured and was not is no pass.
+    missing = [check.rule for check in checks if check.required and check.status == "not_measured"]
+    reasons = [check.rule for check in checks if check.status in ("suspect", "broken") or check.rule in missing]
     broken = any(check.status == "broken" for check in checks)
     return Verdict(status="broken" if broken else "suspect" if reasons else "trusted", reasons=reasons, checks=checks)
 
@@ -73,23 +81,9 @@ def _check(rule: Rule, evidence: Evidence) -> Check:
     except KeyError:
         # Evidence that is absent, whole or in part: never a pass.
         status, measured = "not_measured", {}
-    return Check(
-        rule=rule.name,
-        status=status,
-        measured=_rounded(measured),
-        bound=rule.bound,
-        meaning=rule.meaning,
-        remedy=rule.remedy,
-        required=rule.required,
-    )
-
-
-def _objects(check: Check) -> bool:
-    return check.status in ("suspect", "broken") or (check.status == "not_measured" and check.required)
-
-
-def _rounded(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in measured.items()}
+    rounded = {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in measured.items()}
+    texts = {key: getattr(rule, key) for key in ("bound", "meaning", "remedy", "required")}
+    return Check(rule=rule.name, status=status, measured=rounded, **texts)
 
 
 _MASKED = "gradient masking: the attack loses its way, the model is not robust"
@@ -97,21 +91,18 @@ _ATTACK_MORE = "add APGD-T, FAB-T and Square with more steps, restarts and queri
 
 RULES = (
     Rule(
-        "enough_images",
         findings.enough_images,
         bound="at least 100 probed images; else suspect",
         meaning="so few images show only differences of many points",
         remedy="probe more test images",
     ),
     Rule(
-        "pixel_range",
         findings.pixel_range,
         bound="all pixels in [0, 1]; else broken. The largest above 1/8; else suspect (scaled twice)",
         meaning="images were normalised or scaled before the model: epsilon is then not a share of the pixel range",
         remedy="hand over pixels in [0, 1] and make normalisation the model's first layer",
     ),
     Rule(
-        "logits",
         findings.logits,
         bound="finite, on attacked images too, and not probabilities on every image; else broken. No "
         "log-probabilities; else suspect",
@@ -119,28 +110,24 @@ RULES = (
         remedy="return the values before the softmax; keep the arithmetic finite on every image of the ball",
     ),
     Rule(
-        "eval_mode",
         findings.eval_mode,
         bound="no module in training mode, no buffer that a forward pass moves; else broken",
         meaning="dropout or batch statistics are live: what was handed over is not what is measured",
         remedy="call model.eval(); use batch norm with stored statistics",
     ),
     Rule(
-        "deterministic",
         findings.deterministic,
         bound="5 forward passes: logits equal to 1e-4 of their size; else suspect, or broken if an answer changes",
         meaning="a random layer: an image counts as robust because one draw went well",
         remedy="remove the randomness, or attack its expectation (eot) and report the mean over draws",
     ),
     Rule(
-        "batch_independence",
         findings.batch_independence,
         bound="logits alone, in batches of 7, in one, in other order: as for deterministic",
         meaning="an image's answer depends on its neighbours, as with batch statistics",
         remedy="use stored batch-norm statistics (estimator running or cumulative)",
     ),
     Rule(
-        "zero_gradients",
         findings.zero_gradients,
         bound="no gradient of margin or cross-entropy on at most 1 % of the images classified right; else suspect, "
         "above 50 % or without a derivative broken",
@@ -148,14 +135,12 @@ RULES = (
         remedy="replace the layer by a smooth stand-in in the backward pass (BPDA); rely on Square",
     ),
     Rule(
-        "epsilon_zero",
         findings.epsilon_zero,
         bound="an attack at epsilon 0 changes no answer; else broken",
         meaning="the evaluation changes answers without changing images",
         remedy="see deterministic, eval_mode and batch_independence; check that the attack honours its radius",
     ),
     Rule(
-        "large_epsilon",
         findings.large_epsilon,
         bound="where every image can become grey, PGD leaves at most 5 % right; else suspect; more than one constant "
         "answer gets right: broken",
@@ -163,49 +148,42 @@ RULES = (
         remedy="look at zero_gradients; " + _ATTACK_MORE,
     ),
     Rule(
-        "monotone_epsilon",
         never_gains("monotone_epsilon"),
         bound="accuracy never rises from 0 over ε/2, ε and 2ε to grey: one-sided exact McNemar p >= 0.01; else suspect",
         meaning=_MASKED,
         remedy="more steps, smaller steps, several restarts; " + _ATTACK_MORE,
     ),
     Rule(
-        "more_steps",
         never_gains("more_steps"),
         bound="accuracy does not rise from 5 to 20 steps of PGD: p >= 0.01; else suspect",
         meaning="the steps do not climb: wrong size, wrong sign, or a masked gradient",
         remedy="check the attack's step size; " + _ATTACK_MORE,
     ),
     Rule(
-        "more_restarts",
         never_gains("more_restarts"),
         bound="accuracy does not rise from 1 to 3 restarts of PGD: p >= 0.01; else suspect",
         meaning="the best of several restarts is not what is kept",
         remedy="keep an image's point as soon as it fools the model",
     ),
     Rule(
-        "more_queries",
         never_gains("more_queries"),
         bound="accuracy does not rise from 75 to 200 queries of Square: p >= 0.01; else suspect",
         meaning="the search keeps worse points than it has found",
         remedy="check deterministic; keep a point only if it is better",
     ),
     Rule(
-        "one_step",
         never_gains("one_step"),
         bound="20 steps of PGD leave no more right than one of FGSM: p >= 0.01; else suspect",
         meaning="the iterated attack is not at work: its step or its gradient is wrong",
         remedy="check the step size against epsilon; " + _ATTACK_MORE,
     ),
     Rule(
-        "black_box",
         never_gains("black_box"),
         bound="PGD with CW leaves no more right than 200 queries of Square (no gradients): p >= 0.01; else suspect",
         meaning=_MASKED,
         remedy="see zero_gradients; " + _ATTACK_MORE,
     ),
     Rule(
-        "transfer",
         never_gains("transfer"),
         bound="its own attack leaves no more right than images crafted on any other model: p >= 0.01; else suspect",
         meaning=_MASKED,
@@ -213,7 +191,6 @@ RULES = (
         required=False,
     ),
     Rule(
-        "budget_used",
         findings.budget_used,
         bound="the largest perturbation is 0.9 to 1 of the claimed epsilon; below suspect, above broken",
         meaning="below: the attack stopped short of its boundary, as when step size and epsilon are swapped; "
@@ -221,7 +198,6 @@ RULES = (
         remedy="check epsilon, the step size and steps times step size of the attack",
     ),
     Rule(
-        "constant_answer",
         findings.constant_answer,
         bound="without an attack more images are right than with the most common class for each: one-sided exact "
         "McNemar p < 0.01; else suspect",
@@ -229,7 +205,6 @@ RULES = (
         remedy="balance the classes in training; read the class-balanced numbers",
     ),
     Rule(
-        "claim",
         findings.claim,
         bound="of the images that the worst case counts as right, the probe's attacks fool at most 1 in 100 probed "
         "ones; else suspect",
@@ -237,7 +212,6 @@ RULES = (
         remedy="evaluate with a named cascade (quick or autoattack)",
     ),
     Rule(
-        "reach",
         findings.reach,
         bound="steps times step size is 2ε from a random start, ε from the image (0.95 of it at least), for every "
         "attack that counts; else suspect",
@@ -245,14 +219,12 @@ RULES = (
         remedy="more steps, or a larger step size",
     ),
     Rule(
-        "standard_attack",
         findings.standard_attack,
         bound="APGD-CE or APGD-T ran with at least 100 steps; else suspect",
         meaning="no attack that chooses its own step sizes has looked at the model",
         remedy="evaluate with a named cascade (quick or autoattack), or list apgd with 100 steps",
     ),
     Rule(
-        "label_leak",
         findings.label_leak,
         bound="accuracy under FGSM is not above clean (p >= 0.01), nor within 1 point of it where PGD takes 5 more; "
         "else suspect",
@@ -260,7 +232,6 @@ RULES = (
         remedy="train with several steps, or with step_ll or the predicted label; believe only iterated attacks",
     ),
     Rule(
-        "mask_gap_labels",
         findings.mask_gap_labels,
         bound="FGSM leaves at most 5 points more right than with the predicted label, step_ll or R+FGSM (p < 0.01), "
         "where it leaves half of clean; else suspect",
@@ -268,7 +239,6 @@ RULES = (
         remedy="as for label_leak",
     ),
     Rule(
-        "mask_gap_steps",
         findings.mask_gap_steps,
         bound="FGSM leaves at most 15 points more right than PGD, where it leaves half of clean and more than PGD "
         "at ε/2; else suspect",
@@ -276,7 +246,6 @@ RULES = (
         remedy="train with PGD, or watch PGD accuracy while training and go back when it collapses",
     ),
     Rule(
-        "rescored",
         findings.rescored,
         bound="saved adversarial images fool as many as claimed, but for ties of float rounding; else broken. "
         "Saved in 8 bits: at most 2 points fewer; else suspect",
@@ -284,7 +253,6 @@ RULES = (
         remedy="check device, precision and eval mode of the run; attack again",
     ),
     Rule(
-        "square_helps",
         findings.square_helps,
         bound="after the gradient attacks Square takes at most 0.2 points, or 2 images; else suspect",
         meaning=_MASKED,
@@ -292,7 +260,6 @@ RULES = (
         required=False,
     ),
     Rule(
-        "parity",
         findings.parity,
         bound="the fast search network disagrees on, and loses, at most 2 % of held-out images; else suspect",
         meaning="attacks searched on a network that is not quite the model",

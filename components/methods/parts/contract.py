@@ -7,14 +7,15 @@ rate for the `schedule` and the number of `epochs`.
 """
 
 import inspect
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import View
+from components.attacks.parts.ascent import View, crafting_mode, look
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.numerics.losses import hard
+from components.models.parts.batch_norm import part_from_buffers
+from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -46,7 +47,11 @@ class Method(nn.Module):
         self.fields = fields
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        """A batch -> the loss; modes and `.grad` are left as found. As it stands here, that of a `Crafting` method."""
+        """A batch -> the loss; modes and `.grad` are left as found. As it stands here, that of a `OneStep` or a
+        `Crafting` method."""
+        if isinstance(self, OneStep):
+            start = self.start(model, batch, threat, rng)
+            return self.loss_from(model, batch, start, look_at_start(self, model, batch, start), threat, rng)
         if isinstance(self, Relabelling):
             batch = self.relabelled(model, batch)
         assert isinstance(self, Crafting), f"{self} needs a loss of its own, or craft and objective"
@@ -146,9 +151,22 @@ class Crafting(Protocol):
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss: ...
 
 
-def attacked(self: Method, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-    """The phase `craft` of methods whose field `attack` is all there is to it."""
-    return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+class Attacked(Method):
+    """A method in two phases that its fields describe: `attack` makes the images, `objective` the loss.
+
+    The objective is given the method's networks too, by name: companions, and teachers within `Teacher`.
+    """
+
+    def __init__(self, fields: Any, **networks: nn.Module) -> None:
+        super().__init__(fields)
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        return self.fields.objective(model, batch, images_adv, **dict(self.named_children()))
 
 
 @runtime_checkable
@@ -166,20 +184,27 @@ class OneStep(Protocol):
     """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
 
     `loss` is `loss_from(model, batch, start, view, threat, rng)`, where `view` is a look at the cross-entropy of
-    `start` with the model in the mode `batch_norm` (`keeps_graph`: with the graph of its logits).
+    `start` with the model in the mode `fields.batch_norm` (`keeps_graph`: with the graph of its logits).
     """
 
-    @property
-    def batch_norm(self) -> Literal["eval", "train"]: ...
-
-    @property
-    def keeps_graph(self) -> bool: ...
+    fields: Any
+    keeps_graph: bool
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
     def loss_from(
         self, model: nn.Module, batch: Batch, start: Tensor, view: View, threat: Threat, rng: Rng
     ) -> Loss: ...
+
+
+def look_at_start(method: OneStep, model: nn.Module, batch: Batch, start: Tensor) -> View:
+    """The pass of a one-step attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
+    labels = hard(batch.labels)
+    with crafting_mode(model, method.fields.batch_norm):
+        view = look(model, start, lambda logits: cross_entropy(logits, labels), method.keeps_graph)
+    if method.keeps_graph:
+        part_from_buffers(model)
+    return view
 
 
 def one_class(labels: Tensor, method: str) -> Tensor:

@@ -5,17 +5,17 @@ Kurakin et al., arXiv 1611.01236, section 3 (algorithm 1).
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.kurakin import grey_steps, one_step
 from components.attacks.parts.objectives import Aim
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, Fractional, Ratio, Real
+from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
@@ -41,7 +41,7 @@ class Mixed(NamedTuple):
     radii: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Mix:
     """A share `adversarial` of each batch is replaced by attacked images, whose losses count `weight` times.
 
@@ -52,17 +52,9 @@ class Mix:
     """
 
     attack: InnerAttack
-    adversarial: Fractional
-    weight: Real
-    epsilon_sigma: Fractional | None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.adversarial < 1:
-            raise ValueError(f"got adversarial {self.adversarial}, want a share between 0 and 1, such as 1/2")
-        if self.weight < 0:
-            raise ValueError(f"got weight {self.weight}, want at least 0")
-        if self.epsilon_sigma is not None and self.epsilon_sigma <= 0:
-            raise ValueError(f"got epsilon_sigma {self.epsilon_sigma}, want more than 0, or null")
+    adversarial: Annotated[Fractional, Field(gt=0, lt=1)]
+    weight: NotNegative
+    epsilon_sigma: PositiveFraction | None
 
     def num_attacked(self, batch: Batch) -> int:
         """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.
@@ -134,34 +126,21 @@ def _num_images(batch: Batch) -> int:
     return batch.total or len(batch.images)
 
 
-class MixedFields(Protocol):
-    """What the fields of methods with mixed batches have in common."""
-
-    @property
-    def mix(self) -> Mix: ...
-
-    @property
-    def delay(self) -> int: ...
-
-    @property
-    def label_smoothing(self) -> float: ...
-
-
 class MixedMethod(Method):
     """The loss of mixed batches after `delay` steps on clean images alone; it remembers the number of steps made.
 
-    Attacks come from the model or, where there is a teacher, from either; which one follows from seed and step.
+    Attacks come from the model or, where there is a teacher, from either; which one follows from seed and step. The
+    fields have a `mix`, a `delay` and a `label_smoothing`.
     """
 
-    fields: MixedFields
-
-    def __init__(self, fields: MixedFields, clean_teacher: nn.Module | None = None) -> None:
+    def __init__(self, fields: Any, clean_teacher: nn.Module | None = None) -> None:
         super().__init__(fields)
         self.clock = Clock()
         self.clean_teacher = None if clean_teacher is None else Teacher(clean_teacher)
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        mix, step, smoothing = self.fields.mix, self.clock.tick(), self.fields.label_smoothing
+        mix: Mix = self.fields.mix
+        step, smoothing = self.clock.tick(), self.fields.label_smoothing
         if step < self.fields.delay:
             return mix.clean_loss(model, batch, smoothing)
         source = self.clean_teacher if self.clean_teacher is not None and transfers(step, rng) else model
@@ -198,12 +177,6 @@ def _forget_known(clock: Clock, _: object) -> None:
 def transfers(step: int, rng: Rng) -> bool:
     """Whether this step's attacks come from the teacher: a fair coin, thrown on the CPU so that nothing waits."""
     return bool(Noise(derived(seed_of(rng), "source of attacks"), torch.tensor([step])).uniform(()) < 0.5)
-
-
-def require_delay(delay: int) -> None:
-    """Refuses a negative number of steps."""
-    if delay < 0:
-        raise ValueError(f"got delay {delay}, want at least 0 steps")
 
 
 def truncated_normal(uniforms: Tensor, sigma: Ratio, largest: Ratio) -> Tensor:

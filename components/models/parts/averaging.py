@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Count, Real, strict
 from components.models.parts.batch_norm import reestimate
 
 CleanImages = Callable[[int], Iterable[Tensor]]
@@ -26,23 +26,19 @@ class Average(Protocol):
     def end_epoch(self, model: nn.Module, epoch: int, images: CleanImages) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Ema:
     """An exponential moving average with this decay per step."""
 
     name: Literal["ema"]
-    decay: Real
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decay < 1:
-            raise ValueError(f"got decay {self.decay}, want it between 0 and 1")
+    decay: Annotated[Real, Field(gt=0, lt=1)]
 
     def of(self, model: nn.Module) -> Average:
         """The average that starts at `model`."""
         return MovingAverage(model, self.decay)
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Swa:
     """The plain mean of the weights at the end of epoch `start` and of each later one (epochs count from 1).
 
@@ -51,12 +47,8 @@ class Swa:
     """
 
     name: Literal["swa"]
-    start: int
-    batches: int
-
-    def __post_init__(self) -> None:
-        if self.start < 1 or self.batches < 1:
-            raise ValueError(f"got start {self.start} and batches {self.batches}, want at least 1")
+    start: Count
+    batches: Count
 
     def of(self, model: nn.Module) -> Average:
         """The average that starts at `model`."""

@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from components.foundation.params import STRICT, Real
+from components.foundation.params import Real, strict
 from components.numerics import parallel
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class BatchNorm:
     """The estimator behind every batch-norm layer of a model.
 

@@ -1,23 +1,23 @@
 """A model as one safetensors file: its weights, and a card from which it can be built and traced. No pickle."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from components.data.normalization import Normalization
+from components.data.splits import Splits
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT, member, typed
+from components.foundation.params import flat, member, strict, typed
 from components.models import MODELS
 from components.numerics.tensor_files import read_tensors, write_tensors
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ModelCard:
     """What a model file says about its weights.
 
@@ -52,6 +52,18 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
     return assemble(card, tensors, path).to(device), card
 
 
+def load_frozen(path: Path, splits: Splits, device: torch.device) -> tuple[nn.Module, ModelCard]:
+    """The model of a file, frozen, in evaluation mode, and its card. Errors: made for other classes or images."""
+    model, card = load_model(path, device)
+    if (card.classes, card.image_shape) != (splits.classes, splits.image_shape):
+        raise InputError(
+            f"{path}: made for {len(card.classes)} classes of {card.image_shape} images, "
+            f"but the data has {len(splits.classes)} of {splits.image_shape}"
+        )
+    frozen = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return frozen, card
+
+
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -> nn.Module:
     """The model that a card describes, with these weights, in evaluation mode. Error: weights that do not fit."""
     architecture = member(MODELS, card.architecture, f"{path}: architecture")
@@ -80,15 +92,7 @@ def require_same_architecture(card: ModelCard, architecture: Mapping[str, Any], 
 
 def _flat(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Name and typed fields, `batch_norm.momentum` for a nested one, so that 1, 1.0 and `1e0` are the same."""
-    return {"name": architecture.get("name"), **_fields(member(MODELS, architecture, where))}
-
-
-def _fields(part: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        flat |= _fields(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
-    return flat
+    return flat({"name": architecture.get("name"), **asdict(member(MODELS, architecture, where))})
 
 
 def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path | str) -> None:

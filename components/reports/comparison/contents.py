@@ -1,80 +1,23 @@
-"""What stands in a comparison: the types, JSON Schema and descriptions of its document, and what it reads of others."""
+"""What stands in a comparison: the types, JSON Schema and descriptions of its document."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
-
-from components.evaluation.document import Cascade, Described, ThreatModel
-from components.statistics.documents import Document
+from components.evaluation import document as evaluated
+from components.statistics.documents import FORMAT, Document
 from components.statistics.intervals import Paired
-from components.statistics.outcomes import Count, Difference, Interval, Number, Rate, Share, six_digits
+from components.statistics.outcomes import Confidence, Count, Difference, Interval, NumImages, Rate, Share, six_digits
 
 
-class ComparedModel(Document):
-    """What a comparison reads of a model in evaluation.json."""
+class PairedDifference(Interval[Difference]):
+    """Accuracy of B minus accuracy of A on the same images; its interval is Tango's."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    sha256: str
-    """The SHA-256 of the file, in hex."""
-    checkpoint: str
-    """`best` or `last`."""
-    file: str | None = None
-    """The weights."""
-    architecture: dict[str, Any] | None = None
-    """The architecture as in params.yaml."""
-    num_parameters: Count | None = None
-    """The number of weights."""
-    epoch: Count | None = None
-    """The epoch after which the weights were kept."""
-
-
-class ComparedEvaluation(Document):
-    """What a comparison reads of evaluation.json, also of the first format, which knew no cascade."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    schema_: Literal["temper/evaluation/1", "temper/evaluation/2"]
-    """The name of the format."""
-    dataset: str
-    """The data set."""
-    threat: ThreatModel
-    """What the attacker may change."""
-    classes: list[str]
-    """The names of the classes."""
-    num_images: Number
-    """The number of test images."""
-    models: dict[str, ComparedModel]
-    """The models by name."""
-    attacks: Described
-    """The attacks that ran on every image: name to settings."""
-    cascade: Cascade = Field(default=Cascade(name="none", attacks={}))
-    """The attacks that ran on the images still standing."""
-    seed: int
-    """The seed of the attacks' random starts."""
-    evidence: dict[str, dict[str, Any]] = Field(default={})
-    """Model to what its verdict is judged from."""
-    provenance: dict[str, Any] = Field(default={})
-    """Hashes of data and code."""
-
-
-class PairedDifference(Interval):
-    """Accuracy of B minus accuracy of A on the same images."""
-
-    value: Difference
-    """The difference; times 100 it is points."""
-    low: Difference
-    """The lower bound of its 95 % interval (Tango's)."""
-    high: Difference
-    """The upper bound."""
     p: Share
     """Of the exact, two-sided McNemar test."""
     only_a: Count
     """The number of images that A alone gets right."""
     only_b: Count
     """The number of images that B alone gets right."""
-    n: Number
-    """The number of images."""
+    n: NumImages
     p_corrected: Share = 1.0
     """`p` corrected for the number of tests of its kind, after Holm."""
 
@@ -89,31 +32,23 @@ class Detectable(Document):
 
 
 class Condition(Document):
-    """Both models under one condition."""
+    """Accuracy of both models under one condition."""
 
     answer: str
     """Whether B is better, by how much and how sure, in a sentence."""
     a: Rate
-    """Accuracy of A."""
     b: Rate
-    """Accuracy of B."""
     difference: PairedDifference
-    """B minus A."""
     detectable: Detectable
-    """What would be found."""
 
 
 class ClassComparison(Document):
-    """Both worst cases on one class."""
+    """Both worst cases on one class; in their difference, p is corrected for the number of classes."""
 
     class_: str
-    """Its name."""
     a: Rate
-    """Worst case of A."""
     b: Rate
-    """Worst case of B."""
     difference: PairedDifference
-    """B minus A, with p corrected for the number of classes."""
 
 
 class ComparedSide(Document):
@@ -122,19 +57,13 @@ class ComparedSide(Document):
     title: str
     """Where its evaluation is from."""
     model: str
-    """Its name there."""
-    file: str | None
-    """The weights; null where that is not known."""
-    sha256: str
-    """The SHA-256 of the file, in hex."""
-    checkpoint: str
-    """`best` or `last`."""
-    architecture: dict[str, Any] | None
-    """The architecture as in params.yaml; null where it is not known."""
-    num_parameters: Count | None
-    """The number of weights; null where it is not known."""
-    epoch: Count | None
-    """The epoch after which the weights were kept; null where it is not known."""
+    file: str
+    """The weights."""
+    sha256: evaluated.Sha256
+    checkpoint: evaluated.CheckpointName
+    architecture: evaluated.Architecture
+    num_parameters: evaluated.Parameters
+    epoch: evaluated.KeptEpoch
     verdict: str
     """The verdict on its evaluation, or `not judged`."""
 
@@ -142,31 +71,23 @@ class ComparedSide(Document):
 class Comparison(Document):
     """Whether model B is more robust than model A, by how much and how sure (docs/compare.md)."""
 
-    schema_: Literal["temper/comparison/1"]
-    """The name of this format; a change that could break a reader raises its number."""
+    schema_: Annotated[Literal["temper/comparison/1"], FORMAT]
     answer: str
     """The answer in a sentence: in the worst case, or on clean images where no attack is shared."""
     remarks: list[str]
     """What a reader has to know before believing the answer."""
-    dataset: str
-    """The data set."""
-    threat: ThreatModel
-    """What the attacker may change."""
-    classes: list[str]
-    """The names of the classes."""
-    num_images: Number
-    """The number of test images."""
-    confidence: Share
-    """The level of the intervals."""
+    dataset: evaluated.Dataset
+    threat: evaluated.ThreatModel
+    classes: evaluated.Classes
+    num_images: NumImages
+    confidence: Confidence
     power: Share
     """The share of repetitions in which a detectable difference would be found."""
     a: ComparedSide
-    """Model A."""
     b: ComparedSide
-    """Model B."""
-    attacks: Described
+    attacks: evaluated.Described
     """The attacks that both met, with the same settings."""
-    cascade: Cascade
+    cascade: evaluated.Cascade
     """The cascade that both met; its name is `none` where they did not."""
     left_out: dict[str, str]
     """Attack to the reason why it does not count."""
@@ -176,10 +97,9 @@ class Comparison(Document):
     """Both worst cases by class; empty where no attack is shared."""
 
 
-def paired_difference(found: Paired, p_corrected: float | None = None) -> PairedDifference:
-    """The difference as a document holds it: to six digits, which small p values keep too."""
-    value, low, high, p = map(six_digits, (found.value, found.low, found.high, found.p))
-    difference = PairedDifference(
-        value=value, low=low, high=high, p=p, only_a=found.only_a, only_b=found.only_b, n=found.n
+def paired_difference(found: Paired, **corrected: float) -> PairedDifference:
+    """The difference, with `p_corrected` if there is one, as a document holds it: to six digits, of small p, too."""
+    numbers = found._asdict() | corrected
+    return PairedDifference.model_validate(
+        {key: six_digits(number) if isinstance(number, float) else number for key, number in numbers.items()}
     )
-    return difference if p_corrected is None else difference.model_copy(update={"p_corrected": six_digits(p_corrected)})

@@ -8,21 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.evaluation.document import Cascade
+from components.evaluation.document import Cascade, Evaluation, ModelFacts
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError, choose
 from components.numerics.tensor_files import read_tensors
-from components.reports.comparison.contents import (
-    ClassComparison,
-    ComparedEvaluation,
-    ComparedModel,
-    ComparedSide,
-    Comparison,
-    Condition,
-    Detectable,
-    PairedDifference,
-    paired_difference,
-)
+from components.reports.comparison import contents
+from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
 from components.reports.wording import p_text, percent, points, title
 from components.statistics import outcomes as per_image
 from components.statistics.documents import read_document
@@ -34,9 +25,8 @@ from components.statistics.intervals import (
     detectable_unpaired,
     holm,
     paired,
-    rate,
 )
-from components.statistics.outcomes import Outcomes, Rate, six_digits, worst
+from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
 
 SIGNIFICANT = 1 - CONFIDENCE
 
@@ -46,7 +36,7 @@ class Side(NamedTuple):
 
     title: str
     model: str
-    evaluation: ComparedEvaluation
+    evaluation: Evaluation
     outcomes: Outcomes
 
     @property
@@ -55,13 +45,13 @@ class Side(NamedTuple):
         return self.outcomes["labels"]
 
     @property
-    def facts(self) -> ComparedModel:
+    def facts(self) -> ModelFacts:
         """What the evaluation says of the model."""
         return self.evaluation.models[self.model]
 
     @property
     def cascade(self) -> Cascade:
-        """Name and attacks of the cascade; evaluations of the first format have none."""
+        """Name and attacks of the cascade."""
         return self.evaluation.cascade
 
     @property
@@ -84,7 +74,7 @@ def load(folder: Path | str, model: str | None = None, title: str = "") -> Side:
     if not (folder / "evaluation.json").exists() and (folder / "evaluation/evaluation.json").exists():
         folder = folder / "evaluation"
     where = folder / "evaluation.json"
-    evaluation = read_document(ComparedEvaluation, where)
+    evaluation = read_document(Evaluation, where)
     outcomes, _ = read_tensors(folder / "outcomes.safetensors")
     try:
         side = Side(title or str(folder), _chosen(evaluation, model, where), evaluation, outcomes)
@@ -96,7 +86,7 @@ def load(folder: Path | str, model: str | None = None, title: str = "") -> Side:
     return side
 
 
-def _chosen(evaluation: ComparedEvaluation, model: str | None, where: Path) -> str:
+def _chosen(evaluation: Evaluation, model: str | None, where: Path) -> str:
     models = evaluation.models
     if model is not None:
         choose(models, model, f"{where}: models")
@@ -130,10 +120,7 @@ def compare(a: Side, b: Side) -> Comparison:
         schema_="temper/comparison/1",
         answer=headline.answer,
         remarks=_remarks(a, b, left_out),
-        dataset=evaluation.dataset,
-        threat=evaluation.threat,
-        classes=evaluation.classes,
-        num_images=evaluation.num_images,
+        **evaluation.pick("dataset", "threat", "classes", "num_images"),
         confidence=CONFIDENCE,
         power=POWER,
         a=_described(a),
@@ -162,7 +149,8 @@ def _require_comparable(a: Side, b: Side) -> None:
     problems = []
     data = [_data_hash(side) for side in (a, b)]
     if one.classes != other.classes or not torch.equal(a.labels, b.labels):
-        problems.append(f"other test images ({_images(one)}, {_images(other)})")
+        images = ", ".join(f"{side.num_images} of {side.dataset}" for side in (one, other))
+        problems.append(f"other test images ({images})")
     elif all(data) and data[0] != data[1]:
         problems.append(f"other test images (sha256 {data[0][:12]}, {data[1][:12]})")
     threats = [(side.threat.norm, Fraction(side.threat.epsilon)) for side in (one, other)]
@@ -174,10 +162,6 @@ def _require_comparable(a: Side, b: Side) -> None:
         problems.append(f"other settings in the cascade {a.cascade.name}")
     if problems:
         raise InputError(f"{_both(a, b)} cannot be compared: {'; '.join(problems)}")
-
-
-def _images(evaluation: ComparedEvaluation) -> str:
-    return f"{evaluation.num_images} of {evaluation.dataset}"
 
 
 def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
@@ -195,23 +179,17 @@ def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
     return shared, left_out
 
 
-def _condition(name: str, a: Tensor, b: Tensor) -> Condition:
+def _condition(name: str, a: Tensor, b: Tensor) -> contents.Condition:
     found, n = paired(a, b), a.numel()
     smallest = detectable_paired((found.only_a + found.only_b) / n, n)
-    apart = detectable_unpaired(rate(a).value, n, n)
-    return Condition(
+    apart = detectable_unpaired(share(a, float).value, n, n)
+    return contents.Condition(
         answer=answer(name, found, smallest),
-        a=_rate(a),
-        b=_rate(b),
+        a=share(a, six_digits),
+        b=share(b, six_digits),
         difference=paired_difference(found),
-        detectable=Detectable(paired=six_digits(smallest), unpaired=six_digits(apart)),
+        detectable=contents.Detectable(paired=six_digits(smallest), unpaired=six_digits(apart)),
     )
-
-
-def _rate(outcomes: Tensor) -> Rate:
-    found = rate(outcomes)
-    value, low, high = map(six_digits, (found.value, found.low, found.high))
-    return Rate(value=value, low=low, high=high, count=found.count, n=found.n)
 
 
 def answer(condition: str, found: Paired | PairedDifference, detectable: float, a: str = "A", b: str = "B") -> str:
@@ -264,28 +242,23 @@ def _verdict(side: Side) -> tuple[str, list[str]]:
     return verdict.status, verdict.reasons
 
 
-def _described(side: Side) -> ComparedSide:
-    facts = side.facts
-    return ComparedSide(
-        title=side.title,
-        model=side.model,
-        file=facts.file,
-        sha256=facts.sha256,
-        checkpoint=facts.checkpoint,
-        architecture=facts.architecture,
-        num_parameters=facts.num_parameters,
-        epoch=facts.epoch,
-        verdict=_verdict(side)[0],
-    )
+def _described(side: Side) -> contents.ComparedSide:
+    facts = side.facts.pick("file", "sha256", "checkpoint", "architecture", "num_parameters", "epoch")
+    return contents.ComparedSide(title=side.title, model=side.model, verdict=_verdict(side)[0], **facts)
 
 
-def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[ClassComparison]:
+def _per_class(a: Side, worst_cases: tuple[Tensor, Tensor]) -> list[contents.ClassComparison]:
     """Per class both worst cases and their difference; p also corrected for the number of classes."""
-    masks = {name: a.labels == index for index, name in enumerate(a.evaluation.classes)}
-    sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items() if mask.any()}
+    masks = by_class(a.evaluation.classes, a.labels)
+    sides = {name: [outcome[mask] for outcome in worst_cases] for name, mask in masks.items()}
     found = {name: paired(*both) for name, both in sides.items()}
     corrected = holm([one.p for one in found.values()])
     return [
-        ClassComparison(class_=name, a=_rate(one), b=_rate(other), difference=paired_difference(found[name], p))
+        contents.ClassComparison(
+            class_=name,
+            a=share(one, six_digits),
+            b=share(other, six_digits),
+            difference=paired_difference(found[name], p_corrected=p),
+        )
         for (name, (one, other)), p in zip(sides.items(), corrected, strict=True)
     ]

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from components.foundation.params import flat
 from components.reports import grids
 from components.reports.robustness.contents import Report
-from components.reports.robustness.document import best_models, reasons, status, total
-from components.reports.wording import ABSENT, bounds, percent, points, rule_title, title
+from components.reports.robustness.document import best_models, total
+from components.reports.robustness.table import verdict_text
+from components.reports.wording import ABSENT, bounds, percent, points, title
 from components.statistics.documents import as_json
 from components.statistics.outcomes import Interval, shortened
 
@@ -25,13 +26,6 @@ _MODEL = ("sha256", "architecture", "num_parameters", "epoch", "upstream", "trai
 _KEYS = ("epsilon", "attack", "class", "model")
 # As many names as a line can hold.
 LISTED = 8
-
-
-class Judged(NamedTuple):
-    """A verdict on a model: its status, and the rules that object, sorted."""
-
-    status: str
-    reasons: tuple[str, ...]
 
 
 class Changed(NamedTuple):
@@ -46,8 +40,8 @@ class ChangedRate(NamedTuple):
     """A rate on both sides: `change` is new − old as a share, `apart` whether the intervals have nothing in common."""
 
     name: str
-    old: Interval
-    new: Interval
+    old: Interval[float]
+    new: Interval[float]
 
     @property
     def change(self) -> float:
@@ -77,7 +71,9 @@ def differences(old: Report, new: Report) -> Changes:
     changed = [name for name in shared if mine[name] != theirs[name]]
     facts = [dict(_told(report, side)) for report, side in zip((old, new), sides, strict=True)]
     return Changes(
-        verdicts=_changed(*({name: _verdict(report, name) for name in best_models(report)} for report in (old, new))),
+        verdicts=_changed(
+            *({name: verdict_text(report, name) for name in best_models(report)} for report in (old, new))
+        ),
         rates=[ChangedRate(name, _interval(mine[name]), _interval(theirs[name])) for name in changed],
         same_rates=len(shared) - len(changed),
         only={"old": [name for name in mine if name not in theirs], "new": [n for n in theirs if n not in mine]},
@@ -90,7 +86,7 @@ def text(found: Changes, names: tuple[str, str], markdown: bool = False) -> str:
     mark = "`" if markdown else ""
     files = [f"{side}: {mark}{name}{mark}" for side, name in zip(("old", "new"), names, strict=True)]
     blocks = [("  \n" if markdown else "\n").join(files)]
-    verdicts = [[title(one.name), _judged(one.old), _judged(one.new)] for one in found.verdicts]
+    verdicts = [[title(one.name), one.old or ABSENT, one.new or ABSENT] for one in found.verdicts]
     facts = [[fact.name, _short(fact.old), _short(fact.new)] for fact in found.facts]
     rates, same = [_row(rate) for rate in found.rates], found.same_rates
     draw = grids.markdown if markdown else grids.ruled
@@ -119,10 +115,6 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Changed]:
     return [Changed(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
-def _verdict(report: Report, name: str) -> Judged:
-    return Judged(status(report, name), tuple(sorted(reasons(report, name))))
-
-
 def _rates(value: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object with a value and an interval, by the keys that lead to it."""
     if isinstance(value, Mapping):
@@ -144,8 +136,8 @@ def _entry(value: Any, place: int) -> str:
     return str(place)
 
 
-def _interval(rate: Mapping[str, Any]) -> Interval:
-    return Interval(value=rate["value"], low=rate["low"], high=rate["high"])
+def _interval(rate: Mapping[str, Any]) -> Interval[float]:
+    return Interval[float](value=rate["value"], low=rate["low"], high=rate["high"])
 
 
 def _told(report: Report, side: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -161,13 +153,6 @@ def _told(report: Report, side: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _row(rate: ChangedRate) -> list[str]:
     sides = (f"{percent(side.value)} ({bounds(side)})" for side in (rate.old, rate.new))
     return [rate.name, *sides, points(rate.change), "apart" if rate.apart else "overlap"]
-
-
-def _judged(verdict: Judged | None) -> str:
-    if verdict is None:
-        return ABSENT
-    rules = ", ".join(map(rule_title, verdict.reasons))
-    return title(verdict.status) + (f" ({rules})" if rules else "")
 
 
 def _short(value: Any, limit: int = 60) -> str:

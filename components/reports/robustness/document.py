@@ -1,6 +1,6 @@
 """The robustness document: every rate, from per-image outcomes, under a versioned schema (docs/report-schema.md)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -10,31 +10,12 @@ from torch import Tensor
 from components.evaluation.document import Evaluation, Passes
 from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.errors import InputError
+from components.reports.robustness import contents
 from components.reports.robustness import label_leaking as kurakin
-from components.reports.robustness.contents import (
-    BestVersusLast,
-    Checkpoint,
-    ClassRates,
-    ModelReport,
-    Report,
-    Step,
-    Training,
-    Transfer,
-    WorstCase,
-)
+from components.reports.robustness.contents import Report
+from components.statistics import outcomes as per_image
 from components.statistics.intervals import CONFIDENCE
-from components.statistics.outcomes import (
-    Mean,
-    Outcomes,
-    Rate,
-    RateAt,
-    attacked,
-    hardest,
-    mean_of_two,
-    share,
-    share_at,
-    worst,
-)
+from components.statistics.outcomes import MeanRate, Outcomes, Rate, RateAt, share, shares_at
 
 Judge = Callable[[Mapping[str, Any]], Verdict]
 
@@ -42,7 +23,7 @@ Judge = Callable[[Mapping[str, Any]], Verdict]
 def build(
     evaluation: Evaluation,
     outcomes: Outcomes,
-    training: Mapping[str, Training],
+    training: Mapping[str, contents.Training],
     data: Mapping[str, Any],
     judge: Judge,
     params: Mapping[str, Any] | None = None,
@@ -67,27 +48,17 @@ def build(
     return Report(
         schema_="temper/robustness/2",
         verdict={name: judge(evidence) for name, evidence in evaluation.evidence.items() if name in best},
-        dataset=evaluation.dataset,
-        threat=evaluation.threat,
-        classes=evaluation.classes,
-        num_images=evaluation.num_images,
-        precision=evaluation.precision,
-        seed=evaluation.seed,
-        adversarial=evaluation.adversarial,
-        attacks=evaluation.attacks,
-        cascade=evaluation.cascade,
+        **evaluation.pick("dataset", "threat", "classes", "num_images", "precision", "seed", "adversarial"),
+        **evaluation.pick("attacks", "cascade", "curve", "grid", "provenance"),
         confidence=CONFIDENCE,
         models=models,
-        curve=evaluation.curve,
-        grid=evaluation.grid,
         transfer=_transfer(list(best), evaluation.transfer.attacks, outcomes),
         capacity=kurakin.capacity(best),
-        hardest=hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
+        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
         best_versus_last=_best_versus_last(evaluation, outcomes),
         training=dict(training),
         data=dict(data),
         params=evaluation.params if params is None else dict(params),
-        provenance=evaluation.provenance,
     )
 
 
@@ -131,14 +102,14 @@ def headline(document: Report) -> dict[str, float | int]:
     return flat
 
 
-def rates(model: ModelReport) -> dict[str, Rate]:
+def rates(model: contents.ModelReport) -> dict[str, Rate]:
     """What a model was measured under: clean, each attack, the cascade and the worst case, where measured."""
     last: dict[str, Rate] = {"cascade": model.cascade[-1]} if model.cascade else {}
     worst_case: dict[str, Rate] = {"worst_case": model.worst_case} if model.worst_case else {}
     return {"clean": model.clean, **model.attacks, **last, **worst_case}
 
 
-def conditions(model: ModelReport) -> dict[str, Rate | Mean]:
+def conditions(model: contents.ModelReport) -> dict[str, Rate | MeanRate]:
     """The columns of the main table: what the model was measured under, and W-Robust of the worst case."""
     w_robust = {"w_robust": model.w_robust["worst_case"]} if model.worst_case else {}
     return {**rates(model), **w_robust}
@@ -165,17 +136,18 @@ def _check(evaluation: Evaluation, outcomes: Outcomes) -> None:
     for name, found in under.items():
         # The report names what the worst case is the worst of, so it has to be that.
         parts = {"clean": outcomes[f"{name}/clean"], **found}
-        if not torch.equal(worst(parts.values()) != 0, outcomes[f"{name}/worst_case"] != 0):
+        if not torch.equal(per_image.worst(parts.values()) != 0, outcomes[f"{name}/worst_case"] != 0):
             raise InputError(f"outcomes.safetensors: {name}/worst_case is not the worst of {', '.join(parts)}")
 
 
 def _attacked(name: str, evaluation: Evaluation, outcomes: Outcomes) -> dict[str, Tensor]:
-    return attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
+    return per_image.attacked(name, evaluation.attacks, evaluation.cascade.attacks, outcomes)
 
 
-def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[Step]:
+def _cascade(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[contents.CascadeStep]:
     keys = {attack: f"{name}/cascade/{attack}" for attack in evaluation.cascade.attacks}
-    return [Step(attack=attack, **dict(share(outcomes[key]))) for attack, key in keys.items() if key in outcomes]
+    standing = {attack: share(outcomes[key]) for attack, key in keys.items() if key in outcomes}
+    return [contents.CascadeStep(attack=attack, **dict(found)) for attack, found in standing.items()]
 
 
 def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[RateAt]:
@@ -183,28 +155,28 @@ def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> lis
     main, last = evaluation.threat.epsilon, list(evaluation.cascade.attacks)[-1:]
     others = [epsilon for epsilon in evaluation.cascade.epsilons if epsilon != main]
     keys = {e: f"{name}/cascade/{attack}{'' if e == main else f'@{e}'}" for attack in last for e in [main, *others]}
-    found = [share_at(e, outcomes[key]) for e, key in keys.items() if key in outcomes]
+    found = shares_at(keys, outcomes)
     return sorted(found, key=lambda point: Fraction(point.epsilon)) if len(found) > 1 else []
 
 
-def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport:
+def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.ModelReport:
     clean, under = share(outcomes[f"{name}/clean"]), _attacked(name, evaluation, outcomes)
     attacks = {attack: share(found) for attack, found in under.items() if attack != "cascade"}
     worst_case = None
     if under:
         found, cascade = share(outcomes[f"{name}/worst_case"]), evaluation.cascade.name if "cascade" in under else None
-        worst_case = WorstCase(**dict(found), attacks=list(attacks), cascade=cascade)
+        worst_case = contents.WorstCase(**dict(found), attacks=list(attacks), cascade=cascade)
     attacked_rates = attacks | ({"worst_case": worst_case} if worst_case else {})
-    return ModelReport(
+    return contents.ModelReport(
         **dict(evaluation.models[name]),
         clean=clean,
         attacks=attacks,
         cascade=_cascade(name, evaluation, outcomes),
         cascade_curve=_cascade_curve(name, evaluation, outcomes),
         worst_case=worst_case,
-        w_robust={attack: mean_of_two(clean, found) for attack, found in attacked_rates.items()},
-        per_class=_per_class(name, evaluation, outcomes),
-        curve=_curve(name, evaluation, outcomes),
+        w_robust={attack: per_image.mean_of_two(clean, found) for attack, found in attacked_rates.items()},
+        per_class=_per_class(name, evaluation, outcomes, bool(under)),
+        curve=shares_at({e: f"{name}/curve/{index}" for index, e in enumerate(evaluation.curve.epsilons)}, outcomes),
         grid=kurakin.grid(name, evaluation.grid, outcomes),
         label_leak=kurakin.label_leak(name, evaluation.grid, outcomes),
         cost=evaluation.cost.get(name, {}),
@@ -212,24 +184,18 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> ModelReport
     )
 
 
-def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[ClassRates]:
-    clean, worst_case, found = outcomes[f"{name}/clean"], None, []
-    if _attacked(name, evaluation, outcomes):
-        worst_case = outcomes[f"{name}/worst_case"]
-    for index, class_ in enumerate(evaluation.classes):
-        mine = outcomes["labels"] == index
-        if mine.any():
-            robust = None if worst_case is None else share(worst_case[mine])
-            found.append(ClassRates(class_=class_, clean=share(clean[mine]), worst_case=robust))
-    return found
+def _per_class(name: str, evaluation: Evaluation, outcomes: Outcomes, under_attack: bool) -> list[contents.ClassRates]:
+    return [
+        contents.ClassRates(
+            class_=class_,
+            clean=share(outcomes[f"{name}/clean"][mine]),
+            worst_case=share(outcomes[f"{name}/worst_case"][mine]) if under_attack else None,
+        )
+        for class_, mine in per_image.by_class(evaluation.classes, outcomes["labels"]).items()
+    ]
 
 
-def _curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> list[RateAt]:
-    keys = {epsilon: f"{name}/curve/{index}" for index, epsilon in enumerate(evaluation.curve.epsilons)}
-    return [share_at(epsilon, outcomes[key]) for epsilon, key in keys.items() if key in outcomes]
-
-
-def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> Transfer:
+def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> contents.Transfer:
     """Per attack: each target's accuracy on what was crafted on each source, and the share of fooling images."""
     accuracy, fooling = {}, {}
     for attack in attacks:
@@ -241,10 +207,10 @@ def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> 
         if keys:
             accuracy[attack] = {s: {t: share(outcomes[key]) for t, key in row.items()} for s, row in keys.items()}
             fooling[attack] = kurakin.fooling(keys, outcomes)
-    return Transfer(attacks=attacks, accuracy=accuracy, fooling=fooling)
+    return contents.Transfer(attacks=attacks, accuracy=accuracy, fooling=fooling)
 
 
-def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, BestVersusLast]:
+def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, contents.BestVersusLast]:
     """Per role, both checkpoints on the attacks that both were given: the worst of fewer attacks is no comparison."""
     pairs = {facts.of: name for name, facts in evaluation.models.items() if facts.checkpoint == "last"}
     found = {}
@@ -252,13 +218,11 @@ def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, B
         if best in evaluation.models:
             under = {name: _attacked(name, evaluation, outcomes) for name in (best, last)}
             shared = [attack for attack in under[best] if attack in under[last]]
-            sides = [_checkpoint(name, evaluation, outcomes, shared) for name in (best, last)]
-            found[best] = BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
+            sides = []
+            for name in (best, last):
+                clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
+                robust = share(per_image.worst([clean, *parts])) if parts else None
+                epoch = evaluation.models[name].epoch
+                sides.append(contents.CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
+            found[best] = contents.BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
     return found
-
-
-def _checkpoint(name: str, evaluation: Evaluation, outcomes: Outcomes, shared: Iterable[str]) -> Checkpoint:
-    clean, under = outcomes[f"{name}/clean"], _attacked(name, evaluation, outcomes)
-    parts = [under[attack] for attack in shared]
-    worst_case = share(worst([clean, *parts])) if parts else None
-    return Checkpoint(epoch=evaluation.models[name].epoch, clean=share(clean), worst_case=worst_case)

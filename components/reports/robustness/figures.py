@@ -9,7 +9,7 @@ from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe,
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.label_leaking import ONE_STEP, kind
-from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, norm_text, sentence, title
+from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, magnitude, sentence, title
 from components.statistics.outcomes import Rate
 
 DASHED = "dashed"
@@ -85,8 +85,8 @@ def epsilon_curves(document: Report) -> Figure | None:
             plot.mark(x_at, point.value, index, words)
     return Figure(
         "Accuracy as the attack grows",
-        f"Across: the size of the change the attack may make ({norm_text(document.threat.norm)} ε). Up: accuracy "
-        "in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
+        f"Across: the size of the change the attack may make ({NORM_WORDS[document.threat.norm].title} ε). "
+        "Up: accuracy in %. Bands are 95 % intervals; the dashed line is the threat model's ε.",
         plot.render("Accuracy against epsilon of " + ", ".join(map(title, names))),
     )
 
@@ -169,7 +169,7 @@ def capacities(document: Report) -> list[Figure]:
     for family in document.capacity:
         models = family.models
         at = [math.log10(model.num_parameters) for model in models]
-        ticks = {place: _magnitude(model.num_parameters) for place, model in zip(at, models, strict=True)}
+        ticks = {place: magnitude(model.num_parameters) for place, model in zip(at, models, strict=True)}
         margin = 0.08 * (at[-1] - at[0])
         x = Axis("parameters (logarithmic)", at[0] - margin, at[-1] + margin, tuple(ticks.items()))
         plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
@@ -187,14 +187,6 @@ def capacities(document: Report) -> list[Figure]:
         drawing = plot.render(f"Accuracy against capacity, {family.architecture}")
         charts.append(Figure(family.architecture, "Arms are 95 % intervals.", drawing))
     return charts
-
-
-def _magnitude(count: int) -> str:
-    """A count to three digits: `23456` -> `23.5k`."""
-    for unit, text in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{text}"
-    return str(count)
 
 
 def per_class(document: Report) -> list[Figure]:

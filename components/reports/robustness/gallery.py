@@ -14,6 +14,7 @@ from components.reports.robustness.contents import Report
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
+KINDS = ("clean", "adversarial")
 
 
 def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Report, limit: int) -> dict[str, Any]:
@@ -57,8 +58,8 @@ def _sample(
             "name": name,
             "perturbation": data_uri(0.5 + change[index] * (0.5 / largest)),
             "adversarial": data_uri(images[index] + change[index]),
-            **_answers("clean", metadata["clean"][name][index], label, classes),
-            **_answers("adversarial", metadata["adversarial"][name][index], label, classes),
+            **{f"{kind}_answer": _named(metadata[kind][name][index], classes) for kind in KINDS},
+            **{f"{kind}_right": metadata[kind][name][index] == label for kind in KINDS},
         }
         for name, change in changes.items()
     ]
@@ -70,9 +71,8 @@ def _sample(
     }
 
 
-def _answers(kind: str, answer: int, label: int, classes: list[str]) -> dict[str, Any]:
-    named = "no answer" if answer == NO_ANSWER else classes[answer]
-    return {f"{kind}_answer": named, f"{kind}_right": answer == label}
+def _named(answer: int, classes: list[str]) -> str:
+    return "no answer" if answer == NO_ANSWER else classes[answer]
 
 
 def data_uri(image: Tensor) -> str:

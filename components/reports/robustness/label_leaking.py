@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from components.evaluation.document import Grid
-from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, Sized
+from components.evaluation.document import AttackGrid
+from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, SizedModel
 from components.statistics.intervals import paired
-from components.statistics.outcomes import Outcomes, Rate, RateAt, bare, share, share_at, shortened
+from components.statistics.outcomes import Outcomes, Rate, RateAt, share, shares_at, shortened
 
 # What an attack is, by the class that its description names.
 ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
@@ -27,18 +27,16 @@ def kind(described: str) -> str:
     return described.partition("(")[0].replace("_", "").lower()
 
 
-def grid(model: str, described: Grid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
+def grid(model: str, described: AttackGrid, outcomes: Outcomes) -> dict[str, list[RateAt]]:
     """Attack -> its rates over the grid's epsilons, as far as they were measured."""
-    found: dict[str, list[RateAt]] = {}
-    for attack in described.attacks:
-        keys = {epsilon: f"{model}/grid/{attack}/{index}" for index, epsilon in enumerate(described.epsilons)}
-        points = [share_at(epsilon, outcomes[key]) for epsilon, key in keys.items() if key in outcomes]
-        if points:
-            found[attack] = points
-    return found
+    points = {
+        attack: shares_at({e: f"{model}/grid/{attack}/{index}" for index, e in enumerate(described.epsilons)}, outcomes)
+        for attack in described.attacks
+    }
+    return {attack: found for attack, found in points.items() if found}
 
 
-def label_leak(model: str, described: Grid, outcomes: Outcomes) -> list[Leak]:
+def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Leak]:
     """Per epsilon of the grid at which FGSM with the true label ran: the differences `leak`, `gap` and `mask`.
 
     leak = accuracy under FGSM(true label) − clean accuracy: above 0, the attack tells the model the answer.
@@ -51,21 +49,24 @@ def label_leak(model: str, described: Grid, outcomes: Outcomes) -> list[Leak]:
     iterative = [name for name in attacks if kind(attacks[name]) in ITERATIVE]
     rows: list[Leak] = []
     for index, epsilon in enumerate(described.epsilons):
-        if (mine := outcomes.get(f"{model}/grid/{fgsm}/{index}")) is not None:
-
-            def above(rivals: list[str], index: int = index, mine: Tensor = mine) -> Change | None:
-                found = {rival: outcomes[k] for rival in rivals if (k := f"{model}/grid/{rival}/{index}") in outcomes}
-                lowest = min(found, key=lambda rival: int(found[rival].sum()), default=None)
-                return None if lowest is None else _change(lowest, found[lowest], mine)
-
+        under = {name: outcomes[key] for name in attacks if (key := f"{model}/grid/{name}/{index}") in outcomes}
+        if (mine := under.get(fgsm or "")) is not None:
             leak = _change("clean", outcomes[f"{model}/clean"], mine)
-            rows.append(Leak(epsilon=epsilon, leak=leak, gap=above(one_step), mask=above(iterative)))
+            gap, mask = (
+                _above_lowest([n for n in rivals if n in under], under, mine) for rivals in (one_step, iterative)
+            )
+            rows.append(Leak(epsilon=epsilon, leak=leak, gap=gap, mask=mask))
     return rows
+
+
+def _above_lowest(rivals: list[str], under: Outcomes, mine: Tensor) -> Change | None:
+    lowest = min(rivals, key=lambda rival: int(under[rival].sum()), default=None)
+    return None if lowest is None else _change(lowest, under[lowest], mine)
 
 
 def _change(versus: str, theirs: Tensor, mine: Tensor) -> Change:
     found = paired(theirs, mine)
-    value, low, high = (shortened(number) for number in (found.value, found.low, found.high))
+    value, low, high = map(shortened, (found.value, found.low, found.high))
     return Change(versus=versus, value=value, low=low, high=high, n=found.n)
 
 
@@ -107,12 +108,12 @@ def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
     ]
 
 
-def _sized(name: str, model: ModelReport) -> Sized:
+def _sized(name: str, model: ModelReport) -> SizedModel:
     architecture: Mapping[str, Any] = model.architecture or {}
-    return Sized(
+    return SizedModel(
         model=name,
         width={key: architecture[key] for key in WIDTHS if key in architecture},
         num_parameters=model.num_parameters,
         clean=model.clean,
-        worst_case=model.worst_case and bare(model.worst_case),
+        worst_case=model.worst_case,
     )

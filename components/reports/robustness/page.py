@@ -76,8 +76,7 @@ def page(
         "epsilon": wording.epsilon_text,
         "grey": wording.grey_text,
         "measured": wording.measured_text,
-        "norm": wording.norm_text,
-        "norm_meaning": wording.norm_meaning,
+        "norm": wording.NORM_WORDS.__getitem__,
         "passes": passes,
         "percent": wording.percent,
         "points": wording.points,
@@ -96,13 +95,9 @@ def page(
 def figure_files(document: Report, curves: training_figures.Curves) -> dict[str, str]:
     """Every drawing as an SVG file of its own, with its style inside: file name to text."""
     style = FIGURE_STYLE.read_text(encoding="utf-8")
-    return {
-        f"{group.replace('_', '-')}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower()).strip('-')}.svg": _standalone(
-            figure, style
-        )
-        for group, drawn in _figures(document, curves).items()
-        for figure in drawn
-    }
+    drawings = {f"{group} {one.title}": one for group, drawn in _figures(document, curves).items() for one in drawn}
+    names = {name: re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in drawings}
+    return {f"{names[name]}.svg": _standalone(figure, style) for name, figure in drawings.items()}
 
 
 def _standalone(figure: figures.Figure, style: str) -> str:

@@ -2,20 +2,10 @@
 
 import textwrap
 
-from components.reports import grids
+from components.reports import grids, wording
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject
-from components.reports.wording import (
-    ABSENT,
-    WIDTH,
-    cascade_title,
-    condition_title,
-    half_width,
-    percent,
-    rule_title,
-    setting_text,
-    title,
-)
+from components.reports.wording import ABSENT, WIDTH, percent, title
 from components.statistics.outcomes import Interval
 
 
@@ -28,13 +18,13 @@ def worst_of(document: Report, name: str) -> str:
     if worst.cascade is None:
         return " and ".join(attacks) if len(attacks) < 3 else f"{len(attacks)} attacks"
     more = f" and {len(attacks)} more attack{'s' if len(attacks) != 1 else ''}" if attacks else ""
-    return cascade_title(document.cascade) + more
+    return wording.cascade_title(document.cascade) + more
 
 
 def verdict_text(document: Report, name: str) -> str:
-    """The verdict on one model in a few words: `student suspect (square stronger)`."""
-    rules = ", ".join(rule_title(check.rule) for check in failed(document, name))
-    return f"{title(name)} {title(status(document, name))}" + (f" ({rules})" if rules else "")
+    """The verdict on one model in a few words: `suspect (square stronger)`."""
+    rules = ", ".join(wording.rule_title(check.rule) for check in failed(document, name))
+    return title(status(document, name)) + (f" ({rules})" if rules else "")
 
 
 def columns(document: Report) -> list[str]:
@@ -63,24 +53,24 @@ def markdown_table(document: Report) -> str:
 def _verdict(document: Report) -> str:
     me = subject(document)
     names = [me, *(name for name in best_models(document) if name != me)]
-    return "Verdict: " + "; ".join(verdict_text(document, name) for name in names)
+    return "Verdict: " + "; ".join(f"{title(name)} {verdict_text(document, name)}" for name in names)
 
 
 def _grid(document: Report) -> list[list[str]]:
     names = columns(document)
-    rows = [["% right", *(condition_title(name, document.cascade) for name in names)]]
+    rows = [["% right", *(wording.condition_title(name, document.cascade) for name in names)]]
     for model in best_models(document):
         found = conditions(document.models[model])
         rows.append([title(model), *(_cell(found[name]) if name in found else ABSENT for name in names)])
     return rows
 
 
-def _cell(found: Interval) -> str:
-    return f"{percent(found.value)} ±{half_width(found)}"
+def _cell(found: Interval[float]) -> str:
+    return f"{percent(found.value)} ±{wording.half_width(found)}"
 
 
 def _heading(document: Report) -> str:
-    return setting_text(document.dataset, document.num_images, document.threat)
+    return wording.setting_text(document.dataset, document.num_images, document.threat)
 
 
 def _notes(document: Report) -> list[str]:

@@ -13,23 +13,21 @@ Curves = Mapping[str, Rows]
 def training(curves: Curves) -> list[Figure]:
     """Validation accuracy clean and under attack, the sentinel's, training loss and learning rate of every model, by
     epoch."""
-    accuracy = [*_by_model(curves, "clean_accuracy", DASHED), *_by_model(curves, "robust_accuracy")]
     robust = "Validation accuracy", "In %, on held-out training images. Solid: under attack. Dashed: clean."
     loss = "Training loss", "Mean over the epoch. Each method has its own loss: compare shapes, not heights."
     rate = "Learning rate", "The step size of the optimizer in each epoch."
-    probe = [*_by_model(curves, "sentinel_fgsm_accuracy", DASHED), *_by_model(curves, "sentinel_pgd_accuracy")]
     overfitting = (
         "What the sentinel saw",
         "Accuracy in %, of the weights in training on a few held-out images. Solid: under PGD. Dashed: under FGSM. "
         "Where dashed rises and solid falls, training has overfitted to one-step attacks.",
     )
-    charts = [
-        _chart(*robust, accuracy, percent_axis("accuracy")),
-        _chart(*overfitting, probe, percent_axis("accuracy")),
-        _chart(*loss, _by_model(curves, "train_loss")),
-        _chart(*rate, [*_by_model(curves, "lr"), *_by_model(curves, "learning_rate")]),
+    accuracy = percent_axis("accuracy")
+    return [
+        *_chart(*robust, _two(curves, "clean_accuracy", "robust_accuracy"), accuracy),
+        *_chart(*overfitting, _two(curves, "sentinel_fgsm_accuracy", "sentinel_pgd_accuracy"), accuracy),
+        *_chart(*loss, _by_model(curves, "train_loss")),
+        *_chart(*rate, [*_by_model(curves, "lr"), *_by_model(curves, "learning_rate")]),
     ]
-    return [chart for chart in charts if chart]
 
 
 _BALANCE = {
@@ -46,15 +44,14 @@ _BALANCE = {
 def balance(curves: Curves) -> list[Figure]:
     """How the distillation balanced its two teachers, by epoch; empty where no model was distilled that way."""
     charts = []
-    for part, (heading, caption) in _BALANCE.items():
+    for part, words in _BALANCE.items():
         series = [
-            Series(f"{teacher} teacher", index, points)
+            Series(f"{teacher} teacher", index, _points(rows, f"{part}_{teacher}"))
             for rows in curves.values()
             for index, teacher in enumerate(("clean", "robust"))
-            if (points := _points(rows, f"{part}_{teacher}"))
         ]
-        charts.append(_chart(heading, caption, series, size=(300, 220)))
-    return [chart for chart in charts if chart]
+        charts += _chart(*words, series, size=(300, 220))
+    return charts
 
 
 _NTK = {
@@ -84,20 +81,17 @@ _NTK = {
 
 def ntk(curves: Curves) -> list[Figure]:
     """Properties of the tangent kernel on clean and adversarial inputs, by epoch; empty where nothing was probed."""
-    charts = []
-    for part, (heading, caption) in _NTK.items():
-        series = [*_by_model(curves, f"ntk_clean_{part}", DASHED), *_by_model(curves, f"ntk_adversarial_{part}")]
-        charts.append(_chart(heading, caption, series))
-    return [chart for chart in charts if chart]
+    found = {words: _two(curves, f"ntk_clean_{part}", f"ntk_adversarial_{part}") for part, words in _NTK.items()}
+    return [chart for words, series in found.items() for chart in _chart(*words, series)]
 
 
 def _chart(
     heading: str, caption: str, series: Sequence[Series], y: Axis | None = None, size: tuple[int, int] = (372, 250)
-) -> Figure | None:
-    """Lines by epoch; None where there is nothing to draw."""
+) -> list[Figure]:
+    """Lines by epoch; none where there is nothing to draw."""
     drawn = [one for one in series if one.points]
     if not drawn:
-        return None
+        return []
     values = [value for one in drawn for _, value in one.points]
     epochs = [epoch for one in drawn for epoch, _ in one.points]
     plot = Plot(whole_axis("epoch", epochs), y or number_axis("", values, zero=min(values) >= 0), *size)
@@ -107,14 +101,17 @@ def _chart(
         for x, value in one.points if few else one.points[-1:]:
             style = "small hollow" if one.style else "small"
             plot.mark(x, value, one.palette, f"{one.name}, epoch {x:g}: {value:.4g}", style)
-    return Figure(heading, caption, plot.render(f"{heading} by epoch"))
+    return [Figure(heading, caption, plot.render(f"{heading} by epoch"))]
+
+
+def _two(curves: Curves, dashed: str, solid: str) -> list[Series]:
+    return [*_by_model(curves, dashed, DASHED), *_by_model(curves, solid)]
 
 
 def _by_model(curves: Curves, column: str, style: str = "") -> list[Series]:
-    name = f"{title(column)}"
     return [
-        Series(f"{title(model)}, {name}", i, _points(rows, column), style)
-        for i, (model, rows) in enumerate(curves.items())
+        Series(f"{title(model)}, {title(column)}", index, _points(rows, column), style)
+        for index, (model, rows) in enumerate(curves.items())
     ]
 
 

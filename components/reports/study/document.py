@@ -1,35 +1,26 @@
 """What a study found: every arm with every seed, means over the seeds, and paired differences between arms."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from components.evaluation.document import Passes
+from components.evaluation.document import CheckpointName
 from components.foundation.errors import InputError, choose
 from components.reports.comparison.contents import paired_difference
 from components.reports.frames import frame
-from components.reports.robustness.contents import ModelReport, Report, Transfer
+from components.reports.robustness.contents import Report, Transfer
 from components.reports.robustness.document import conditions, rates
-from components.reports.study.contents import (
-    Arm,
-    Checkpoint,
-    CurvePoint,
-    Pair,
-    SeedMean,
-    SeedResult,
-    Sentinel,
-    ShortVerdict,
-    Study,
-    StudyPlan,
-    StudyRun,
-)
+from components.reports.study import contents
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired, spread
-from components.statistics.outcomes import Outcomes, Rate, bare, shortened
+from components.statistics.outcomes import Outcomes, Rate, shortened
 
-CHECKPOINTS: tuple[Checkpoint, ...] = ("best", "last")
+CHECKPOINTS: tuple[CheckpointName, ...] = ("best", "last")
 # A model has collapsed when it ends below this share of its best accuracy under attack.
 COLLAPSE = 0.5
+# What all reports of a study have in common.
+ALIKE = ("dataset", "threat", "num_images", "attacks", "cascade")
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -42,12 +33,12 @@ class RunFiles(NamedTuple):
     what the overfitting sentinel did, or None where nothing was looked at.
     """
 
-    run: StudyRun
+    run: contents.StudyRun
     robustness: Report
     outcomes: Outcomes
     curve: Rows
     metrics: Mapping[str, Any]
-    sentinel: Sentinel | None
+    sentinel: contents.SentinelRecord | None
 
     @property
     def name(self) -> str:
@@ -55,7 +46,7 @@ class RunFiles(NamedTuple):
         return f"{self.run.name}-{self.run.seed}"
 
 
-def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str, Transfer]) -> Study:
+def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str, Transfer]) -> contents.Study:
     """The content of studies/NAME/results/SCALE.json (docs/studies/README.md).
 
     Args:
@@ -67,23 +58,15 @@ def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str,
     """
     first = findings[0].robustness
     for finding in findings:
-        _require_alike(finding, findings[0], plan.robust)
-    return Study(
+        choose(conditions(finding.robustness.models["best"]), plan.robust, f"{finding.name}: robust")
+        for key in ALIKE:
+            if getattr(finding.robustness, key) != getattr(first, key):
+                raise InputError(f"{finding.name}: another {key} than {findings[0].name}, so no table of both")
+    return contents.Study(
         schema_="temper/study/1",
-        study=plan.study,
-        scale=plan.scale,
-        question=plan.question,
-        claim=plan.claim,
-        role=plan.role,
-        robust=plan.robust,
-        figure=plan.figure,
-        transfer=plan.transfer,
+        **plan.pick(*contents.StudyQuestion.model_fields),
         confidence=CONFIDENCE,
-        dataset=first.dataset,
-        threat=first.threat,
-        num_images=first.num_images,
-        attacks=first.attacks,
-        cascade=first.cascade,
+        **first.pick(*ALIKE),
         arms=_arms(plan, findings),
         pairs=pairs(plan, findings),
         transfers=dict(transfers),
@@ -91,59 +74,43 @@ def build(plan: StudyPlan, findings: Sequence[RunFiles], transfers: Mapping[str,
     )
 
 
-def _require_alike(finding: RunFiles, first: RunFiles, robust: str) -> None:
-    choose(conditions(finding.robustness.models["best"]), robust, f"{finding.name}: robust")
-    for key in ("dataset", "threat", "num_images", "attacks", "cascade"):
-        if getattr(finding.robustness, key) != getattr(first.robustness, key):
-            raise InputError(f"{finding.name}: another {key} than {first.name}, so no table of both")
-
-
-def _arms(plan: StudyPlan, findings: Sequence[RunFiles]) -> dict[str, Arm]:
+def _arms(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> dict[str, contents.ArmResult]:
     runs = {finding.run.name: finding.run for finding in reversed(findings)}
-    seeds: dict[str, dict[str, SeedResult]] = {}
+    seeds: dict[str, dict[str, contents.SeedResult]] = {}
     for finding in findings:
         seeds.setdefault(finding.run.name, {})[str(finding.run.seed)] = _seed(finding, plan.robust)
     return {
-        name: Arm(
-            arm=runs[name].arm,
-            variant=runs[name].variant,
-            section=runs[name].section,
-            seeds=own,
-            over_seeds=over_seeds(list(own.values())),
+        name: contents.ArmResult(
+            **runs[name].pick("arm", "variant", "section"), seeds=own, over_seeds=over_seeds(list(own.values()))
         )
         for name, own in seeds.items()
     }
 
 
-def _seed(finding: RunFiles, robust: str) -> SeedResult:
-    models, verdicts, metrics = finding.robustness.models, finding.robustness.verdict, finding.metrics
+def _seed(finding: RunFiles, robust: str) -> contents.SeedResult:
+    models, metrics = finding.robustness.models, finding.metrics
     curve = [_point(row) for row in finding.curve]
-    best, last = (_measured(models[name]) for name in CHECKPOINTS)
-    return SeedResult(
+    best, last = (rates(models[name]) for name in CHECKPOINTS)
+    return contents.SeedResult(
         best=best,
         last=last,
-        verdict={n: ShortVerdict(status=verdicts[n].status, reasons=verdicts[n].reasons) for n in CHECKPOINTS},
+        verdict={name: finding.robustness.verdict[name] for name in CHECKPOINTS},
         grid={name: models[name].grid for name in CHECKPOINTS},
         label_leak={name: models[name].label_leak for name in CHECKPOINTS},
         epochs={name: metrics[name]["epoch"] for name in CHECKPOINTS},
         collapsed=last[robust].value < COLLAPSE * best[robust].value,
         collapse_epoch=collapse_epoch([point.robust_accuracy for point in curve]),
         sentinel=finding.sentinel,
-        passes=Passes(**metrics["passes"]),
+        passes=metrics["passes"],
         num_parameters=metrics["num_parameters"],
-        seconds=finding.run.seconds,
-        code=finding.run.code,
+        **finding.run.pick("seconds", "code"),
         curve=curve,
     )
 
 
-def _measured(model: ModelReport) -> dict[str, Rate]:
-    return {name: bare(found) for name, found in rates(model).items()}
-
-
-def _point(row: Mapping[str, str]) -> CurvePoint:
+def _point(row: Mapping[str, str]) -> contents.CurvePoint:
     clean, robust = (shortened(float(row[key])) for key in ("clean_accuracy", "robust_accuracy"))
-    return CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
+    return contents.CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
 
 
 def collapse_epoch(accuracies: Sequence[float]) -> int | None:
@@ -161,28 +128,27 @@ def collapse_epoch(accuracies: Sequence[float]) -> int | None:
     return None
 
 
-def over_seeds(seeds: Sequence[SeedResult]) -> dict[Checkpoint, dict[str, SeedMean]]:
+def over_seeds(seeds: Sequence[contents.SeedResult]) -> dict[CheckpointName, dict[str, contents.SeedMean]]:
     """Per checkpoint and condition the mean over the seeds, its interval, and n; one seed has neither spread nor
     interval."""
     return {checkpoint: _means(seed.at(checkpoint) for seed in seeds) for checkpoint in CHECKPOINTS}
 
 
-def _means(seeds: Iterator[Mapping[str, Rate]]) -> dict[str, SeedMean]:
+def _means(seeds: Iterator[Mapping[str, Rate]]) -> dict[str, contents.SeedMean]:
     rows = [{"condition": name, "value": found.value} for seed in seeds for name, found in seed.items()]
     groups = frame(rows).groupby("condition", sort=False)["value"]
     return {str(name): mean(values.tolist()) for name, values in groups}
 
 
-def mean(values: Sequence[float]) -> SeedMean:
+def mean(values: Sequence[float]) -> contents.SeedMean:
     """The mean of values over n seeds with Student's 95 % interval of it, where there are two or more."""
     if len(values) < 2:
-        return SeedMean(mean=shortened(values[0]), n=1)
-    found = spread(values)
-    average, deviation, low, high = map(shortened, (found.mean, found.deviation, found.low, found.high))
-    return SeedMean(mean=average, deviation=deviation, low=low, high=high, n=found.n)
+        return contents.SeedMean(mean=shortened(values[0]), n=1)
+    found = {key: shortened(number) for key, number in spread(values)._asdict().items()}
+    return contents.SeedMean.model_validate(found)
 
 
-def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[Pair]:
+def pairs(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> list[contents.PairResult]:
     """Per pair of arms, checkpoint and condition: B minus A, per seed on the same images, and over the seeds.
 
     The p values are McNemar's, exact; `p_corrected` is Holm's over all seeds and pairs of a checkpoint and condition.
@@ -194,30 +160,28 @@ def pairs(plan: StudyPlan, findings: Sequence[RunFiles]) -> list[Pair]:
     family = table.groupby(["checkpoint", "condition"], sort=False)["p"]
     table["p_corrected"] = family.transform(lambda ps: type(ps)(holm(ps.tolist()), index=ps.index))
     return [
-        Pair(
+        contents.PairResult(
             a=a,
             b=b,
             checkpoint=checkpoint,
             condition=condition,
-            seeds={row.seed: paired_difference(row.found, row.p_corrected) for row in own.itertuples()},
+            seeds={row.seed: paired_difference(row.found, p_corrected=row.p_corrected) for row in own.itertuples()},
             over_seeds=mean([found.value for found in own["found"]]),
         )
         for (checkpoint, condition, a, b), own in table.groupby(["checkpoint", "condition", "a", "b"], sort=False)
     ]
 
 
-def _differences(plan: StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
+def _differences(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
     """One row per checkpoint, condition, pair of arms and seed that both have."""
     by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
     seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
-    for checkpoint in CHECKPOINTS:
-        for condition in dict.fromkeys(("clean", plan.robust)):
-            for a, b in plan.pairs:
-                for seed in seeds:
-                    if (a, seed) in by_name and (b, seed) in by_name:
-                        found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
-                        row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
-                        yield row | {"found": found, "p": found.p}
+    compared = dict.fromkeys(("clean", plan.robust))
+    for checkpoint, condition, (a, b), seed in product(CHECKPOINTS, compared, plan.pairs, seeds):
+        if (a, seed) in by_name and (b, seed) in by_name:
+            found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
+            row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
+            yield row | {"found": found, "p": found.p}
 
 
 def _difference(a: RunFiles, b: RunFiles, checkpoint: str, condition: str) -> Paired:

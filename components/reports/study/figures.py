@@ -1,12 +1,12 @@
 """The one figure of a study, as an SVG file that needs no page around it: curves, capacity or points."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
-from components.reports.study.contents import Arm, CurvePoint, Study
-from components.reports.wording import percent, title
+from components.reports.study.contents import ArmResult, CurvePoint, Study
+from components.reports.wording import magnitude, percent, title
 
 STYLE = Path(__file__).parents[1] / "figures.css"
 WIDTH, HEIGHT, LEGEND, LINE = 560, 360, 200, 20
@@ -37,12 +37,8 @@ def curves(document: Study) -> str:
             _course(plot, found.curve, seeds.index(seed), f"{name}, seed {seed}")
         place = f"translate({PANEL * (index % across)} {(PANEL_HEIGHT + HEADING) * (index // across)})"
         words = tag("text", name, class_="legend", x=LEFT, y=20)
-        panel = tag(
-            "g",
-            plot.render(f"{name}: accuracy under the validation attack by epoch"),
-            transform=f"translate(0 {HEADING})",
-        )
-        drawn.append(tag("g", words + panel, transform=place))
+        panel = plot.render(f"{name}: accuracy under the validation attack by epoch")
+        drawn.append(tag("g", words + tag("g", panel, transform=f"translate(0 {HEADING})"), transform=place))
     for index, seed in enumerate(seeds):
         drawn.append(_key(index, f"seed {seed}", PANEL * across, 1.5 * LINE + LINE * index))
     height = (PANEL_HEIGHT + HEADING) * -(-len(arms) // across)
@@ -61,7 +57,7 @@ def capacity(document: Study) -> str:
     arms = document.arms.values()
     families = list(dict.fromkeys(arm.arm for arm in arms))
     sizes = {_parameters(arm) for arm in arms}
-    ticks = tuple((math.log10(size), _short(size)) for size in sorted(sizes))
+    ticks = tuple((math.log10(size), magnitude(size)) for size in sorted(sizes))
     margin = 0.1 * max(ticks[-1][0] - ticks[0][0], 1)
     x = Axis("parameters (logarithmic)", ticks[0][0] - margin, ticks[-1][0] + margin, ticks)
     plot = Plot(x, percent_axis(""), WIDTH, HEIGHT)
@@ -72,10 +68,8 @@ def capacity(document: Study) -> str:
             means = [(place, arm.over_seeds["last"][condition].mean) for place, arm in at]
             plot.line(means, f"{colour(index)} {style}")
             for place, arm in at:
-                for seed, found in arm.seeds.items():
-                    value = found.last[condition].value
-                    words = f"{family} {arm.variant}, seed {seed}, {title(condition)}: {percent(value)} %"
-                    plot.mark(place, value, index, words, f"small {hollow}")
+                for value, words in _seeds(arm, condition):
+                    plot.mark(place, value, index, f"{family} {arm.variant}, {words}", f"small {hollow}")
     label = "Accuracy of the last checkpoint by number of parameters"
     heading = f"accuracy of the last checkpoint, %: {title(document.robust)} solid, clean dashed"
     return _drawing(plot, heading, families, label)
@@ -93,10 +87,8 @@ def points(document: Study) -> str:
             if total.low is not None and total.high is not None:
                 low, high = max(0.0, total.low), min(1.0, total.high)
                 plot.segment((low, at), (high, at), f"whisker {colour(index)}")
-            for seed, found in arm.seeds.items():
-                value = found.last[condition].value
-                words = f"{name}, seed {seed}, {title(condition)}: {percent(value)} %"
-                plot.mark(value, at, index, words, f"small {hollow}")
+            for value, words in _seeds(arm, condition):
+                plot.mark(value, at, index, f"{name}, {words}", f"small {hollow}")
     label = "Clean accuracy and accuracy under attack of the last checkpoint, per arm and seed"
     heading = f"last checkpoint: {title(document.robust)} filled, clean hollow"
     return _drawing(plot, heading, [], label)
@@ -129,9 +121,12 @@ def _file(heading: str, drawn: str, width: int, height: int) -> str:
     return tag("svg", style + paper + words + inner, xmlns="http://www.w3.org/2000/svg", **size) + "\n"
 
 
-def _parameters(arm: Arm) -> int:
+def _seeds(arm: ArmResult, condition: str) -> Iterator[tuple[float, str]]:
+    """The accuracy of each seed's last checkpoint, and how a pointer shows it."""
+    for seed, found in arm.seeds.items():
+        value = found.last[condition].value
+        yield value, f"seed {seed}, {title(condition)}: {percent(value)} %"
+
+
+def _parameters(arm: ArmResult) -> int:
     return next(iter(arm.seeds.values())).num_parameters
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e6:.3g}M" if count >= 1e6 else f"{count / 1e3:.3g}k"

@@ -1,26 +1,15 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 
 from components.reports import grids
 from components.reports.frames import frame
-from components.reports.study.contents import SeedMean, Sentinel, Study
+from components.reports.study.contents import SeedMean, SentinelRecord, Study
 from components.reports.study.document import CHECKPOINTS
-from components.reports.wording import (
-    ABSENT,
-    condition_title,
-    grey_text,
-    p_value,
-    percent,
-    points,
-    setting_text,
-    title,
-)
-
-Grid = list[list[str]]
+from components.reports.wording import ABSENT, condition_title, grey_text, p_value, percent, points, setting_text, title
 
 
 def markdown(document: Study) -> str:
@@ -73,7 +62,7 @@ def notes(document: Study) -> str:
     )
 
 
-def arms(document: Study) -> Grid:
+def arms(document: Study) -> list[list[str]]:
     """One row per arm and checkpoint: every condition over the seeds, and the verdicts."""
     first = next(iter(document.arms.values())).over_seeds["best"]
     heads = [condition_title(name, document.cascade) for name in first]
@@ -84,12 +73,12 @@ def arms(document: Study) -> Grid:
             found = arm.over_seeds[checkpoint]
             cells = [_cell(found[key], [seed.at(checkpoint)[key].value for seed in seeds]) for key in first]
             verdicts = Counter(seed.verdict[checkpoint].status for seed in seeds)
-            verdict = _each(f"{count} {status}" for status, count in verdicts.items())
+            verdict = ", ".join(f"{count} {status}" for status, count in verdicts.items())
             rows.append([name, checkpoint, str(len(seeds)), *cells, verdict])
     return rows
 
 
-def course(document: Study) -> Grid:
+def course(document: Study) -> list[list[str]]:
     """One row per arm: which epochs were kept, whether and when it collapsed, what it cost, what the sentinel said."""
     rows = [["arm", "best epoch", "collapsed", "collapse at epoch", "sentinel", "passes, millions", "parameters", "s"]]
     for name, arm in document.arms.items():
@@ -97,30 +86,30 @@ def course(document: Study) -> Grid:
         rows.append(
             [
                 name,
-                _each(str(seed.epochs["best"]) for seed in seeds),
+                ", ".join(str(seed.epochs["best"]) for seed in seeds),
                 f"{sum(seed.collapsed for seed in seeds)} of {len(seeds)}",
-                _each(ABSENT if seed.collapse_epoch is None else str(seed.collapse_epoch) for seed in seeds),
-                _each(what_alarms_did(seed.sentinel) for seed in seeds),
-                _each(f"{(seed.passes.forward + seed.passes.backward) / 1e6:.3g}" for seed in seeds),
+                ", ".join(ABSENT if seed.collapse_epoch is None else str(seed.collapse_epoch) for seed in seeds),
+                ", ".join(what_alarms_did(seed.sentinel) for seed in seeds),
+                ", ".join(f"{(seed.passes.forward + seed.passes.backward) / 1e6:.3g}" for seed in seeds),
                 f"{seeds[0].num_parameters:,}",
-                _each(f"{seed.seconds:.0f}" for seed in seeds),
+                ", ".join(f"{seed.seconds:.0f}" for seed in seeds),
             ]
         )
     return rows
 
 
-def differences(document: Study) -> Grid:
+def differences(document: Study) -> list[list[str]]:
     """One row per pair, checkpoint and condition."""
     rows = [["A", "B", "checkpoint", "condition", "B − A", "each seed"]]
     for pair in document.pairs:
         found = pair.seeds.values()
-        each = _each(f"{points(one.value)} (p {p_value(one.p_corrected, exact=False)}, n {one.n})" for one in found)
+        each = ", ".join(f"{points(one.value)} (p {p_value(one.p_corrected, exact=False)}, n {one.n})" for one in found)
         words = [pair.checkpoint, title(pair.condition), points(pair.over_seeds.mean) + _half(pair.over_seeds)]
         rows.append([pair.a, pair.b, *words, each])
     return rows
 
 
-def leaks(document: Study) -> Grid:
+def leaks(document: Study) -> list[list[str]]:
     """One row per arm: what FGSM with the true label tells the last checkpoint, at each epsilon of the grid."""
     found = [
         {"arm": name, "epsilon": row.epsilon, "value": row.leak.value}
@@ -133,11 +122,11 @@ def leaks(document: Study) -> Grid:
     values = frame(found).groupby(["arm", "epsilon"], sort=False)["value"].agg(list).unstack(sort=False)
     rows = [["arm", *(f"ε = {grey_text(epsilon)}" for epsilon in values.columns)]]
     for arm, row in values.iterrows():
-        rows.append([str(arm), *(f"{points(sum(v) / len(v))} ({_each(map(points, v))})" for v in row)])
+        rows.append([str(arm), *(f"{points(sum(v) / len(v))} ({', '.join(map(points, v))})" for v in row)])
     return rows
 
 
-def transfer(document: Study, attack: str) -> Grid:
+def transfer(document: Study, attack: str) -> list[list[str]]:
     """Source by target: the mean over the seeds of the target's accuracy on what was made for the source."""
     found = [
         {"source": source, "target": target, "value": rate.value}
@@ -150,7 +139,7 @@ def transfer(document: Study, attack: str) -> Grid:
 
 
 def _cell(found: SeedMean, values: Sequence[float]) -> str:
-    return f"{percent(found.mean)}{_half(found)}" + (f" ({_each(map(percent, values))})" if found.n > 1 else "")
+    return f"{percent(found.mean)}{_half(found)}" + (f" ({', '.join(map(percent, values))})" if found.n > 1 else "")
 
 
 def _half(found: SeedMean) -> str:
@@ -158,11 +147,7 @@ def _half(found: SeedMean) -> str:
     return "" if found.low is None or found.high is None else f" ±{percent((found.high - found.low) / 2)}"
 
 
-def _each(texts: Iterable[str]) -> str:
-    return ", ".join(texts)
-
-
-def what_alarms_did(found: Sentinel | None) -> str:
+def what_alarms_did(found: SentinelRecord | None) -> str:
     """What the sentinel's alarms led to, in order: `note 3.5; roll back 7`; `note 3.5–9 (6)` for many of one kind."""
     done: list[str] = []
     for action, events in groupby(found.events if found else [], attrgetter("action")):
@@ -172,7 +157,7 @@ def what_alarms_did(found: Sentinel | None) -> str:
     return "; ".join(done) or ABSENT
 
 
-def leads(document: Study) -> Grid:
+def leads(document: Study) -> list[list[str]]:
     """One row per rule of the sentinel: how early it was in the runs that collapsed, false alarms in the others."""
     head = ["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]
     watched = [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
@@ -191,7 +176,7 @@ def leads(document: Study) -> Grid:
     for rule, runs in frame(found).groupby("rule", sort=False) if found else ():
         collapsed, others = runs[runs["collapsed"]], runs[~runs["collapsed"]]
         early = collapsed["lead"].dropna().sort_values(ascending=False)
-        told = _each(f"{lead:+g}".replace("-", "−") for lead in early) or ABSENT
+        told = ", ".join(f"{lead:+g}".replace("-", "−") for lead in early) or ABSENT
         counts = [len(collapsed) - len(early), len(others), int(others["false"].sum())]
         rows.append([title(str(rule)), str(len(collapsed)), told, *map(str, counts)])
     return rows

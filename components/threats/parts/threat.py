@@ -1,15 +1,14 @@
 """The threat model: which perturbations an attacker may add. Pixels are in [0, 1] everywhere."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from components.foundation.errors import InputError, choose
-from components.foundation.params import STRICT, Fractional, Ratio, typed
+from components.foundation.params import Fractional, NotNegativeFraction, Ratio, strict, typed
 from components.numerics.random_numbers import Rng
 from components.threats.parts.norm import Norm
 
@@ -17,16 +16,18 @@ from components.threats.parts.norm import Norm
 TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Threat:
-    """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1]."""
+    """A ball of radius `epsilon` (exact, in units of the pixel range) in the `norm`, intersected with [0, 1].
+
+    With `radii` [N, 1, 1, 1], none above epsilon, each image has a ball of its own.
+    """
 
     norm: Norm
-    epsilon: Fractional
+    epsilon: NotNegativeFraction
+    radii: Tensor | None = Field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.epsilon < 0:
-            raise ValueError(f"got epsilon {self.epsilon}, want a radius of at least 0")
         if self.norm.largest is not None and self.epsilon > self.norm.largest:
             raise ValueError(f"got epsilon {self.epsilon}, want a share of the pixel range [0, 1], such as 8/255")
 
@@ -53,17 +54,22 @@ class Threat:
         """The same norm with this radius, or with the largest that means anything."""
         return self.at(epsilon if self.norm.largest is None else min(epsilon, self.norm.largest))
 
-    def each(self, radii: Tensor) -> "Balls":
+    def each(self, radii: Tensor) -> "Threat":
         """The same norm with a radius of its own for each image: `radii` [N], none above epsilon."""
-        return Balls(self.norm, self.epsilon, radii.view(-1, 1, 1, 1))
+        return Threat(norm=self.norm, epsilon=self.epsilon, radii=radii.view(-1, 1, 1, 1))
+
+    @property
+    def reach(self) -> float | Tensor:
+        """The radius of every image's ball: one number, or [N, 1, 1, 1]."""
+        return self.radius if self.radii is None else self.radii
 
     def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
         """Points of the ball around `images` and of [0, 1] for `images_adv`, both [N, C, H, W]."""
-        return self._balls.project(images_adv, images)
+        return self.norm.project(images_adv, images, self.reach)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         """Points drawn uniformly from the ball around `images` (then clipped to [0, 1]), [N, C, H, W]."""
-        return self._balls.random_start(images, rng)
+        return self.norm.random_start(images, self.reach, rng)
 
     def steepest_step(self, gradient: Tensor, step_size: float | Tensor, points: Tensor) -> Tensor:
         """The step of length `step_size` from `points` that raises a linear function with this gradient most.
@@ -78,38 +84,11 @@ class Threat:
 
     def verify(self, images_adv: Tensor, images: Tensor) -> Tensor:
         """`images_adv`, after asserting that it is finite, inside the ball and inside [0, 1]."""
-        return self._balls.verify(images_adv, images)
-
-    @property
-    def _balls(self) -> "Balls":
-        return Balls(self.norm, self.epsilon, self.radius)
-
-
-class Balls(NamedTuple):
-    """What attacks ask of a threat model, as `Threat` documents it, at one radius for all images or one for each.
-
-    `radius` is a number or a tensor [N, 1, 1, 1], whose values are at most `epsilon`.
-    """
-
-    norm: Norm
-    epsilon: Ratio
-    radius: float | Tensor
-
-    def project(self, images_adv: Tensor, images: Tensor) -> Tensor:
-        return self.norm.project(images_adv, images, self.radius)
-
-    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
-        return self.norm.random_start(images, self.radius, rng)
-
-    def steepest_step(self, gradient: Tensor, step_size: float | Tensor, points: Tensor) -> Tensor:
-        return self.norm.steepest_step(gradient, step_size, points)
-
-    def verify(self, images_adv: Tensor, images: Tensor) -> Tensor:
         low, high = torch.aminmax(images_adv)
         sizes = self.norm.size(images_adv - images).view(-1, 1, 1, 1)
         # Every pixel may be off by half a unit in the last place of float32, which adds up where the norm adds up.
         rounding = self.norm.size(torch.full_like(images[:1], torch.finfo(torch.float32).eps / 2))
-        allowed = self.radius + TOLERANCE * max(1.0, float(self.epsilon)) + rounding
+        allowed = self.reach + TOLERANCE * max(1.0, float(self.epsilon)) + rounding
         # Written so that NaN fails too; on a GPU the check waits in the stream, so that no step waits for the host.
         inside = (sizes <= allowed).all() & (low >= 0) & (high <= 1)
         message = f"an attack left the ball of {self.norm.name} {self.epsilon} or the pixel range [0, 1]"
@@ -117,7 +96,7 @@ class Balls(NamedTuple):
         return images_adv
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class ThreatSection:
     """The section `threat` of params.yaml.
 
@@ -126,11 +105,7 @@ class ThreatSection:
     """
 
     norm: str
-    epsilon: Fractional
-
-    def __post_init__(self) -> None:
-        if self.epsilon < 0:
-            raise ValueError(f"got epsilon {self.epsilon}, want a radius of at least 0")
+    epsilon: NotNegativeFraction
 
 
 def read_threat(norms: Mapping[str, type[Norm]], section: Any, where: str) -> Threat:

@@ -5,11 +5,11 @@ last of some looks whether it alarms, so that rules can be tried on any curve, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
-from components.foundation.params import STRICT, Fractional, Real
+from components.foundation.params import Count, PositiveFraction, Real, Share, strict
 
 Look = Mapping[str, float]
 """`epoch` (a whole number at an epoch's end), `clean_accuracy`, `fgsm_accuracy`, `pgd_accuracy`, `clean_loss`,
@@ -19,7 +19,7 @@ Look = Mapping[str, float]
 RuleName = Literal["catastrophic", "fall", "gap", "alignment", "direction", "loss", "distortion", "kernel"]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Rules:
     """The thresholds. Shares are of the largest value seen: of all looks so far, or of the last `memory` looks.
 
@@ -27,30 +27,25 @@ class Rules:
     """
 
     gap: Real  # FGSM accuracy minus PGD accuracy.
-    collapse: Real  # Share of the largest PGD accuracy so far.
-    recovery: Real  # Share of the largest PGD accuracy so far.
+    collapse: Share  # Share of the largest PGD accuracy so far.
+    recovery: Share  # Share of the largest PGD accuracy so far.
     fall: Real  # PGD accuracy lost between two looks.
-    alignment: Real  # Share of the recent cosine of the gradients at an image and beside it.
-    direction: Real  # Share of the recent cosine of the FGSM and the PGD perturbation.
-    loss_drop: Real  # Share of the adversarial loss lost between two looks,
-    wobble: Real  # while the clean loss moves by less than this share.
+    alignment: Share  # Share of the recent cosine of the gradients at an image and beside it.
+    direction: Share  # Share of the recent cosine of the FGSM and the PGD perturbation.
+    loss_drop: Share  # Share of the adversarial loss lost between two looks,
+    wobble: Share  # while the clean loss moves by less than this share.
     stride: tuple[Real, Real]  # Bounds of what the training loss may fall between two looks.
-    distortion: Real  # Share of the recent length of the Frank-Wolfe perturbation.
+    distortion: Share  # Share of the recent length of the Frank-Wolfe perturbation.
     velocity: Real  # How many times as fast as before the kernel turns.
-    rank: Real  # Share of the recent effective rank of the kernel.
-    memory: int  # Looks.
+    rank: Share  # Share of the recent effective rank of the kernel.
+    memory: Count  # Looks.
 
     def __post_init__(self) -> None:
-        for name in ("collapse", "recovery", "alignment", "direction", "loss_drop", "wobble", "distortion", "rank"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"got {name} {getattr(self, name)}, want a share from 0 to 1")
-        if self.memory < 1:
-            raise ValueError(f"got memory {self.memory}, want at least 1")
         if not 0 <= self.stride[0] <= self.stride[1]:
             raise ValueError(f"got stride {list(self.stride)}, want the smallest, then the largest")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Sentinel:
     """What is looked at during training, which rules alarm, and what happens then.
 
@@ -62,22 +57,17 @@ class Sentinel:
     training.
     """
 
-    images: int
-    looks: int
-    steps: int
-    step_size: Fractional
+    images: Annotated[int, Field(ge=2)]
+    looks: Count
+    steps: Count
+    step_size: PositiveFraction
     alarm_on: tuple[RuleName, ...]
     action: Literal["note", "stop", "roll_back"]
     changes: tuple[dict[str, Any], ...]
-    good: Real
+    good: Share
     rules: Rules
 
     def __post_init__(self) -> None:
-        for name, least in (("images", 2), ("looks", 1), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"got {name} {getattr(self, name)}, want at least {least}")
-        if self.step_size <= 0 or not 0 <= self.good <= 1:
-            raise ValueError(f"got step_size {self.step_size} and good {self.good}, want more than 0, and 0 to 1")
         if bool(self.changes) != (self.action == "roll_back"):
             given = f"action '{self.action}' with {len(self.changes)} changes"
             raise ValueError(f"got {given}, want changes with 'roll_back' and with no other")

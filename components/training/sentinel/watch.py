@@ -41,11 +41,7 @@ class Watch:
     """
 
     def __init__(
-        self,
-        sentinel: Sentinel,
-        probe: SentinelProbe,
-        adapt: Callable[[int], Method],
-        tell: Callable[[str], None],
+        self, sentinel: Sentinel, probe: SentinelProbe, adapt: Callable[[int], Method], tell: Callable[[str], None]
     ) -> None:
         self.sentinel, self.probe, self.adapt, self.tell = sentinel, probe, adapt, tell
         self.rows: list[dict[str, Any]] = []

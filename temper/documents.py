@@ -1,11 +1,9 @@
-"""Writes the JSON Schemas of all documents: `python -m components.commands.schemas docs/schemas`."""
+"""Writes the JSON Schemas of all documents: `python -m temper.documents docs/schemas`."""
 
-import argparse
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 from components.evaluation.document import Evaluation
-from components.foundation.process import as_process
 from components.foundation.storage import write_json
 from components.reports.comparison.contents import Comparison
 from components.reports.robustness.contents import Report
@@ -20,15 +18,11 @@ DOCUMENTS: dict[str, type[Document]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes NAME.schema.json of every document into FOLDER."""
-    parser = argparse.ArgumentParser(prog="python -m components.commands.schemas", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    folder = parser.parse_args(arguments).folder
+def write_schemas(folder: Path) -> None:
+    """Writes NAME.schema.json of every document into the folder."""
     for name, kind in DOCUMENTS.items():
         write_json(folder / f"{name}.schema.json", json_schema(kind))
 
 
 if __name__ == "__main__":
-    with as_process("schemas"):
-        main()
+    write_schemas(Path(sys.argv[1]))
