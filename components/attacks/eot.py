@@ -26,8 +26,7 @@ INNER: dict[str, type[Attack]] = {"apgd": Apgd, "bim": Bim, "cw": Cw, "fgsm": Fg
 
 
 def _inner(spec: Any) -> Attack:
-    built = spec if type(spec) in INNER.values() else None
-    return built or member(INNER, spec, "wrapped")
+    return spec if type(spec) in INNER.values() else member(INNER, spec, "wrapped")
 
 
 @strict

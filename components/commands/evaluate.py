@@ -60,12 +60,8 @@ def main(given: EvaluateOptions) -> None:
     images = images._replace(classes=classes or _numbered(candidates, images, device))
     suite = read_suite(params, SECTION, images.num_classes)
     data = _data(images, suite.section.batch_size, device)
-    provenance = {
-        "data.sha256": data.sha256,
-        "code.sha256": fingerprint(attack_code(candidates, suite)),
-        "device": device.type,
-        **versions(),
-    }
+    code = fingerprint(attack_code(candidates, suite))
+    provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     with _notes(given.track and shard.number == 0, params.values) as (journal, note):
         evaluate(candidates, data, suite, Folders(given.out, given.out, shard), evidence_on, extra, note)

@@ -20,10 +20,7 @@ from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 
 SECTION = "evaluate_attacks"
-SEARCHES = {
-    "float32": {"precision": "float32", "compiled": False},
-    "bfloat16": {"precision": "bfloat16", "compiled": False},
-}
+SEARCHES = {precision: {"precision": precision, "compiled": False} for precision in ("float32", "bfloat16")}
 # As multiples of epsilon: the radii of the curve, which has to reach zero accuracy, and of the tables of one-step
 # attacks.
 CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2")
@@ -100,19 +97,17 @@ def params_of(given: EvaluateOptions, uint8: bool) -> Params:
     `uint8`: whether the images are kept so.
     """
     threats = threats_of(given.threat)
-    if given.params is None and not threats:
-        raise InputError("--threat: missing, say what the attacker may change, such as linf:8/255")
     if given.params is not None:
         read = Params.read(given.params)
-        values = {key: read.get(key) for key in ("seed", "compute", "threat", SECTION)}
+        seed, compute, threat, section = (read.get(key) for key in ("seed", "compute", "threat", SECTION))
         # An outside model is a selected one: there is no last epoch.
-        section = {**values[SECTION], "last_epoch_attacks": []}
-        compute, seed, path = dict(values["compute"]), values["seed"], str(given.params)
-        threat = values["threat"]
-    else:
+        section, compute = {**section, "last_epoch_attacks": []}, dict(compute)
+    elif threats:
         section = default_section(threats[0], len(given.model) > 1)
         compute = {"device": "auto", "threads": len(os.sched_getaffinity(0)), "deterministic": True}
-        threat, seed, path = {}, 0, "command line"
+        threat, seed = {}, 0
+    else:
+        raise InputError("--threat: missing, say what the attacker may change, such as linf:8/255")
     if threats:
         threat = threats[0].section
         section["cascade_epsilons"] = [str(other.epsilon) for other in threats[1:]]
@@ -125,8 +120,8 @@ def params_of(given: EvaluateOptions, uint8: bool) -> Params:
     if section["adversarial"] == "uint8" and not uint8:
         raise InputError("--adversarial: got uint8 for images that are no 8-bit ones, want float32")
     compute |= _said(device=given.device, threads=given.threads)
-    seed = seed if given.seed is None else given.seed
-    return Params({"seed": seed, "compute": compute, "threat": threat, SECTION: section}, path)
+    values = {"seed": seed, "compute": compute, "threat": threat, SECTION: section, **_said(seed=given.seed)}
+    return Params(values, str(given.params or "command line"))
 
 
 def default_section(threat: Threat, several: bool) -> dict[str, Any]:
@@ -137,24 +132,19 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
         for many in (CURVE, GRID)
     )
     one_step = {"fgsm": {"name": "fgsm"}, "fgsm_predicted": {"name": "fgsm", "aim": "predicted"}}
-    steps_of_grey = grey_level_steps(Ratio(grid[-1]))
-    many = ("bim", "iter_ll") if steps_of_grey <= MOST_GREY_STEPS else ()
+    many = ("bim", "iter_ll") if grey_level_steps(Ratio(grid[-1])) <= MOST_GREY_STEPS else ()
+    tabled = one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", *many)}
     steps = {"steps": 20, "step_size": str(Ratio(epsilon / 4)), "start": "uniform"}
+    pgd = {"name": "pgd", **steps, "loss": "cross_entropy", "restarts": 1}
     return {
         "batch_size": 500,
         "search": SEARCHES["float32"],
-        "attacks": {
-            "fgsm": {"name": "fgsm"},
-            "pgd": {"name": "pgd", **steps, "loss": "cross_entropy", "restarts": 1},
-        },
+        "attacks": {"fgsm": {"name": "fgsm"}, "pgd": pgd},
         "cascade": "quick",
         "cascade_epsilons": [],
         "curve_attack": "pgd",
         "curve_epsilons": curve,
-        "grid": {
-            "epsilons": grid,
-            "attacks": one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", *many)},
-        },
+        "grid": {"epsilons": grid, "attacks": tabled},
         "transfer_attacks": ["fgsm", "pgd"] if several else [],
         "last_epoch_attacks": [],
         "probe_images": 500,

@@ -9,7 +9,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +77,6 @@ class Stream:
             _Decoded(files),
             batch_size=None,
             sampler=self._plan,
-            collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
@@ -127,10 +126,6 @@ class _Decoded(Dataset[Tensor | InputError]):
             return decode_shard(self.files, shard)
         except InputError as error:
             return error
-
-
-def _unchanged(images: Any) -> Any:
-    return images
 
 
 def decode_shard(files: LabelledFiles, shard: FileGroup) -> Tensor:

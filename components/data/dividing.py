@@ -21,9 +21,8 @@ def stratified_split(labels: Tensor, fraction: Fraction, seed: int) -> tuple[Ten
     The part has `round(fraction * count)` images of each class, but at least one, and leaves at least one.
     """
     counts = torch.bincount(labels).tolist()
-    for label, count in enumerate(counts):
-        if count == 1:
-            raise InputError(f"labels: class {label} has a single image, too few for two splits")
+    if 1 in counts:
+        raise InputError(f"labels: class {counts.index(1)} has a single image, too few for two splits")
     taken = [min(max(round(fraction * count), 1), count - 1) if count else 0 for count in counts]
     return _draw(labels, taken, seed)
 
@@ -79,10 +78,8 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
         require_counts(train.counts(num_classes), classes, 3, "train (to be divided in three)")
         rest, part = stratified_split(train.labels, division.test, derived(seed, "test split"))
         train, held_out, validation = train.take(rest), train.take(part), validation / (1 - division.test)
-    train, held_out = (
-        limited(train, division.train_limit, derived(seed, "train limit")),
-        limited(held_out, division.test_limit, derived(seed, "test limit")),
-    )
+    train = limited(train, division.train_limit, derived(seed, "train limit"))
+    held_out = limited(held_out, division.test_limit, derived(seed, "test limit"))
     require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
     rest, part = stratified_split(train.labels, validation, derived(seed, "validation split"))
     splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}

@@ -122,6 +122,5 @@ def _bytes(path: Path) -> bytes:
 def _packed(names: Sequence[str]) -> Tensor:
     encoded = [os.fsencode(name) for name in names]
     length = max(map(len, encoded))
-    return torch.frombuffer(bytearray(b"".join(name.ljust(length, b"\0") for name in encoded)), dtype=torch.uint8).view(
-        -1, length
-    )
+    joined = bytearray(b"".join(name.ljust(length, b"\0") for name in encoded))
+    return torch.frombuffer(joined, dtype=torch.uint8).view(-1, length)

@@ -46,6 +46,6 @@ class Loader:
         """
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(order_seed))
         for chosen in order.to(self.images.device).tensor_split(self.num_batches):
-            drawn = self.images[chosen], self.labels[chosen], chosen
-            whole = augmented(*drawn, self.augmentation, self.num_classes, rng)
-            yield whole.part(parallel.rank(), parallel.world_size())
+            images, labels = self.images[chosen], self.labels[chosen]
+            batch = augmented(images, labels, chosen, self.augmentation, self.num_classes, rng)
+            yield batch.part(parallel.rank(), parallel.world_size())

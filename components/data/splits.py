@@ -87,9 +87,8 @@ def require_arrays(split: Split, num_classes: int, where: str) -> None:
         raise InputError(f"{where}: names are {names}, hashes {hashes}, want [N, L] and [N, {DIGEST_BYTES}]")
     count, labels = len(next(iter(split.tensors().values()))), split.labels
     if labels.dtype != torch.int64 or labels.shape != (count,):
-        raise InputError(
-            f"{where}: labels are {labels.dtype} {list(labels.shape)}, want torch.int64 [{count}], one per image"
-        )
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise InputError(f"{where}: labels are {found}, want torch.int64 [{count}], one per image")
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         first = int(wrong[0])
@@ -171,9 +170,7 @@ def read_source(path: Path | str) -> tuple[str, Source]:
 
 def write_splits(path: Path | str, splits: Splits) -> None:
     """Writes the normalised data file: splits as uint8, and the statistics that the models' first layer applies."""
-    tensors = {}
-    for name, part in splits.parts.items():
-        tensors |= _tensors(name, part)
+    tensors = {key: tensor for name, part in splits.parts.items() for key, tensor in _tensors(name, part).items()}
     normalization = asdict(splits.normalization)
     metadata = {"dataset": splits.dataset, "classes": splits.classes, "normalization": normalization}
     write_tensors(path, tensors, metadata | _decoding(splits.train))

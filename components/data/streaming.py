@@ -56,10 +56,8 @@ class StreamedLoader:
                 whole = images.new_zeros((len(chosen), *images.shape[1:]))
                 _mine(whole).copy_(images)
                 images = whole
-            drawn = images, self.labels[chosen], chosen
-            yield augmented(*drawn, self.augmentation, self.num_classes, rng).part(
-                parallel.rank(), parallel.world_size()
-            )
+            batch = augmented(images, self.labels[chosen], chosen, self.augmentation, self.num_classes, rng)
+            yield batch.part(parallel.rank(), parallel.world_size())
 
     def _needed(self, places: Tensor) -> Tensor:
         """The part of a batch that this process must decode: with CutMix all, since boxes come from any image."""

@@ -30,12 +30,9 @@ class FashionMnist:
         # torchvision takes seconds to import, which only those who use it should pay.
         from torchvision.datasets import FashionMNIST
 
-        arrays = {
-            name: _parse(_bytes(root, name, md5, FashionMNIST.mirrors[0])) for name, md5 in FashionMNIST.resources
-        }
-        return Source(
-            train=_labelled(arrays, "train"), test=_labelled(arrays, "t10k"), classes=tuple(FashionMNIST.classes)
-        )
+        mirror, files = FashionMNIST.mirrors[0], FashionMNIST.resources
+        arrays = {name: _parse(_bytes(root, name, md5, mirror)) for name, md5 in files}
+        return Source(_labelled(arrays, "train"), _labelled(arrays, "t10k"), tuple(FashionMNIST.classes))
 
 
 def _bytes(root: Path, name: str, md5: str, mirror: str) -> bytes:

@@ -1,6 +1,7 @@
 """A user's own images: one folder per class, any size and mode, decoded to one size, or listed to be streamed."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,18 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The only formats that are parsed: PIL also knows formats (EPS, PDF) that start other programs.
-FORMATS = {
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 BACKGROUND = "white"
 HELD_OUT = ("test", "val")
 
@@ -69,8 +60,8 @@ class ImageFolder:
         train and test, both a test and a val folder, a file that is no image or (unless streamed) is truncated.
         """
         folder = Path(self.folder).expanduser()
-        if not self.streamed:
-            _require_pillow()
+        if not self.streamed and find_spec("PIL") is None:
+            raise InputError("image_folder: needs pillow, which is not installed (pip install 'temper[data]')")
         train = _listing(folder / "train", minimum=2)
         classes = tuple(train)
         if len(classes) < 2:
@@ -86,17 +77,13 @@ class ImageFolder:
 
     def _listed(self, listing: dict[str, list[Path]]) -> LabelledFiles:
         assert self.streamed is not None
-        folder = Path(self.folder).expanduser()
+        folder, crop = Path(self.folder).expanduser(), self.streamed.random_crop
         paths = [(path, label) for label, files in enumerate(listing.values()) for path in files]
         for path, _ in paths:
             if path.suffix.lower() not in SUFFIXES:
                 raise InputError(f"{path}: cannot be streamed (allowed: {' '.join(SUFFIXES)})")
         decoding = Decoding(
-            folder=self.folder,
-            image_size=self.image_size,
-            color=self.color,
-            resize=self.resize,
-            random_crop=self.streamed.random_crop,
+            folder=self.folder, image_size=self.image_size, color=self.color, resize=self.resize, random_crop=crop
         )
         names = [path.relative_to(folder).as_posix() for path, _ in paths]
         return LabelledFiles.listed(names, [label for _, label in paths], decoding)
@@ -112,7 +99,7 @@ class ImageFolder:
 
         size = (self.image_size, self.image_size)
         try:
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 # The camera's note of which side is up is part of the image.
                 plain = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if self.color == "rgb" else "L")
         except Exception as error:  # a broken file may raise anything inside a decoder
@@ -150,8 +137,8 @@ def _listing(folder: Path, minimum: int) -> dict[str, list[Path]]:
     listing = {path.name: _visible(path) for path in classes}
     for path in [path for files in listing.values() for path in files]:
         # A file that is silently left out would be a wrong data set.
-        if path.suffix.lower() not in FORMATS:
-            raise InputError(f"{path}: no known image type (allowed: {' '.join(FORMATS)})")
+        if path.suffix.lower() not in ENDINGS:
+            raise InputError(f"{path}: no known image type (allowed: {' '.join(ENDINGS)})")
     require_counts([len(files) for files in listing.values()], list(listing), minimum, str(folder))
     return listing
 
@@ -166,10 +153,3 @@ def _require_same_classes(train: Sequence[str], test: Sequence[str], folder: Pat
         where = "train" if differing[0] in train else "test"
         counts = f"{len(train)} classes in train, {len(test)} in test"
         raise InputError(f"{folder}: {counts}, want the same; {differing[0]!r} is only in {where}")
-
-
-def _require_pillow() -> None:
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise InputError("image_folder: needs pillow, which is not installed (pip install 'temper[data]')") from None

@@ -102,8 +102,8 @@ class Campaign:
             unit = f"{model}/{task.name}/{number}"
             if unit in self.journal.units or number % self.shard.processes != self.shard.number:
                 continue
-            record, images_adv = self._attack(model, task, images, labels, places)
-            fallen = (record.pop("classes") != labels) & standing[places].bool()
+            record, classes, images_adv = self._attack(model, task, images, labels, places)
+            fallen = (classes != labels) & standing[places].bool()
             if task.counts and model in self.adversarials:
                 self.adversarials[model].keep(places[fallen], images_adv[fallen])
             self.journal.append(unit, record | {"passes": counter.take()})
@@ -111,7 +111,7 @@ class Campaign:
 
     def _attack(
         self, model: str, task: Task, images: Tensor, labels: Tensor, places: Tensor
-    ) -> tuple[dict[str, Any], Tensor]:
+    ) -> tuple[dict[str, Any], Tensor, Tensor]:
         victim, images_adv = self.victims[model], images
         if task.attack is not None:
             # One stream for all attacks on an image, so that the ε curve meets the attack that it is drawn with.
@@ -119,16 +119,11 @@ class Campaign:
             images_adv = task.attack(victim, images, labels, task.threat, Noise(seed, places))
         classes = predict(victim, images_adv)
         largest = float(task.threat.size(images_adv - images).max())
-        record: dict[str, Any] = {
-            "images": places.tolist(),
-            "predicted": classes.tolist(),
-            "classes": classes,
-            "largest": largest,
-        }
+        record: dict[str, Any] = {"images": places.tolist(), "predicted": classes.tolist(), "largest": largest}
         if task.transfers:
             others = [name for name in self.targets if name != model]
             record["transfer"] = {name: predict(self.victims[name], images_adv).tolist() for name in others}
-        return record, images_adv
+        return record, classes, images_adv
 
     def _collect(self, model: str, task: Task, survivors: Tensor | None, results: ModelResults) -> None:
         labels = self.test.labels
@@ -188,23 +183,17 @@ def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversa
     `fooled` of `n` are misclassified; `undecided`: those whose two largest logits differ by float rounding alone;
     `largest`: the largest perturbation found; `dtype`: how the images were kept.
     """
-    fooled, undecided, largest = 0, 0, 0.0
+    found: dict[str, Any] = {"n": len(test.labels), "fooled": 0, "undecided": 0, "largest": 0.0}
     other = test._replace(batch_size=max(1, test.batch_size * 2 // 3))
     for images, labels, places in other.batches():
         images_adv = adversarials.read(places)
         with torch.no_grad():
             logits = victim.exact.eval()(images_adv)
         two = logits.topk(2).values
-        fooled += int((answers(logits) != labels).sum())
-        undecided += int((two[:, 0] - two[:, 1] <= 1e-5 * logits.abs().amax(1)).sum())
-        largest = max(largest, float(threat.size(images_adv - images).max()))
-    return {
-        "n": len(test.labels),
-        "fooled": fooled,
-        "undecided": undecided,
-        "largest": largest,
-        "dtype": adversarials.dtype,
-    }
+        found["fooled"] += int((answers(logits) != labels).sum())
+        found["undecided"] += int((two[:, 0] - two[:, 1] <= 1e-5 * logits.abs().amax(1)).sum())
+        found["largest"] = max(found["largest"], float(threat.size(images_adv - images).max()))
+    return found | {"dtype": adversarials.dtype}
 
 
 def outcome_tensors(found: Mapping[str, ModelResults]) -> dict[str, Tensor]:

@@ -105,8 +105,16 @@ def evaluate(
     write_tensors(place.results / "outcomes.safetensors", outcomes)
     shown = _shown(selected, outcomes, data, suite)
     _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
-    document = _document(candidates, data, suite, evidence, files, found, precision, extra)
-    write_document(place.results / "evaluation.json", document)
+    content = _setting(data, suite) | {
+        "models": {name: candidate.facts for name, candidate in candidates.items()},
+        "evidence": evidence,
+        "adversarial": {"dtype": suite.section.adversarial, "files": {name: str(path) for name, path in files.items()}},
+        "cost": {name: results.passes for name, results in found.items()},
+        "precision": precision,
+        **extra,
+        "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
+    }
+    write_document(place.results / "evaluation.json", Evaluation.model_validate(content))
 
 
 def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
@@ -128,12 +136,7 @@ def _victims(
                 note(f"{name}: {precision} search refused, float32 instead: {checks[name]}")
                 victim = Victim(candidate.model)
         victims[name] = victim
-    return victims, {
-        "search": precision,
-        "decision": "float32",
-        "compiled": search.compiled,
-        "parity": checks or None,
-    }
+    return victims, {"search": precision, "decision": "float32", "compiled": search.compiled, "parity": checks or None}
 
 
 def _parity(victim: Victim, data: Data, suite: Suite) -> dict[str, Any]:
@@ -195,60 +198,33 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
     """Writes the test images at `places` with every model's adversarial version and its answers."""
     test = data.test
     images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
-    tensors, clean, attacked = {"images": test.images[places]}, {}, {}
+    tensors, seed = {"images": test.images[places]}, derived(suite.seed, "attacks")
+    answers: dict[str, dict[str, list[int]]] = {"clean": {}, "adversarial": {}}
     for name, victim in victims.items():
-        seed = derived(suite.seed, "attacks")
         images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, places))
         tensors[f"adversarial/{name}"] = images_adv
-        clean[name], attacked[name] = predict(victim, images).tolist(), predict(victim, images_adv).tolist()
-    metadata = {
-        "indices": places.tolist(),
-        "labels": labels.tolist(),
-        "attack": suite.section.curve_attack,
-        "clean": clean,
-        "adversarial": attacked,
+        answers["clean"][name] = predict(victim, images).tolist()
+        answers["adversarial"][name] = predict(victim, images_adv).tolist()
+    about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
+    write_tensors(results / "gallery.safetensors", tensors, about | answers)
+
+
+def _setting(data: Data, suite: Suite) -> dict[str, Any]:
+    """Of evaluation.json what is known beforehand: the images, and the attacks on them."""
+    section, attacks, steps = suite.section, _described(suite.attacks), _described(suite.cascade)
+    return {
+        "schema": "temper/evaluation/2",
+        "dataset": data.dataset,
+        "threat": suite.threat.section,
+        "classes": data.classes,
+        "num_images": len(data.test.labels),
+        "attacks": attacks,
+        "cascade": {"name": suite.cascade_name, "epsilons": list(map(str, section.cascade_epsilons)), "attacks": steps},
+        "curve": {"epsilons": list(map(str, section.curve_epsilons)), "attack": repr(suite.curve_attack)},
+        "grid": {"epsilons": list(map(str, section.grid.epsilons)), "attacks": _described(suite.grid)},
+        "transfer": {"attacks": {name: attacks[name] for name in attacks if name in section.transfer_attacks}},
+        "seed": suite.seed,
     }
-    write_tensors(results / "gallery.safetensors", tensors, metadata)
-
-
-def _document(
-    candidates: Mapping[str, Candidate],
-    data: Data,
-    suite: Suite,
-    evidence: Mapping[str, dict[str, Any]],
-    files: Mapping[str, Path],
-    found: Mapping[str, ModelResults],
-    precision: Mapping[str, Any],
-    extra: Mapping[str, Any],
-) -> Evaluation:
-    """What was evaluated, how, and what the verdict is judged from."""
-    section, attacks = suite.section, _described(suite.attacks)
-    return Evaluation.model_validate(
-        {
-            "schema": "temper/evaluation/2",
-            "dataset": data.dataset,
-            "threat": suite.threat.section,
-            "classes": data.classes,
-            "num_images": len(data.test.labels),
-            "models": {name: candidate.facts for name, candidate in candidates.items()},
-            "attacks": attacks,
-            "cascade": {
-                "name": suite.cascade_name,
-                "epsilons": list(map(str, section.cascade_epsilons)),
-                "attacks": _described(suite.cascade),
-            },
-            "curve": {"epsilons": list(map(str, section.curve_epsilons)), "attack": repr(suite.curve_attack)},
-            "grid": {"epsilons": list(map(str, section.grid.epsilons)), "attacks": _described(suite.grid)},
-            "transfer": {"attacks": {name: attacks[name] for name in attacks if name in section.transfer_attacks}},
-            "seed": suite.seed,
-            "evidence": evidence,
-            "adversarial": {"dtype": section.adversarial, "files": {name: str(path) for name, path in files.items()}},
-            "cost": {name: results.passes for name, results in found.items()},
-            "precision": precision,
-            **extra,
-            "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
-        }
-    )
 
 
 def _described(attacks: Mapping[str, Attack]) -> dict[str, str]:

@@ -80,15 +80,13 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 def _drop_torn_line(file: BinaryIO) -> None:
     """Cuts off half a line that a kill or a full disk left, unless another process holds the journal and may write."""
-    try:
+    with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             file.truncate(whole)
         file.seek(0)
-    except BlockingIOError:
-        pass
     fcntl.flock(file, fcntl.LOCK_SH)
 
 
@@ -99,12 +97,11 @@ def key_of(path: Path) -> dict[str, Any]:
 
 
 def _key_in(first: bytes) -> dict[str, Any]:
-    try:
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
         head = json.loads(first)
-        found = head["key"] if head.get("schema") == SCHEMA else None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        found = None
-    return found if isinstance(found, dict) else {}
+        if head.get("schema") == SCHEMA and isinstance(head["key"], dict):
+            return head["key"]
+    return {}
 
 
 def _difference(first: bytes, key: Mapping[str, Any]) -> str:
@@ -112,6 +109,5 @@ def _difference(first: bytes, key: Mapping[str, Any]) -> str:
     found = _key_in(first)
     if not found:
         return "no journal of an evaluation"
-    names = [name for name in {**key, **found} if key.get(name) != found.get(name)]
-    name = names[0] if names else "key"
+    name = next((name for name in {**key, **found} if key.get(name) != found.get(name)), "key")
     return f"a journal of another evaluation: {name} was {found.get(name)!r}, is {key.get(name)!r}"

@@ -1,8 +1,9 @@
 """What a model does when it is probed: counts on a few hundred test images, from which `verdict.judge` decides."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -195,23 +196,22 @@ def _attacked(
     """Right answers under every attack, uint8 [N]; and as evidence their counts, the pairs to be compared, and the
     budget that the main attack used."""
     clean = run_attack(model, test, None, threat, seed)
-    right, budget, unanswered = {"clean": clean.right}, [], clean.predicted == NO_ANSWER
-    shape = tuple(test.images.shape[1:])
+    right, found, shape = {"clean": clean.right}, {}, tuple(test.images.shape[1:])
+    unanswered = clean.predicted == NO_ANSWER
     for name, attack in attacks.items():
         outcome = run_attack(model, test, attack, radius_of(name, threat, shape), seed)
         right[name] = outcome.right
         unanswered |= outcome.predicted == NO_ANSWER
         if name == "pgd":
             images = torch.cat([part for part, _, _ in test.batches()])
-            budget = [used_budget(repr(attack), images, outcome.images_adv, threat)]
+            found["budget"] = [used_budget(repr(attack), images, outcome.images_adv, threat)]
     if {"pgd", "cw"} <= right.keys():
         right["white_box"] = torch.minimum(right["pgd"], right["cw"])
-    pairs = {rule: list(_pairs(chain, right)) for rule, chain in COMPARED.items()}
-    counts = {name: int(outcome.sum()) for name, outcome in right.items()}
-    found: dict[str, Any] = {"right": counts, "pairs": {rule: found for rule, found in pairs.items() if found}}
+    # All or none: half a comparison would look like a whole one.
+    chains = {rule: chain for rule, chain in COMPARED.items() if all({*names} <= right.keys() for names in chain)}
+    pairs = {rule: [pair(a, right[a], b, right[b]) for a, b in chain] for rule, chain in chains.items()}
+    found = {"right": {name: int(outcome.sum()) for name, outcome in right.items()}, "pairs": pairs} | found
     found["unanswered"] = int(unanswered.sum())
-    if "pgd" in attacks:
-        found["budget"] = budget
     if "pgd_few" in attacks:
         # On how many images an attack that may change nothing changes the answer.
         still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)
@@ -230,12 +230,7 @@ def _claim(right: Mapping[str, Tensor], claimed: Tensor) -> dict[str, Any]:
 
 
 COMPARED = {
-    "monotone_epsilon": [
-        ("clean", "pgd_half"),
-        ("pgd_half", "pgd"),
-        ("pgd", "pgd_double"),
-        ("pgd_double", "pgd_large"),
-    ],
+    "monotone_epsilon": list(pairwise(("clean", "pgd_half", "pgd", "pgd_double", "pgd_large"))),
     "more_steps": [("pgd_few", "pgd")],
     "more_restarts": [("pgd_few", "pgd_restarts")],
     "more_queries": [("square_few", "square")],
@@ -245,12 +240,6 @@ COMPARED = {
     "mask_gap_labels": [("fgsm_predicted", "fgsm"), ("step_ll", "fgsm"), ("r_fgsm", "fgsm")],
 }
 """Per rule, conditions in pairs: the second should leave no more images right than the first."""
-
-
-def _pairs(chain: list[tuple[str, str]], right: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
-    # All or none: half a comparison would look like a whole one.
-    if all(first in right and then in right for first, then in chain):
-        yield from (pair(first, right[first], then, right[then]) for first, then in chain)
 
 
 def _number(value: Tensor) -> float:

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -14,7 +13,7 @@ from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim
 from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.foundation.errors import InputError
-from components.foundation.params import STRICT
+from components.foundation.params import strict
 from components.numerics.compute import Precision, channels_last, resolved
 from components.threats.parts.threat import Threat
 
@@ -22,7 +21,7 @@ from components.threats.parts.threat import Threat
 TOLERATED = 0.02
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Search:
     """How attacks compute while they search; what they find counts only once float32 confirms it.
 
@@ -112,13 +111,9 @@ def parity(victim: Victim, held_out: TestSet, attack: Attack, threat: Threat, se
     2 % of the n images.
     """
     n = len(held_out.labels)
-    same = sum(
-        int((predict(victim.search, images) == predict(victim.exact, images)).sum())
-        for images, _, _ in held_out.batches()
-    )
-    fallen = [
-        run_attack(searcher, held_out, attack, threat, seed).right == 0 for searcher in (Victim(victim.exact), victim)
-    ]
+    clean = (images for images, _, _ in held_out.batches())
+    same = sum(int((predict(victim.search, images) == predict(victim.exact, images)).sum()) for images in clean)
+    fallen = [run_attack(one, held_out, attack, threat, seed).right == 0 for one in (Victim(victim.exact), victim)]
     only_exact, only_search = int((fallen[0] & ~fallen[1]).sum()), int((fallen[1] & ~fallen[0]).sum())
     passed = n - same <= TOLERATED * n and only_exact - only_search <= TOLERATED * n
     return {"n": n, "agree": same, "only_exact": only_exact, "only_search": only_search, "passed": passed}

@@ -4,8 +4,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
-from pydantic.dataclasses import dataclass
-
 from components.attacks.parts.attack import Attack
 from components.attacks.pgd import Pgd
 from components.evaluation.adversarials import Dtype
@@ -13,7 +11,7 @@ from components.evaluation.campaign import Task, cascade
 from components.evaluation.cascades import NAMES
 from components.evaluation.document import CascadeName
 from components.evaluation.search_network import Search
-from components.foundation.params import STRICT, Fractional, Ratio
+from components.foundation.params import Fractional, Ratio, strict
 from components.numerics.compute import Compute
 from components.threats.parts.threat import Threat
 
@@ -23,7 +21,7 @@ RESERVED = ("clean", "worst_case", "w_robust", "cascade", "curve", "grid")
 Specs = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class GridSection:
     """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
 
@@ -31,7 +29,7 @@ class GridSection:
     attacks: Specs
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class EvaluationSection:
     """How models are evaluated; attacks are named mappings as everywhere in params.yaml.
 

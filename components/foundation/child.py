@@ -6,33 +6,22 @@ Both sides are here. The starter holds the write end of a pipe that is the child
 
 import contextlib
 import os
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired
 
 
 class Child:
     """The starter's side: a running command that answers to `finish_requested`."""
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        log: Path,
-        root: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        self, command: Sequence[str], log: Path, root: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         with log.open("ab") as file:
             # A session of its own: Ctrl-C and what else goes to the starter's group is the starter's to pass on.
-            self.process = subprocess.Popen(
-                command,
-                cwd=root,
-                env=None if environment is None else dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
+            self.process = Popen(
+                command, cwd=root, env=environment, stdin=PIPE, stdout=file, stderr=file, start_new_session=True
             )
 
     def finish(self, seconds: float) -> int | None:
@@ -42,7 +31,7 @@ class Child:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.process.stdin.fileno(), b".")
             return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             return None
         finally:
             # On any exception too, such as a second signal.

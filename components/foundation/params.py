@@ -81,8 +81,7 @@ class Params:
 
     def require_known(self, known: set[str]) -> None:
         """Refuses top-level keys outside `known`, which a stage alone would never look at."""
-        unknown = sorted(set(self.values) - known)
-        if unknown:
+        if unknown := sorted(set(self.values) - known):
             raise InputError(f"{self.path}: unknown key {unknown[0]!r} (allowed: {', '.join(sorted(known))})")
 
     def get(self, *keys: str) -> Any:

@@ -92,13 +92,11 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """The commit of the working tree, with `-dirty` where tracked files differ; empty outside Git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="], capture_output=True, text=True
-        )
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
-    return done.stdout.strip()
 
 
 def _files(path: Path) -> list[Path]:

@@ -17,16 +17,11 @@ from components.foundation.errors import InputError
 @contextmanager
 def replacing(path: Path | str) -> Generator[Path]:
     """A temporary path that replaces `path` only if the block succeeds, so no reader sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _partial(Path(path)) as partial:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -35,15 +30,21 @@ def beginning(path: Path | str) -> Generator[BinaryIO]:
 
     For files that several processes begin and then fill together: a file that one has begun is not replaced by another.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _partial(Path(path)) as partial:
         with partial.open("wb") as file:
             yield file
         # A link, unlike a rename, never replaces a file.
         with suppress(FileExistsError):
             os.link(partial, path)
+
+
+@contextmanager
+def _partial(path: Path) -> Generator[Path]:
+    """A name beside `path` for what is not whole yet; nothing has it after the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
 

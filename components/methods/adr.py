@@ -92,10 +92,7 @@ class AdrMethod(Method):
 
     def end_epoch(self, model: nn.Module) -> None:
         """Has processes that train together go on from the mean of their averages: batch statistics may differ."""
-        if parallel.world_size() > 1:
-            for name, tensor in self.average.named().items():
-                if tensor.is_floating_point():
-                    self.average[name] = parallel.mean(tensor)
+        parallel.average_buffers(self.average)
 
     def _follow(self, model: nn.Module) -> dict[str, Tensor]:
         """Moves the average to the model's state now; the first time it becomes that state."""

@@ -6,7 +6,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import Real, strict
 from components.methods.parts.contract import Attacked, Loss, Method
-from components.numerics.losses import accuracy, cross_entropy
+from components.methods.parts.one_step import adversarial_loss
 
 
 @strict
@@ -27,7 +27,4 @@ class PgdAt:
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         """The loss of attacked images."""
-        logits = model(images_adv)
-        adversarial = cross_entropy(logits, batch.labels, self.label_smoothing)
-        parts = {"train_adversarial_accuracy": accuracy(logits, batch.labels)}
-        return Loss(adversarial.mean(), parts, adversarial=adversarial)
+        return adversarial_loss(model, batch, images_adv, self.label_smoothing)[0]

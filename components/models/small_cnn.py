@@ -1,5 +1,7 @@
 """A small convolutional network for small images: four 3x3 convolutions, then a linear layer on the flattened map."""
 
+import math
+
 from torch import nn
 
 from components.data.normalization import Normalization
@@ -35,28 +37,17 @@ class SmallCnn:
         channels, *sides = image_shape
         narrow, wide = scaled(32, self.width), scaled(64, self.width)
         stride = 2 if min(sides) >= LARGE_SIDE else 1
-        layers = [
-            *self._layer(channels, narrow, 1),
-            *self._layer(narrow, narrow, stride),
-            *self._layer(narrow, wide, 2),
-            *self._layer(wide, wide, 1),
-        ]
+        layers: list[nn.Module] = []
+        for out, step in ((narrow, 1), (narrow, stride), (wide, 2), (wide, 1)):
+            layers += [convolution(channels, out, 3, step), self.batch_norm.layer(out), nn.ReLU(inplace=True)]
+            channels = out
         maps = [_ceil_div(side, 2 * stride) for side in sides]
         kernels = [_ceil_div(side, MAP_SIDE) for side in maps]
-        num_features = wide
-        for side, kernel in zip(maps, kernels, strict=True):
-            num_features *= _ceil_div(side, kernel)
+        num_features = wide * math.prod(map(_ceil_div, maps, kernels))
         # Pooling over single pixels would change nothing, but it would cost a tenth of a gradient step's time.
         pool = nn.AvgPool2d((kernels[0], kernels[1]), ceil_mode=True) if max(kernels) > 1 else nn.Identity()
         head = nn.Sequential(pool, nn.Flatten(), nn.Linear(num_features, num_classes))
         return classifier(normalization, image_shape, nn.Sequential(*layers), head)
-
-    def _layer(self, channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
-        return [
-            convolution(channels_in, channels_out, 3, stride),
-            self.batch_norm.layer(channels_out),
-            nn.ReLU(inplace=True),
-        ]
 
 
 def _ceil_div(side: int, factor: int) -> int:

@@ -78,8 +78,7 @@ def _layers_with_parameters(model: nn.Module) -> dict[nn.Module, str]:
     """Every module that owns parameters requiring gradients, with its name; refuses what has no exact form here."""
     layers = {}
     for name, module in model.named_modules():
-        coupled = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-        if coupled:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise InputError(f"model: {name} has no running statistics, so images depend on each other in eval mode")
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             # The exact type: a subclass may compute something else.

@@ -39,7 +39,12 @@ class Compute:
         torch.set_num_threads(self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
         if device.type == "cuda":
-            self._take_gpu()
+            index, gpus = parallel.place_on_machine(), torch.cuda.device_count()
+            if index >= gpus:
+                raise InputError(
+                    f"process {index + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)"
+                )
+            torch.cuda.set_device(index)
         parallel.join(device)
         # Otherwise a GPU's convolutions round float32 to ten bits, and float32 decides what an attack has achieved.
         torch.backends.cudnn.allow_tf32 = False
@@ -51,16 +56,8 @@ class Compute:
             torch.set_deterministic_debug_mode("error")
             # It would fill each new tensor before an operation writes it: a fifth of a small network's epoch.
             torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-            torch.backends.cudnn.benchmark = False
-        else:
-            torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not self.deterministic
         return device
-
-    def _take_gpu(self) -> None:
-        index, gpus = parallel.place_on_machine(), torch.cuda.device_count()
-        if index >= gpus:
-            raise InputError(f"process {index + 1} of this machine finds {gpus} GPUs, want one each (or device cpu)")
-        torch.cuda.set_device(index)
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -103,11 +103,7 @@ def normal(rng: Rng, images: Tensor, shape: Sequence[int] | None = None) -> Tens
 
 
 def _drawn(
-    rng: Rng,
-    images: Tensor,
-    shape: Sequence[int] | None,
-    draw: Callable[..., Tensor],
-    stream: Callable[[Noise, Sequence[int]], Tensor],
+    rng: Rng, images: Tensor, shape: Sequence[int] | None, draw: Callable[..., Tensor], stream: Callable[..., Tensor]
 ) -> Tensor:
     shape = images.shape[1:] if shape is None else shape
     match rng:

@@ -89,10 +89,8 @@ def colour(index: int) -> str:
 def mark(shape: int, x: float = 0.0, y: float = 0.0, class_: str = "", title: str = "") -> str:
     """The mark of series number `shape` (square, triangle, circle, diamond), so that no figure needs colour alone."""
     text = tag("title", escape(title)) if title else ""
-    path = MARKS[shape % len(MARKS)]
-    return tag(
-        "path", text, class_=f"mark {colour(shape)} {class_}".strip(), d=path, transform=f"translate({x:.1f} {y:.1f})"
-    )
+    path, place = MARKS[shape % len(MARKS)], f"translate({x:.1f} {y:.1f})"
+    return tag("path", text, class_=f"mark {colour(shape)} {class_}".strip(), d=path, transform=place)
 
 
 class Plot:

@@ -1,5 +1,6 @@
 """Stage distill_student: a student of the clean and the robust teacher, both checked before they teach."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from components.stages.training_stage import DATA, Settings, TrainingRun, new_mo
 from components.tracking.journal import Journal
 
 STAGE = "distill_student"
-CLEAN, ROBUST = Path("models/clean_teacher.safetensors"), Path("models/robust_teacher.safetensors")
+TEACHERS = {name: Path(f"models/{name}.safetensors") for name in ("clean_teacher", "robust_teacher")}
 
 
 @strict
@@ -48,41 +49,34 @@ def main(params: Params, journal: Journal) -> None:
     settings, required = read(params)
     device = settings.compute.prepare()
     splits = read_splits(DATA)
-    clean_teacher, robust_teacher = (load_frozen(path, splits, device)[0] for path in (CLEAN, ROBUST))
-    require_teachers(clean_teacher, robust_teacher, splits, settings, required, journal)
-
-    teachers = {"clean_teacher": clean_teacher, "robust_teacher": robust_teacher}
+    teachers = {name: load_frozen(path, splits, device)[0] for name, path in TEACHERS.items()}
+    require_teachers(teachers, splits, settings, required, journal)
 
     def method(settings: Settings) -> Method:
         return settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
 
-    upstream = {"clean_teacher": sha256(CLEAN), "robust_teacher": sha256(ROBUST)}
+    upstream = {name: sha256(path) for name, path in TEACHERS.items()}
     model = new_model(settings, splits, device)
     train(TrainingRun("student", STAGE, settings, method, upstream), model, splits, device, journal)
 
 
 def require_teachers(
-    clean_teacher: nn.Module,
-    robust_teacher: nn.Module,
-    splits: Splits,
-    settings: Settings,
-    required: Required,
-    journal: Journal,
+    teachers: Mapping[str, nn.Module], splits: Splits, settings: Settings, required: Required, journal: Journal
 ) -> None:
     """Measures both teachers on the validation split and refuses one that falls short of what is required."""
     held_out = splits.validation
-    device, seed = next(clean_teacher.parameters()).device, derived(settings.seed, "teachers")
+    device, seed = next(teachers["clean_teacher"].parameters()).device, derived(settings.seed, "teachers")
     test = TestSet(*held_out.on(device), settings.section.recipe.batch_size)
-    for path, model, attack, least in (
-        (CLEAN, clean_teacher, None, required.clean_accuracy),
-        (ROBUST, robust_teacher, settings.section.validation_attack, required.robust_accuracy),
+    for name, attack, least in (
+        ("clean_teacher", None, required.clean_accuracy),
+        ("robust_teacher", settings.section.validation_attack, required.robust_accuracy),
     ):
         kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
-        right = run_attack(model, test, attack, settings.threat, seed).right.float().mean().item()
-        journal.note(f"{path.stem}: {kind} {right:.1%} on {len(held_out)} validation images (required {least:.1%})")
+        right = run_attack(teachers[name], test, attack, settings.threat, seed).right.float().mean().item()
+        journal.note(f"{name}: {kind} {right:.1%} on {len(held_out)} validation images (required {least:.1%})")
         if right < least:
             raise InputError(
-                f"{path}: {kind} is {right:.1%} on the validation split, want at least {least:.1%} "
+                f"{TEACHERS[name]}: {kind} is {right:.1%} on the validation split, want at least {least:.1%} "
                 f"(params.yaml: {STAGE}.required), so it must not teach"
             )
 

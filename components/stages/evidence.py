@@ -99,11 +99,10 @@ def _apgd(task: Task) -> dict[str, Any]:
 def _of_the_cascade(results: ModelResults) -> dict[str, Any]:
     """What query-based search still took from the images that the gradient-based attacks before it had left."""
     names = list(results.outcomes)
-    squares = [name for name in names if name == "cascade/square"]
-    if not squares:
+    if "cascade/square" not in names:
         return {}
-    before = results.outcomes[names[names.index(squares[0]) - 1]]
-    after = results.outcomes[squares[0]]
+    place = names.index("cascade/square")
+    before, after = results.outcomes[names[place - 1]], results.outcomes[names[place]]
     return {"square_helps": {"before": int(before.sum()), "after": int(after.sum()), "n": len(after)}}
 
 

@@ -36,14 +36,9 @@ def main(params: Params, journal: Journal) -> None:
     section = read(params)
     name, source = read_source(RAW)
     parts, dropped = divide(source, section, params.seed)
-    splits = Splits(
-        dataset=name,
-        classes=source.classes,
-        train=parts["train"],
-        validation=in_memory(parts["validation"]),
-        test=in_memory(parts["test"]),
-        normalization=fit_normalization(chunks(sample(parts["train"], params.seed)), section.method),
-    )
+    held_out = in_memory(parts["validation"]), in_memory(parts["test"])
+    normalization = fit_normalization(chunks(sample(parts["train"], params.seed)), section.method)
+    splits = Splits(name, source.classes, parts["train"], *held_out, normalization)
     write_splits(NORMALIZED, splits)
     write_json(METRICS, summary(splits, dropped))
     sizes = {part: len(images) for part, images in splits.parts.items()}

@@ -86,11 +86,10 @@ def register_student(document: Report, images: Tensor, journal: Journal) -> None
 
 def _document(params: Params, curves: dict[str, list[dict[str, str]]]) -> Report:
     outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
-    files = {name: f"curves/{name}.csv" for name in curves}
-    training = {
-        name: Training(file=file, sha256=sha256(file), epochs=len(curves[name]), alarms=alarms(name))
-        for name, file in files.items()
-    }
+    training = {}
+    for name, rows in curves.items():
+        file = f"curves/{name}.csv"
+        training[name] = Training(file=file, sha256=sha256(file), epochs=len(rows), alarms=alarms(name))
     evaluation = read_document(Evaluation, "evaluation/evaluation.json")
     # All parameters, for whoever reads the page: dvc.yaml declares every section for this stage.
     return build(evaluation, outcomes, training, read_json("metrics/data.json"), judge, params.values)

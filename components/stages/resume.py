@@ -41,12 +41,10 @@ class KeptWork:
         """Keeps the published `outputs`, in place of unfinished work and of what was finished under other inputs."""
         kept = self.folder / "outputs"
         kept.mkdir(exist_ok=True)
-        hashes = {}
         for number, path in enumerate(outputs):
             _link(Path(path), kept / str(number))
-            hashes[path] = sha256(path)
         # From here on the work is finished: a kill below leaves files that nobody needs.
-        write_json(self.folder / "finished.json", hashes)
+        write_json(self.folder / "finished.json", {path: sha256(path) for path in outputs})
         self._tidy()
 
     def published_again(self) -> bool:
@@ -68,8 +66,7 @@ class KeptWork:
 
     def _other_checkpoint(self) -> Path | None:
         checkpoints = [path for path in FOLDER.glob(f"{self.stage}-*/{CHECKPOINT}") if path.parent != self.folder]
-        newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
-        return None if newest is None else newest.parent
+        return max(checkpoints, key=lambda path: path.stat().st_mtime).parent if checkpoints else None
 
     def _tidy(self) -> None:
         for path in self.folder.iterdir():

@@ -36,16 +36,8 @@ def suite_of(
     if threat.epsilon == 0 and any(section.curve_epsilons):
         raise InputError(f"{where}.curve_epsilons: want only 0 where threat.epsilon is 0 (its step scales with ε)")
     chosen = section.cascade if isinstance(section.cascade, dict) else specs(section.cascade, num_classes, threat.norm)
-    return Suite(
-        section,
-        attacks,
-        _built(chosen, f"{where}.cascade"),
-        _built(section.grid.attacks, f"{where}.grid.attacks"),
-        curve,
-        threat,
-        compute,
-        seed,
-    )
+    cascade, grid = _built(chosen, f"{where}.cascade"), _built(section.grid.attacks, f"{where}.grid.attacks")
+    return Suite(section, attacks, cascade, grid, curve, threat, compute, seed)
 
 
 def _built(named: Specs, where: str) -> dict[str, Attack]:

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from components.data.splits import Splits, read_splits
+from components.data.splits import read_splits
 from components.foundation.params import Params
 from components.foundation.storage import sha256
 from components.methods import METHODS
@@ -44,17 +42,12 @@ def main(params: Params, journal: Journal) -> None:
         model.load_state_dict(clean_teacher.state_dict())
     if warm_start or needs(settings.method):
         upstream = {"clean_teacher": sha256(CLEAN_TEACHER)}
-    training = TrainingRun(
-        "robust_teacher", STAGE, settings, lambda changed: _method(changed, splits, device), upstream
-    )
-    train(training, model, splits, device, journal)
 
+    def method(settings: Settings) -> Method:
+        guide = [load_frozen(CLEAN_TEACHER, splits, device)[0]] if needs(settings.method) else []
+        return settings.method.build(*guide)
 
-def _method(settings: Settings, splits: Splits, device: torch.device) -> Method:
-    """The section's method, with the clean teacher as its guide if it wants one."""
-    if needs(settings.method):
-        return settings.method.build(load_frozen(CLEAN_TEACHER, splits, device)[0])
-    return settings.method.build()
+    train(TrainingRun("robust_teacher", STAGE, settings, method, upstream), model, splits, device, journal)
 
 
 if __name__ == "__main__":

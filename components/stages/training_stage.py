@@ -103,24 +103,17 @@ def _settings(
     params: Params, raw: Mapping[str, Any], where: str, methods: Mapping[str, Any], own_keys: tuple[str, ...]
 ) -> Settings:
     section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
-    settings = Settings(
-        raw,
-        section,
-        member(MODELS, section.model, f"{where}.model"),
-        member(methods, section.method, f"{where}.method"),
-        member(SCHEDULES, section.schedule, f"{where}.schedule"),
-        params.seed,
-        params.typed(Compute, "compute"),
-        params.typed(Parallel, "parallel"),
-        read_threat(NORMS, params.get("threat"), f"{params.path}: threat"),
-        params.typed(ProbeSchedule, "ntk"),
-    )
-    if not needs(settings.method):
-        wrapped(settings, settings.method.build())  # a wrapper that does not fit shows before anything runs
-    if isinstance(settings.method, Annealed) and settings.method.epochs != section.recipe.epochs:
-        raise InputError(
-            f"{where}.method: got epochs {settings.method.epochs}, want the recipe's {section.recipe.epochs}"
-        )
+    model = member(MODELS, section.model, f"{where}.model")
+    method = member(methods, section.method, f"{where}.method")
+    schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
+    seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
+    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
+    ntk = params.typed(ProbeSchedule, "ntk")
+    settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
+    if not needs(method):
+        wrapped(settings, method.build())  # a wrapper that does not fit shows before anything runs
+    if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:
+        raise InputError(f"{where}.method: got epochs {method.epochs}, want the recipe's {section.recipe.epochs}")
     return settings
 
 
@@ -224,10 +217,8 @@ def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder:
     write_csv(f"curves/{name}.csv", state.history)
     write_json(f"curves/{name}.sentinel.json", seen(state))
     write_json(f"metrics/{name}.json", _metrics(state))
-    for suffix, epoch, weights in (
-        (".last", last, state.published.state_dict()),
-        ("", best, state.best_weights(folder)),
-    ):
+    models = {".last": (last, state.published.state_dict()), "": (best, state.best_weights(folder))}
+    for suffix, (epoch, weights) in models.items():
         card = ModelCard(
             architecture=training.settings.section.model,
             classes=splits.classes,

@@ -40,7 +40,8 @@ class Linf:
     def random_edge(self, images: Tensor, radius: float | Tensor, rng: Rng) -> Tensor:
         """Uniform noise, scaled so that its largest number is the radius, then clipped."""
         noise = uniform(rng, images) * 2 - 1
-        return self.project(images + noise * (radius / self._sizes(noise).clamp_min(TINY)), images, radius)
+        scale = radius / self.size(noise).view(-1, 1, 1, 1).clamp_min(TINY)
+        return self.project(images + noise * scale, images, radius)
 
     def random_corner(self, images: Tensor, radius: float, rng: Rng) -> Tensor:
         return radius * (2 * (uniform(rng, images) < 0.5).to(images) - 1)
@@ -56,9 +57,6 @@ class Linf:
 
     def squares(self, shape: Sequence[int], radius: float) -> "LinfSquares":
         return LinfSquares(shape, radius)
-
-    def _sizes(self, offset: Tensor) -> Tensor:
-        return self.size(offset).view(-1, 1, 1, 1)
 
 
 class LinfSquares:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
@@ -64,7 +65,8 @@ class Outbox:
     def push(self, tracker: "Tracker") -> None:
         """Sends what is waiting; what has succeeded stays so. Errors: Unreachable."""
         while self.waiting:
-            count = self._ready()
+            # All metrics in a row go as one batch, anything else alone.
+            count = len(list(takewhile(lambda one: one[1]["event"] == "metrics", self.waiting))) or 1
             events = [event for _, event in self.waiting[:count]]
             try:
                 tracker.send(self, [self._unseen(event) for event in events])
@@ -82,13 +84,6 @@ class Outbox:
         """Notes beside the journal how far it is sent and what is in the way."""
         self.state.sent, self.state.problem = sent, problem
         self.state.save(self.path)
-
-    def _ready(self) -> int:
-        # All metrics in a row go as one batch, anything else alone.
-        count = 0
-        while count < len(self.waiting) and self.waiting[count][1]["event"] == "metrics":
-            count += 1
-        return count or 1
 
     def _unseen(self, event: Event) -> Event:
         """The record without the metrics that an attempt killed before has recorded already."""

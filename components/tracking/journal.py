@@ -18,20 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from components.foundation.child import Child
-from components.tracking.journal_files import (
-    CLOSING_STAGE,
-    Sent,
-    close_pipeline,
-    experiment_name,
-    folder_of,
-    gap,
-    is_sent,
-    journal_for,
-    labels,
-    own,
-    pipeline_id,
-    stage_of,
-)
+from components.tracking import journal_files
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -47,11 +34,11 @@ class Journal:
     """A stage's open journal. As a context manager it ends FINISHED, FAILED (an exception) or KILLED (a signal)."""
 
     def __init__(self, path: Path, root: Path) -> None:
-        self.path, self.root, self.stage, self.pipeline = path, root, stage_of(path), path.parent.name
+        self.path, self.root, self.stage, self.pipeline = path, root, journal_files.stage_of(path), path.parent.name
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o644)
         self._ended = False
-        own(self._file, self.stage)
-        self._gap = gap(self._file)
+        journal_files.own(self._file, self.stage)
+        self._gap = journal_files.gap(self._file)
 
     @classmethod
     def open(cls, stage: str, root: Path | str = ROOT, inputs: str = "") -> "Journal":
@@ -63,14 +50,14 @@ class Journal:
             inputs: hash of what the stage reads; an unfinished journal of the same inputs is continued.
         """
         root = Path(root)
-        folder = folder_of(root, pipeline_id(root))
+        folder = journal_files.folder_of(root, journal_files.pipeline_id(root))
         folder.mkdir(parents=True, exist_ok=True)
-        journal = cls(journal_for(folder, stage, inputs), root)
+        journal = cls(journal_files.journal_for(folder, stage, inputs), root)
         flow_run = os.environ.get("TEMPER_FLOW_RUN", "")
-        told = {"stage": stage, "pipeline": folder.name, "inputs": inputs, "flow_run": flow_run, "labels": labels()}
+        told = {"stage": stage, "pipeline": folder.name, "inputs": inputs, "flow_run": flow_run}
         # Whoever sends the record, maybe another day, sends it where it belongs.
-        told["experiment"] = experiment_name()
-        journal._append("open", **told, pid=os.getpid())
+        home = {"labels": journal_files.labels(), "experiment": journal_files.experiment_name()}
+        journal._append("open", **told, **home, pid=os.getpid())
         return journal
 
     def params(self, params: Mapping[str, Any]) -> None:
@@ -97,11 +84,10 @@ class Journal:
         image_shape: Sequence[int],
         classes: Sequence[str],
         counts: Mapping[str, int],
-        context: str = "training",
     ) -> None:
         """Records the images used: digest of their file, (C, H, W), class names, number of images per split."""
         schema = {"image_shape": list(image_shape), "classes": list(classes), "counts": dict(counts)}
-        self._append("dataset", name=name, digest=digest, path=str(path), context=context, **schema)
+        self._append("dataset", name=name, digest=digest, path=str(path), context="training", **schema)
 
     def upstream(self, hashes: Mapping[str, str]) -> None:
         """Records the files the stage reads, name to SHA-256; a link to the run that produced each."""
@@ -153,8 +139,8 @@ class Journal:
         self._ended = True
         self._append("end", status=status)
         os.close(self._file)
-        if status == "FINISHED" and self.stage == CLOSING_STAGE:
-            close_pipeline(self.root, self.pipeline)
+        if status == "FINISHED" and self.stage == journal_files.CLOSING_STAGE:
+            journal_files.close_pipeline(self.root, self.pipeline)
         if sends_at_end():
             self._send(KILLED_SECONDS if status == "KILLED" else SEND_SECONDS)
 
@@ -193,8 +179,8 @@ class Journal:
         except OSError as error:
             _warn(f"{self.stage}: {error}; the records are kept, send them later: {SEND_LATER}")
             return
-        state = Sent.of(self.path)
-        if is_sent(self.path):
+        state = journal_files.Sent.of(self.path)
+        if journal_files.is_sent(self.path):
             if state.problem:
                 _warn(f"{self.stage}: {state.problem}")
             return

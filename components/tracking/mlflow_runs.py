@@ -115,8 +115,7 @@ def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     tags = {"temper.pipeline": box.path.parent.name, "temper.stage": event["stage"], "temper.journal": box.path.stem}
     parent = mlflow.pipeline(box, event)
     box.state.run = mlflow.run(box.path.stem.replace(".", " "), _milliseconds(event), tags)
-    flow = {"prefect.flow_run": event["flow_run"]} if event["flow_run"] else {}
-    flow |= event.get("labels", {})
+    flow = ({"prefect.flow_run": event["flow_run"]} if event["flow_run"] else {}) | event.get("labels", {})
     source = {"mlflow.source.name": f"components.stages.{event['stage']}", "mlflow.source.type": "JOB"}
     mlflow.tag(box.state.run, {"mlflow.parentRunId": parent, **source, **flow})
     mlflow.tag(parent, {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT", **flow})
@@ -150,7 +149,6 @@ def _dataset(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     schema = {"features": _tensor("uint8", *event["image_shape"]), "targets": _tensor("int64")}
-    profile = {"images": event["counts"], "classes": event["classes"], "sha256": event["digest"]}
     dataset = Dataset(
         name=event["name"],
         # As much as MLflow keeps; the profile has all of it.
@@ -158,7 +156,7 @@ def _dataset(mlflow: Mlflow, box: Outbox, event: Event) -> None:
         source_type="local",
         source=json.dumps({"uri": event["path"]}),
         schema=json.dumps({"mlflow_tensorspec": schema}),
-        profile=json.dumps(profile),
+        profile=json.dumps({"images": event["counts"], "classes": event["classes"], "sha256": event["digest"]}),
     )
     tag = InputTag("mlflow.data.context", event["context"])
     mlflow.client.log_inputs(box.state.run, [DatasetInput(dataset, [tag])])

@@ -32,14 +32,7 @@ def _load_pyfunc(path: str) -> Classifier:
 
 
 def save(
-    path: Path,
-    weights: Path,
-    example: Path,
-    *,
-    image_shape: Sequence[int],
-    num_classes: int,
-    run: str,
-    model_id: str,
+    path: Path, weights: Path, example: Path, *, image_shape: Sequence[int], num_classes: int, run: str, model_id: str
 ) -> None:
     """Writes the folder that MLflow keeps of a model: its file, this code, its signature and what it needs installed.
 

@@ -1,7 +1,6 @@
 """The state of a training run, and the file it continues from: all that the next step depends on, without pickle."""
 
 import os
-from collections.abc import ItemsView
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,6 +17,8 @@ from components.numerics.tensor_files import read_metadata, read_tensors, write_
 from components.training.sentinel.watch import Watch
 
 T = TypeVar("T", bound=Tensor)
+# The numbers of a state that stand in its file as they are.
+KEPT = ("best_epoch", "best_score", "seconds", "good_epoch", "good_best")
 
 
 class Measure(Protocol):
@@ -88,16 +89,14 @@ class TrainingState:
         for stale in {*folder.glob("best-*.safetensors"), *folder.glob("good-*.safetensors")} - used:
             stale.unlink()
 
-    def load(self, folder: Path) -> bool:
-        """Continues from `folder` if it holds a checkpoint; whether it did. Errors: a truncated or foreign file."""
+    def load(self, folder: Path) -> None:
+        """Continues from `folder` if it holds a checkpoint. Errors: a truncated or foreign file."""
         path = folder / "checkpoint.safetensors"
         found = parallel.total(path.exists())[0]
         if found not in (0, parallel.world_size()):
             raise InputError(f"{path}: {found} of {parallel.world_size()} processes see it, want a disk that all share")
-        if not found:
-            return False
-        self._read(path, {})
-        return True
+        if found:
+            self._read(path, {})
 
     def give_up_epoch(self, folder: Path) -> None:
         """Goes back to the end of the epoch that the sentinel chooses, with the method that it chooses.
@@ -141,23 +140,17 @@ class TrainingState:
         return {
             # As pairs: metadata is written with sorted keys, but the order of a record is that of the curve's columns.
             "history": [list(record.items()) for record in self.history],
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
+            **{name: getattr(self, name) for name in KEPT},
             "passes": self.passes,
-            "seconds": self.seconds,
             "average_updates": 0 if self.average is None else self.average.updates,
-            "good_epoch": self.good_epoch,
-            "good_best": self.good_best,
             "watch": None if self.watch is None else self.watch.numbers(),
             "layers": list(self.method.layers()),
         }
 
     def _momentum(self) -> dict[str, Tensor]:
-        buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in self._trained())
+        trained = trained_parameters(self.model, self.method)
+        buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in trained.items())
         return {name: buffer for name, buffer in buffers if buffer is not None}
-
-    def _trained(self) -> ItemsView[str, nn.Parameter]:
-        return trained_parameters(self.model, self.method).items()
 
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         groups: dict[str, dict[str, Tensor]] = {}
@@ -172,7 +165,7 @@ class TrainingState:
         if self.average is not None:
             self.average.model.load_state_dict(groups["average"])
             self.average.updates = numbers["average_updates"]
-        for name, parameter in self._trained():
+        for name, parameter in trained_parameters(self.model, self.method).items():
             if name in groups.get("momentum", {}):
                 self.optimizer.state[parameter]["momentum_buffer"] = groups["momentum"][name].to(parameter)
         self._remember(groups.get("method", {}), numbers["layers"])
@@ -183,7 +176,7 @@ class TrainingState:
             torch.cuda.set_rng_state(groups["rng"]["cuda"])
         self.history = [dict(pairs) for pairs in numbers["history"]]
         self.passes |= numbers["passes"]
-        for name in ("best_epoch", "best_score", "seconds", "good_epoch", "good_best"):
+        for name in KEPT:
             setattr(self, name, numbers[name])
 
     def _remember(self, tensors: dict[str, Tensor], layers: list[str]) -> None:

@@ -83,21 +83,13 @@ class _StepRecord(NamedTuple):
 def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
+    parameters, device = list(trained_parameters(model, method).values()), next(model.parameters()).device
     optimizer = torch.optim.SGD(
-        list(trained_parameters(model, method).values()),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
+        parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
     )
-    return TrainingState(
-        model=model,
-        optimizer=optimizer,
-        rng=torch.Generator(next(model.parameters()).device).manual_seed(derived(seed, "training")),
-        method=method.to(next(model.parameters()).device),
-        measure=measure,
-        average=None if recipe.average is None else recipe.average.of(model),
-    )
+    rng = torch.Generator(device).manual_seed(derived(seed, "training"))
+    average = None if recipe.average is None else recipe.average.of(model)
+    return TrainingState(model, optimizer, rng, method.to(device), measure, average)
 
 
 def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iterator[Record]:
@@ -155,11 +147,10 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
         rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
         with training_arithmetic(batch.images.device, recipe.precision):
             loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
-        loss, norm = _update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip)
-        steps.append(_StepRecord(rate, loss, norm))
+        steps.append(_update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
-        if state.watch and state.watch.after_step(state.model, loss.total, epoch, index + 1, num_steps):
+        if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
             return {}
     parallel.average_buffers(*_networks(state))
     state.method.end_epoch(state.model)
@@ -177,12 +168,10 @@ def _stream(state: TrainingState, batch: Batch) -> Part:
     return Part.share(state.rng, parallel.rank(), ranks, batch.total)
 
 
-def _update(
-    state: TrainingState, loss: Loss, share: float, rate: float, gradient_clip: float | None
-) -> tuple[Loss, Tensor | None]:
+def _update(state: TrainingState, loss: Loss, share: float, rate: float, gradient_clip: float | None) -> _StepRecord:
     """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
 
-    The loss and its parts for the whole batch, detached, and the norm of the gradient if it is clipped.
+    The record has the loss and its parts for the whole batch, detached, and the gradient's norm if that is clipped.
     """
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -191,13 +180,11 @@ def _update(
     parameters = state.optimizer.param_groups[0]["params"]
     numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
     total, *parts = parallel.sum_gradients(parameters, *numbers)
-    norm = None
-    if gradient_clip is not None:
-        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    norm = None if gradient_clip is None else nn.utils.clip_grad_norm_(parameters, gradient_clip)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(state.model)
-    return Loss(total, dict(zip(loss.parts, parts, strict=True))), norm
+    return _StepRecord(rate, Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
 
 
 def _require_finite(steps: list[_StepRecord], epoch: int) -> None:

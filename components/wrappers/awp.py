@@ -65,30 +65,25 @@ class Perturbed(Method):
         self.method.end_epoch(model)
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        method = self._phases
+        method = self.method
+        assert isinstance(method, Crafting)
         if isinstance(method, Relabelling):
             batch = method.relabelled(model, batch)
         images_adv = method.craft(model, batch, threat, rng)
         if not self.is_active:
             loss = method.objective(model, batch, images_adv)
             return loss._replace(parts=loss.parts | {"loss_rise": torch.zeros_like(loss.total.detach())})
-        moved, before = self._moved(model, batch, images_adv)
+        moved, before = self._moved(method, model, batch, images_adv)
         loss = method.objective(moved, batch, images_adv)
         return loss._replace(parts=loss.parts | {"loss_rise": loss.total.detach() - before})
 
-    @property
-    def _phases(self) -> Crafting:
-        method = self.method
-        assert isinstance(method, Crafting)
-        return method
-
-    def _moved(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[nn.Module, Tensor]:
+    def _moved(self, method: Crafting, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[nn.Module, Tensor]:
         """The model at w + v, and the loss at w."""
         weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
         # Where processes train together, the gradient is that of the whole batch, as the loop's is.
         share = len(batch.images) / (batch.total or len(batch.images))
         with _buffers_kept([model, *self.companions()]):
-            total = self._phases.objective(model, batch, images_adv).total
+            total = method.objective(model, batch, images_adv).total
             # Unlike backward, this leaves `.grad` alone.
             gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
         moved = {}

@@ -132,8 +132,7 @@ def run_shard(run: FlowRun, arguments: Sequence[str], own: Mapping[str, str]) ->
 def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
     if end := unfinished(states, "stopped; the same run continues"):
         return end
-    table = results(Path.cwd(), "--markdown", document=out / "robustness.json")
-    if table:
+    if table := results(Path.cwd(), "--markdown", document=out / "robustness.json"):
         create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")
     create_link_artifact((Path.cwd() / out / "robustness.html").as_uri(), key="report", link_text="robustness report")
     return Completed(message=f"results in {out}")

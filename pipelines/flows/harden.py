@@ -8,14 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
@@ -72,8 +65,10 @@ def harden(
         run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
         states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
     graph.order_lock(root, [*entries, *stages])
-    _publish(run, stages, states)
-    return _end(states)
+    _publish(run, states)
+    cached = sum(state.name == "Cached" for state in states.values())
+    done = Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
+    return unfinished(states.values(), "stopped") or done
 
 
 def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> dict[str, Stage]:
@@ -96,36 +91,32 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
-        progress = create_progress_artifact(progress=0.0, key="progress", description="stages done")
+        progress = artifacts.create_progress_artifact(progress=0.0, key="progress", description="stages done")
         for name, stage in stages.items():
             upstream = [futures[dependency] for dependency in stage.dependencies]
             one = run_stage.with_options(name=name, task_run_name=name, **again)
             futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
         for done, future in enumerate(as_completed(list(futures.values())), start=1):
             future.wait()  # takes the final state from the thread; the server may not have it yet
-            update_progress_artifact(progress, progress=100.0 * done / len(futures))  # pyright: ignore[reportArgumentType]
+            share = 100.0 * done / len(futures)
+            artifacts.update_progress_artifact(progress, progress=share)  # pyright: ignore[reportArgumentType]
     except BaseException:
         run.stop.set()
         raise
     return {name: future.state for name, future in futures.items()}
 
 
-def _end(states: Mapping[str, State[Any]]) -> State[Any]:
-    if end := unfinished(states.values(), "stopped"):
-        return end
-    cached = sum(state.name == "Cached" for state in states.values())
-    return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
-
-
-def _publish(run: FlowRun, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
+def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     rows = [
-        {"stage": name, "state": states[name].name, "seconds": round(run.seconds.get(name, 0.0), 1)} for name in stages
+        {"stage": name, "state": state.name, "seconds": round(run.seconds.get(name, 0.0), 1)}
+        for name, state in states.items()
     ]
-    create_table_artifact(table=rows, key="stages", description="How each stage ended, and its last attempt's time")
+    about = "How each stage ended, and its last attempt's time"
+    artifacts.create_table_artifact(table=rows, key="stages", description=about)
     if not all(state.is_completed() for state in states.values()):
         return
-    table = results(run.root, "--markdown")
-    if table:
-        create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
+    if table := results(run.root, "--markdown"):
+        artifacts.create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
     if (run.root / REPORT).exists():
-        create_link_artifact((run.root / REPORT).resolve().as_uri(), key="report", link_text="robustness report")
+        uri = (run.root / REPORT).resolve().as_uri()
+        artifacts.create_link_artifact(uri, key="report", link_text="robustness report")

@@ -82,10 +82,7 @@ def _publish(planned: JobPlan) -> None:
 def run_job(job: Job, place: Workplace, time_limit: float, ended: list[Ended]) -> State[Any]:
     """The end of one job as a state, noted in `ended`, too."""
     logger = get_run_logger()
-    with gpu_slot(_computes_on_gpu(job), place.stop, logger.info):
+    on_gpu = "compute" in job.told and gpu_in_use((job.told["compute"] or {}).get("device"))
+    with gpu_slot(on_gpu, place.stop, logger.info):
         ended.append(run(job, place, logger.info, time_limit))
     return state_of(ended[-1])
-
-
-def _computes_on_gpu(job: Job) -> bool:
-    return "compute" in job.told and gpu_in_use((job.told["compute"] or {}).get("device"))

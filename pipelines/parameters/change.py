@@ -76,7 +76,10 @@ def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise InputError(f"--set {assignment}: want key=value, such as seed=1")
-        delta[key.strip()] = _parse(assignment, value)
+        try:
+            delta[key.strip()] = _yaml().load(value)
+        except YAMLError:
+            raise InputError(f"--set {assignment}: the value is not readable as YAML") from None
     return delta
 
 
@@ -103,13 +106,6 @@ def _yaml() -> YAML:
     yaml.preserve_quotes = True
     yaml.width = 10**6  # a long line of the user's stays one line
     return yaml
-
-
-def _parse(assignment: str, value: str) -> Any:
-    try:
-        return _yaml().load(value)
-    except YAMLError:
-        raise InputError(f"--set {assignment}: the value is not readable as YAML") from None
 
 
 def _head(text: str) -> str:

@@ -4,13 +4,13 @@ import codecs
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import IO, Literal, NamedTuple
 
 from components.foundation.process import USER_ERROR
@@ -24,6 +24,8 @@ KEPT_LINES = 200
 _GUARD = 'read -r _; kill -s INT -- "-$0"; sleep 10; kill -s KILL -- "-$0"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
+EndedBy = Literal["itself", "time limit", "stop"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessEnd:
@@ -32,7 +34,7 @@ class ProcessEnd:
     returncode: int
     lines: tuple[str, ...]
     """The last lines it printed, without progress."""
-    ended_by: Literal["itself", "time limit", "stop"]
+    ended_by: EndedBy
 
 
 class Ended(NamedTuple):
@@ -79,16 +81,10 @@ def run(
         stop: when set, the group is stopped (SIGINT, then SIGTERM, then SIGKILL).
         time_limit: seconds after which the group is stopped.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+    process = Popen(
+        command, cwd=root, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True
     )
-    guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
+    guard = Popen(["/bin/sh", "-c", _GUARD, str(process.pid)], stdin=PIPE, start_new_session=True)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     reader = threading.Thread(target=_forward, args=(process.stdout, log, lines), daemon=True)
     reader.start()
@@ -97,14 +93,13 @@ def run(
     finally:
         # Also on an exception in this thread, and after a normal end: a stage's own child may outlive it.
         _stop(process)
-        _end_guard(guard)
+        os.killpg(guard.pid, signal.SIGKILL)
+        guard.communicate()  # closes the pipe, too
         reader.join(timeout=5)
     return ProcessEnd(returncode=process.returncode, lines=tuple(lines), ended_by=ended_by)
 
 
-def _wait(
-    process: subprocess.Popen[bytes], stop: threading.Event, deadline: float
-) -> Literal["itself", "time limit", "stop"]:
+def _wait(process: Popen[bytes], stop: threading.Event, deadline: float) -> EndedBy:
     while process.poll() is None:
         if time.monotonic() > deadline:
             return "time limit"
@@ -113,7 +108,7 @@ def _wait(
     return "itself"
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Popen[bytes]) -> None:
     # What is left when the leader has ended by itself has no work to save.
     steps = STOP_SEQUENCE if process.poll() is None else STOP_SEQUENCE[-1:]
     for number, grace in steps:
@@ -125,7 +120,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _wait_for_group(process: subprocess.Popen[bytes], deadline: float) -> None:
+def _wait_for_group(process: Popen[bytes], deadline: float) -> None:
     while time.monotonic() < deadline:
         process.poll()  # reaps the leader, which would count as alive otherwise
         try:
@@ -133,13 +128,6 @@ def _wait_for_group(process: subprocess.Popen[bytes], deadline: float) -> None:
         except ProcessLookupError:
             return
         time.sleep(POLL_SECONDS / 2)
-
-
-def _end_guard(guard: subprocess.Popen[bytes]) -> None:
-    os.killpg(guard.pid, signal.SIGKILL)
-    guard.wait()
-    if guard.stdin:
-        guard.stdin.close()
 
 
 def _forward(stream: IO[bytes], log: Callable[[str], None], kept: deque[str]) -> None:

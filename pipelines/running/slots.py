@@ -28,8 +28,7 @@ def gpu_slot(wanted: bool, stop: threading.Event, log: Callable[[str], None], co
     each other's slots.
     """
     with ExitStack() as slot:
-        limit = _limit() if wanted else 0
-        if limit:
+        if wanted and (limit := _limit()):
             log(f"waiting for a slot of {GPU_LIMIT}")
             while not (stop.is_set() or _entered(slot, min(count, limit))):
                 pass

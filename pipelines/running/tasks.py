@@ -85,7 +85,6 @@ def unfinished(states: Collection[State[Any]], stopped: str) -> State[Any] | Non
 
     `stopped` is what a person reads where a task was cancelled.
     """
-    failed = next((state for state in states if state.is_failed() or state.is_crashed()), None)
-    if failed:
+    if failed := next((state for state in states if state.is_failed() or state.is_crashed()), None):
         return Failed(name=failed.name, message=failed.message or "a process failed")
     return None if all(state.is_completed() for state in states) else Cancelled(message=stopped)

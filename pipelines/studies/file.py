@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic.dataclasses import dataclass
-
-from components.foundation.params import STRICT, read_yaml, typed
+from components.foundation.params import read_yaml, strict, typed
 from components.foundation.recipes import changed
 from pipelines.parameters.presets import preset_values
 
@@ -17,7 +15,7 @@ Params = dict[str, Any]
 Delta = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Scale:
     """A size of the study: a file of presets/, a delta of it for all arms, and more for single arms."""
 
@@ -26,7 +24,7 @@ class Scale:
     arms: dict[str, Delta]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@strict
 class Study:
     """The keys of study.yaml.
 

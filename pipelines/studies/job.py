@@ -65,15 +65,8 @@ def run(job: Job, place: Workplace, log: Callable[[str], None], time_limit: floa
             return Ended("kept", "finished before")
         spent = _prepare(job, place, log)
         log(f"in {folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder}")
-        began = time.monotonic()
-        outcome = process.run(
-            job.command,
-            root=folder,
-            environment=_environment(job, place),
-            log=log,
-            stop=place.stop,
-            time_limit=time_limit,
-        )
+        began, limits = time.monotonic(), {"stop": place.stop, "time_limit": time_limit}
+        outcome = process.run(job.command, root=folder, environment=_environment(job, place), log=log, **limits)
         done = outcome.returncode == 0 and outcome.ended_by == "itself"
         _write(job, place, finished=done, seconds=spent + time.monotonic() - began)
     return meaning(outcome, time_limit)
@@ -100,11 +93,8 @@ def show(plan: JobPlan, place: Workplace) -> None:
     """Puts a folder SCALE/ARM-SEED for every run under the study's, with links to its jobs, for people to find them."""
     for run_ in plan.runs:
         folder = place.work / plan.scale / f"{run_.name}-{run_.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
         for job in _with_upstream(run_.evaluated):
-            link = folder / job.stage
-            link.unlink(missing_ok=True)
-            link.symlink_to(place.folder(job).resolve(), target_is_directory=True)
+            _link(place.folder(job), folder / job.stage)
 
 
 def _with_upstream(job: Job) -> Iterator[Job]:
@@ -128,7 +118,6 @@ def _prepare(job: Job, place: Workplace, log: Callable[[str], None]) -> float:
     # One place for the records of all jobs: `temper records send` in the root finds them.
     journals = place.root / ".temper" / "journals"
     journals.mkdir(parents=True, exist_ok=True)
-    (folder / ".temper").mkdir(exist_ok=True)
     _link(journals, folder / ".temper" / "journals")
     for read in job.reads:
         _link(place.folder(read.job) / read.source, folder / read.path)
@@ -168,14 +157,14 @@ def _sha256(path: Path) -> str:
 
 
 def _environment(job: Job, place: Workplace) -> Mapping[str, str]:
-    labels, given = job.labels, os.environ
+    given = os.environ
     own = {
         "PYTHONPATH": os.pathsep.join([str(place.root), *filter(None, [given.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
         "DO_NOT_TRACK": "1",
         "TEMPER_DATA": str(place.data or given.get("TEMPER_DATA") or place.root / ".temper" / "downloads"),
     }
-    return {**given, **own, **tracking(place.root, labels), **place.environment}
+    return {**given, **own, **tracking(place.root, job.labels), **place.environment}
 
 
 def tracking(root: Path, labels: Mapping[str, str]) -> dict[str, str]:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from components.foundation.errors import InputError
-from components.foundation.params import read_yaml
+from components.foundation.params import flat, read_yaml
 from components.foundation.provenance import fingerprint
 from components.foundation.recipes import ONLY, changed
 from pipelines.studies.file import STUDY, Params, Study, arm_params, read_study
@@ -191,10 +191,7 @@ def _evaluation(
         told={section: params.get(section) for section in box.sections},
         reads=(data, *reads),
         writes=tuple(f"evaluation/{name}" for name in ("evaluation.json", "outcomes.safetensors", "robustness.json")),
-        code=(
-            *(_resolved(path, params) for path in box.code),
-            *(f"components/commands/{name}.py" for name in OUTSIDE),
-        ),
+        code=(*(_resolved(path, params) for path in box.code), *(f"components/commands/{name}.py" for name in OUTSIDE)),
         labels=labels,
     )
 
@@ -223,11 +220,5 @@ def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[ArmRun], c
 
 def _resolved(path: str, params: Params) -> str:
     """A path of dvc.yaml with the members' names that params.yaml gives in place of ${keys}."""
-
-    def value(match: re.Match[str]) -> str:
-        found: Any = params
-        for part in match[1].split("."):
-            found = found[part] if isinstance(found, dict) and part in found else None
-        return str(found)
-
-    return re.sub(r"\$\{([^}]+)\}", value, path)
+    values = flat(params)
+    return re.sub(r"\$\{([^}]+)\}", lambda key: str(values.get(key[1])), path)

@@ -21,17 +21,13 @@ from pipelines.parameters.check import check
 from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended
 from pipelines.running.terminal import MORE_TO_DO
+from pipelines.studies.file import STUDY
 from pipelines.studies.job import Workplace, finished, record, run, show, tracking
 from pipelines.studies.plan import Job, JobPlan, plan
 
 STUDIES = Path("studies")
 WORK = ".temper/studies"
 FAILED = ("refused", "failed", "timed out")
-
-
-def study_folder(name: str) -> Path:
-    """The folder of a study: studies/NAME, or any folder with a study.yaml."""
-    return Path(name) if (Path(name) / "study.yaml").exists() else STUDIES / name
 
 
 def prepared(
@@ -46,7 +42,7 @@ def prepared(
     checked: bool = True,
 ) -> tuple[JobPlan, Workplace]:
     """The plan of a study and the place where it runs. Errors: mistakes in study.yaml, and in any arm's parameters."""
-    root, folder = Path.cwd(), study_folder(name)
+    root, folder = Path.cwd(), Path(name) if (Path(name) / STUDY).exists() else STUDIES / name
     planned = plan(root, folder, scale, seeds, arms)
     own = (root / work / folder.resolve().name).absolute()
     place = Workplace(root=root, work=own, data=Path(data).absolute() if data else None, keep=keep)
@@ -108,9 +104,8 @@ def run_jobs(
 
     Records are sent meanwhile; `warn` hears of those left. After `stop_after` seconds what runs is stopped.
     """
-    environments = [
-        tracking(own.root, labels) for labels in (*(job.labels for job in planned.jobs), _all_arms(planned))
-    ]
+    everyone = [*(job.labels for job in planned.jobs), _all_arms(planned)]
+    environments = [tracking(own.root, labels) for labels in everyone]
     pipelines = list(dict.fromkeys(one["TEMPER_PIPELINE"] for one in environments))
     timer = threading.Timer(stop_after or threading.TIMEOUT_MAX, own.stop.set)
     timer.daemon = True
@@ -163,10 +158,10 @@ def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
 def check_arms(planned: JobPlan, place: Workplace) -> None:
     """Returns if every arm's parameters are valid. Errors: the line that the components answer with."""
     folder = place.work / planned.scale / "params"
-    files = {one.name: folder / f"{one.name}.yaml" for one in planned.runs}
-    for one in planned.runs:
-        write_text(files[one.name], yaml.safe_dump(one.trained.params, sort_keys=False))
-    check(place.root, files.values())
+    texts = {folder / f"{one.name}.yaml": yaml.safe_dump(one.trained.params, sort_keys=False) for one in planned.runs}
+    for file, text in texts.items():
+        write_text(file, text)
+    check(place.root, texts)
 
 
 def _status(ended: Mapping[str, Ended]) -> int:
@@ -180,10 +175,9 @@ def _summary(ended: Mapping[str, Ended]) -> str:
     for name, one in ended.items():
         if one.status in FAILED:
             return f"{name}: {one.message}"
-    left = sum(not one.well for one in ended.values())
-    return (
-        f"stopped, {left} of {len(ended)} jobs are left; the same command continues" if left else f"{len(ended)} jobs"
-    )
+    if left := sum(not one.well for one in ended.values()):
+        return f"stopped, {left} of {len(ended)} jobs are left; the same command continues"
+    return f"{len(ended)} jobs"
 
 
 def run_plain(planned: JobPlan, own: Workplace, workers: int, stop_after: float | None, hours: float) -> int:

@@ -30,7 +30,6 @@ class Pace(Protocol):
 
     def rose(self, higher: Tensor) -> None:
         """Takes note of the images (bool [n]) whose loss the last step raised."""
-        ...
 
     def adapt(self, climb: "Climb", window: int) -> Tensor:
         """At the end of a window of so many steps: sets the pace anew, and says who goes back to the best point."""
@@ -157,8 +156,7 @@ class Climb:
 def window_ends(steps: int) -> dict[int, int]:
     """After how many steps the step size is looked at, and how long the window was that ends there."""
     window, shorter, shortest = (max(1, int(share * steps)) for share in (WINDOW, SHORTER, SHORTEST))
-    ends: dict[int, int] = {}
-    end = window
+    ends, end = dict[int, int](), window
     while end <= steps:
         ends[end] = window
         window = max(window - shorter, shortest)

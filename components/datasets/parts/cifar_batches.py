@@ -37,8 +37,7 @@ def _files(published: "type[CIFAR10]", root: Path, checksums: dict[str, str]) ->
     if not archive.exists():
         instead = f"the folder {folder.name} or the file {archive.name} into {root}"
         fetch(published.url, archive, published.tgz_md5, instead)
-    packed = io.BytesIO(read_verified(archive, published.tgz_md5))
-    with tarfile.open(fileobj=packed) as tar:
+    with tarfile.open(fileobj=io.BytesIO(read_verified(archive, published.tgz_md5))) as tar:
         members = {name: tar.extractfile(f"{folder.name}/{name}") for name in checksums}
         return {
             name: verified(file.read(), checksums[name], f"{archive}: {name}") for name, file in members.items() if file

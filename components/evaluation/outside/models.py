@@ -59,9 +59,8 @@ class OutsideImages(NamedTuple):
         spare = min(held_out, len(everything) // HELD_OUT_SHARE) if other is None else 0
         most = len(everything) - spare
         chosen = stratified_subset(everything.labels, min(most, limit or most), derived(seed, "images"))
-        rest = torch.ones(len(everything), dtype=torch.bool)
-        rest[chosen] = False
-        if other is None and spare:
+        if spare:
+            rest = torch.ones(len(everything), dtype=torch.bool).index_fill(0, chosen, False)
             other = everything.take(rest.nonzero().squeeze(1))
         if other is not None and held_out:
             other = other.take(stratified_subset(other.labels, held_out, derived(seed, "held out")))
@@ -203,9 +202,8 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    counters = {
-        n.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for n in floats if "running_mean" in n
-    }
+    means = [name for name in state if "running_mean" in name]
+    counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in means}
     return assemble(card, {**counters, **floats, **first}, reference)
 
 

@@ -48,6 +48,8 @@ CONSTANTS: dict[str, Callable[[Any], Any]] = {
     "as_memory_format": MEMORY_FORMATS.__getitem__,
     "as_layout": lambda value: torch.strided,
 }
+# Inputs of a program that are its own tensors, and which key holds their name in the archive.
+PLACES = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
 SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
 
 Spec = Mapping[str, Any]
@@ -102,7 +104,8 @@ class Program(nn.Module):
         values[self._input] = images
         for (function, arguments, options, results), unused in zip(self._nodes, self._forget, strict=True):
             # A program may name the device on which it was made.
-            found = function(*(read(values, images) for read in arguments), **_read(options, values, images))
+            named = {name: read(values, images) for name, read in options.items()}
+            found = function(*(read(values, images) for read in arguments), **named)
             values.update(results(found))
             for name in unused:
                 values.pop(name, None)
@@ -152,9 +155,8 @@ def _tensors(
         meta = entry["tensor_meta"]
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
         data = bytearray(archive.read(files[f"data/{kind}/{entry['path_name']}"]))
-        flat = (
-            torch.frombuffer(data, dtype=DTYPES[meta["dtype"]]) if data else torch.empty(0, dtype=DTYPES[meta["dtype"]])
-        )
+        dtype = DTYPES[meta["dtype"]]
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         strided = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
         found[target] = strided.clone(), bool(entry["is_param"])
     return found
@@ -162,14 +164,12 @@ def _tensors(
 
 def _inputs(signature: Spec) -> list[tuple[str, str]]:
     """Of every parameter, buffer and constant: what the graph calls it, and what the archive does."""
-    names = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     found = [next(iter(spec.items())) for spec in signature["input_specs"]]
-    return [(spec["arg"]["name"], spec[names[kind]]) for kind, spec in found if kind in names]
+    return [(spec["arg"]["name"], spec[PLACES[kind]]) for kind, spec in found if kind in PLACES]
 
 
 def _input(graph: Spec, signature: Spec, where: str) -> str:
-    others = {"parameter", "buffer", "tensor_constant"}
-    given = [spec for spec in signature["input_specs"] if not others & set(spec)]
+    given = [spec for spec in signature["input_specs"] if not PLACES.keys() & set(spec)]
     names = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in given if "as_tensor" in str(spec)]
     if len(given) != 1 or len(names) != 1:
         raise InputError(f"{where}: takes {len(given)} inputs, want one tensor of images")
@@ -204,13 +204,9 @@ Node = tuple[Callable[..., Any], list[Read], dict[str, Read], Callable[[Any], Va
 
 def _node(node: Spec, where: str) -> Node:
     """An operator, how to read its arguments, positional and by name, and how to name what it returns."""
-    arguments, options = [], {}
-    for given in node["inputs"]:
-        read = _argument(given["arg"], where)
-        if given["kind"] == 2:
-            options[given["name"]] = read
-        else:
-            arguments.append(read)
+    inputs = [(given, _argument(given["arg"], where)) for given in node["inputs"]]
+    arguments = [read for given, read in inputs if given["kind"] != 2]
+    options = {given["name"]: read for given, read in inputs if given["kind"] == 2}
     return _operator(node["target"], where), arguments, options, _results(node["outputs"], where)
 
 
@@ -248,10 +244,9 @@ def _argument(given: Spec, where: str) -> Read:
 def _maybe_named(given: Spec) -> Read:
     """A part of a list: the name of a value, or the value itself."""
     (kind, value), *_ = given.items()
-    if kind == "as_name":
-        return lambda values, images: values[value]
-    if kind == "as_tensor":
-        return lambda values, images: values[value["name"]]
+    if kind in ("as_name", "as_tensor"):
+        name = value if kind == "as_name" else value["name"]
+        return lambda values, images: values[name]
     return lambda values, images: None if kind == "as_none" else value
 
 
@@ -270,10 +265,6 @@ def _names(output: Spec, where: str) -> str | list[str]:
     if kind in ("as_tensor", "as_sym_int", "as_sym_bool", "as_sym_float", "as_none"):
         return str(value.get("name") or value.get("as_name")) if isinstance(value, Mapping) else "nothing"
     raise InputError(f"{where}: a result of kind {kind} (want tensors, numbers and shapes alone)")
-
-
-def _read(options: Mapping[str, Read], values: Values, images: Tensor) -> Values:
-    return {name: read(values, images) for name, read in options.items()}
 
 
 def _last_uses(nodes: list[Spec], kept: set[str]) -> list[list[str]]:

@@ -100,10 +100,11 @@ def large_epsilon(evidence: Evidence) -> Finding:
     return Finding("suspect" if left > STILL_RIGHT * n else "passed", measured)
 
 
-def _gain(pair: Mapping[str, Any]) -> tuple[float, float]:
-    """The change of accuracy of a pair, and the one-sided p of a rise (1 where there is none)."""
+def _with_gain(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with its change of accuracy, and the one-sided p of a rise (1 where there is none)."""
     gained, lost = pair["gained"], pair["lost"]
-    return (gained - lost) / pair["n"], mcnemar(lost, gained) / 2 if gained > lost else 1.0
+    p = mcnemar(lost, gained) / 2 if gained > lost else 1.0
+    return {**pair, "change": (gained - lost) / pair["n"], "p": p}
 
 
 def _most_gained(evidence: Evidence, rule: str) -> dict[str, Any]:
@@ -111,9 +112,7 @@ def _most_gained(evidence: Evidence, rule: str) -> dict[str, Any]:
     pairs = evidence["pairs"][rule]
     if not pairs:
         raise KeyError(rule)
-    worst = min(pairs, key=lambda pair: (_gain(pair)[1], -_gain(pair)[0]))
-    change, p = _gain(worst)
-    return dict(worst) | {"change": change, "p": p}
+    return min(map(_with_gain, pairs), key=lambda pair: (pair["p"], -pair["change"]))
 
 
 def never_gains(rule: str) -> Callable[[Evidence], Finding]:
@@ -128,9 +127,8 @@ def never_gains(rule: str) -> Callable[[Evidence], Finding]:
 
 
 def constant_answer(evidence: Evidence) -> Finding:
-    found = evidence["constant"]
-    change, p = _gain(found)
-    return Finding("passed" if p < ALPHA else "suspect", dict(found) | {"change": change, "p": p})
+    found = _with_gain(evidence["constant"])
+    return Finding("passed" if found["p"] < ALPHA else "suspect", found)
 
 
 def claim(evidence: Evidence) -> Finding:

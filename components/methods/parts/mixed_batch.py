@@ -155,23 +155,20 @@ class Clock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._known: int | None = 0
+        self.known: int | None = 0
         self.register_load_state_dict_post_hook(_forget_known)  # pyright: ignore[reportUnknownMemberType]
 
     def tick(self) -> int:
         """How many steps came before this one. Waits for the device at the first after a state was loaded, no more."""
-        before = int(self.steps) if self._known is None else self._known
-        self._known = before + 1
-        self.steps.fill_(self._known)
+        before = int(self.steps) if self.known is None else self.known
+        self.known = before + 1
+        self.steps.fill_(self.known)
         return before
-
-    def forget_known(self) -> None:
-        """The buffer alone is right from here on."""
-        self._known = None
 
 
 def _forget_known(clock: Clock, _: object) -> None:
-    clock.forget_known()
+    """The buffer alone is right from here on."""
+    clock.known = None
 
 
 def transfers(step: int, rng: Rng) -> bool:

@@ -63,8 +63,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
-        self.decay = decay
-        self.updates = 0
+        self.decay, self.updates = decay, 0
 
     def update(self, model: nn.Module) -> None:
         """Moves the average towards `model`'s current state; integer buffers are copied."""
@@ -80,8 +79,7 @@ class EpochMean:
 
     def __init__(self, model: nn.Module, start: int, batches: int) -> None:
         self.model = copy.deepcopy(model).eval()
-        self.start, self.batches = start, batches
-        self.updates = 0
+        self.start, self.batches, self.updates = start, batches, 0
 
     def update(self, model: nn.Module) -> None:
         """Nothing: only the ends of epochs count."""

@@ -58,9 +58,7 @@ def classifier(
         size = "x".join(map(str, image_shape[1:]))
         raise InputError(f"images of {size} pixels: every architecture needs at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
     layers = OrderedDict[str, nn.Module](normalize=Normalize(normalization), features=features, head=head)
-    model = nn.Sequential(layers)
-    model.apply(_initialise)
-    return model
+    return nn.Sequential(layers).apply(_initialise)
 
 
 def pooled_head(channels: int, num_classes: int) -> nn.Sequential:

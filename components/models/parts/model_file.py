@@ -98,10 +98,8 @@ def _flat(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path | str) -> None:
     problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
-    for name in sorted(expected.keys() & tensors.keys()):
-        got, want = _form(tensors[name]), _form(expected[name])
-        if got != want:
-            problems.append(f"{name} is {got}, want {want}")
+    forms = {name: (_form(tensors[name]), _form(expected[name])) for name in sorted(expected.keys() & tensors.keys())}
+    problems += [f"{name} is {got}, want {want}" for name, (got, want) in forms.items() if got != want]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{path}: weights do not fit the model card: {problems[0]}{more}")

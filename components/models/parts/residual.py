@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import chain, convolution
 
-MakeShortcut = Callable[[BatchNorm, int, int, int], nn.Module]
+Shortcut = Callable[[BatchNorm, int, int, int], nn.Module]
 
 
 def projection(batch_norm: BatchNorm, channels_in: int, channels_out: int, stride: int) -> nn.Module:
@@ -34,16 +34,14 @@ class Subsample(nn.Module):
 
 
 def residual_features(
-    batch_norm: BatchNorm, channels: int, stages: list[tuple[int, int, int]], shortcut: MakeShortcut
+    batch_norm: BatchNorm, channels: int, stages: list[tuple[int, int, int]], shortcut: Shortcut
 ) -> nn.Module:
     stem_channels = stages[0][0]
     stem = [convolution(channels, stem_channels, 3), batch_norm.layer(stem_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*stem, chain(partial(_block, batch_norm, shortcut), stem_channels, stages))
 
 
-def _block(
-    batch_norm: BatchNorm, shortcut: MakeShortcut, channels_in: int, channels_out: int, stride: int
-) -> nn.Module:
+def _block(batch_norm: BatchNorm, shortcut: Shortcut, channels_in: int, channels_out: int, stride: int) -> nn.Module:
     # torchvision takes seconds to import, which only those who use it should pay.
     from torchvision.models.resnet import BasicBlock
 

@@ -100,6 +100,5 @@ class Comparison(Document):
 def paired_difference(found: Paired, **corrected: float) -> PairedDifference:
     """The difference, with `p_corrected` if there is one, as a document holds it: to six digits, of small p, too."""
     numbers = found._asdict() | corrected
-    return PairedDifference.model_validate(
-        {key: six_digits(number) if isinstance(number, float) else number for key, number in numbers.items()}
-    )
+    rounded = {key: six_digits(number) if isinstance(number, float) else number for key, number in numbers.items()}
+    return PairedDifference.model_validate(rounded)

@@ -1,6 +1,6 @@
 """Two models on the same test images: what may be compared, and by how much they differ, image by image."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +15,10 @@ from components.numerics.tensor_files import read_tensors
 from components.reports.comparison import contents
 from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
 from components.reports.wording import p_text, percent, points, title
+from components.statistics import intervals
 from components.statistics import outcomes as per_image
 from components.statistics.documents import read_document
-from components.statistics.intervals import (
-    CONFIDENCE,
-    POWER,
-    Paired,
-    detectable_paired,
-    detectable_unpaired,
-    holm,
-    paired,
-)
+from components.statistics.intervals import CONFIDENCE, Paired, holm, paired
 from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
 
 SIGNIFICANT = 1 - CONFIDENCE
@@ -119,10 +112,10 @@ def compare(a: Side, b: Side) -> Comparison:
     return Comparison(
         schema_="temper/comparison/1",
         answer=headline.answer,
-        remarks=_remarks(a, b, left_out),
+        remarks=list(_remarks(a, b, left_out)),
         **evaluation.pick("dataset", "threat", "classes", "num_images"),
         confidence=CONFIDENCE,
-        power=POWER,
+        power=intervals.POWER,
         a=_described(a),
         b=_described(b),
         attacks={name: evaluation.attacks[name] for name in shared if name != "cascade"},
@@ -181,8 +174,8 @@ def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
 
 def _condition(name: str, a: Tensor, b: Tensor) -> contents.Condition:
     found, n = paired(a, b), a.numel()
-    smallest = detectable_paired((found.only_a + found.only_b) / n, n)
-    apart = detectable_unpaired(share(a, float).value, n, n)
+    smallest = intervals.detectable_paired((found.only_a + found.only_b) / n, n)
+    apart = intervals.detectable_unpaired(share(a, float).value, n, n)
     return contents.Condition(
         answer=answer(name, found, smallest),
         a=share(a, six_digits),
@@ -212,26 +205,23 @@ def answer(condition: str, found: Paired | PairedDifference, detectable: float, 
     )
 
 
-def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> list[str]:
+def _remarks(a: Side, b: Side, left_out: Mapping[str, str]) -> Iterator[str]:
     """What a reader has to know before believing the answer."""
-    remarks = []
     if a.facts.sha256 == b.facts.sha256:
-        remarks.append("A and B are the same file.")
+        yield "A and B are the same file."
     for letter, side in (("A", a), ("B", b)):
         status, reasons = _verdict(side)
         if status not in ("trusted", "not judged"):
-            remarks.append(
-                f"The evaluation of {letter} is {status} ({', '.join(reasons)}): it may be less robust than measured."
-            )
+            why = ", ".join(reasons)
+            yield f"The evaluation of {letter} is {status} ({why}): it may be less robust than measured."
     known = all(_data_hash(side) for side in (a, b))
     if not known and a.evaluation != b.evaluation:
-        remarks.append("That the test images are the same is known from their labels only.")
+        yield "That the test images are the same is known from their labels only."
     if a.evaluation.seed != b.evaluation.seed:
         seeds = f"{a.evaluation.seed} and {b.evaluation.seed}"
-        remarks.append(f"The attacks were seeded differently ({seeds}): their luck is part of the difference.")
+        yield f"The attacks were seeded differently ({seeds}): their luck is part of the difference."
     if left_out:
-        remarks.append(f"Left out: {', '.join(f'{title(name)} ({why})' for name, why in left_out.items())}.")
-    return remarks
+        yield f"Left out: {', '.join(f'{title(name)} ({why})' for name, why in left_out.items())}."
 
 
 def _verdict(side: Side) -> tuple[str, list[str]]:

@@ -70,10 +70,9 @@ def differences(old: Report, new: Report) -> Changes:
     shared = [name for name in mine if name in theirs]
     changed = [name for name in shared if mine[name] != theirs[name]]
     facts = [dict(_told(report, side)) for report, side in zip((old, new), sides, strict=True)]
+    verdicts = [{name: verdict_text(report, name) for name in best_models(report)} for report in (old, new)]
     return Changes(
-        verdicts=_changed(
-            *({name: verdict_text(report, name) for name in best_models(report)} for report in (old, new))
-        ),
+        verdicts=_changed(*verdicts),
         rates=[ChangedRate(name, _interval(mine[name]), _interval(theirs[name])) for name in changed],
         same_rates=len(shared) - len(changed),
         only={"old": [name for name in mine if name not in theirs], "new": [n for n in theirs if n not in mine]},
@@ -131,9 +130,8 @@ def _rates(value: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[s
 
 
 def _entry(value: Any, place: int) -> str:
-    if isinstance(value, Mapping):
-        return next((f"{'ε = ' if key == 'epsilon' else ''}{value[key]}" for key in _KEYS if key in value), str(place))
-    return str(place)
+    named = value if isinstance(value, Mapping) else {}
+    return next((f"{'ε = ' if key == 'epsilon' else ''}{named[key]}" for key in _KEYS if key in named), str(place))
 
 
 def _interval(rate: Mapping[str, Any]) -> Interval[float]:

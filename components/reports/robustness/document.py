@@ -85,8 +85,8 @@ def reasons(document: Report, name: str) -> list[str]:
 
 def failed(document: Report, name: str) -> list[Check]:
     """The checks of these rules: the broken ones first, what had to be measured and was not last."""
-    checks = document.verdict[name].checks if name in document.verdict else []
-    mine = [check for check in checks if check.rule in reasons(document, name)]
+    verdict = document.verdict.get(name)
+    mine = [check for check in verdict.checks if check.rule in verdict.reasons] if verdict else []
     return [check for wanted in ("broken", "suspect", "not_measured") for check in mine if check.status == wanted]
 
 
@@ -117,9 +117,8 @@ def conditions(model: contents.ModelReport) -> dict[str, Rate | MeanRate]:
 
 def total(cost: Mapping[str, Passes]) -> Passes:
     """The passes of all tasks together."""
-    return Passes(
-        forward=sum(one.forward for one in cost.values()), backward=sum(one.backward for one in cost.values())
-    )
+    forward, backward = (sum(getattr(one, kind) for one in cost.values()) for kind in ("forward", "backward"))
+    return Passes(forward=forward, backward=backward)
 
 
 def _check(evaluation: Evaluation, outcomes: Outcomes) -> None:
@@ -212,17 +211,15 @@ def _transfer(names: list[str], attacks: dict[str, str], outcomes: Outcomes) -> 
 
 def _best_versus_last(evaluation: Evaluation, outcomes: Outcomes) -> dict[str, contents.BestVersusLast]:
     """Per role, both checkpoints on the attacks that both were given: the worst of fewer attacks is no comparison."""
-    pairs = {facts.of: name for name, facts in evaluation.models.items() if facts.checkpoint == "last"}
-    found = {}
+    models, found = evaluation.models, {}
+    pairs = {facts.of: name for name, facts in models.items() if facts.checkpoint == "last" and facts.of in models}
     for best, last in pairs.items():
-        if best in evaluation.models:
-            under = {name: _attacked(name, evaluation, outcomes) for name in (best, last)}
-            shared = [attack for attack in under[best] if attack in under[last]]
-            sides = []
-            for name in (best, last):
-                clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
-                robust = share(per_image.worst([clean, *parts])) if parts else None
-                epoch = evaluation.models[name].epoch
-                sides.append(contents.CheckpointRates(epoch=epoch, clean=share(clean), worst_case=robust))
-            found[best] = contents.BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
+        under = {name: _attacked(name, evaluation, outcomes) for name in (best, last)}
+        shared = [attack for attack in under[best] if attack in under[last]]
+        sides = []
+        for name in (best, last):
+            clean, parts = outcomes[f"{name}/clean"], [under[name][attack] for attack in shared]
+            robust = share(per_image.worst([clean, *parts])) if parts else None
+            sides.append(contents.CheckpointRates(epoch=models[name].epoch, clean=share(clean), worst_case=robust))
+        found[best] = contents.BestVersusLast(attacks=shared, best=sides[0], last=sides[1])
     return found

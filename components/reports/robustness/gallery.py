@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.numerics.losses import NO_ANSWER
 from components.reports.robustness.contents import Report
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
-KINDS = ("clean", "adversarial")
 
 
 def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: Report, limit: int) -> dict[str, Any]:
@@ -34,45 +32,39 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
     changes = {name: tensors[f"adversarial/{name}"][:limit].float() - images for name in models}
     # One scale for the whole gallery, so that perturbations compare; the largest change reaches black or white.
     largest = max((float(change.abs().max()) for change in changes.values() if change.numel()), default=0.0) or 1.0
-    samples = [_sample(index, images, changes, metadata, document, largest) for index in range(len(images))]
+    amplified, classes = 0.5 / largest, document.classes
+
+    def answered(name: str, index: int) -> dict[str, Any]:
+        answers = {kind: metadata[kind][name][index] for kind in ("clean", "adversarial")}
+        return {
+            "name": name,
+            "perturbation": data_uri(0.5 + changes[name][index] * amplified),
+            "adversarial": data_uri(images[index] + changes[name][index]),
+            **{f"{kind}_answer": _named(answer, classes) for kind, answer in answers.items()},
+            **{f"{kind}_right": answer == metadata["labels"][index] for kind, answer in answers.items()},
+        }
+
+    samples = [
+        {
+            "index": metadata["indices"][index],
+            "label": classes[metadata["labels"][index]],
+            "image": data_uri(image),
+            "models": [answered(name, index) for name in models],
+        }
+        for index, image in enumerate(images)
+    ]
     return {
         "attack": metadata["attack"],
-        "amplified": 0.5 / largest,
+        "amplified": amplified,
         "largest": largest,
         "small": images.shape[-1] < SMALL,
         "samples": samples,
     }
 
 
-def _sample(
-    index: int,
-    images: Tensor,
-    changes: Mapping[str, Tensor],
-    metadata: dict[str, Any],
-    document: Report,
-    largest: float,
-) -> dict[str, Any]:
-    label, classes = metadata["labels"][index], document.classes
-    models = [
-        {
-            "name": name,
-            "perturbation": data_uri(0.5 + change[index] * (0.5 / largest)),
-            "adversarial": data_uri(images[index] + change[index]),
-            **{f"{kind}_answer": _named(metadata[kind][name][index], classes) for kind in KINDS},
-            **{f"{kind}_right": metadata[kind][name][index] == label for kind in KINDS},
-        }
-        for name, change in changes.items()
-    ]
-    return {
-        "index": metadata["indices"][index],
-        "label": classes[label],
-        "image": data_uri(images[index]),
-        "models": models,
-    }
-
-
 def _named(answer: int, classes: list[str]) -> str:
-    return "no answer" if answer == NO_ANSWER else classes[answer]
+    # Below 0: the model's logits were not numbers.
+    return classes[answer] if answer >= 0 else "no answer"
 
 
 def data_uri(image: Tensor) -> str:

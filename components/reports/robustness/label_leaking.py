@@ -6,7 +6,6 @@ the source and fool the target too, and accuracy against capacity.
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -52,15 +51,14 @@ def label_leak(model: str, described: AttackGrid, outcomes: Outcomes) -> list[Le
         under = {name: outcomes[key] for name in attacks if (key := f"{model}/grid/{name}/{index}") in outcomes}
         if (mine := under.get(fgsm or "")) is not None:
             leak = _change("clean", outcomes[f"{model}/clean"], mine)
-            gap, mask = (
-                _above_lowest([n for n in rivals if n in under], under, mine) for rivals in (one_step, iterative)
-            )
+            gap, mask = (_above_lowest(rivals, under, mine) for rivals in (one_step, iterative))
             rows.append(Leak(epsilon=epsilon, leak=leak, gap=gap, mask=mask))
     return rows
 
 
 def _above_lowest(rivals: list[str], under: Outcomes, mine: Tensor) -> Change | None:
-    lowest = min(rivals, key=lambda rival: int(under[rival].sum()), default=None)
+    ran = [rival for rival in rivals if rival in under]
+    lowest = min(ran, key=lambda rival: int(under[rival].sum()), default=None)
     return None if lowest is None else _change(lowest, under[lowest], mine)
 
 
@@ -109,11 +107,6 @@ def capacity(models: Mapping[str, ModelReport]) -> list[Capacity]:
 
 
 def _sized(name: str, model: ModelReport) -> SizedModel:
-    architecture: Mapping[str, Any] = model.architecture or {}
-    return SizedModel(
-        model=name,
-        width={key: architecture[key] for key in WIDTHS if key in architecture},
-        num_parameters=model.num_parameters,
-        clean=model.clean,
-        worst_case=model.worst_case,
-    )
+    architecture = model.architecture or {}
+    width = {key: architecture[key] for key in WIDTHS if key in architecture}
+    return SizedModel(model=name, width=width, **model.pick("num_parameters", "clean", "worst_case"))

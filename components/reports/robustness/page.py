@@ -70,20 +70,10 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "bounds": wording.bounds,
-        "count": count,
-        "epsilon": wording.epsilon_text,
-        "grey": wording.grey_text,
-        "measured": wording.measured_text,
-        "norm": wording.NORM_WORDS.__getitem__,
-        "passes": passes,
-        "percent": wording.percent,
-        "points": wording.points,
-        "rule": wording.rule_title,
-        "sentence": wording.sentence,
-        "title": title,
-    }
+    numbers = (count, passes, wording.bounds, wording.percent, wording.points, wording.epsilon_text, wording.grey_text)
+    words = (title, wording.sentence, wording.rule_title, wording.measured_text)
+    # In a template, a filter is called as its function is.
+    environment.filters |= {one.__name__: one for one in (*numbers, *words)}
     context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
     context["thumbnails"] = thumbnails(document, tensors, metadata)
     context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
@@ -129,6 +119,7 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "document": document,
         "best": best,
         "subject": subject(document),
+        "norm": wording.NORM_WORDS[document.threat.norm],
         "status": {name: status(document, name) for name in best},
         "failed": {name: failed(document, name) for name in best},
         "worst_of": {name: table.worst_of(document, name) for name in best},

@@ -75,16 +75,13 @@ def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Map
 
 
 def _arms(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> dict[str, contents.ArmResult]:
-    runs = {finding.run.name: finding.run for finding in reversed(findings)}
-    seeds: dict[str, dict[str, contents.SeedResult]] = {}
-    for finding in findings:
-        seeds.setdefault(finding.run.name, {})[str(finding.run.seed)] = _seed(finding, plan.robust)
-    return {
-        name: contents.ArmResult(
-            **runs[name].pick("arm", "variant", "section"), seeds=own, over_seeds=over_seeds(list(own.values()))
-        )
-        for name, own in seeds.items()
-    }
+    arms = {}
+    for name in dict.fromkeys(finding.run.name for finding in findings):
+        own = [finding for finding in findings if finding.run.name == name]
+        seeds = {str(finding.run.seed): _seed(finding, plan.robust) for finding in own}
+        about = own[0].run.pick("arm", "variant", "section")
+        arms[name] = contents.ArmResult(**about, seeds=seeds, over_seeds=over_seeds(list(seeds.values())))
+    return arms
 
 
 def _seed(finding: RunFiles, robust: str) -> contents.SeedResult:

@@ -163,12 +163,7 @@ def leads(document: Study) -> list[list[str]]:
     watched = [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
     # The definition's own lead is 0 where a run collapsed, and absent where it did not.
     found = [
-        {
-            "rule": rule,
-            "lead": one.lead,
-            "false": one.false_alarms > 0,
-            "collapsed": run["catastrophic"].lead is not None,
-        }
+        {"rule": rule, **one.pick("lead", "false_alarms"), "collapsed": run["catastrophic"].lead is not None}
         for run in watched
         for rule, one in run.items()
     ]
@@ -177,6 +172,6 @@ def leads(document: Study) -> list[list[str]]:
         collapsed, others = runs[runs["collapsed"]], runs[~runs["collapsed"]]
         early = collapsed["lead"].dropna().sort_values(ascending=False)
         told = ", ".join(f"{lead:+g}".replace("-", "−") for lead in early) or ABSENT
-        counts = [len(collapsed) - len(early), len(others), int(others["false"].sum())]
+        counts = [len(collapsed) - len(early), len(others), int((others["false_alarms"] > 0).sum())]
         rows.append([title(str(rule)), str(len(collapsed)), told, *map(str, counts)])
     return rows

@@ -69,7 +69,7 @@ class PyramidSquares:
         channels, height, width = self.shape
         side = max(min(height, width) // 5, 1)
         rows, columns = height // side, width // side
-        pair = self._pyramids(side).to(images.device)
+        pair = pyramids(side, self.power, self.decay).to(images.device)
         upright = (torch.rand(rows, 1, columns, 1, generator=draw) < 0.5).to(images.device)
         tiles = torch.where(upright, pair[None, :, None, :], pair.T[None, :, None, :])
         signs = signs_of(uniform(rng, images, (channels, rows, 1, columns, 1)))
@@ -97,26 +97,20 @@ class PyramidSquares:
         both[square] = both[source] = 1
         # What the new square may have: the norm of both squares, and what clipping left unused, shared by the channels.
         unused = (self.radius**self.power - self._sum(offset, (1, 2, 3))).clamp_min(0)
-        size = self._root(self._sum(offset * both, (2, 3)) + unused / self.shape[0]) * self.spill
-        pair = self._pyramids(move.side).to(points.device)
+        size = (self._sum(offset * both, (2, 3)) + unused / self.shape[0]).pow(1 / self.power) * self.spill
+        pair = pyramids(move.side, self.power, self.decay).to(points.device)
         signs = torch.tensor(move.signs, device=points.device).view(-1, 1, 1)
         fresh = self._unit(offset[square]) + signs * (pair if move.upright else pair.T)
         offset[source] = 0
         offset[square] = self._unit(fresh) * size
         return chosen, self.fit(images, offset, self.radius)
 
-    def _pyramids(self, side: int) -> Tensor:
-        return pyramids(side, self.power, self.decay)
-
     def _unit(self, squares: Tensor) -> Tensor:
         """Each channel's square scaled to norm 1."""
-        return squares / self._root(self._sum(squares, (-2, -1))).clamp_min(1e-12)
+        return squares / self._sum(squares, (-2, -1)).pow(1 / self.power).clamp_min(1e-12)
 
     def _sum(self, values: Tensor, axes: tuple[int, ...]) -> Tensor:
         return values.abs().pow(self.power).sum(axes, keepdim=True)
-
-    def _root(self, sums: Tensor) -> Tensor:
-        return sums.pow(1 / self.power)
 
 
 @lru_cache

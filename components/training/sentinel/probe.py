@@ -63,12 +63,9 @@ class SentinelProbe:
         """
         rng = torch.Generator(self.images.device).manual_seed(derived(self.seed, "sentinel", number))
         counter = PassCounter(model)
-        parts = []
+        batches = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         with eval_mode(model), training_arithmetic(self.images.device, self.precision):
-            for images, labels in zip(
-                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-            ):
-                parts.append(self._signals(model, images, labels, rng))
+            parts = [self._signals(model, images, labels, rng) for images, labels in batches]
         counter.close()
         means = torch.stack([torch.cat([part[name] for part in parts]).double().nanmean() for name in parts[0]])
         # One look for all processes, so that they decide alike.

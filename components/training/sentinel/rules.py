@@ -87,15 +87,11 @@ def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
 def recovered(looks: Sequence[Look], rules: Rules) -> bool:
     """Whether the PGD accuracy has come back by the last look, after a collapse that none before it had come back
     from."""
-    collapsed = False
+    collapsed = back = False
     for count in range(1, len(looks) + 1):
-        back = looks[count - 1]["pgd_accuracy"] > rules.recovery * _best(looks[:count])
-        if collapsed and back:
-            collapsed = False
-            if count == len(looks):
-                return True
-        collapsed = collapsed or catastrophic(looks[:count], rules)
-    return False
+        back = collapsed and looks[count - 1]["pgd_accuracy"] > rules.recovery * _best(looks[:count])
+        collapsed = (collapsed and not back) or catastrophic(looks[:count], rules)
+    return back
 
 
 def gap(looks: Sequence[Look], rules: Rules) -> bool:
