@@ -83,7 +83,7 @@ def register_student(document: Report, images: Tensor, journal: Journal) -> None
         "norm": document.threat.norm,
         "epsilon": document.threat.epsilon,
         "num_images": str(document.num_images),
-        "test.sha256": document.provenance["test.sha256"],
+        "test.sha256": document.provenance.get("test.sha256", ""),
     }
     tags = {**asked, **own, **verdict, **hashes}
     journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)

@@ -20,6 +20,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import flat
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
+from components.tracking.registry import updated, version_of
 
 # Set unless the user has: MLflow's own defaults keep trying for many minutes.
 BOUNDS = {
@@ -191,7 +192,7 @@ def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     # A forwarder that died before it noted the version has registered it all the same.
     if client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
         return
-    if known := _version_of(client, name, tags.get("sha256")):
+    if known := version_of(client, name, tags.get("sha256")):
         for key, value in updated(known.tags, tags).items():
             client.set_model_version_tag(name, known.version, key, value)
         mlflow.tag(run, {"registered": f"{name} version {known.version}"})
@@ -208,30 +209,6 @@ def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
         client.create_registered_model(name)
     version = client.create_model_version(name, f"models:/{logged.model_id}", run, tags, model_id=logged.model_id)
     mlflow.tag(run, {"registered": f"{name} version {version.version}"})
-
-
-def _version_of(client: Any, name: str, digest: str | None) -> Any:
-    """The version that this model file has already, if it has one: a file that is evaluated again is no new version."""
-    versions = client.search_model_versions(f"name = '{name}'")
-    return next((version for version in versions if version.tags.get("sha256") == digest), None)
-
-
-# What an evaluation asks: with other images or another threat model a number is another number.
-QUESTION = ("norm", "epsilon", "test.sha256", "num_images")
-
-
-def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a version that change when its model file has been evaluated again, with these tags.
-
-    To the same question the lower worst case counts; an evaluation that was trusted stays so.
-    """
-    if any(key not in known or known[key] != tags.get(key) for key in QUESTION):
-        return dict(tags)
-    verdict = {key: value for key, value in tags.items() if key.startswith("verdict")}
-    lower = float(tags["worst_case"]) <= float(known["worst_case"])
-    better = tags["verdict"] == "trusted" or known["verdict"] != "trusted"
-    numbers = {key: value for key, value in tags.items() if key not in verdict}
-    return (numbers if lower else {}) | (verdict if better else {})
 
 
 def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:

@@ -8,7 +8,7 @@ model file is it.
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from components.foundation.errors import InputError
 
 FILES = ("evaluation.json", "outcomes.safetensors")
 TRUSTED = "trusted"
+# What an evaluation asks, as tags of a version: with other images or another threat model a number is another number.
+QUESTION = ("norm", "epsilon", "test.sha256", "num_images")
 # Cascades that a promotion believes: with attacks of one's own anything can be left standing.
 NAMED = ("quick", "autoattack")
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
@@ -104,6 +106,26 @@ def _evaluations(client: Any, source: RecordedEvaluation) -> Iterator[str]:
 
 def _has_evaluation(client: Any, run: str) -> bool:
     return set(FILES) <= {file.path for file in client.list_artifacts(run)}
+
+
+def version_of(client: Any, name: str, digest: str | None) -> Any:
+    """The version that this model file has already, if it has one: a file that is evaluated again is no new version."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((version for version in versions if version.tags.get("sha256") == digest), None)
+
+
+def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a version that change when its model file has been evaluated again, with these tags.
+
+    To the same question the lower worst case counts; an evaluation that was trusted stays so.
+    """
+    if any(key not in known or known[key] != tags.get(key) for key in QUESTION):
+        return dict(tags)
+    verdict = {key: value for key, value in tags.items() if key.startswith("verdict")}
+    lower = float(tags["worst_case"]) <= float(known["worst_case"])
+    better = tags["verdict"] == "trusted" or known["verdict"] != "trusted"
+    numbers = {key: value for key, value in tags.items() if key not in verdict}
+    return (numbers if lower else {}) | (verdict if better else {})
 
 
 def promote(client: Any, source: RecordedEvaluation, bar: Bar) -> tuple[list[str], list[str]]:

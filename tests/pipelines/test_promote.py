@@ -179,7 +179,7 @@ def test_a_version_that_is_evaluated_again(
     changes: dict[str, str], verdicts: tuple[str, str], want: dict[str, str]
 ) -> None:
     known, again = ({**KNOWN, "verdict": verdict} for verdict in verdicts)
-    found = tracking.updated(known, again | changes)
+    found = registry.updated(known, again | changes)
     assert {key: found[key] for key in ("worst_case", "verdict") if key in found} == want
 
 
