@@ -27,7 +27,6 @@ import yaml  # noqa: E402
 
 from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
-from components.reports.frames import frame  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import spread  # noqa: E402
 from components.statistics.outcomes import share  # noqa: E402
@@ -136,8 +135,8 @@ def one_run(folder: Path) -> dict:
 
 def over_seeds(runs: list[dict]) -> dict:
     """Mean, standard deviation and interval of the mean over the seeds, of every accuracy; one seed has no spread."""
-    rows = [{"name": name, "value": found["value"]} for run in runs for name, found in run.items()]
-    groups = {name: values.tolist() for name, values in frame(rows).groupby("name", sort=False)["value"]}
+    names = dict.fromkeys(name for run in runs for name in run)
+    groups = {name: [run[name]["value"] for run in runs if name in run] for name in names}
     return {
         name: spread(values)._asdict() if len(values) > 1 else {"mean": values[0], "n": 1}
         for name, values in groups.items()

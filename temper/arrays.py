@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
+from components.foundation.params import MAX_SEED
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat, require_pixels
 
@@ -28,6 +29,12 @@ def require_whole(least: int, **given: object) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(f"{name}: got {_shown(value)}, want a whole number, at least {least}")
+
+
+def require_seed(seed: object) -> None:
+    """Returns if this is a whole number that a seed may be, here and in params.yaml."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= MAX_SEED:
+        raise InputError(f"seed: got {_shown(seed)}, want a whole number, 0 to {MAX_SEED}")
 
 
 def require_all(model: object, folder: object = None, note: object = print) -> None:

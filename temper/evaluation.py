@@ -42,6 +42,7 @@ from temper.arrays import (
     num_classes_of,
     require,
     require_all,
+    require_seed,
     require_whole,
 )
 from temper.arrays import threat as as_threat
@@ -105,7 +106,7 @@ def attack(
     """
     require_all(model)
     require_whole(1, batch_size=batch_size)
-    require_whole(0, seed=seed)
+    require_seed(seed)
     ball, device = as_threat(threat), device_of(model)
     pixels = images_of(images, device)
     classes = labels_of(labels, len(pixels), device)
@@ -154,7 +155,7 @@ def evaluate(
     """
     require_all(model, folder, note)
     require_whole(1, batch_size=batch_size)
-    require_whole(0, seed=seed)
+    require_seed(seed)
     require("attacks", attacks, (Mapping, type(None)), "a mapping of names to attacks")
     ball, device = as_threat(threat), device_of(model)
     pixels = images_of(images, device)

@@ -1,10 +1,8 @@
 """What params.yaml may hold, written out: docs/parameters.md for people, a JSON Schema for editors."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from components.datasets import DATASETS
 from components.distillation import DISTILLATIONS
 from components.evaluation.cascades import NAMES as CASCADES
 from components.evaluation.suite import EvaluationSection
-from components.foundation.errors import InputError
-from components.foundation.params import MAX_SEED, typed
+from components.foundation.params import MAX_SEED
 from components.methods import METHODS
 from components.models import MODELS
 from components.ntk.probe import ProbeSchedule
@@ -28,9 +25,7 @@ from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
 from pipelines.parameters.presets import preset_values, presets
-from temper.arrays import threat as as_threat
-from temper.defaults import attack_fields, method_fields
-from temper.keys import Key, object_of, of_class, of_type
+from temper.keys import Key, object_of, of_class, of_type, text_of
 
 ROOT = Path(__file__).parents[1]
 BASE = "digits"
@@ -47,13 +42,14 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
 # Members whose fields name members.
 WRAPPED = {"eot": {"attack": ("attacks", False)}}
 TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
+WARM_START = "Whether training starts from the clean teacher's weights, which must be of the same architecture."
 HEAD = """\
 # Parameters
 
 Every key of `params.yaml`. This page is generated from the code: `temper params schema > docs/parameters.md`.
 For an editor: `temper params schema --json > params.schema.json`.
 
-**Range** is what the checks accept when all other keys are as in a recipe of `presets/`. **Recipes** are values in
+**Range** is what the type of a key accepts; checks of several keys together come on top. **Recipes** are values in
 `presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
 """
 
@@ -73,8 +69,8 @@ def sections() -> dict[str, Key]:
         "seed": Key(
             "integer",
             {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
-            meaning="of all random numbers",
-            allowed="at least 0",
+            meaning="The seed of all random numbers.",
+            allowed=f"at least 0, at most {MAX_SEED}",
         )
     }
     for name, kind in (("compute", Compute), ("parallel", Parallel), ("threat", ThreatSection), ("ntk", ProbeSchedule)):
@@ -86,7 +82,7 @@ def sections() -> dict[str, Key]:
     found["normalize_data"] = _section(normalize_data.NormalizeSection)
     own = {
         TRAINING[0]: {},
-        TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=_comments()["train_robust_teacher.warm_start"])},
+        TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=WARM_START)},
         TRAINING[2]: {"required": _section(distill_student.Required)},
     }
     for name in TRAINING:
@@ -101,68 +97,16 @@ def sections() -> dict[str, Key]:
     children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
     found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
     found["report"] = _section(report.ReportSection)
-    return {name: _explained(key, name) for name, key in found.items()}
+    return found
 
 
 def _section(kind: type, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:
-    children = of_class(kind, example, families)
-    return Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
+    return Key("mapping", {}, text_of(kind), children=of_class(kind, families))
 
 
 def members(family: str) -> dict[str, Key]:
     """The members of a family, each with its keys."""
-    found = {}
-    for name, kind in FAMILIES[family].items():
-        children = of_class(kind, example, WRAPPED.get(name)) if is_dataclass(kind) else {}  # pyright: ignore[reportArgumentType]
-        found[name] = Key("mapping", {}, " ".join((kind.__doc__ or "").split()), children=children)
-    return found
-
-
-@cache
-def example(kind: Any) -> Any:
-    """An instance of a dataclass, from the recipes or the API's defaults; None where none of them has one."""
-    wanted = {field.name for field in fields(kind) if field.default is MISSING}
-    allowed = {"name"} | {field.name for field in fields(kind)}
-    for values in _mappings():
-        if wanted <= set(values) <= allowed:
-            told = {key: value for key, value in values.items() if key in wanted or key != "name"}
-            with suppress(InputError):
-                return typed(kind, told, "example")
-    return None
-
-
-@cache
-def _mappings() -> list[dict[str, Any]]:
-    threat = as_threat("linf:8/255")
-    api = [*attack_fields(threat).values(), *method_fields(threat, epochs=30).values()]
-    return [*_walk(list(recipes().values())), *_walk(api)]
-
-
-def _walk(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        # A training section without the keys that are its stage's own.
-        yield {key: inner for key, inner in value.items() if key not in ("warm_start", "required")}
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _walk(inner)
-
-
-def _comments() -> dict[str, str]:
-    """The comments of the default recipe, by dotted key."""
-    found, above = {}, []
-    for line in (presets(ROOT)[BASE]).read_text(encoding="utf-8").splitlines():
-        matched = re.match(r"( *)(\w+):(?:.*?\s#\s*(.*))?", line)
-        if matched:
-            above = [*above[: len(matched[1]) // 2], matched[2]]
-            if matched[3]:
-                found[".".join(above)] = matched[3]
-    return found
-
-
-def _explained(key: Key, path: str) -> Key:
-    """The key with the default recipe's comment where the code says nothing of it."""
-    told = _comments().get(path, "")
-    children = {name: _explained(child, f"{path}.{name}") for name, child in key.children.items()}
-    return replace(key, meaning=key.meaning or told, children=children)
+    return {name: _section(kind, WRAPPED.get(name)) for name, kind in FAMILIES[family].items()}
 
 
 def json_schema() -> str:
@@ -209,12 +153,7 @@ def markdown() -> str:
         blocks += [f"## {family.capitalize()}\n"]
         for name, key in members(family).items():
             blocks += [f"### {family}: {name}\n", f"{key.meaning}\n"]
-            # What the text above says of its keys need not be said again.
-            own = {
-                n: replace(k, meaning="see above" if k.meaning in key.meaning else k.meaning)
-                for n, k in key.children.items()
-            }
-            blocks += _table(own, {}, []) if own else []
+            blocks += _table(key.children, {}, []) if key.children else []
     return "\n".join(blocks).rstrip() + "\n"
 
 
@@ -225,7 +164,7 @@ def _table(children: Mapping[str, Key], values: Mapping[str, Any], above: Sequen
         cells = [f"`{path}`", key.words + ("" if key.required else ", optional"), key.allowed]
         if above:
             cells.append(_seen(path, values, above))
-        grid.append([*cells, key.meaning])
+        grid.append([*cells, " ".join(key.meaning.split("\n\n")[0].split())])
     return [grids.markdown(grid), ""]
 
 

@@ -33,7 +33,7 @@ from temper.arrays import (
     num_classes_of,
     require,
     require_all,
-    require_whole,
+    require_seed,
 )
 from temper.arrays import threat as as_threat
 from temper.defaults import attack_fields, filled, method_fields
@@ -104,7 +104,7 @@ def train(
     Errors: `temper.InputError`, one line, where an argument is not so.
     """
     require_all(model, folder, note)
-    require_whole(0, seed=seed)
+    require_seed(seed)
     require("guide", guide, (nn.Module, type(None)), "a torch.nn.Module, or None")
     ball, device = as_threat(threat), device_of(model)
     pixels, targets = _uint8(images_of(images, device)), labels

@@ -35,11 +35,11 @@ class Apgd:
     returned, from the run in which that came nearest to fooling the model.
     """
 
-    steps: Count
-    restarts: Count
-    loss: Literal["cross_entropy", "dlr", "targeted_dlr"]
-    rho: Annotated[Real, Field(gt=0, lt=1)]
-    targets: Whole = 0
+    steps: Count  # Steps of each run.
+    restarts: Count  # Runs from random points, each on the images not fooled so far.
+    loss: Literal["cross_entropy", "dlr", "targeted_dlr"]  # What the attack climbs.
+    rho: Annotated[Real, Field(gt=0, lt=1)]  # Share of a window's steps that must raise the loss to keep the step size.
+    targets: Whole = 0  # Wrong classes that `targeted_dlr` aims at; 0 with other losses.
 
     def __post_init__(self) -> None:
         if (self.targets > 0) != (self.loss == "targeted_dlr"):

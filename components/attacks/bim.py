@@ -18,7 +18,7 @@ class Bim:
     few more: 3,064 for a radius of 12.
     """
 
-    aim: Literal["true", "predicted"] = "true"
+    aim: Literal["true", "predicted"] = "true"  # The class that is left: the label, or the model's own.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         return grey_steps(model, images, labels, self.aim, threat, rng)

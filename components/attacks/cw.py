@@ -17,9 +17,9 @@ class Cw:
     of a penalty; with the L∞ ball, 30 steps and confidence 50 it is the CW∞ of the MTARD line of work.
     """
 
-    steps: Count
-    step_size: PositiveFraction
-    confidence: NotNegative
+    steps: Count  # Steps of the attack.
+    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    confidence: NotNegative  # The margin above which the loss stops counting.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         def objective(logits: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class Eot:
     which are seeded from `rng` and put back afterwards.
     """
 
-    samples: Count
-    attack: Annotated[Attack, PlainValidator(_inner)]
+    samples: Count  # Passes whose logits are averaged.
+    attack: Annotated[Attack, PlainValidator(_inner)]  # The attack on the mean answer, with that member's fields.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

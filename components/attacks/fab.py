@@ -33,12 +33,12 @@ class Fab:
     alpha_max 0.1, eta 1.05, beta 0.9.
     """
 
-    steps: Count
-    targets: Count
-    restarts: Count
-    alpha_max: Share
-    eta: Annotated[Real, Field(ge=1)]
-    beta: Annotated[Real, Field(gt=0, le=1)]
+    steps: Count  # Steps towards each class.
+    targets: Count  # Likeliest wrong classes that are tried in turn.
+    restarts: Count  # Tries; the first begins at the image.
+    alpha_max: Share  # The most of the way to the image's projection that a step goes.
+    eta: Annotated[Real, Field(ge=1)]  # How far a projection overshoots the boundary; 1 is onto it.
+    beta: Annotated[Real, Field(gt=0, le=1)]  # Share of its distance to which a misclassified point goes back.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         images_adv = images.clone()

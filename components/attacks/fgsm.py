@@ -22,7 +22,7 @@ class Fgsm:
     True
     """
 
-    aim: Literal["true", "predicted"] = "true"
+    aim: Literal["true", "predicted"] = "true"  # The class that is left: the label, or the model's own.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         return one_step(model, images, labels, self.aim, threat, rng)

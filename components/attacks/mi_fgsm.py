@@ -16,9 +16,9 @@ class MiFgsm:
     The paper takes 10 steps of epsilon / 10 and decay 1.
     """
 
-    steps: Count
-    step_size: PositiveFraction
-    decay: NotNegative
+    steps: Count  # Steps of the attack.
+    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    decay: NotNegative  # What the accumulated gradient is multiplied by at each step.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         rule, objective = Momentum(self.decay), away_from("cross_entropy", labels)

@@ -20,12 +20,12 @@ class Pgd:
     the one of largest margin among the ends of its restarts.
     """
 
-    steps: Count
-    step_size: PositiveFraction
-    start: Start
-    loss: LossName
-    restarts: Count
-    aim: Aim = "true"
+    steps: Count  # Steps of each try.
+    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    start: Start  # Where the attack starts.
+    loss: LossName  # What the attack climbs.
+    restarts: Count  # Tries of the attack, each on the images not fooled yet.
+    aim: Aim = "true"  # The class that is left (`true`, `predicted`) or reached (`least_likely`, `random`).
 
     def __post_init__(self) -> None:
         require_sense(self.loss, self.aim, leaves_image=self.start != "zero")

@@ -19,7 +19,7 @@ class RFgsm:
     makes it their R+Step-LL; that class and the `predicted` one are those of the image, not of x'.
     """
 
-    aim: Literal["true", "predicted", "least_likely"] = "true"
+    aim: Literal["true", "predicted", "least_likely"] = "true"  # The class left, or with `least_likely` reached.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         half = threat.radius / 2

@@ -37,10 +37,10 @@ class Square:
     confirmed fooled; of the others the point with the greatest loss is returned.
     """
 
-    queries: Count
-    p_init: Annotated[Real, Field(gt=0, le=1)]
-    restarts: Count
-    loss: Literal["cross_entropy", "margin"]
+    queries: Count  # Random squares tried on each image in each run.
+    p_init: Annotated[Real, Field(gt=0, le=1)]  # Share of the image that the first squares cover.
+    restarts: Count  # Runs from new starts.
+    loss: Literal["cross_entropy", "margin"]  # What the attack climbs.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         norm = require(threat.norm, Squared, "square", "linf, l2, l1 or another norm that says what its squares are")

@@ -1,1 +1,1 @@
-"""What one can type besides the stages."""
+"""What commands and flows start besides the stages: checking parameters, evaluating any model, a study's table."""

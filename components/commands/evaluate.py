@@ -44,12 +44,12 @@ Note = Callable[[str], None]
 def main(given: EvaluateOptions) -> None:
     """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
     models, foreign, shard = options.named_models(given.model), options.foreign_of(given), options.shard_of(given.shard)
-    everything = images_of(given.data)
-    params = options.params_of(given, everything.test.images.dtype == torch.uint8)
     if given.images is not None and given.images < 1:
         raise InputError(f"--images: got {given.images}, want at least 1")
-    # Once without the data's own number of classes: a mistake shows before anything is loaded.
-    suite = read_suite(params, SECTION, max(everything.num_classes, 4))
+    # Once as for ten classes and 8-bit images: a mistake shows before anything is loaded or downloaded.
+    suite = read_suite(options.params_of(given, uint8=True), SECTION, 10)
+    everything = images_of(given.data)
+    params = options.params_of(given, everything.test.images.dtype == torch.uint8)
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
     device = suite.compute.prepare()

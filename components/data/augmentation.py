@@ -18,8 +18,8 @@ from components.numerics.random_numbers import shared
 class RandAugment:
     """`num_ops` random operations on each image, of strength `magnitude`, 0 to 30 (Cubuk et al., arXiv 1909.13719)."""
 
-    num_ops: Count
-    magnitude: Annotated[int, Field(ge=0, le=30)]
+    num_ops: Count  # Random operations on each image.
+    magnitude: Annotated[int, Field(ge=0, le=30)]  # Strength of the operations.
 
 
 @strict
@@ -32,10 +32,10 @@ class Augmentation:
     overfits and averages its weights (Rebuffi et al., arXiv 2103.01946); short runs of small models need neither.
     """
 
-    crop: Whole
-    flip: bool
-    cutmix: Share
-    rand_augment: RandAugment | None
+    crop: Whole  # Zero pixels added on each side before a random crop.
+    flip: bool  # Whether images are flipped horizontally, with probability 1/2.
+    cutmix: Share  # Chance that a box of an image comes from another one.
+    rand_augment: RandAugment | None  # RandAugment, before the shift; null: none.
 
 
 def augmented(

@@ -58,11 +58,11 @@ class Division:
     class, for train and validation together, `test_limit` for test; null: all.
     """
 
-    validation: PositiveFraction
-    test: PositiveFraction
-    duplicates: Duplicates
-    train_limit: Count | None
-    test_limit: Count | None
+    validation: PositiveFraction  # Share of all images; of the train split where there is an official test split.
+    test: PositiveFraction  # Share of all images where none is given; below 1 with `validation` in sum.
+    duplicates: Duplicates  # What happens to an image that is in two splits.
+    train_limit: Count | None  # At most that many images for train and validation together; null: all.
+    test_limit: Count | None  # At most that many test images; null: all.
 
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:

@@ -31,27 +31,20 @@ class Streamed:
     `random_crop` is the smallest share of an image's area that a random crop keeps; null: no random crops.
     """
 
-    random_crop: Annotated[Real, Field(gt=0, le=1)] | None
+    random_crop: Annotated[Real, Field(gt=0, le=1)] | None  # Least share of an image that a crop keeps; null: none.
 
 
 @strict
 class ImageFolder:
     """Images under `folder/train/CLASS/` and, if there is one, `folder/test/CLASS/` or, as ImageNet names it,
     `folder/val/CLASS/`; classes in order of their names.
-
-    Fields:
-        folder: absolute, or relative to where the command runs.
-        image_size: height and width of the result, in pixels.
-        color: three channels or one.
-        resize: `crop` cuts the middle square of the image's shorter side, `stretch` changes the aspect ratio.
-        streamed: null decodes every image now; otherwise the files are listed, with their hashes.
     """
 
-    folder: str
-    image_size: Count
-    color: Literal["rgb", "gray"]
-    resize: Literal["crop", "stretch"]
-    streamed: Streamed | None
+    folder: str  # Absolute, or relative to where the command runs.
+    image_size: Count  # Height and width of the result, in pixels.
+    color: Literal["rgb", "gray"]  # Three channels, or one.
+    resize: Literal["crop", "stretch"]  # `crop` cuts the middle square; `stretch` changes the aspect ratio.
+    streamed: Streamed | None  # How files are decoded while training; null decodes every image now.
 
     def load(self, root: Path) -> Source:
         """Every image, decoded or listed; `root` is not used.

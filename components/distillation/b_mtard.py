@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
-from components.foundation.params import Real, strict
+from components.foundation.params import Positive, Real, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.methods.parts.two_views import Views, accuracies
 from components.numerics import parallel
@@ -29,18 +29,18 @@ class BMtard:
     learning rate. At each of `balance_milestones` (epochs done) both step sizes are multiplied by `balance_decay`.
     """
 
-    attack: Pgd
-    reduction: Literal["batch_mean", "class_mean"]
-    temperature_step: Real
-    temperature_min: Real
-    temperature_max: Real
-    weight_step: Real
-    balance_milestones: tuple[int, ...]
-    balance_decay: Real
+    attack: Pgd  # How the student's images are attacked.
+    reduction: Literal["batch_mean", "class_mean"]  # Over what both divergences are averaged.
+    temperature_step: Real  # How far a temperature moves in one step of the balance.
+    temperature_min: Positive  # The smallest temperature of the balance.
+    temperature_max: Real  # The largest temperature, no less than `temperature_min`.
+    weight_step: Real  # How far a weight moves in one step of the balance.
+    balance_milestones: tuple[int, ...]  # Epochs done at which both step sizes are multiplied.
+    balance_decay: Real  # What both step sizes are multiplied by.
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature_min <= self.temperature_max:
-            raise ValueError(f"got temperatures {self.temperature_min} to {self.temperature_max}, want 0 < min <= max")
+        if self.temperature_max < self.temperature_min:
+            raise ValueError(f"got temperatures {self.temperature_min} to {self.temperature_max}, want min <= max")
 
     def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "BMtardMethod":
         return BMtardMethod(self, clean_teacher, robust_teacher)

@@ -28,10 +28,10 @@ class KdSwa:
     ['loss_adversarial', 'loss_clean', 'loss_robust', 'train_adversarial_accuracy']
     """
 
-    attack: Pgd
-    clean_weight: NotNegative
-    robust_weight: NotNegative
-    temperature: Positive
+    attack: Pgd  # How the student's images are attacked.
+    clean_weight: NotNegative  # Weight of the clean teacher; both weights are at most 1 in sum.
+    robust_weight: NotNegative  # Weight of the robust teacher.
+    temperature: Positive  # Softens the predictions of teachers and student.
 
     def __post_init__(self) -> None:
         weights = self.clean_weight, self.robust_weight

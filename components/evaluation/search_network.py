@@ -28,8 +28,8 @@ class Search:
     `compiled` needs a C++ compiler on a CPU and pays where an attack runs for minutes.
     """
 
-    precision: Precision
-    compiled: bool
+    precision: Precision  # What matrix products and convolutions compute in during the search.
+    compiled: bool  # Whether the network is compiled; on a CPU this needs a C++ compiler.
 
     def victim(self, model: nn.Module, images: Tensor) -> Victim:
         """The model with its search network, tried on a few `images` [n, C, H, W] in [0, 1].

@@ -11,7 +11,7 @@ from components.evaluation.campaign import Task, cascade
 from components.evaluation.cascades import NAMES
 from components.evaluation.document import CascadeName
 from components.evaluation.search_network import Search
-from components.foundation.params import Fractional, Ratio, strict
+from components.foundation.params import Count, NotNegativeFraction, Ratio, strict
 from components.numerics.compute import Compute
 from components.threats.parts.threat import Threat
 
@@ -25,8 +25,8 @@ Specs = dict[str, dict[str, Any]]
 class GridSection:
     """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
 
-    epsilons: tuple[Fractional, ...]
-    attacks: Specs
+    epsilons: tuple[NotNegativeFraction, ...]  # Radii of the ball, fractions of the pixel range.
+    attacks: Specs  # Attacks at each radius, each under a name of its own.
 
 
 @strict
@@ -40,24 +40,21 @@ class EvaluationSection:
     cases are kept.
     """
 
-    batch_size: int
-    search: Search
-    attacks: Specs
-    cascade: str | Specs
-    cascade_epsilons: tuple[Fractional, ...]
-    curve_attack: str
-    curve_epsilons: tuple[Fractional, ...]
-    grid: GridSection
-    transfer_attacks: tuple[str, ...]
-    last_epoch_attacks: tuple[str, ...]
-    probe_images: int
-    gallery_images: int
-    adversarial: Dtype
+    batch_size: Count  # Images that go through the model at a time.
+    search: Search  # What attacks compute in while they search; float32 decides.
+    attacks: Specs  # Attacks on every image, each under a name of its own.
+    cascade: str | Specs  # Attacks in turn, cheapest first, each on the images still standing.
+    cascade_epsilons: tuple[NotNegativeFraction, ...]  # Radii at which the cascade runs besides the threat model's.
+    curve_attack: str  # The attack that draws the ε curve and the gallery.
+    curve_epsilons: tuple[NotNegativeFraction, ...]  # Radii of the ε curve, fractions of the pixel range.
+    grid: GridSection  # Attacks at several radii: label leaking, one step against many.
+    transfer_attacks: tuple[str, ...]  # Attacks whose images are shown to the other models.
+    last_epoch_attacks: tuple[str, ...]  # The only attacks that last checkpoints meet.
+    probe_images: Count  # Images that the verdict's probes look at.
+    gallery_images: Count  # Images that the gallery shows.
+    adversarial: Dtype  # The form in which worst cases are kept.
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "gallery_images", "probe_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name} {getattr(self, name)}, want at least 1")
         if isinstance(self.cascade, str) and self.cascade not in NAMES:
             raise ValueError(f"got cascade {self.cascade!r}, want {', '.join(NAMES)}, or a mapping of attacks")
         own = self.cascade if isinstance(self.cascade, dict) else {}
@@ -65,13 +62,6 @@ class EvaluationSection:
             if name in RESERVED or "/" in name or "@" in name:
                 wrong = f"want no '/' or '@' in it and none of {', '.join(RESERVED)}"
                 raise ValueError(f"got an attack called {name!r}, {wrong}")
-        for name, epsilons in (
-            ("curve_epsilons", self.curve_epsilons),
-            ("cascade_epsilons", self.cascade_epsilons),
-            ("grid.epsilons", self.grid.epsilons),
-        ):
-            if epsilons and min(epsilons) < 0:
-                raise ValueError(f"got {name} {list(map(str, epsilons))}, want all of at least 0")
 
 
 class Suite(NamedTuple):

@@ -20,7 +20,7 @@ from components.foundation.errors import InputError, choose
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-# A seed is multiplied by a million and more, and the product must fit 64 bits.
+# Streams are hashed from the seed (`random_numbers.derived`), so more bits would add nothing.
 MAX_SEED = 2**32 - 1
 
 

@@ -33,15 +33,15 @@ class Adr:
     0.995, ten steps from a uniform start. Errors: labels that are mixed.
     """
 
-    steps: Count
-    step_size: PositiveFraction
-    start: Start
-    temperature_from: Positive
-    temperature_to: Positive
-    weight_from: Share
-    weight_to: Share
-    decay: Share
-    epochs: Count
+    steps: Count  # Steps of the attack.
+    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    start: Start  # Where the attack starts.
+    temperature_from: Positive  # Temperature τ at the start.
+    temperature_to: Positive  # Temperature τ at the end.
+    weight_from: Share  # Weight λ of the moving average's prediction at the start.
+    weight_to: Share  # Weight λ of the moving average's prediction at the end.
+    decay: Share  # Share of the moving average that one step keeps.
+    epochs: Count  # Length of both cosines, the recipe's epochs.
 
     def build(self) -> "AdrMethod":
         return AdrMethod(self)

@@ -44,13 +44,13 @@ class Cktat:
     alpha outside [0, 1], a temperature below 1, a negative beta; mixed labels where either kind is on.
     """
 
-    attack: Pgd
-    temperature: Annotated[Real, Field(ge=1)]
-    alpha: Share
-    beta: NotNegative
-    rectify: bool
-    lower_difficulty: bool
-    correct_guidance: bool
+    attack: Pgd  # How the images to train on are attacked.
+    temperature: Annotated[Real, Field(ge=1)]  # Softens the teacher's prediction where difficulty is lowered.
+    alpha: Share  # Weight of the teacher's target against the label.
+    beta: NotNegative  # Weight of the divergence between the student's own predictions.
+    rectify: bool  # Whether the label is mixed into a target that prefers a wrong class.
+    lower_difficulty: bool  # Whether targets are softer than labels.
+    correct_guidance: bool  # Whether the teacher says which wrong classes the target names.
 
     def __post_init__(self) -> None:
         if self.learns_from_teacher and self.alpha == 0:

@@ -14,9 +14,9 @@ class EnsembleAt:
     teacher, whose gradients the model cannot learn to hide (section 4.1). Errors: a negative delay.
     """
 
-    mix: Mix
-    delay: Whole
-    label_smoothing: Real
+    mix: Mix  # Which share of a batch is attacked, how, and how much it counts.
+    delay: Whole  # Steps on clean images before attacks begin.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def build(self, clean_teacher: nn.Module) -> MixedMethod:
         return MixedMethod(self, clean_teacher)

@@ -33,13 +33,13 @@ class FgsmMep:
     another norm than L∞.
     """
 
-    step_size: NotNegativeFraction
-    momentum: Real
-    reset_every: Count
-    weight: Real
-    label_smoothing: Real
-    align: bool
-    batch_norm: Literal["eval", "train"]
+    step_size: NotNegativeFraction  # Length α of the step, a fraction of the pixel range.
+    momentum: Real  # What m is multiplied by at each update.
+    reset_every: Count  # Epochs after which m and δ start anew.
+    weight: Real  # Weight of the squared difference of the logits.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    align: bool  # Whether m and δ follow the image's crops and flips.
+    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "FgsmMepMethod":
         return FgsmMepMethod(self)

@@ -20,10 +20,10 @@ class FgsmRs:
     statistics and counts among those that the running ones are averaged from. Errors: `noise` outside [0, 1].
     """
 
-    step_size: NotNegativeFraction
-    noise: Annotated[Fractional, Field(ge=0, le=1)]
-    label_smoothing: Real
-    batch_norm: Literal["eval", "train"]
+    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
+    noise: Annotated[Fractional, Field(ge=0, le=1)]  # Radius of the random start, as a multiple of ε.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

@@ -27,8 +27,8 @@ class FreeAt:
     are trained on (the published code does so one replay later). Published: `replays` 8.
     """
 
-    replays: Count
-    label_smoothing: Real
+    replays: Count  # Steps on each batch.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def build(self) -> "FreeAtMethod":
         return FreeAtMethod(self)

@@ -25,10 +25,10 @@ class GradAlign:
     the published code omits. Published at 8/255: `weight` 0.2, `step_size` 8/255 or 10/255, `batch_norm` train.
     """
 
-    weight: Real
-    step_size: NotNegativeFraction
-    label_smoothing: Real
-    batch_norm: Literal["eval", "train"]
+    weight: Real  # Weight of the alignment term.
+    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "GradAlignMethod":
         return GradAlignMethod(self)

@@ -26,10 +26,10 @@ class Hat:
     attack up the divergence (loss `kl`) from a gaussian start. Errors: a `reach` of at most 1, which is not beyond x̃.
     """
 
-    attack: Pgd
-    beta: NotNegative
-    gamma: NotNegative
-    reach: Annotated[Real, Field(gt=1)]
+    attack: Pgd  # How the images to train on are attacked.
+    beta: NotNegative  # Weight of the divergence between both predictions.
+    gamma: NotNegative  # Weight of the helper example's loss.
+    reach: Annotated[Real, Field(gt=1)]  # How far the helper example lies along the perturbation; 1 is x̃ itself.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         return Attacked(self, clean_teacher=Teacher(clean_teacher))

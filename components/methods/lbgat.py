@@ -25,10 +25,10 @@ class Lbgat:
     divergence (loss `kl`) from a gaussian start, an untrained companion.
     """
 
-    attack: Pgd
-    beta: NotNegative
-    reduction: Literal["class_mean", "batch_mean"]
-    companion: Literal["clean", "random"]
+    attack: Pgd  # How the images to train on are attacked; the companion is not.
+    beta: NotNegative  # Weight of the divergence between both predictions.
+    reduction: Literal["class_mean", "batch_mean"]  # Over what the squared difference is averaged.
+    companion: Literal["clean", "random"]  # Starts from the clean teacher's weights, or afresh.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         """The training method; the teacher itself stays as it is, and the optimizer moves the companion as well."""

@@ -22,8 +22,8 @@ class Mart:
     start. Errors: labels that are mixed.
     """
 
-    attack: Pgd
-    beta: NotNegative
+    attack: Pgd  # How the images to train on are attacked.
+    beta: NotNegative  # Weight of the divergence between both predictions.
 
     def build(self) -> Method:
         return Attacked(self)

@@ -11,9 +11,9 @@ class Mixed:
     The first `delay` steps train on clean images alone. Errors: a negative delay.
     """
 
-    mix: Mix
-    delay: Whole
-    label_smoothing: Real
+    mix: Mix  # Which share of a batch is attacked, how, and how much it counts.
+    delay: Whole  # Steps on clean images before attacks begin.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def build(self) -> MixedMethod:
         return MixedMethod(self)

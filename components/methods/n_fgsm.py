@@ -18,10 +18,10 @@ class NFgsm:
     are those of that norm. Published: `noise` 2, `step_size` ε, `batch_norm` train. Errors: a negative field.
     """
 
-    step_size: NotNegativeFraction
-    noise: NotNegativeFraction
-    label_smoothing: Real
-    batch_norm: Literal["eval", "train"]
+    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
+    noise: NotNegativeFraction  # Radius of the random start, as a multiple of ε.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

@@ -19,8 +19,8 @@ class PgdAt:
     True
     """
 
-    attack: Pgd
-    label_smoothing: Real
+    attack: Pgd  # How the images to train on are attacked.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def build(self) -> Method:
         return Attacked(self)

@@ -14,7 +14,7 @@ from components.threats.parts.threat import Threat
 class Standard:
     """The mean cross-entropy of clean images, with label smoothing."""
 
-    label_smoothing: Real
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def build(self) -> "StandardMethod":
         return StandardMethod(self)

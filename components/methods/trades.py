@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import Fractional, NotNegative, Real, strict
+from components.foundation.params import Count, NotNegative, PositiveFraction, Real, strict
 from components.methods.parts.contract import Attacked, Loss, Method
 from components.methods.parts.two_views import Views, accuracies, smoothness
 from components.numerics.losses import cross_entropy, kl_divergence
@@ -17,11 +17,11 @@ from components.threats.parts.threat import Threat
 class Trades:
     """CE(f(x), y) + beta · KL(p(x) ‖ p(x̃)), both averaged over the batch; x̃ climbs that same divergence."""
 
-    beta: NotNegative
-    steps: int
-    step_size: Fractional
-    start: Start
-    label_smoothing: Real
+    beta: NotNegative  # Weight of the divergence between both predictions.
+    steps: Count  # Steps of the attack.
+    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    start: Start  # Where the attack starts; not `zero`.
+    label_smoothing: Real  # Share of the target that goes evenly to all classes.
 
     def __post_init__(self) -> None:
         # At x itself the divergence is at its minimum, so its gradient is zero and the attack would never leave.

@@ -23,8 +23,8 @@ class MobileNetV2:
     last 1,280 channels too.
     """
 
-    width: Width
-    batch_norm: BatchNorm
+    width: Width  # Multiplies the number of channels; 1 is the published network.
+    batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""

@@ -17,8 +17,8 @@ class PreActResNet18:
     norm and the 1,024 of that layer, which the paper has (appendix) and without which no norm stands before the logits.
     """
 
-    width: Width
-    batch_norm: BatchNorm
+    width: Width  # Multiplies the number of channels; 1 is the published network.
+    batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""

@@ -16,8 +16,8 @@ class ResNet18:
     11,173,962 parameters at width 1, three channels and ten classes.
     """
 
-    width: Width
-    batch_norm: BatchNorm
+    width: Width  # Multiplies the number of channels; 1 is the published network.
+    batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""

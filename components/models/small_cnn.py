@@ -29,8 +29,8 @@ class SmallCnn:
     True
     """
 
-    width: Width
-    batch_norm: BatchNorm
+    width: Width  # Multiplies the number of channels.
+    batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""

@@ -19,10 +19,10 @@ class WideResNet:
     At width 1, three channels and ten classes: WRN-28-10 36,479,194 and WRN-34-10 46,160,474 parameters.
     """
 
-    depth: Annotated[int, Field(ge=10)]
-    widen_factor: Count
-    width: Width
-    batch_norm: BatchNorm
+    depth: Annotated[int, Field(ge=10)]  # Layers: 6 n + 4.
+    widen_factor: Count  # Multiplies the channels of the residual blocks.
+    width: Width  # Multiplies the number of channels; 1 is the published network.
+    batch_norm: BatchNorm  # How batch norm computes its statistics.
 
     def __post_init__(self) -> None:
         if (self.depth - 4) % 6:

@@ -18,9 +18,9 @@ from components.numerics.random_numbers import derived
 class ProbeSchedule:
     """When and how exactly to measure: section `ntk` of params.yaml. No epochs: never."""
 
-    epochs: tuple[Whole, ...]  # 0: before training.
-    size: Annotated[int, Field(ge=2)]  # Images.
-    directions: Directions  # Random-sign combinations of the logits, or "exact".
+    epochs: tuple[Whole, ...]  # Epochs at whose end the kernel is measured; 0 is before training.
+    size: Annotated[int, Field(ge=2)]  # Images that the kernel is measured on.
+    directions: Directions  # Random-sign combinations of the logits, at least 4, or "exact".
 
     def __post_init__(self) -> None:
         if self.directions != "exact" and self.directions < MIN_DIRECTIONS:

@@ -25,9 +25,9 @@ class Compute:
     The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again.
     """
 
-    device: Literal["auto", "cpu", "cuda"]
-    threads: Count
-    deterministic: bool
+    device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
+    threads: Count  # CPU threads of each process; sums of floats depend on them.
+    deterministic: bool  # Allow only operations that give the same bits again.
 
     def prepare(self) -> torch.device:
         """The device, after setting this process's threads and determinism and meeting those it trains with.

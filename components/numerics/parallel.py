@@ -35,8 +35,8 @@ class Parallel:
     training in one process. `per_process`: over the process's own part; running statistics are averaged after an epoch.
     """
 
-    processes: Count
-    batch_norm: BatchNormOver
+    processes: Count  # Processes on this machine; each takes its part of every batch.
+    batch_norm: BatchNormOver  # Over which images batch norm normalises in training.
 
 
 def join(device: torch.device) -> None:

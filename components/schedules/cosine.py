@@ -13,7 +13,7 @@ class Cosine:
     [0.5, 1.0, 0.5, 0.0]
     """
 
-    warmup: Real
+    warmup: Real  # Epochs of the linear warm-up.
 
     def factor(self, progress: float, epochs: int) -> float:
         if progress < self.warmup:

@@ -1,18 +1,15 @@
 """Up along a cosine, then down to 0."""
 
 from components.foundation.params import Real, strict
-from components.schedules.parts.schedule import half_cosine, require_share
+from components.schedules.parts.schedule import InnerShare, half_cosine
 
 
 @strict
 class OneCycle:
     """A cosine from `start` up to 1 at the share `peak` of training, then to 0 (Smith & Topin, arXiv 1708.07120)."""
 
-    start: Real
-    peak: Real
-
-    def __post_init__(self) -> None:
-        require_share(self.peak)
+    start: Real  # Share of the base rate at the start.
+    peak: InnerShare  # Share of training at which the rate is largest.
 
     def factor(self, progress: float, epochs: int) -> float:
         share = progress / epochs

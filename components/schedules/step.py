@@ -9,8 +9,8 @@ from components.foundation.params import Real, strict
 class Step:
     """The base rate times `decay` for each of `milestones` (in epochs) that has passed."""
 
-    milestones: tuple[int, ...]
-    decay: Real
+    milestones: tuple[int, ...]  # Epochs at which the rate is multiplied, increasing.
+    decay: Real  # What the rate is multiplied by at each milestone.
 
     def __post_init__(self) -> None:
         if any(late <= early for early, late in pairwise(self.milestones)):

@@ -27,8 +27,8 @@ TEACHERS = {name: Path(f"models/{name}.safetensors") for name in ("clean_teacher
 class Required:
     """The least a teacher must reach on the validation split before it may teach."""
 
-    clean_accuracy: Share
-    robust_accuracy: Share
+    clean_accuracy: Share  # Least accuracy without attack.
+    robust_accuracy: Share  # Least accuracy under the validation attack.
 
 
 class StudentSettings(NamedTuple):

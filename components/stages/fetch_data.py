@@ -20,7 +20,7 @@ DOWNLOADS = ".temper/downloads"
 class FetchSection:
     """`dataset`: a name of the table, with that member's fields."""
 
-    dataset: dict[str, Any]
+    dataset: dict[str, Any]  # The dataset's name, with that member's fields.
 
 
 def read(params: Params) -> tuple[str, Dataset]:

@@ -23,7 +23,7 @@ STATISTICS_IMAGES = 10_000
 class NormalizeSection(Division):
     """How the images are divided (see `dividing.Division`) and which statistics the models' first layer applies."""
 
-    method: Scaling
+    method: Scaling  # Which statistics of the train split the models' first layer applies.
 
 
 def read(params: Params) -> NormalizeSection:

@@ -31,7 +31,7 @@ TRAINED = ("clean_teacher", "robust_teacher", "student")
 class ReportSection:
     """The section `report` of params.yaml."""
 
-    gallery_images: Whole
+    gallery_images: Whole  # Images that the report shows.
 
 
 def read(params: Params) -> ReportSection:

@@ -47,14 +47,14 @@ WRAPPERS = ("smoothing", "perturbation")
 class TrainingSection:
     """The keys of a training section; `model`, `method` and `schedule` name members of their families."""
 
-    model: dict[str, Any]
-    method: dict[str, Any]
-    schedule: dict[str, Any]
-    recipe: Recipe
-    validation_attack: Pgd
-    smoothing: Smoothing | None
-    perturbation: Awp | None
-    sentinel: Sentinel | None
+    model: dict[str, Any]  # The model's name, with that member's fields.
+    method: dict[str, Any]  # The training objective's name, with that member's fields.
+    schedule: dict[str, Any]  # The learning rate schedule's name, with that member's fields.
+    recipe: Recipe  # How the model is trained, apart from the objective.
+    validation_attack: Pgd  # The attack by which epochs are compared.
+    smoothing: Smoothing | None  # ConvergeSmooth around the method; null: none.
+    perturbation: Awp | None  # Adversarial perturbation of the weights (AWP); null: none.
+    sentinel: Sentinel | None  # Watches for overfitting during training; null: none.
 
 
 class Settings(NamedTuple):

@@ -157,8 +157,8 @@ def forward(
 ) -> bool:
     """Sends the records of pipeline runs while they are written, until `finish` is set, and then the rest.
 
-    Also what earlier runs below `root` have left, once. Returns whether all of the `own` folders could be sent. One
-    that another process forwards is waited for; the caller limits the time.
+    Until `finish` is set also what earlier runs below `root` have left, once. Returns whether all of the `own` folders
+    could be sent. One that another process forwards is waited for; the caller limits the time.
     """
     served: dict[Path, Forwarder] = {}
     left = (folder for folder in folders(root) if folder not in own and _is_left(folder, place))
@@ -173,7 +173,7 @@ def forward(
             for forwarder in served.values():
                 forwarder.send_pending() if ending else forwarder.send_live()
             problem = any(forwarder.problem for forwarder in served.values())
-            if not problem and (earlier := next(left, None)):
+            if not (problem or finish.is_set()) and (earlier := next(left, None)):
                 send(earlier, place, connect)
             elif ending and all(folder in served or not journals(folder) for folder in own):
                 return not problem

@@ -41,18 +41,19 @@ class Recipe:
     early once `patience` epochs have not reached it, or never with null.
     """
 
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: Positive
-    momentum: Annotated[Real, Field(ge=0, lt=1)]
-    nesterov: bool
-    weight_decay: NotNegative
-    gradient_clip: Positive | None
-    average: Annotated[Ema | Swa, Field(discriminator="name")] | None
-    augmentation: Augmentation
-    precision: Precision
+    epochs: Count  # Passes over the training images.
+    batch_size: Annotated[int, Field(ge=2)]  # Images of one step.
+    learning_rate: Positive  # The largest of the run; the schedule multiplies it.
+    momentum: Annotated[Real, Field(ge=0, lt=1)]  # Momentum of SGD; more than 0 with `nesterov`.
+    nesterov: bool  # Whether SGD uses Nesterov's form of momentum.
+    weight_decay: NotNegative  # Weight decay of SGD.
+    gradient_clip: Positive | None  # The largest gradient norm; null: no limit.
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None  # How weights are averaged; null: not at all.
+    augmentation: Augmentation  # How each image is changed before a step.
+    precision: Precision  # What matrix products and convolutions compute in.
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
-    patience: Count | None
+    """The best epoch is the last one with the highest such value on the validation split."""
+    patience: Count | None  # Training ends after that many epochs without a best one; null: never early.
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:

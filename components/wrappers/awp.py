@@ -30,8 +30,8 @@ class Awp:
     True
     """
 
-    gamma: Positive
-    start: Whole
+    gamma: Positive  # Length of the perturbation, a share of each tensor's norm.
+    start: Whole  # The first perturbed epoch, counted from 0.
 
     def build(self, method: Method) -> "Perturbed":
         """`method` with perturbed weights. Errors: a method that does not attack first and compute its loss then."""

@@ -44,16 +44,16 @@ class Smoothing:
     ends of the last `centre_epochs` epochs (the paper leaves it open).
     """
 
-    form: Literal["batch", "example"]
-    weight_adversarial: NotNegative
-    weight_clean: NotNegative
-    stride_min: NotNegative
-    stride_max: Real
-    weight_centralisation: NotNegative
-    centre_epochs: Count
-    clean: Literal["pass", "start"]
-    warm_up: Whole
-    guard: Whole
+    form: Literal["batch", "example"]  # Smooths each image's own loss, or the mean of the batch.
+    weight_adversarial: NotNegative  # Weight of |L' - u'|, the adversarial loss's distance.
+    weight_clean: NotNegative  # Weight of |L - u|, the clean loss's distance.
+    stride_min: NotNegative  # The smallest stride γ; losses nearer to u cost nothing.
+    stride_max: Real  # The largest stride γ, no less than `stride_min`.
+    weight_centralisation: NotNegative  # Weight of the distance to the mean of past weights; 0: none.
+    centre_epochs: Count  # Epochs whose last weights make that mean.
+    clean: Literal["pass", "start"]  # Which forward pass gives the clean loss.
+    warm_up: Whole  # First epochs without any term.
+    guard: Whole  # Epochs around a jump of the learning rate without the loss terms.
 
     def __post_init__(self) -> None:
         if self.stride_max < self.stride_min:

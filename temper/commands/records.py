@@ -35,7 +35,10 @@ def send(root: Root = Path(".temper")) -> None:
 
 @app.command()
 def status(root: Root = Path(".temper")) -> None:
-    """Say what has not been sent: per journal the run, the stage, its status, and what is in the way."""
+    """Say what has not been sent, and why.
+
+    A line per journal: the run, the stage, its status, how much is sent, and what is in the way.
+    """
     from components.tracking.delivery import folders, unsent
     from components.tracking.journal_files import Reader, Sent, is_sent, journals
 

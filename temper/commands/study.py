@@ -36,7 +36,8 @@ def study(
     All are evaluated, and it ends in one table and one figure.
 
     Finished jobs are not repeated and stopped ones continue, so the same command goes on where it was. Exit status: 0
-    when all is done, 1 when a job failed, 2 for a mistake, 3 when it was stopped and there is more to do.
+    when all is done, 1 when a job failed, 2 for a mistake, 3 when there is more to do, 130 when
+    interrupted.
     """
     from pipelines import study as runs
     from pipelines.studies.runner import WORK, prepared

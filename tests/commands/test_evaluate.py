@@ -1,6 +1,7 @@
 """`temper evaluate`: what it writes, that defaults are valid, and one line for every mistake."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -275,7 +276,7 @@ def held_out_given() -> None:
         ),
         (["--shard", "2/2"], "--shard: got '2/2', want I/N with I from 0 to N - 1, such as 0/4"),
         (["--images", "0"], "--images: got 0, want at least 1"),
-        (["--batch-size", "0"], "small.yaml: evaluate_attacks: got batch_size 0, want at least 1"),
+        (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want at least 1"),
         (["--seed", "-1"], "small.yaml: seed: got -1, want 0 to"),
         (["--threads", "0"], "small.yaml: compute.threads: got 0, want at least 1"),
         (["--params", "none.yaml"], "none.yaml: no such file"),
@@ -306,6 +307,24 @@ def test_a_mistake_is_one_line_before_any_work(case, given, message):
 def test_no_threat_and_no_file_that_names_one(case):
     with pytest.raises(InputError, match="--threat: missing, say what the attacker may change, such as linf:8/255"):
         main(["--model", "one=one.safetensors", "--data", "images.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--threat", "linf"], "--threat: got 'linf', want NORM:EPSILON"),
+        ([], "--threat: missing, say what the attacker may change"),
+        (["--threat", "linf:8/255", "--images", "0"], "--images: got 0, want at least 1"),
+        (
+            ["--threat", "linf:8/255", "--batch-size", "0"],
+            "command line: evaluate_attacks: got batch_size 0, want at least 1",
+        ),
+    ],
+)
+def test_options_are_checked_before_images_are_loaded_or_downloaded(case, monkeypatch, given, message):
+    monkeypatch.setattr("components.commands.evaluate.images_of", lambda data: pytest.fail(f"{data} is loaded"))
+    with pytest.raises(InputError, match=re.escape(message)):
+        main(["--model", "one=one.safetensors", "--data", "cifar10", *given])
 
 
 def test_two_models_of_one_name(case):

@@ -304,6 +304,7 @@ def test_memory_does_not_grow_with_steps_restarts_or_images(tmp_path):
     assert growth(tmp_path, count=4_000) <= least + BOUND
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_continues_what_a_cpu_began(tmp_path):
     want = run(tmp_path, {"one": network()}, some_digits(), tasks_of())["one"]

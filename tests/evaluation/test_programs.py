@@ -223,6 +223,7 @@ def test_programs_of_another_form(tmp_path, model):
         load_program(tmp_path / "m.pt2")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_program_made_on_a_cpu_runs_on_a_gpu(tmp_path):
     program = load_program(export(tmp_path / "m.pt2", built("attention")), "cuda")

@@ -31,7 +31,6 @@ NORMALIZATION = Normalization(method="standardize", offset=(0.3,), scale=(0.4,))
 ARCHITECTURE = {"name": "small_cnn", "width": 0.25, "batch_norm": {"estimator": "running", "momentum": 0.1}}
 PGD = {"name": "pgd", "steps": 4, "step_size": "13/255", "start": "uniform", "loss": "cross_entropy", "restarts": 1}
 APGD = {"name": "apgd", "steps": 8, "restarts": 1, "loss": "cross_entropy", "rho": 0.75, "targets": 0}
-SQUARE = {"name": "square", "queries": 20, "p_init": 0.8, "restarts": 1, "loss": "margin"}
 SECTION = {
     "batch_size": 20,
     "search": {"precision": "float32", "compiled": False},

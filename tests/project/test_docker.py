@@ -134,10 +134,13 @@ def test_gpu_file_extends_services_that_exist() -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    stages = tmp_path / "components" / "stages"
-    stages.mkdir(parents=True)
-    for name in ("__init__", "fetch_data", "report"):
-        (stages / f"{name}.py").write_text(f"print('ran {name}')" if name != "__init__" else "")
+    """Two stages, and beside them a module of theirs that is none."""
+    modules = tmp_path / "components" / "stages"
+    modules.mkdir(parents=True)
+    for name in ("__init__", "fetch_data", "report", "resume"):
+        (modules / f"{name}.py").write_text(f"print('ran {name}')" if name != "__init__" else "")
+    boxes = {name: {"cmd": f"python -m components.stages.{name}"} for name in ("fetch_data", "report")}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": boxes}))
     return tmp_path
 
 
@@ -145,9 +148,15 @@ def test_entrypoint(workspace: Path) -> None:
     entrypoint = ["sh", str(DOCKER / "entrypoint.sh")]
     assert run(entrypoint, workspace, STAGE="report").stdout == "ran report\n"
     assert run([*entrypoint, "echo", "two words"], workspace, STAGE="report").stdout == "two words\n"
-    for given in ("", "reprot", "../../etc"):
+    for given in ("", "reprot", "resume", "__init__", "../../etc", "fetch_data report"):
         done = run(entrypoint, workspace, STAGE=given)
         assert (done.returncode, done.stderr) == (2, f"STAGE={given}: allowed are fetch_data report\n")
+
+
+def test_entrypoint_knows_the_stages(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert run(["sh", str(DOCKER / "entrypoint.sh")], tmp_path).stderr == f"STAGE=: allowed are {' '.join(stages)}\n"
 
 
 def wheel(index: Path, name: str, version: str) -> str:

@@ -232,7 +232,7 @@ def test_a_mistake_is_one_line(change: dict[str, Any], message: str) -> None:
         (temper.attack, {"threat": 0.03}, "threat: got 0.03, want NORM:EPSILON, such as linf:8/255, l2:1/2 or l1:12"),
         (temper.attack, {"attack": 5}, "attack: got 5, want a name, a mapping with a name, or an attack"),
         (temper.attack, {"batch_size": 0}, "batch_size: got 0, want a whole number, at least 1"),
-        (temper.attack, {"seed": "one"}, "seed: got 'one', want a whole number, at least 0"),
+        (temper.attack, {"seed": "one"}, "seed: got 'one', want a whole number, 0 to 4294967295"),
         (temper.evaluate, {"model": None}, "model: got None, want a torch.nn.Module"),
         (temper.evaluate, {"attacks": ["pgd"]}, "attacks: got ['pgd'], want a mapping of names to attacks"),
         (temper.evaluate, {"attacks": {"mine": 5}}, "attacks.mine: got 5, want a name, a mapping with a name, or an"),
@@ -255,7 +255,12 @@ def test_a_mistake_is_one_line(change: dict[str, Any], message: str) -> None:
         (temper.train, {"validation": (IMAGES,)}, "validation: got 1 parts, want two: images and labels"),
         (temper.train, {"epochs": "many"}, "train.epochs: input should be a valid integer, got 'many'"),
         (temper.train, {"learning_rate": None}, "train.learning_rate: input should be a valid number, got None"),
-        (temper.train, {"seed": None}, "seed: got None, want a whole number, at least 0"),
+        (temper.train, {"seed": None}, "seed: got None, want a whole number, 0 to 4294967295"),
+        (temper.evaluate, {"seed": -1}, "seed: got -1, want a whole number, 0 to 4294967295"),
+        *(
+            (function, {"seed": 2**32}, "seed: got 4294967296, want")
+            for function in (temper.attack, temper.evaluate, temper.train)
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", next(iter(value)) if isinstance(value, dict) else None),
 )

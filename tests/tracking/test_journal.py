@@ -322,10 +322,30 @@ def test_what_an_earlier_run_has_left_is_sent_once_it_was_begun(
     tracker, finish = FakeTracker(), threading.Event()
     finish.set()
     assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish)
-    assert {name for name, path in paths.items() if is_sent(path)} == {"begun", "own"}
+    assert sent(paths) == {"own"}, "once told to end, it begins nothing that is not its own"
+
+    finish.clear()
+    thread = threading.Thread(
+        target=forward, args=(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish), daemon=True
+    )
+    thread.start()
+    await_sent(paths, {"begun", "own"})
+    finish.set()
+    thread.join(10)
+    assert not thread.is_alive() and sent(paths) == {"begun", "own"}
     assert [event["status"] for event in tracker.taken if event["event"] == "end"] == ["KILLED", "KILLED"]
-    tracker.taken.clear()
-    assert forward(tmp_path, [paths["own"].parent], "here", lambda _: tracker, finish) and tracker.taken == []
+
+
+def sent(paths: dict[str, Path]) -> set[str]:
+    """The names of the journals of which all is sent."""
+    return {name for name, path in paths.items() if is_sent(path)}
+
+
+def await_sent(paths: dict[str, Path], want: set[str]) -> None:
+    deadline = time.monotonic() + 10
+    while sent(paths) != want:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:

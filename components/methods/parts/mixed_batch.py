@@ -51,10 +51,10 @@ class Mix:
     negative weight, a standard deviation that is not above 0.
     """
 
-    attack: InnerAttack
-    adversarial: Annotated[Fractional, Field(gt=0, lt=1)]
-    weight: NotNegative
-    epsilon_sigma: PositiveFraction | None
+    attack: InnerAttack  # How the images to train on are attacked.
+    adversarial: Annotated[Fractional, Field(gt=0, lt=1)]  # Share of each batch that is attacked.
+    weight: NotNegative  # How many times the loss of an attacked image counts.
+    epsilon_sigma: PositiveFraction | None  # Standard deviation of each image's own epsilon; null: always the largest.
 
     def num_attacked(self, batch: Batch) -> int:
         """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.

@@ -30,8 +30,8 @@ class Average(Protocol):
 class Ema:
     """An exponential moving average with this decay per step."""
 
-    name: Literal["ema"]
-    decay: Annotated[Real, Field(gt=0, lt=1)]
+    name: Literal["ema"]  # Which average of the weights is taken.
+    decay: Annotated[Real, Field(gt=0, lt=1)]  # Share of the moving average that one step keeps.
 
     def of(self, model: nn.Module) -> Average:
         """The average that starts at `model`."""
@@ -46,9 +46,9 @@ class Swa:
     not the statistics of the mean (Izmailov et al., arXiv 1803.05407, algorithm 1).
     """
 
-    name: Literal["swa"]
-    start: Count
-    batches: Count
+    name: Literal["swa"]  # Which average of the weights is taken.
+    start: Count  # The first epoch whose last weights are averaged, counted from 1.
+    batches: Count  # Clean training batches on which batch norm's statistics are estimated anew.
 
     def of(self, model: nn.Module) -> Average:
         """The average that starts at `model`."""

@@ -29,8 +29,8 @@ class BatchNorm:
     adversarial, so are the statistics that evaluation uses. Source: Ioffe & Szegedy, arXiv 1502.03167, alg. 1 and 2.
     """
 
-    estimator: Literal["running", "cumulative", "batch"]
-    momentum: Annotated[Real, Field(gt=0, le=1)]
+    estimator: Literal["running", "cumulative", "batch"]  # Which statistics evaluation normalises with.
+    momentum: Annotated[Real, Field(gt=0, le=1)]  # Weight of the newest batch, for `running` only.
 
     def layer(self, channels: int) -> nn.BatchNorm2d:
         """A new layer for [N, channels, H, W]; torchvision's blocks take this method as their `norm_layer`."""

@@ -1,8 +1,14 @@
 """Learning-rate schedules: the factor on the base rate as a function of training progress."""
 
 import math
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import Field
+
+from components.foundation.params import Real
+
+InnerShare = Annotated[Real, Field(gt=0, lt=1)]
+"""A point inside training, as a share of it."""
 # A rate that changes by this share at one point jumps; a smaller change counts as a slope.
 JUMP = 0.1
 # The number of parts of an epoch in which jumps are looked for, and how often a part that may hold one is halved.
@@ -43,9 +49,3 @@ def jumps(schedule: Schedule, epochs: int) -> list[float]:
 def half_cosine(share: float) -> float:
     """Half a cosine from 1 at `share` 0 to 0 at 1, level beyond."""
     return (1 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2
-
-
-def require_share(peak: float) -> None:
-    """Refuses a peak that is not inside training."""
-    if not 0 < peak < 1:
-        raise ValueError(f"got peak {peak}, want a share of training between 0 and 1")

@@ -104,8 +104,8 @@ class ThreatSection:
     range: of each pixel under `linf`, of the whole image under the others.
     """
 
-    norm: str
-    epsilon: NotNegativeFraction
+    norm: str  # How the size of a change is measured.
+    epsilon: NotNegativeFraction  # The largest change, a fraction of the pixel range.
 
 
 def read_threat(norms: Mapping[str, type[Norm]], section: Any, where: str) -> Threat:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from components.foundation.params import Count, PositiveFraction, Real, Share, strict
+from components.foundation.params import Count, NotNegative, PositiveFraction, Real, Share, strict
 
 Look = Mapping[str, float]
 """`epoch` (a whole number at an epoch's end), `clean_accuracy`, `fgsm_accuracy`, `pgd_accuracy`, `clean_loss`,
@@ -26,22 +26,22 @@ class Rules:
     `gap` and `collapse` define catastrophic overfitting, `recovery` its end; the other rules try to be early.
     """
 
-    gap: Real  # FGSM accuracy minus PGD accuracy.
-    collapse: Share  # Share of the largest PGD accuracy so far.
-    recovery: Share  # Share of the largest PGD accuracy so far.
-    fall: Real  # PGD accuracy lost between two looks.
-    alignment: Share  # Share of the recent cosine of the gradients at an image and beside it.
-    direction: Share  # Share of the recent cosine of the FGSM and the PGD perturbation.
-    loss_drop: Share  # Share of the adversarial loss lost between two looks,
-    wobble: Share  # while the clean loss moves by less than this share.
-    stride: tuple[Real, Real]  # Bounds of what the training loss may fall between two looks.
-    distortion: Share  # Share of the recent length of the Frank-Wolfe perturbation.
-    velocity: Real  # How many times as fast as before the kernel turns.
-    rank: Share  # Share of the recent effective rank of the kernel.
-    memory: Count  # Looks.
+    gap: Real  # The FGSM accuracy minus the PGD accuracy above which there is a gap.
+    collapse: Share  # Share of the largest PGD accuracy so far, below which it has collapsed.
+    recovery: Share  # Share of the largest PGD accuracy so far, above which it has come back.
+    fall: Real  # The most PGD accuracy that may be lost between two looks.
+    alignment: Share  # Least share of the recent cosine of the gradients at an image and beside it.
+    direction: Share  # Least share of the recent cosine of the FGSM and the PGD perturbation.
+    loss_drop: Share  # The most of the adversarial loss, as a share, that may be lost between two looks.
+    wobble: Share  # A `loss_drop` counts while the clean loss moves by less than this share.
+    stride: tuple[NotNegative, NotNegative]  # Bounds of what the training loss may fall between two looks.
+    distortion: Share  # Least share of the recent length of the Frank-Wolfe perturbation.
+    velocity: Real  # How many times as fast as before the kernel may turn.
+    rank: Share  # Least share of the recent effective rank of the kernel.
+    memory: Count  # Recent looks that shares refer to.
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stride[0] <= self.stride[1]:
+        if self.stride[1] < self.stride[0]:
             raise ValueError(f"got stride {list(self.stride)}, want the smallest, then the largest")
 
 
@@ -57,15 +57,15 @@ class Sentinel:
     training.
     """
 
-    images: Annotated[int, Field(ge=2)]
-    looks: Count
-    steps: Count
-    step_size: PositiveFraction
-    alarm_on: tuple[RuleName, ...]
-    action: Literal["note", "stop", "roll_back"]
-    changes: tuple[dict[str, Any], ...]
-    good: Share
-    rules: Rules
+    images: Annotated[int, Field(ge=2)]  # Held-out images of a look, stratified by class.
+    looks: Count  # Looks per epoch, the last at its end.
+    steps: Count  # Steps of the PGD of a look.
+    step_size: PositiveFraction  # Length of one PGD step, a fraction of the pixel range.
+    alarm_on: tuple[RuleName, ...]  # The rules that raise an alarm.
+    action: Literal["note", "stop", "roll_back"]  # What an alarm does.
+    changes: tuple[dict[str, Any], ...]  # Changes of the training section, one for each `roll_back`; else none.
+    good: Share  # Share of the largest PGD accuracy that a good checkpoint has.
+    rules: Rules  # The thresholds of the rules.
 
     def __post_init__(self) -> None:
         if bool(self.changes) != (self.action == "roll_back"):
