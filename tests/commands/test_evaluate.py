@@ -317,7 +317,7 @@ def test_no_threat_and_no_file_that_names_one(case):
         (["--threat", "linf:8/255", "--images", "0"], "--images: got 0, want at least 1"),
         (
             ["--threat", "linf:8/255", "--batch-size", "0"],
-            "command line: evaluate_attacks: got batch_size 0, want at least 1",
+            "command line: evaluate_attacks.batch_size: got 0, want at least 1",
         ),
     ],
 )
