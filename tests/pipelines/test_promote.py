@@ -309,7 +309,9 @@ def test_the_commands_compare_a_folder_with_a_version_and_promote(
     assert out.count("\n") == 1
     assert out.startswith(f"refused: {NAME} 3 does not become champion: verdict suspect; worst case at least 66.8%")
     assert temper(["promote", reference(2), "--min-worst-case", "0.6", "--min-clean", "0.9"]) == 0
-    assert capfd.readouterr().out.startswith(f"{NAME} 2 is champion: verdict trusted; clean at least 93.0%")
+    assert capfd.readouterr().out.startswith(
+        f"{NAME} 2 is champion: verdict trusted; cascade quick; clean at least 93.0%"
+    )
     assert champion(client) == "2"
 
 
