@@ -146,7 +146,6 @@ def sentinel(images: int, steps: int) -> Sentinel:
         velocity=3.0,
         rank=0.7,
         memory=8,
-        patience=5,
     )
     return Sentinel(
         images=images,

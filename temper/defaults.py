@@ -14,8 +14,9 @@ from components.threats.parts.threat import Threat
 Spec = dict[str, Any]
 
 BUDGETS = ("quick", "standard", "full")
-"""`quick`: FGSM and PGD. `standard`: also APGD on cross-entropy and on the targeted loss, or, with two or three
-classes, Square. `full`: also AutoAttack, or, with two or three classes, FAB and Square."""
+"""`quick`: FGSM and PGD, a first look that is never `trusted`. `standard`: also APGD on cross-entropy and on the
+targeted loss, or, with two or three classes, Square. `full`: also AutoAttack, or, with two or three classes, FAB and
+Square."""
 
 # The targeted loss of APGD needs that many.
 FEW_CLASSES = 4

@@ -13,7 +13,7 @@ from components.attacks.parts.objectives import Goal, away_from, towards
 from components.attacks.parts.victim import confirm
 from components.foundation.errors import InputError
 from components.foundation.params import Count, Ratio, Real, Whole, strict
-from components.numerics.losses import margin
+from components.numerics.losses import answers, margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.norm import Sparse
 from components.threats.parts.threat import Threat
@@ -50,7 +50,7 @@ class Apgd:
         with eval_mode(model):
             with torch.no_grad():
                 logits = model(images).float()
-            left = (~confirm(model, images, labels, logits.argmax(1) != labels)).nonzero().squeeze(1)
+            left = (~confirm(model, images, labels, answers(logits) != labels)).nonzero().squeeze(1)
             rng, nearest = subset(rng, left), margin(logits, labels)
             for objective in self._objectives(logits, labels):
                 for _ in range(self.restarts):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import View, eval_mode, look
 from components.attacks.parts.victim import confirm
 from components.foundation.params import Count, Ratio, Real, Share, strict
+from components.numerics.losses import answers
 from components.numerics.random_numbers import Rng
 from components.threats.parts.norm import Crossing, require
 from components.threats.parts.threat import Threat
@@ -43,7 +44,7 @@ class Fab:
         images_adv = images.clone()
         with eval_mode(model), torch.no_grad():
             logits = model(images)
-            standing = ~confirm(model, images, labels, logits.argmax(1) != labels)
+            standing = ~confirm(model, images, labels, answers(logits) != labels)
             wrong = logits.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
             half = threat.at(Ratio(threat.epsilon / 2))
             # The label itself comes last.
@@ -68,7 +69,7 @@ class Fab:
         points, fooled = [images[:0]], [places[:0]]
         for step in range(self.steps + 1):
             view = look(model, point, partial(_gap, labels=labels, targets=targets))
-            wrong = view.logits.argmax(1) != labels
+            wrong = answers(view.logits) != labels
             hit = confirm(model, point, labels, wrong & (threat.size(point - images) <= threat.radius))
             standing = (~hit).nonzero().squeeze(1)
             if len(standing) < len(hit):
@@ -87,6 +88,8 @@ class Fab:
         point = torch.where(wrong.view(-1, 1, 1, 1), torch.lerp(images, point, self.beta), point)
         both = torch.cat([point, images]).flatten(1)
         moves = norm.onto_hyperplane(both, normal.repeat(2, 1), offset.repeat(2))
+        # Where the logits are not numbers there is no hyperplane: the point goes towards the image.
+        moves = moves.nan_to_num(0, 0, 0)
         near, far = norm.size(moves).clamp_min(1e-8).chunk(2)
         share = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
         from_point, from_image = torch.add(both, moves, alpha=self.eta).chunk(2)

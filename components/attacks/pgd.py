@@ -7,7 +7,7 @@ from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode,
 from components.attacks.parts.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
 from components.attacks.parts.victim import confirm
 from components.foundation.params import Count, PositiveFraction, strict
-from components.numerics.losses import margin
+from components.numerics.losses import answers, margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.threat import Threat
 
@@ -51,7 +51,7 @@ class Pgd:
             images_adv = self._climb(model, images[left], objective[left], threat, rng)
             with eval_mode(model), torch.no_grad():
                 logits = model(images_adv)
-                fooled = confirm(model, images_adv, labels[left], logits.argmax(1) != labels[left])
+                fooled = confirm(model, images_adv, labels[left], answers(logits) != labels[left])
             # Compared by margin, whatever the loss: its sign is what decides whether the image is fooled.
             reached = margin(logits.float(), labels[left])
             better = fooled | (reached > best_margin[left])

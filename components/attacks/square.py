@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import eval_mode
 from components.attacks.parts.victim import confirm
 from components.foundation.params import Count, Real, strict
-from components.numerics.losses import cross_entropy, margin
+from components.numerics.losses import answers, cross_entropy, margin
 from components.numerics.random_numbers import Rng, shared
 from components.threats.parts.norm import Squared, require
 from components.threats.parts.squares import Move, Squares
@@ -47,7 +47,7 @@ class Square:
         squares = norm.squares(images.shape[1:], threat.radius)
         draw, images_adv = shared(rng), images.clone()
         with eval_mode(model), torch.no_grad():
-            standing = ~confirm(model, images, labels, model(images).argmax(1) != labels)
+            standing = ~confirm(model, images, labels, answers(model(images)) != labels)
             best = images.new_full(labels.shape, -torch.inf)
             for _ in range(self.restarts):
                 # Drawn for all images, so that no stream depends on who still stands.
@@ -89,4 +89,6 @@ class Square:
     def _ask(self, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         # A fast search may answer in low precision, in which a margin would lose its last digits.
         logits = model(points).to(points.dtype)
-        return LOSSES[self.loss](logits, labels), confirm(model, points, labels, logits.argmax(1) != labels)
+        # No loss is above or below one that is not a number: the search would stand still.
+        loss = LOSSES[self.loss](logits, labels).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        return loss, confirm(model, points, labels, answers(logits) != labels)

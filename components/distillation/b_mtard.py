@@ -88,10 +88,11 @@ class BMtardMethod(Method):
 
     @torch.no_grad()
     def _soft_labels(self, images: Tensor, images_adv: Tensor) -> Pair:
+        """The teachers' logits over their temperatures, [N, K] each."""
         temperatures = Pair(*self.temperatures)
         return Pair(
-            (self.robust_teacher(images_adv).float() / temperatures.robust).softmax(1),
-            (self.clean_teacher(images).float() / temperatures.clean).softmax(1),
+            self.robust_teacher(images_adv).float() / temperatures.robust,
+            self.clean_teacher(images).float() / temperatures.clean,
         )
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.foundation.errors import InputError
 from components.numerics.cost import PassCounter
+from components.numerics.losses import NO_ANSWER, answers
 from components.numerics.random_numbers import Noise, derived
 from components.threats.parts.threat import Threat
 
@@ -57,10 +58,12 @@ class ModelResults:
 
     `outcomes`: per task uint8 [N], 1 where the model was right. `transfer`: per task and target model the same.
     `worst_case` is right under every task that counts. `passes`: single images forward and backward, per task.
+    `unanswered`: bool [N], where the model gave no answer under some task, whether that counts or not.
     `largest`: the largest perturbation of a task, in its norm; absent where no image was attacked.
     """
 
     worst_case: Tensor
+    unanswered: Tensor
     outcomes: dict[str, Tensor] = field(default_factory=dict)
     transfer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     passes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -85,7 +88,8 @@ class Campaign:
 
     def run(self, model: str, tasks: Sequence[Task]) -> ModelResults:
         """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
-        results = ModelResults(torch.ones_like(self.test.labels, dtype=torch.uint8))
+        right = torch.ones_like(self.test.labels, dtype=torch.uint8)
+        results = ModelResults(worst_case=right, unanswered=torch.zeros_like(right, dtype=torch.bool))
         for task in tasks:
             survivors = None if task.after is None else results.outcomes[task.after].nonzero().squeeze(1)
             self._work(model, task, survivors, results.worst_case)
@@ -127,11 +131,14 @@ class Campaign:
         transfer: dict[str, Tensor] = {}
         for record in self._records(model, task, survivors):
             places = torch.tensor(record["images"], device=labels.device)
-            answers = {model: record["predicted"], **record.get("transfer", {})}
-            for name, predicted in answers.items():
-                right = torch.tensor(predicted, device=labels.device) == labels[places]
+            given = {model: record["predicted"], **record.get("transfer", {})}
+            for name, predicted in given.items():
+                classes = torch.tensor(predicted, device=labels.device)
+                right = classes == labels[places]
                 into = outcome if name == model else transfer.setdefault(name, torch.zeros_like(outcome))
                 into[places] = right.to(torch.uint8)
+                if name == model:
+                    results.unanswered[places] |= classes == NO_ANSWER
             passes = {kind: passes[kind] + record["passes"][kind] for kind in passes}
             results.largest[task.name] = max(record["largest"], results.largest.get(task.name, 0.0))
         results.outcomes[task.name], results.passes[task.name] = outcome, passes
@@ -183,7 +190,7 @@ def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversa
         with torch.no_grad():
             logits = victim.exact.eval()(images_adv)
         two = logits.topk(2).values
-        found["fooled"] += int((logits.argmax(1) != labels).sum())
+        found["fooled"] += int((answers(logits) != labels).sum())
         found["undecided"] += int((two[:, 0] - two[:, 1] <= 1e-5 * logits.abs().amax(1)).sum())
         found["largest"] = max(found["largest"], float(threat.size(images_adv - images).max()))
     return found | {"dtype": adversarials.dtype}
@@ -195,7 +202,7 @@ def outcome_tensors(found: Mapping[str, ModelResults]) -> dict[str, Tensor]:
     for model, results in found.items():
         tensors |= {f"{model}/{task}": outcome for task, outcome in results.outcomes.items()}
         tensors[f"{model}/worst_case"] = results.worst_case
-        for task, answers in results.transfer.items():
+        for task, shown in results.transfer.items():
             # A file holds each tensor's own bytes: the model's answers to its own attack are copied.
-            tensors |= {f"transfer/{task}/{model}/{target}": right.clone() for target, right in answers.items()}
+            tensors |= {f"transfer/{task}/{model}/{target}": right.clone() for target, right in shown.items()}
     return tensors

@@ -11,6 +11,7 @@ from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim, exact
 from components.data.pixels import to_pixels
 from components.numerics.cost import PassCounter
+from components.numerics.losses import answers
 from components.numerics.random_numbers import Noise
 from components.threats.parts.threat import Threat
 
@@ -67,6 +68,6 @@ def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: T
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """The class with the largest logit of the exact model for each image, int64 [N], in evaluation mode."""
+    """The class that the exact model gives each image, int64 [N], in evaluation mode: see `answers`."""
     with eval_mode(model):
-        return exact(model)(images).argmax(1)
+        return answers(exact(model)(images))

@@ -16,7 +16,7 @@ from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.numerics.cost import PassCounter
-from components.numerics.losses import cross_entropy, margin
+from components.numerics.losses import NO_ANSWER, answers, cross_entropy, margin
 from components.threats.parts.threat import Threat
 
 FORWARDS = 5
@@ -68,13 +68,21 @@ def radius_of(name: str, threat: Threat, image_shape: tuple[int, ...]) -> Threat
     return threat.at(Ratio(radii.get(name, threat.epsilon)))
 
 
-def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int) -> dict[str, Any]:
+def probe(
+    model: nn.Module,
+    test: TestSet,
+    threat: Threat,
+    attacks: Mapping[str, Attack],
+    seed: int,
+    claimed: Tensor | None = None,
+) -> dict[str, Any]:
     """The evidence on a model, as `judge` reads it: JSON-able counts and numbers (docs/verdict.md lists the keys).
 
     Args:
         model: as handed over, in whatever mode; its state is the same afterwards.
         test: some of the test images, a few hundred: uint8, or float pixels as the model is given them.
         attacks: the `wanted` ones, built; what is missing leaves its rules unmeasured.
+        claimed: uint8 [N], which of these images the evaluation says are right in the worst case.
     """
     network = exact(model)
     names = [name or "the model itself" for name, module in network.named_modules() if module.training]
@@ -83,6 +91,7 @@ def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str,
         "most_common": int(test.labels.bincount().max()),
         "threat": threat.section,
         "training": {"modules": len(names), "names": names[:LISTED]},
+        "unanswered": 0,
     }
     counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
     evidence |= _forwards(network, test)
@@ -91,7 +100,10 @@ def probe(model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str,
     if inside and evidence["outputs"]["finite"]:
         evidence["zero_gradients"] = _zero_gradients(network, test)
         if evidence["zero_gradients"]["differentiable"]:
-            evidence |= _attacked(model, test, threat, attacks, seed)
+            right, found = _attacked(model, test, threat, attacks, seed)
+            evidence |= found
+            if claimed is not None:
+                evidence["claim"] = _claim(right, claimed)
     counter.close()
     return evidence | {"passes": counter.take()}
 
@@ -156,7 +168,7 @@ def _form(logits: Tensor) -> dict[str, Any]:
 
 def _difference(logits: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """The largest change of an image's logits relative to their own size, and how many answers changed at all."""
-    changed = sum(int((one.argmax(1) != other.argmax(1)).sum()) for one, other in logits)
+    changed = sum(int((answers(one) != answers(other)).sum()) for one, other in logits)
     sizes = [(one - other).norm(dim=1) / one.norm(dim=1).clamp_min(1e-12) for one, other in logits]
     return {"changed": changed, "difference": _number(torch.cat(sizes).max())}
 
@@ -168,7 +180,7 @@ def _zero_gradients(network: nn.Module, test: TestSet) -> dict[str, Any]:
         for images, labels, _ in test.batches():
             with torch.enable_grad():
                 logits = network(images.detach().requires_grad_())
-            right = logits.argmax(1) == labels
+            right = answers(logits) == labels
             counts["right"] += int(right.sum())
             if not logits.requires_grad:
                 return counts | {"differentiable": False}
@@ -180,13 +192,16 @@ def _zero_gradients(network: nn.Module, test: TestSet) -> dict[str, Any]:
 
 def _attacked(
     model: nn.Module, test: TestSet, threat: Threat, attacks: Mapping[str, Attack], seed: int
-) -> dict[str, Any]:
-    """Right answers under every attack, the pairs to be compared, and the budget that the main attack used."""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Right answers under every attack, uint8 [N]; and as evidence their counts, the pairs to be compared, and the
+    budget that the main attack used."""
     clean = run_attack(model, test, None, threat, seed)
     right, found, shape = {"clean": clean.right}, {}, tuple(test.images.shape[1:])
+    unanswered = clean.predicted == NO_ANSWER
     for name, attack in attacks.items():
         outcome = run_attack(model, test, attack, radius_of(name, threat, shape), seed)
         right[name] = outcome.right
+        unanswered |= outcome.predicted == NO_ANSWER
         if name == "pgd":
             images = torch.cat([part for part, _, _ in test.batches()])
             found["budget"] = [used_budget(repr(attack), images, outcome.images_adv, threat)]
@@ -196,11 +211,22 @@ def _attacked(
     chains = {rule: chain for rule, chain in COMPARED.items() if all({*names} <= right.keys() for names in chain)}
     pairs = {rule: [pair(a, right[a], b, right[b]) for a, b in chain] for rule, chain in chains.items()}
     found = {"right": {name: int(outcome.sum()) for name, outcome in right.items()}, "pairs": pairs} | found
+    found["unanswered"] = int(unanswered.sum())
     if "pgd_few" in attacks:
         # On how many images an attack that may change nothing changes the answer.
         still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)
         found["epsilon_zero"] = {"changed": int((still.predicted != clean.predicted).sum())}
-    return found
+    return right, found
+
+
+# Larger radii than the claimed one, under which an image may fall that the claim rightly counts.
+BEYOND = ("pgd_double", "pgd_large")
+
+
+def _claim(right: Mapping[str, Tensor], claimed: Tensor) -> dict[str, Any]:
+    """The claimed worst case beside what the probe's own attacks leave of the same images."""
+    standing = torch.stack([outcome for name, outcome in right.items() if name not in BEYOND]).amin(0)
+    return pair("the probe's attacks", standing, "the reported worst case", claimed)
 
 
 COMPARED = {

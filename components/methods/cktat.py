@@ -91,7 +91,9 @@ class Cktat:
             return Loss(adversarial.mean(), parts, adversarial=adversarial)
         with torch.no_grad():
             target = self.target(logits_of(clean_teacher, batch.images), one_class(batch.labels, "cktat"))
-        guidance = kl_divergence(target, logits_adv, "batch_mean")
+        # A class that the target rules out has the least probability there is, since 0 has no logarithm.
+        log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
+        guidance = kl_divergence(log_target, logits_adv, "batch_mean")
         total = (1 - self.alpha) * adversarial.mean() + self.alpha * guidance
         return Loss(total, parts | {"loss_guidance": guidance.detach()}, adversarial=adversarial)
 

@@ -1,5 +1,6 @@
 """MART: misclassified images weigh more in the smoothness term (Wang et al., ICLR 2020)."""
 
+import torch
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
@@ -9,8 +10,8 @@ from components.methods.parts.contract import Attacked, Loss, Method, one_class
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
 
-# Just above 1, as published: a wrong class that is certain costs 9.2, not infinitely much.
-CERTAIN = 1.0001
+# What is left where a wrong class is certain, as published: it costs 9.2, not infinitely much.
+CERTAIN = 1e-4
 
 
 @strict
@@ -29,13 +30,12 @@ class Mart:
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         """The loss of attacked images."""
-        views, labels = look_twice(model, batch, images_adv), one_class(batch.labels, "mart")[:, None]
+        views, labels = look_twice(model, batch, images_adv), one_class(batch.labels, "mart")
         adversarial = cross_entropy(views.adversarial, batch.labels)
-        wrong = views.adversarial.softmax(1).scatter(1, labels, 0).amax(1)
-        boosted = (adversarial - (CERTAIN - wrong).log()).mean()
-        probabilities = views.clean.softmax(1)
-        doubt = 1 - probabilities.gather(1, labels).squeeze(1)
-        weighted = (kl_divergence(probabilities, views.adversarial, "none") * doubt).mean()
+        wrong = views.adversarial.scatter(1, labels[:, None], -torch.inf).argmax(1)
+        boosted = (adversarial - (CERTAIN + _without(views.adversarial, wrong)).log()).mean()
+        divergence = kl_divergence(views.clean, views.adversarial, "none")
+        weighted = (divergence * _without(views.clean, labels)).mean()
         parts = {"loss_adversarial": boosted.detach(), "loss_smoothness": weighted.detach()}
         return Loss(
             boosted + self.beta * weighted,
@@ -43,3 +43,8 @@ class Mart:
             adversarial=adversarial,
             clean=cross_entropy(views.clean, batch.labels),
         )
+
+
+def _without(logits: Tensor, classes: Tensor) -> Tensor:
+    """1 - p of one class of each image, [N]: as the sum of the others, which keeps its digits where p is nearly 1."""
+    return logits.softmax(1).scatter(1, classes[:, None], 0).sum(1)

@@ -48,7 +48,7 @@ class Trades:
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:
         """Images that climb the divergence from the prediction at the image itself."""
         with eval_mode(model), torch.no_grad():
-            target = model(images).softmax(1)
+            target = model(images)
         start = start_point(self.start, images, threat, rng)
         return ascend(
             model,

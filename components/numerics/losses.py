@@ -10,6 +10,8 @@ from components.foundation.errors import InputError
 
 # Keeps equal logits from dividing by zero.
 TINY = 1e-12
+# The class of an image on which the model gives no answer.
+NO_ANSWER = -1
 
 Reduction = Literal["batch_mean", "class_mean", "none"]
 
@@ -63,26 +65,40 @@ def _largest(logits: Tensor, count: int, loss: str, remedy: str) -> Tensor:
 
 
 def kl_divergence(target: Tensor, logits: Tensor, reduction: Reduction) -> Tensor:
-    """KL(target ‖ softmax(logits)) in nats, with `target` probabilities [N, K] and `logits` [N, K].
+    """KL(softmax(target) ‖ softmax(logits)) in nats, from logits [N, K] on both sides, or logarithms of probabilities.
+
+    Computed from log-softmax in double precision: a probability that underflows to 0 still has a logarithm, and the
+    gradient, a small difference of large logarithms, keeps its digits.
 
     `batch_mean`: summed over classes, averaged over images, the mathematical divergence. `class_mean`: averaged over
     images *and* classes, so K times smaller. Much published distillation code does this (B-MTARD, RSLAD), and its
     learning rates hold for this reduction only. `none`: one value per image, [N].
     """
-    per_image = (torch.xlogy(target, target) - target * F.log_softmax(logits, dim=1)).sum(1)
+    log_target = F.log_softmax(target.double(), dim=1)
+    per_image = (log_target.exp() * (log_target - F.log_softmax(logits.double(), dim=1))).sum(1).to(logits.dtype)
     if reduction == "none":
         return per_image
     return per_image.mean() if reduction == "batch_mean" else per_image.mean() / logits.shape[1]
 
 
-def entropy(probabilities: Tensor) -> Tensor:
-    """Shannon entropy of each row in nats, [N], from probabilities [N, K]."""
-    return -torch.xlogy(probabilities, probabilities).sum(1)
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of the softmax of each row in nats, [N], from logits [N, K] or logarithms of probabilities."""
+    log_probabilities = F.log_softmax(logits.double(), dim=1)
+    return -(log_probabilities.exp() * log_probabilities).sum(1).to(logits.dtype)
+
+
+def answers(logits: Tensor) -> Tensor:
+    """The class that the model gives each image, int64 [N]: that of the largest logit.
+
+    `NO_ANSWER`, which is never right, where a logit is NaN or infinite: to `argmax` alone NaN is the largest, so that
+    every image of class 0 would be right when all logits are NaN.
+    """
+    return logits.argmax(1).where(logits.isfinite().all(1), NO_ANSWER)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of images classified right, a detached scalar."""
-    return (logits.detach().argmax(1) == hard(labels)).float().mean()
+    return (answers(logits.detach()) == hard(labels)).float().mean()
 
 
 def hard(labels: Tensor) -> Tensor:

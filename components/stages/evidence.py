@@ -1,14 +1,21 @@
 """What the verdict on a model is judged from: probes on some images, and what the evaluation itself shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from components.attacks import ATTACKS
+from components.attacks.apgd import Apgd
+from components.attacks.cw import Cw
+from components.attacks.eot import Eot
 from components.attacks.fab import Fab
+from components.attacks.mi_fgsm import MiFgsm
 from components.attacks.parts.victim import Victim
+from components.attacks.pgd import Pgd
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
-from components.evaluation.campaign import ModelResults, rescore
+from components.evaluation.campaign import ModelResults, Task, rescore
 from components.evaluation.engine import Data
 from components.evaluation.one_attack import TestSet
 from components.evaluation.probes import pair, probe, wanted
@@ -33,10 +40,16 @@ def evidence_on(
     evidence: dict[str, Any] = {"images": len(images)}
     if suite.threat.epsilon:
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
-        evidence = probe(victims[name].exact, part, suite.threat, attacks, derived(suite.seed, "probe"))
+        seed, claimed = derived(suite.seed, "probe"), results.worst_case[images]
+        evidence = probe(victims[name].exact, part, suite.threat, attacks, seed, claimed)
+    # On the probed images and on all images: one is enough.
+    evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
+    evidence["constant"] = _constant(results.outcomes["clean"], data)
     claimed = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, suite)]
+    evidence["reach"] = [found for task in _counted(results, suite) for found in _reach(task)]
+    evidence["apgd"] = [_apgd(task) for task in _counted(results, suite) if isinstance(task.attack, Apgd)]
     evidence |= _of_the_cascade(results)
     if victims[name].search is not victims[name].exact:
         evidence["parity"] = precision["parity"][name]
@@ -49,14 +62,38 @@ def _budgets(results: ModelResults, suite: Suite) -> list[dict[str, Any]]:
     """The largest perturbation of each attack that has no reason to stay below epsilon."""
     return [
         {"attack": task.name, "largest": results.largest[task.name], "epsilon": task.threat.radius}
-        for task in suite.full_tasks()
+        for task in _counted(results, suite)
         # FAB looks for the *smallest* perturbation that fools.
-        if task.counts
-        and task.name in results.largest
-        and task.threat.epsilon
-        and task.attack is not None
-        and not isinstance(task.attack, Fab)
+        if task.name in results.largest and task.threat.epsilon and not isinstance(task.attack, Fab)
     ]
+
+
+def _constant(clean: Tensor, data: Data) -> dict[str, Any]:
+    """What the model makes of all unattacked images, beside what always giving the most common class would."""
+    labels = data.test.labels
+    common = int(labels.bincount().argmax())
+    return pair(f"always answering '{data.classes[common]}'", labels == common, "the model", clean)
+
+
+def _counted(results: ModelResults, suite: Suite) -> list[Task]:
+    """The attacks that enter the worst case at the radius that is claimed."""
+    tasks = (task for task in suite.full_tasks() if task.attack is not None and task.counts)
+    return [task for task in tasks if task.threat == suite.threat and task.name in results.outcomes]
+
+
+def _reach(task: Task) -> Iterator[dict[str, Any]]:
+    """How far an attack of steps of one size can go in all, beside how far it must be able to: from the image to the
+    boundary of the ball, from a random start across it."""
+    attack = task.attack.attack if isinstance(task.attack, Eot) else task.attack
+    if isinstance(attack, Pgd | Cw | MiFgsm):
+        random = isinstance(attack, Pgd) and attack.start == "uniform"
+        reach = attack.steps * float(attack.step_size)
+        yield {"attack": task.name, "reach": reach, "wanted": (2 if random else 1) * task.threat.radius}
+
+
+def _apgd(task: Task) -> dict[str, Any]:
+    assert isinstance(task.attack, Apgd)
+    return {"attack": task.name, "loss": task.attack.loss, "steps": task.attack.steps}
 
 
 def _of_the_cascade(results: ModelResults) -> dict[str, Any]:

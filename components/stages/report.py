@@ -79,7 +79,13 @@ def register_student(document: Report, images: Tensor, journal: Journal) -> None
     own = {k.removeprefix("student."): v for k, v in headline(document).items() if k.startswith("student.")}
     verdict = {"verdict": status(document, "student"), "verdict.reasons": verdict_tags(document)["verdict.reasons"]}
     hashes = {"sha256": student.sha256, **{f"upstream.{k}": v for k, v in student.upstream.items()}}
-    tags = {"epsilon": document.threat.epsilon, **own, **verdict, **hashes}
+    asked = {
+        "norm": document.threat.norm,
+        "epsilon": document.threat.epsilon,
+        "num_images": str(document.num_images),
+        "test.sha256": document.provenance.get("test.sha256", ""),
+    }
+    tags = {**asked, **own, **verdict, **hashes}
     journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
     journal.upstream({"student": student.sha256} | student.upstream)
 

@@ -32,9 +32,12 @@ class KeptWork:
         self.folder = FOLDER / f"{stage}-{fingerprint(inputs)}"
 
     def begin(self, note: Callable[[str], None]) -> None:
-        """Notes down the inputs; says, where a checkpoint of this stage is there that they do not fit, what differs."""
-        if not (self.folder / CHECKPOINT).exists() and (other := self._other_checkpoint()) is not None:
-            note(f"{self.stage}: starts anew, a checkpoint is there for other inputs: {_shown(other, self.inputs)}")
+        """Notes down the inputs; says, where work of this stage is there that they do not fit, what differs."""
+        if not (self.folder / CHECKPOINT).exists() and not self.given_up:
+            for kind, file in (("a checkpoint is there", CHECKPOINT), ("it was finished", "finished.json")):
+                if other := self._other(file):
+                    note(f"{self.stage}: starts anew, {kind} for other inputs: {_shown(other, self.inputs)}")
+                    break
         write_json(self.folder / "inputs.json", self.inputs)
 
     def finish(self, outputs: Sequence[str]) -> None:
@@ -64,9 +67,10 @@ class KeptWork:
                 partial.write_bytes(copy.read_bytes())
         return True
 
-    def _other_checkpoint(self) -> Path | None:
-        checkpoints = [path for path in FOLDER.glob(f"{self.stage}-*/{CHECKPOINT}") if path.parent != self.folder]
-        return max(checkpoints, key=lambda path: path.stat().st_mtime).parent if checkpoints else None
+    def _other(self, file: str) -> Path | None:
+        """The folder under other inputs that holds such a file, the newest one if there are several."""
+        found = [path for path in FOLDER.glob(f"{self.stage}-*/{file}") if path.parent != self.folder]
+        return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
     def _tidy(self) -> None:
         for path in self.folder.iterdir():

@@ -20,6 +20,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import flat
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
+from components.tracking.registry import updated, version_of
 
 # Set unless the user has: MLflow's own defaults keep trying for many minutes.
 BOUNDS = {
@@ -190,6 +191,11 @@ def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     client, run, name, tags = mlflow.client, box.state.run, event["name"], event["tags"]
     # A forwarder that died before it noted the version has registered it all the same.
     if client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
+        return
+    if known := version_of(client, name, tags.get("sha256")):
+        for key, value in updated(known.tags, tags).items():
+            client.set_model_version_tag(name, known.version, key, value)
+        mlflow.tag(run, {"registered": f"{name} version {known.version}"})
         return
     logged = client.create_logged_model(mlflow.experiment, name, run, tags, model_type="classifier")
     weights, example = (box.path.parent / kept for kept in event["kept"])

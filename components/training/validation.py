@@ -10,6 +10,7 @@ from components.attacks.pgd import Pgd
 from components.data.pixels import to_pixels
 from components.ntk.probe import KernelProbe
 from components.numerics import parallel
+from components.numerics.losses import answers
 from components.numerics.random_numbers import Part, derived
 from components.threats.parts.threat import Threat
 
@@ -64,4 +65,4 @@ class Validation:
 def num_right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     """How many of the images [N, C, H, W] the model classifies right, in evaluation mode."""
     with eval_mode(model):
-        return int((model(images).argmax(1) == labels).sum())
+        return int((answers(model(images)) == labels).sum())

@@ -23,10 +23,11 @@ from components.attacks.square import Square
 from components.attacks.step_ll import StepLl
 from components.attacks.step_rnd import StepRnd
 from components.evaluation.cascades import specs
+from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.numerics.cost import PassCounter
-from components.numerics.losses import margin
+from components.numerics.losses import NO_ANSWER, margin
 from components.numerics.random_numbers import Noise
 from components.threats.l1 import L1
 from components.threats.l2 import L2
@@ -103,6 +104,39 @@ def labels(tiny, images) -> Tensor:
 
 def test_the_table_of_tests_holds_every_member():
     assert {type(attack) for attack in MEMBERS} == set(ATTACKS.values())
+
+
+class Unanswering(nn.Module):
+    """A network whose logits and gradients are no numbers on images with a pixel brighter than `limit`."""
+
+    def __init__(self, network: nn.Module, limit: float) -> None:
+        super().__init__()
+        self.network, self.limit = network, limit
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) + 0 * (self.limit - images.amax((1, 2, 3))).sqrt()[:, None]
+
+
+@every
+@everywhere
+def test_an_image_without_an_answer_is_not_right(attack, threat, tiny, images):
+    """Not even where its label is the class that `argmax` makes of NaN; and no attack leaves the ball because of it."""
+    images, model = images * 0.9, Unanswering(tiny, 0.895)
+    outcome = run_attack(model, TestSet(images, torch.zeros(12, dtype=torch.int64), 6), attack, threat, 0)
+    assert outcome.images_adv.isfinite().all()
+    assert threat.size(outcome.images_adv - images).max() <= threat.radius + 2e-6
+    answered = model(outcome.images_adv).isfinite().all(1)
+    assert not answered.all() and not outcome.right[~answered].any()
+    assert torch.equal(outcome.predicted == NO_ANSWER, ~answered)
+
+
+@every
+@everywhere
+def test_a_search_without_answers_changes_no_verdict(attack, threat, tiny, images, labels):
+    """A fast search may overflow where the exact model does not: what it finds is still an image inside the ball."""
+    victim = Victim(tiny, Unanswering(tiny, 0.5))
+    images_adv = attack(victim, images, labels, threat, seeded())
+    assert images_adv.isfinite().all() and threat.size(images_adv - images).max() <= threat.radius + 2e-6
 
 
 @every

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from components.attacks import ATTACKS
+from components.attacks.apgd import Apgd
 from components.attacks.fgsm import Fgsm
+from components.attacks.parts.ascent import Start
 from components.attacks.parts.attack import Attack
 from components.attacks.pgd import Pgd
 from components.data.normalization import fit_normalization
 from components.data.pixels import to_pixels
 from components.datasets.digits import Digits
 from components.evaluation import probes
-from components.evaluation.one_attack import TestSet
+from components.evaluation.campaign import Task
+from components.evaluation.one_attack import TestSet, run_attack
 from components.evaluation.verdict.rules import Verdict, judge
 from components.foundation.params import Ratio, member
 from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
 from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Rng
+from components.stages.evidence import _apgd, _reach
 from components.threats.l2 import L2
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
@@ -34,8 +39,16 @@ THREAT = Threat(norm=Linf(), epsilon=Ratio(51, 255))
 # One-step training overfits at twice that radius; at the radius itself 8x8 digits do not show it.
 WIDE = Threat(norm=Linf(), epsilon=Ratio(102, 255))
 PGD = Pgd(steps=5, step_size=Ratio(20, 255), start="uniform", loss="cross_entropy", restarts=1)
+QUICK = (
+    Apgd(steps=100, restarts=1, loss="cross_entropy", rho=0.75),
+    Apgd(steps=100, restarts=1, loss="targeted_dlr", rho=0.75, targets=9),
+)
 # What an evaluation adds to the probe: its saved images scored again.
 RESCORED = {"n": NUM_TEST, "claimed": 120, "fooled": 120, "undecided": 0, "dtype": "float32"}
+
+
+# Against always giving the most common class.
+BETTER = {"first": "always '1'", "then": "the model", "n": NUM_TEST, "gained": 200, "lost": 0}
 
 
 @dataclass(frozen=True)
@@ -109,26 +122,34 @@ def wanted(threat: Threat) -> dict[str, Attack]:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is handed in for judgement."""
+    """What is handed in for judgement; `reported` are the attacks that its worst case is of, if it has one."""
 
     model: nn.Module
     test: TestSet
     threat: Threat
     attacks: dict[str, Attack]
     rescored: dict[str, Any]
+    reported: tuple[Attack, ...] = ()
 
     def verdict(self) -> Verdict:
-        evidence = probes.probe(self.model, self.test, self.threat, self.attacks, seed=0)
-        return judge(evidence | {"rescored": self.rescored})
+        claimed, evidence = None, {"rescored": self.rescored, "constant": BETTER}
+        if self.reported:
+            tasks = [Task("reported", attack, self.threat) for attack in self.reported]
+            evidence["reach"] = [found for task in tasks for found in _reach(task)]
+            evidence["apgd"] = [_apgd(task) for task in tasks if isinstance(task.attack, Apgd)]
+            right = [run_attack(self.model, self.test, attack, self.threat, 0).right for attack in self.reported]
+            claimed = torch.stack(right).amin(0)
+        return judge(probes.probe(self.model, self.test, self.threat, self.attacks, 0, claimed) | evidence)
 
 
 def honest(model: nn.Module, data: Digit | None = None, threat: Threat = THREAT) -> Claim:
-    return Claim(model, (data or digits()).test, threat, wanted(threat), RESCORED)
+    return Claim(model, (data or digits()).test, threat, wanted(threat), RESCORED, QUICK)
 
 
 def hurried(claim: Claim) -> Claim:
     """With the attacks alone that the rules about layers need: the others would each say the same again."""
-    return replace(claim, attacks={name: claim.attacks[name] for name in ("pgd", "pgd_few")})
+    reported = () if claim.reported is QUICK else claim.reported
+    return replace(claim, attacks={name: claim.attacks[name] for name in ("pgd", "pgd_few")}, reported=reported)
 
 
 def failed(verdict: Verdict) -> set[str]:
@@ -238,6 +259,13 @@ def overfitted() -> Claim:
     return honest(model, threat=WIDE)
 
 
+def reporting(steps: int, share: Fraction, start: Start) -> Claim:
+    """PGD alone, with steps of a share of the radius."""
+    step_size = Ratio(share * THREAT.epsilon)
+    attack = Pgd(steps=steps, step_size=step_size, start=start, loss="cross_entropy", restarts=1)
+    return replace(honest(clean_model()), reported=(attack,))
+
+
 @dataclass(frozen=True)
 class Lie:
     """Its name, how it is told, and the rule that must catch it."""
@@ -262,6 +290,15 @@ LIES = [
     Lie("images scaled twice", scaled_twice, "pixel_range", "suspect"),
     Lie("step size and epsilon swapped", swapped, "budget_used", "suspect"),
     Lie("one adversarial image less than claimed", overstated, "rescored", "broken"),
+    Lie("an attack of one tiny step", lambda: reporting(1, Fraction(1, 50), "zero"), "claim", "suspect"),
+    Lie("steps that end before the boundary", lambda: reporting(9, Fraction(1, 10), "zero"), "reach", "suspect"),
+    Lie("steps that do not cross the ball", lambda: reporting(18, Fraction(1, 10), "uniform"), "reach", "suspect"),
+    Lie(
+        "no attack with step sizes of its own",
+        lambda: reporting(99, Fraction(1, 4), "zero"),
+        "standard_attack",
+        "suspect",
+    ),
     Lie("a leaker, trained on FGSM of the true label", leaker, "label_leak", "suspect", slow=True),
     Lie("catastrophic overfitting to FGSM", overfitted, "mask_gap_steps", "suspect", slow=True),
 ]
@@ -269,6 +306,19 @@ LIES = [
 
 def table() -> list[Any]:
     return [pytest.param(lie, id=lie.name, marks=[pytest.mark.slow] if lie.slow else []) for lie in LIES]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 10])
+@pytest.mark.parametrize("share", [Fraction(1, 100), Fraction(1, 20), Fraction(1, 5), Fraction(1)], ids=str)
+def test_a_number_that_the_probe_refutes_is_never_trusted(steps: int, share: Fraction):
+    """Whatever made it too high: where the probe fools more than 1 in 100 images that it counts, it is suspect."""
+    claim = hurried(reporting(steps, share, "zero"))
+    verdict = claim.verdict()
+    (check,) = (check for check in verdict.checks if check.rule == "claim")
+    refuted = check.measured["gained"] > max(1, check.measured["n"] / 100)
+    assert check.status == ("suspect" if refuted else "passed") and verdict.status == "suspect"
+    # The weakest are refuted indeed.
+    assert refuted or steps * share > Fraction(1, 5)
 
 
 @pytest.mark.parametrize("lie", table())

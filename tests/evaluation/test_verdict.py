@@ -43,6 +43,7 @@ def sound() -> dict[str, Any]:
         "training": {"modules": 0, "names": []},
         "moved_buffers": {"buffers": 0, "names": []},
         "outputs": {"finite": True, "probabilities": 0, "log_probabilities": 0},
+        "unanswered": 0,
         "repeats": {"forwards": 5, "changed": 0, "difference": 0.0},
         "batches": {"changed": 0, "difference": 1e-6},
         "zero_gradients": {"differentiable": True, "right": 180, "margin": 0, "cross_entropy": 0},
@@ -50,6 +51,10 @@ def sound() -> dict[str, Any]:
         "pairs": {rule: pair(gained=2, lost=20) for rule in rules},
         "epsilon_zero": {"changed": 0},
         "budget": [{"attack": "pgd", "largest": 0.2, "epsilon": 0.2}],
+        "constant": pair(gained=150, lost=0)[0],
+        "claim": pair(gained=0, lost=20)[0],
+        "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
+        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100}],
         "rescored": {"n": 200, "claimed": 100, "fooled": 100, "undecided": 0, "dtype": "float32"},
         "square_helps": {"n": 200, "before": 90, "after": 90},
         "parity": {"n": 200, "agree": 200, "only_exact": 0, "only_search": 0},
@@ -85,6 +90,20 @@ BOUNDS = [
     ("logits", "outputs.probabilities", 199, 200, "broken"),
     ("logits", "outputs.finite", True, False, "broken"),
     ("logits", "outputs.log_probabilities", 199, 200, "suspect"),
+    ("logits", "unanswered", 0, 1, "broken"),
+    ("constant_answer", "constant", pair(7, 0)[0], pair(6, 0)[0], "suspect"),
+    ("claim", "claim", pair(2, 0)[0], pair(3, 0)[0], "suspect"),
+    ("claim", "claim", pair(1, 0, n=50)[0], pair(2, 0, n=50)[0], "suspect"),
+    ("reach", "reach", [{"reach": 0.4, "wanted": 0.4}], [{"reach": 0.36, "wanted": 0.4}], "suspect"),
+    ("reach", "reach", [], [{"reach": 2, "wanted": 1}, {"reach": 0.9, "wanted": 1}], "suspect"),
+    ("standard_attack", "apgd", [{"loss": "targeted_dlr", "steps": 100}], [], "suspect"),
+    (
+        "standard_attack",
+        "apgd",
+        [{"loss": "cross_entropy", "steps": 100}],
+        [{"loss": "cross_entropy", "steps": 99}, {"loss": "dlr", "steps": 100}],
+        "suspect",
+    ),
     ("eval_mode", "training", {"modules": 0, "names": []}, {"modules": 1, "names": ["norm"]}, "broken"),
     ("eval_mode", "moved_buffers", {"buffers": 0, "names": []}, {"buffers": 1, "names": ["mean"]}, "broken"),
     ("deterministic", "repeats.difference", 1e-4, 2e-4, "suspect"),
@@ -246,7 +265,8 @@ def test_every_wanted_attack_can_be_built_and_every_pair_is_measured(norm, epsil
     checks = {check.rule: check.status for check in judge(json.loads(json.dumps(evidence, allow_nan=False))).checks}
     unmeasured = {rule for rule, status in checks.items() if status == "not_measured"}
     # What the evaluation adds.
-    assert unmeasured == {"transfer", "rescored", "square_helps", "parity"}
+    added = {"transfer", "rescored", "square_helps", "parity", "claim", "reach", "standard_attack", "constant_answer"}
+    assert unmeasured == added
 
 
 def test_nothing_to_probe_without_a_radius():

@@ -16,7 +16,6 @@ RULES: dict[str, Any] = {
     "velocity": 3,
     "rank": 0.7,
     "memory": 8,
-    "patience": 5,
 }
 SENTINEL: dict[str, Any] = {
     "images": 10,

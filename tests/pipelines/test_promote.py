@@ -21,14 +21,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "temper-student"
 # Version: images lost of 100, and the verdict at registration.
-VERSIONS = {1: (40, "trusted"), 2: (25, "trusted"), 3: (24, "suspect"), 4: (40, "")}
+VERSIONS = {
+    1: (40, "trusted"),
+    2: (25, "trusted"),
+    3: (24, "suspect"),
+    4: (40, ""),
+    5: (25, "trusted"),
+    6: (5, "trusted"),
+}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store with four pipeline runs, each of which registered a version; the fifth had only to report on the second.
+    """A store with pipeline runs, each of which registered a version; of 6 no named cascade was run.
 
-    Version 5 is the model file of version 2: its evaluation was up to date and did not run again.
+    Two runs came after: one that only reported on version 2 once more, since its evaluation was up to date, and one
+    that evaluated the file of version 1 again with attacks that are weaker, and lost 10 images instead of 40.
     """
     root = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
@@ -39,12 +47,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for version, (lost, verdict) in VERSIONS.items():
             model = root / f"{version}/student.safetensors"
             digest = write_model(model, seed=version)
-            record_evaluation(write_evaluation(root / f"{version}", outcomes(lost), digest), digest)
+            attacks = {"cascade": {"name": "none", "attacks": {}}} if version == 6 else {}
+            record_evaluation(write_evaluation(root / f"{version}", outcomes(lost), digest, **attacks), digest)
             record_report(model, digest, verdict)
         second = root / "2/student.safetensors"
         # A model from outside, evaluated in the same pipeline run, is not to be taken for it.
         record_evaluation(write_evaluation(root / "outside", outcomes(10, "theirs"), "e" * 64), "e" * 64)
         record_report(second, registry_digest(root, 2), "trusted")
+        first = registry_digest(root, 1)
+        weaker = {"attacks": {"fgsm": "Fgsm()", "pgd": "Pgd(steps=1)"}}
+        record_evaluation(write_evaluation(root / "weaker", outcomes(10), first, **weaker), first)
+        record_report(root / "1/student.safetensors", first, "trusted")
         assert temper(["records", "send"]) == 0
         yield root
 
@@ -79,7 +92,7 @@ def same(folder: Path, store: Path, version: int) -> bool:
     return all((folder / name).read_bytes() == (store / f"{version}" / name).read_bytes() for name in registry.FILES)
 
 
-@pytest.mark.parametrize(("version", "evaluated"), [(1, 1), (2, 2), (5, 2)])
+@pytest.mark.parametrize(("version", "evaluated"), [(1, 1), (2, 2), (5, 5)])
 def test_a_version_finds_its_evaluation(client: Any, store: Path, tmp_path: Path, version: int, evaluated: int) -> None:
     source = resolve(client, reference(version))
     assert fetch(client, source, tmp_path) == "student"
@@ -125,6 +138,51 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     assert client.get_model_version(NAME, "2").tags["promoted.champion"] == "; ".join(passed)
 
 
+def test_a_model_file_is_one_version_whose_lowest_number_counts(client: Any) -> None:
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == len(VERSIONS)
+    failed, _ = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.6))
+    assert failed == ["worst case at least 50.2% (60.0%, n = 100, lowest of 2 evaluations), want 60.0%"]
+
+
+def test_without_a_named_cascade_nothing_is_promoted(client: Any) -> None:
+    failed, _ = promote(client, resolve(client, reference(6)), bar())
+    assert failed == ["cascade none, want quick or autoattack"] and champion(client) is None
+
+
+KNOWN = {"norm": "linf", "epsilon": "8/255", "test.sha256": "a", "num_images": "100", "worst_case": "0.6"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdicts", "want"),
+    [
+        # The lower number of the same question counts, whatever its verdict; a verdict that was trusted stays.
+        ({"worst_case": "0.5"}, ("trusted", "trusted"), {"worst_case": "0.5", "verdict": "trusted"}),
+        ({"worst_case": "0.5"}, ("trusted", "suspect"), {"worst_case": "0.5"}),
+        ({"worst_case": "0.5"}, ("suspect", "trusted"), {"worst_case": "0.5", "verdict": "trusted"}),
+        ({"worst_case": "0.8"}, ("trusted", "trusted"), {"verdict": "trusted"}),
+        ({"worst_case": "0.8"}, ("trusted", "suspect"), {}),
+        ({"worst_case": "0.8"}, ("suspect", "trusted"), {"verdict": "trusted"}),
+        # Another question has another answer.
+        (
+            {"worst_case": "0.8", "epsilon": "4/255"},
+            ("trusted", "suspect"),
+            {"worst_case": "0.8", "verdict": "suspect"},
+        ),
+        (
+            {"worst_case": "0.8", "test.sha256": "b"},
+            ("trusted", "trusted"),
+            {"worst_case": "0.8", "verdict": "trusted"},
+        ),
+    ],
+)
+def test_a_version_that_is_evaluated_again(
+    changes: dict[str, str], verdicts: tuple[str, str], want: dict[str, str]
+) -> None:
+    known, again = ({**KNOWN, "verdict": verdict} for verdict in verdicts)
+    found = registry.updated(known, again | changes)
+    assert {key: found[key] for key in ("worst_case", "verdict") if key in found} == want
+
+
 @pytest.mark.parametrize(
     ("version", "changes", "said"),
     [
@@ -152,7 +210,7 @@ def test_a_worse_model_does_not_replace_the_champion(client: Any) -> None:
     assert champion(client) == "2"
     again, passed = promote(client, resolve(client, reference(5)), bar(not_worse=True))
     assert again == []
-    assert "only differences above" in passed[1] and "version 5 minus champion 2: 0.0" in passed[1]
+    assert "only differences above" in passed[-1] and "version 5 minus champion 2: 0.0" in passed[-1]
     assert champion(client) == "5", "no difference is not worse"
 
 
@@ -160,23 +218,28 @@ def test_a_better_model_replaces_the_champion(client: Any) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
     failed, passed = promote(client, resolve(client, reference(2)), bar(not_worse=True))
     assert failed == []
-    assert passed[1].startswith("version 2 is more robust than champion 1 by 15.0 points")
+    assert passed[-1].startswith("version 2 is more robust than champion 1 by 15.0 points")
     assert champion(client) == "2"
+
+
+def replace_evaluation(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
+    """Puts another evaluation in the place of every one of version 1."""
+    real = registry._fetch
+
+    def fetched(client: Any, source: Any, folders: Iterator[Path]) -> Iterator[tuple[Path, str | None]]:
+        for folder, model in real(client, source, folders):
+            for name in registry.FILES if source.title == f"{NAME} 1" else ():
+                (folder / name).write_bytes((other / name).read_bytes())
+            yield folder, model
+
+    monkeypatch.setattr(registry, "_fetch", fetched)
 
 
 def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
     client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     client.set_registered_model_alias(NAME, "champion", "2")
-    one = write_evaluation(tmp_path / "other", outcomes(5), threat={"norm": "l2", "epsilon": "1/2"})
-
-    def fetched(_client: Any, source: Any, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in registry.FILES:
-            origin = one if source.title == f"{NAME} 1" else Path("2")
-            (folder / name).write_bytes((origin / name).read_bytes())
-
-    monkeypatch.setattr(registry, "fetch", fetched)
+    replace_evaluation(monkeypatch, write_evaluation(tmp_path, outcomes(5), threat={"norm": "l2", "epsilon": "1/2"}))
     failed, _ = promote(client, resolve(client, reference(1)), bar(not_worse=True))
     assert len(failed) == 1
     assert "cannot be compared: another threat model" in failed[0]
@@ -186,17 +249,9 @@ def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
 def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean = {"student/clean": outcomes(5)["student/clean"]}
     bare = write_evaluation(tmp_path, clean, attacks={}, cascade={"name": "none", "attacks": {}})
-    real = registry.fetch
-
-    def fetched(client: Any, source: Any, folder: Path) -> str | None:
-        found = real(client, source, folder)
-        for name in registry.FILES:
-            (folder / name).write_bytes((bare / name).read_bytes())
-        return found
-
-    monkeypatch.setattr(registry, "fetch", fetched)
+    replace_evaluation(monkeypatch, bare)
     failed, _ = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.1))
-    assert failed == ["worst case was not measured"]
+    assert failed == ["cascade none, want quick or autoattack", "worst case was not measured"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +309,9 @@ def test_the_commands_compare_a_folder_with_a_version_and_promote(
     assert out.count("\n") == 1
     assert out.startswith(f"refused: {NAME} 3 does not become champion: verdict suspect; worst case at least 66.8%")
     assert temper(["promote", reference(2), "--min-worst-case", "0.6", "--min-clean", "0.9"]) == 0
-    assert capfd.readouterr().out.startswith(f"{NAME} 2 is champion: verdict trusted; clean at least 93.0%")
+    assert capfd.readouterr().out.startswith(
+        f"{NAME} 2 is champion: verdict trusted; cascade quick; clean at least 93.0%"
+    )
     assert champion(client) == "2"
 
 

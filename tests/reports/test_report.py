@@ -221,3 +221,20 @@ def test_a_missing_input_is_named(folder: Path) -> None:
     (folder / "curves/student.csv").unlink()
     with pytest.raises(InputError, match=r"curves/student\.csv: no such file"):
         run_stage(folder)
+
+
+def test_metrics_of_attacks_with_other_settings_have_other_names(made_up: Report) -> None:
+    """Whatever of an attack or of the threat model changes, no two runs show other things under one name."""
+    names = set(headline(made_up))
+    described = [
+        made_up.model_copy(update={"attacks": made_up.attacks | {name: "Pgd(steps=5)"}}) for name in made_up.attacks
+    ]
+    threat = made_up.threat.model_copy(update={"epsilon": "1/255"})
+    for name, other in zip(made_up.attacks, described, strict=True):
+        (changed,) = {key for key in names - set(headline(other)) if key.startswith("student.")}
+        assert changed.startswith(f"student.{name}.")
+    other = set(headline(made_up.model_copy(update={"threat": threat})))
+    assert {key.rsplit(".", 1)[0] for key in names - other if key.startswith("student.")} == {
+        f"student.{name}" for name in made_up.attacks
+    }
+    assert {"student.clean", "student.worst_case", "student.quick"} <= names & other

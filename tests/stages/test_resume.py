@@ -150,6 +150,19 @@ def killed(folder: Path, code: Path) -> int:
     return last_epoch(folder)
 
 
+def test_finished_work_of_other_inputs_is_told(workspace, monkeypatch):
+    lines: list[str] = []
+    finished()
+    kept(**{"components/a.py": "2"}).begin(lines.append)
+    assert lines == ["train: starts anew, it was finished for other inputs: components/a.py"]
+    # Asked for anew, it says nothing: nothing differs.
+    monkeypatch.setenv("TEMPER_ANEW", "1")
+    again = kept()
+    assert not again.published_again()
+    again.begin(lines.append)
+    assert len(lines) == 1
+
+
 @pytest.mark.slow
 def test_a_docstring_edited_during_a_killed_run_costs_nothing(whole, code, tmp_path):
     folder = without_models(whole, tmp_path / "fresh")

@@ -113,6 +113,29 @@ def test_a_model_that_hides_its_gradients_is_not_trusted() -> None:
     assert result.verdict != "trusted" and all(": " in reason for reason in result.reasons)
 
 
+class Unanswering(nn.Module):
+    """Right on every image of one class as it stands, and without an answer on all others: between grey levels."""
+
+    def __init__(self, right: int, nothing: float) -> None:
+        super().__init__()
+        self.inner, self.right, self.nothing = nn.Linear(16, 3), right, nothing
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = 0.01 * self.inner(images.flatten(1)) + 9 * nn.functional.one_hot(torch.tensor(self.right), 3)
+        between = (255 * images - (255 * images).round()).abs().amax((1, 2, 3)) > 0.1
+        return logits + torch.where(between, self.nothing, 0.0)[:, None]
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("right", [0, 2])
+def test_a_model_that_gives_no_answer_under_attack_is_not_robust(right: int, nothing: float) -> None:
+    """Whichever class it is right on: to `argmax` alone a row of NaN is class 0."""
+    images, _ = data(40)
+    result = temper.evaluate(Unanswering(right, nothing), images, torch.full((40,), right), THREAT, budget="quick")
+    assert result.clean.count == 40 and result.worst_case.count == 0
+    assert result.verdict == "broken" and any(reason.startswith("logits: ") for reason in result.reasons)
+
+
 def test_an_evaluation_in_a_folder_continues(tmp_path: Path) -> None:
     images, labels = data()
     first = temper.evaluate(network(), images, labels, THREAT, budget="quick", folder=tmp_path)

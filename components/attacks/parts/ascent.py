@@ -82,6 +82,8 @@ def look(model: nn.Module, images: Tensor, objective: Objective, keep_graph: boo
         logits = model(leaf)
         values = objective(logits)
         gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=keep_graph)[0]
+        # A step along what is not a number would leave no image at all.
+        gradient = gradient.nan_to_num(0.0)
         return View(gradient, values, logits) if keep_graph else View(gradient, values.detach(), logits.detach())
 
 

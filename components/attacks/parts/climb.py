@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import look
 from components.attacks.parts.objectives import Goal
-from components.numerics.losses import margin
+from components.numerics.losses import answers, margin
 from components.threats.parts.norm import Sparse
 from components.threats.parts.threat import Threat
 
@@ -127,7 +127,7 @@ class Climb:
         self.pace.rose(view.values > self.values)
         self.gradient, self.values = view.gradient, view.values
         self.margins = margin(view.logits.float(), self.labels)
-        self.wrong = view.logits.argmax(1) != self.labels
+        self.wrong = answers(view.logits) != self.labels
 
     def remember(self) -> None:
         """Takes the point as the best where its loss is the highest so far."""

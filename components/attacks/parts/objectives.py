@@ -67,7 +67,7 @@ def goal(loss: LossName, aim: Aim, labels: Tensor, clean: Callable[[], Tensor], 
         rng: what the `random` aim draws from, once for each image.
     """
     if loss == "kl":
-        return Goal(_divergence, (clean().detach().softmax(1),))
+        return Goal(_divergence, (clean().detach(),))
     if aim == "true":
         return away_from(loss, labels)
     if aim == "predicted":
@@ -109,5 +109,5 @@ def wrong_class(draws: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return drawn + (drawn >= labels)
 
 
-def _divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
-    return kl_divergence(probabilities, logits, "none")
+def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    return kl_divergence(clean, logits, "none")

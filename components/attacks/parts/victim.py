@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from components.numerics.losses import answers
+
 
 class Victim(nn.Module):
     """Attacks ask `search` for logits; whether an image is fooled, `exact` decides, the model in float32."""
@@ -36,5 +38,5 @@ def confirm(model: nn.Module, images_adv: Tensor, labels: Tensor, suspected: Ten
     chosen = suspected.nonzero().squeeze(1)
     confirmed = torch.zeros_like(suspected)
     if len(chosen):
-        confirmed[chosen] = model.exact(images_adv[chosen]).argmax(1) != labels[chosen]
+        confirmed[chosen] = answers(model.exact(images_adv[chosen])) != labels[chosen]
     return confirmed

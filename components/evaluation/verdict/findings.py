@@ -16,7 +16,12 @@ LEAST_IMAGES = 100
 ROUNDING = 1e-4
 # Shares of the images.
 NO_GRADIENT, MOST_WITHOUT_GRADIENT, STILL_RIGHT = 0.01, 0.5, 0.05
-LEAK, LABEL_GAP, STEP_GAP, SQUARE_GAIN, PARITY = 0.01, 0.05, 0.15, 0.002, 0.02
+LEAK, LABEL_GAP, STEP_GAP, SQUARE_GAIN, PARITY, REFUTED = 0.01, 0.05, 0.15, 0.002, 0.02, 0.01
+# Of the way that an attack must be able to go: the published PGD-20 of TRADES, 20 steps of 0.003 across a ball of 8/255
+# from a random start, goes 0.956 of it.
+REACH = 0.95
+# Steps of an APGD, as in the standard attack.
+APGD_STEPS = 100
 # Of the claimed radius; above it only float rounding is allowed.
 USED, EXCEEDED = 0.9, 1 + 1e-4
 
@@ -44,10 +49,11 @@ def pixel_range(evidence: Evidence) -> Finding:
 
 
 def logits(evidence: Evidence) -> Finding:
-    outputs, n = evidence["outputs"], evidence["images"]
-    if not outputs["finite"] or outputs["probabilities"] == n:
-        return Finding("broken", dict(outputs))
-    return Finding("suspect" if outputs["log_probabilities"] == n else "passed", dict(outputs))
+    outputs, n, unanswered = evidence["outputs"], evidence["images"], evidence["unanswered"]
+    measured = dict(outputs) | {"unanswered": unanswered}
+    if not outputs["finite"] or unanswered or outputs["probabilities"] == n:
+        return Finding("broken", measured)
+    return Finding("suspect" if outputs["log_probabilities"] == n else "passed", measured)
 
 
 def eval_mode(evidence: Evidence) -> Finding:
@@ -118,6 +124,32 @@ def never_gains(rule: str) -> Callable[[Evidence], Finding]:
 
     find.__name__ = rule
     return find
+
+
+def constant_answer(evidence: Evidence) -> Finding:
+    found = _with_gain(evidence["constant"])
+    return Finding("passed" if found["p"] < ALPHA else "suspect", found)
+
+
+def claim(evidence: Evidence) -> Finding:
+    found = evidence["claim"]
+    # No test of chance: an image that is said to withstand every attack, and falls to one, refutes its own claim.
+    refuted = found["gained"] > max(1, REFUTED * found["n"])
+    return Finding("suspect" if refuted else "passed", dict(found))
+
+
+def reach(evidence: Evidence) -> Finding:
+    attacks = [dict(found) | {"share": found["reach"] / found["wanted"]} for found in evidence["reach"]]
+    if not attacks:
+        return Finding("passed", {"attacks": 0})
+    least = min(attacks, key=lambda found: found["share"])
+    return Finding("passed" if least["share"] >= REACH else "suspect", least)
+
+
+def standard_attack(evidence: Evidence) -> Finding:
+    steps = [found["steps"] for found in evidence["apgd"] if found["loss"] in ("cross_entropy", "targeted_dlr")]
+    longest = max(steps, default=0)
+    return Finding("passed" if longest >= APGD_STEPS else "suspect", {"apgd_steps": longest})
 
 
 def budget_used(evidence: Evidence) -> Finding:

@@ -104,9 +104,10 @@ RULES = (
     ),
     Rule(
         findings.logits,
-        bound="finite and not probabilities on every image; else broken. No log-probabilities; else suspect",
-        meaning="a softmax inside the model flattens the losses that attacks climb",
-        remedy="return the values before the softmax",
+        bound="finite, on attacked images too, and not probabilities on every image; else broken. No "
+        "log-probabilities; else suspect",
+        meaning="a softmax inside the model flattens the losses that attacks climb; NaN is no answer at all",
+        remedy="return the values before the softmax; keep the arithmetic finite on every image of the ball",
     ),
     Rule(
         findings.eval_mode,
@@ -195,6 +196,33 @@ RULES = (
         meaning="below: the attack stopped short of its boundary, as when step size and epsilon are swapped; "
         "above: it left the threat model",
         remedy="check epsilon, the step size and steps times step size of the attack",
+    ),
+    Rule(
+        findings.constant_answer,
+        bound="without an attack more images are right than with the most common class for each: one-sided exact "
+        "McNemar p < 0.01; else suspect",
+        meaning="no better than always giving the same answer, which no attack can change",
+        remedy="balance the classes in training; read the class-balanced numbers",
+    ),
+    Rule(
+        findings.claim,
+        bound="of the images that the worst case counts as right, the probe's attacks fool at most 1 in 100 probed "
+        "ones; else suspect",
+        meaning="the reported attacks are too weak: short ones of the verdict's own refute the number",
+        remedy="evaluate with a named cascade (quick or autoattack)",
+    ),
+    Rule(
+        findings.reach,
+        bound="steps times step size is 2ε from a random start, ε from the image (0.95 of it at least), for every "
+        "attack that counts; else suspect",
+        meaning="the attack cannot cross the ball, so its number is too high",
+        remedy="more steps, or a larger step size",
+    ),
+    Rule(
+        findings.standard_attack,
+        bound="APGD-CE or APGD-T ran with at least 100 steps; else suspect",
+        meaning="no attack that chooses its own step sizes has looked at the model",
+        remedy="evaluate with a named cascade (quick or autoattack), or list apgd with 100 steps",
     ),
     Rule(
         findings.label_leak,

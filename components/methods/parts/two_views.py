@@ -30,7 +30,7 @@ def look_twice(model: nn.Module, batch: Batch, images_adv: Tensor) -> Views:
 
 def smoothness(views: Views) -> Tensor:
     """KL(p(x) ‖ p(x̃)) averaged over the batch, the second term of TRADES; the gradient goes through both sides."""
-    return kl_divergence(views.clean.softmax(1), views.adversarial, "batch_mean")
+    return kl_divergence(views.clean, views.adversarial, "batch_mean")
 
 
 def accuracies(views: Views, labels: Tensor) -> dict[str, Tensor]:

@@ -136,10 +136,10 @@ def _data_hash(side: Side) -> str:
     return provenance.get("test.sha256") or provenance.get("data.sha256", "")
 
 
-def _require_comparable(a: Side, b: Side) -> None:
-    """Refuses to compare what was not measured alike, and names all that differs."""
+def other_question(a: Side, b: Side) -> list[str]:
+    """What makes two evaluations ask another question: other images, another threat model. Nothing: the same one."""
     one, other = a.evaluation, b.evaluation
-    problems = []
+    problems: list[str] = []
     data = [_data_hash(side) for side in (a, b)]
     if one.classes != other.classes or not torch.equal(a.labels, b.labels):
         images = ", ".join(f"{side.num_images} of {side.dataset}" for side in (one, other))
@@ -149,6 +149,12 @@ def _require_comparable(a: Side, b: Side) -> None:
     threats = [(side.threat.norm, Fraction(side.threat.epsilon)) for side in (one, other)]
     if threats[0] != threats[1]:
         problems.append("another threat model ({} {}, {} {})".format(*threats[0], *threats[1]))
+    return problems
+
+
+def _require_comparable(a: Side, b: Side) -> None:
+    """Refuses to compare what was not measured alike, and names all that differs."""
+    problems = other_question(a, b)
     if a.cascade.name != b.cascade.name:
         problems.append(f"another cascade ({a.cascade.name}, {b.cascade.name})")
     elif list(a.cascade.attacks.items()) != list(b.cascade.attacks.items()):

@@ -10,6 +10,7 @@ from torch import Tensor
 from components.evaluation.document import Evaluation, Passes
 from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.errors import InputError
+from components.foundation.provenance import fingerprint
 from components.reports.robustness import contents
 from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import Report
@@ -93,12 +94,17 @@ def failed(document: Report, name: str) -> list[Check]:
 def headline(document: Report) -> dict[str, float | int]:
     """Flat numbers for DVC metrics and the tracker: per selected model clean, each attack, worst case, W-Robust.
 
-    The figure of the cascade is called as the cascade is: `student.autoattack`, `student.quick`, `student.custom`.
+    The figure of the cascade is called as the cascade is: `student.autoattack`, `student.quick`, `student.custom`. That
+    of an attack ends in a short hash of its settings and the threat model, `student.pgd.3fa2`: the same name in another
+    run is the same attack.
     """
+    threat = (document.threat.norm, document.threat.epsilon)
+    marks = {n: f"{n}.{fingerprint({'attack': told, 'threat': threat})[:4]}" for n, told in document.attacks.items()}
+    marks["cascade"] = document.cascade.name
     flat: dict[str, float | int] = {"num_images": document.num_images}
     for name in best_models(document):
         for condition, found in conditions(document.models[name]).items():
-            flat[f"{name}.{document.cascade.name if condition == 'cascade' else condition}"] = found.value
+            flat[f"{name}.{marks.get(condition, condition)}"] = found.value
     return flat
 
 

@@ -40,7 +40,7 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
             "name": name,
             "perturbation": data_uri(0.5 + changes[name][index] * amplified),
             "adversarial": data_uri(images[index] + changes[name][index]),
-            **{f"{kind}_answer": classes[answer] for kind, answer in answers.items()},
+            **{f"{kind}_answer": _named(answer, classes) for kind, answer in answers.items()},
             **{f"{kind}_right": answer == metadata["labels"][index] for kind, answer in answers.items()},
         }
 
@@ -60,6 +60,11 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
         "small": images.shape[-1] < SMALL,
         "samples": samples,
     }
+
+
+def _named(answer: int, classes: list[str]) -> str:
+    # Below 0: the model's logits were not numbers.
+    return classes[answer] if answer >= 0 else "no answer"
 
 
 def data_uri(image: Tensor) -> str:

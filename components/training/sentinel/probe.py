@@ -12,6 +12,7 @@ from components.data.pixels import to_pixels
 from components.foundation.errors import InputError
 from components.numerics.compute import Precision, training_arithmetic
 from components.numerics.cost import PassCounter
+from components.numerics.losses import answers
 from components.numerics.parallel import broadcast
 from components.numerics.random_numbers import derived
 from components.threats.parts.threat import Threat
@@ -103,7 +104,7 @@ class SentinelProbe:
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(1) == labels).float()
+    return (answers(logits) == labels).float()
 
 
 def _cosine(left: Tensor, right: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ Look = Mapping[str, float]
 `adversarial_loss`, `alignment`, `direction`, `distortion`, and where known `train_loss` since the look before,
 `train_adversarial_accuracy` of the epoch, `kernel_velocity` and `kernel_rank`."""
 
-RuleName = Literal[
-    "catastrophic", "fall", "gap", "alignment", "direction", "loss", "distortion", "kernel", "robust_overfitting"
-]
+RuleName = Literal["catastrophic", "fall", "gap", "alignment", "direction", "loss", "distortion", "kernel"]
 
 
 @strict
@@ -41,7 +39,6 @@ class Rules:
     velocity: Real  # How many times as fast as before the kernel may turn.
     rank: Share  # Least share of the recent effective rank of the kernel.
     memory: Count  # Recent looks that shares refer to.
-    patience: Count  # Epochs of decline that are robust overfitting.
 
     def __post_init__(self) -> None:
         if self.stride[1] < self.stride[0]:
@@ -147,22 +144,6 @@ def kernel(looks: Sequence[Look], rules: Rules) -> bool:
     return spike or _fell_below(looks, "kernel_rank", rules.rank, rules.memory)
 
 
-def robust_overfitting(looks: Sequence[Look], rules: Rules) -> bool:
-    """At an epoch's end: for `patience` epochs the PGD accuracy has been below its largest and declining, while the
-    training images have become ever better defended (Rice et al., arXiv 2002.11569)."""
-    ends = [look for look in looks if look["epoch"] == int(look["epoch"])]
-    if not ends or looks[-1] is not ends[-1]:
-        return False
-    best = max(range(len(ends)), key=lambda index: ends[index]["pgd_accuracy"])
-    since = ends[best:][-(rules.patience + 1) :]
-    defended = _values(since, "train_adversarial_accuracy")
-    return (
-        len(since) == len(defended) == rules.patience + 1
-        and _slope([look["pgd_accuracy"] for look in since]) < 0
-        and _slope(defended) > 0
-    )
-
-
 RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
     "catastrophic": catastrophic,
     "fall": fall,
@@ -172,7 +153,6 @@ RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
     "loss": loss,
     "distortion": distortion,
     "kernel": kernel,
-    "robust_overfitting": robust_overfitting,
 }
 
 
@@ -222,9 +202,3 @@ def _fell_below(looks: Sequence[Look], name: str, share: float, memory: int) -> 
     """Whether a signal of the last look is below a share of the largest of the `memory` values before it."""
     *before, now = _values(looks, name) or [0.0]
     return name in looks[-1] and bool(before) and now < share * max(before[-memory:])
-
-
-def _slope(values: Sequence[float]) -> float:
-    """The sign and size, up to a positive factor, of the straight line through evenly spaced values."""
-    middle = (len(values) - 1) / 2
-    return sum((place - middle) * value for place, value in enumerate(values))

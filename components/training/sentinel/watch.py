@@ -21,7 +21,6 @@ TITLES: dict[RuleName, str] = {
     "loss": "training loss dropped",
     "distortion": "Frank-Wolfe steps contradict each other",
     "kernel": "tangent kernel moved",
-    "robust_overfitting": "robust overfitting",
 }
 # What looking may cost: a share of the epoch's passes.
 AFFORDABLE = 0.03
