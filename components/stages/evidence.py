@@ -45,11 +45,14 @@ def evidence_on(
     # On the probed images and on all images: one is enough.
     evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
     evidence["constant"] = _constant(results.outcomes["clean"], data)
-    claimed = int((results.worst_case == 0).sum())
-    evidence["rescored"] = {"claimed": claimed} | rescore(victims[name], data.test, suite.threat, adversarials)
-    evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, suite)]
-    evidence["reach"] = [found for task in _counted(results, suite) for found in _reach(task)]
-    evidence["apgd"] = [_apgd(task) for task in _counted(results, suite) if isinstance(task.attack, Apgd)]
+    fallen = int((results.worst_case == 0).sum())
+    evidence["rescored"] = {"claimed": fallen} | rescore(victims[name], data.test, suite.threat, adversarials)
+    counted = _counted(results, suite)
+    evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, counted)]
+    # What fell at a smaller radius is counted too, but says nothing of how hard the claimed one was tried.
+    at_claim = [task for task in counted if task.threat == suite.threat]
+    evidence["reach"] = [found for task in at_claim for found in _reach(task)]
+    evidence["apgd"] = [_apgd(task) for task in at_claim if isinstance(task.attack, Apgd)]
     evidence |= _of_the_cascade(results)
     if victims[name].search is not victims[name].exact:
         evidence["parity"] = precision["parity"][name]
@@ -58,11 +61,11 @@ def evidence_on(
     return evidence
 
 
-def _budgets(results: ModelResults, suite: Suite) -> list[dict[str, Any]]:
+def _budgets(results: ModelResults, counted: list[Task]) -> list[dict[str, Any]]:
     """The largest perturbation of each attack that has no reason to stay below epsilon."""
     return [
         {"attack": task.name, "largest": results.largest[task.name], "epsilon": task.threat.radius}
-        for task in _counted(results, suite)
+        for task in counted
         # FAB looks for the *smallest* perturbation that fools.
         if task.name in results.largest and task.threat.epsilon and not isinstance(task.attack, Fab)
     ]
@@ -76,9 +79,10 @@ def _constant(clean: Tensor, data: Data) -> dict[str, Any]:
 
 
 def _counted(results: ModelResults, suite: Suite) -> list[Task]:
-    """The attacks that enter the worst case at the radius that is claimed."""
-    tasks = (task for task in suite.full_tasks() if task.attack is not None and task.counts)
-    return [task for task in tasks if task.threat == suite.threat and task.name in results.outcomes]
+    """The attacks that enter the worst case, those of a cascade at smaller radii included."""
+    return [
+        task for task in suite.full_tasks() if task.attack is not None and task.counts and task.name in results.outcomes
+    ]
 
 
 def _reach(task: Task) -> Iterator[dict[str, Any]]:

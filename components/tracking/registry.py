@@ -123,7 +123,7 @@ def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]
         return dict(tags)
     verdict = {key: value for key, value in tags.items() if key.startswith("verdict")}
     lower = float(tags["worst_case"]) <= float(known["worst_case"])
-    better = tags["verdict"] == "trusted" or known["verdict"] != "trusted"
+    better = tags["verdict"] == TRUSTED or known["verdict"] != TRUSTED
     numbers = {key: value for key, value in tags.items() if key not in verdict}
     return (numbers if lower else {}) | (verdict if better else {})
 

@@ -202,7 +202,7 @@ RULES = (
         bound="without an attack more images are right than with the most common class for each: one-sided exact "
         "McNemar p < 0.01; else suspect",
         meaning="no better than always giving the same answer, which no attack can change",
-        remedy="balance the classes in training; read the class-balanced numbers",
+        remedy="balance the classes in training; read the numbers class by class",
     ),
     Rule(
         findings.claim,
