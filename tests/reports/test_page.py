@@ -18,7 +18,7 @@ from components.reports.robustness.page import page as render
 from components.reports.wording import points
 from tests.parts.evaluation_files import ROLES, document, evidence, gallery, run_stage, write_evaluation
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
