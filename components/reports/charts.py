@@ -91,7 +91,10 @@ def colour(index: int) -> str:
 def mark(shape: int, x: float = 0.0, y: float = 0.0, class_: str = "", title: str = "", scale: float = 1) -> str:
     """The mark of series number `shape` (square, triangle, circle, diamond), so that no figure needs colour alone."""
     text = tag("title", escape(title)) if title else ""
-    path, place = MARKS[shape % len(MARKS)], f"translate({x:.1f} {y:.1f})" + (f" scale({scale:g})" if scale != 1 else "")
+    path, place = (
+        MARKS[shape % len(MARKS)],
+        f"translate({x:.1f} {y:.1f})" + (f" scale({scale:g})" if scale != 1 else ""),
+    )
     return tag("path", text, class_=f"mark {colour(shape)} {class_}".strip(), d=path, transform=place)
 
 

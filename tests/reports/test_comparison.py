@@ -127,7 +127,7 @@ def test_no_attack_in_common_is_refused(tmp_path: Path) -> None:
     none = {"name": "none", "attacks": {}}
     a = write_evaluation(tmp_path / "a", found, cascade=none)
     b = write_evaluation(tmp_path / "b", found, cascade=none, attacks={"pgd": "Pgd(steps=1)"})
-    with pytest.raises(InputError, match=r"no attack in common \(pgd: for A Pgd\(steps=20\), for B Pgd\(steps=1\)\)"):
+    with pytest.raises(InputError, match=r"no attack in common \(PGD for A PGD: 20 steps; for B PGD: 1 step\)"):
         compared(a, b)
     bare = write_evaluation(tmp_path / "bare", {"student/clean": wrong([])}, cascade=none, attacks={})
     assert list(compared(bare, bare)["conditions"]) == ["clean"]

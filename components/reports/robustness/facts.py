@@ -73,13 +73,17 @@ def parameters(params: Mapping[str, Any]) -> list[Group]:
     """Every parameter as params.yaml names and writes it: a group per section, single values first."""
     single = {key: value for key, value in params.items() if not isinstance(value, Mapping)}
     sections = {"": single} | {key: value for key, value in params.items() if key not in single}
-    rows = {key: [(name, parameter_text(value)) for name, value in flat(part).items()] for key, part in sections.items()}
+    rows = {
+        key: [(name, parameter_text(value)) for name, value in flat(part).items()] for key, part in sections.items()
+    }
     return [Group(key, pairs) for key, pairs in rows.items() if pairs]
 
 
 def breakable(text: str) -> str:
     """The text as HTML that breaks behind `/`, `_` and `.`, and a hash behind every eight digits."""
-    parted = HEX.sub(lambda found: re.sub("(.{8})(?=.)", "\\1\u200b", found[0]), re.sub("([/_.])(?=.)", "\\1\u200b", text))
+    parted = HEX.sub(
+        lambda found: re.sub("(.{8})(?=.)", "\\1\u200b", found[0]), re.sub("([/_.])(?=.)", "\\1\u200b", text)
+    )
     return escape(parted).replace("\u200b", "<wbr>")
 
 

@@ -166,7 +166,7 @@ def _candidates(text: str, point: tuple[float, float], gap: float, frame: Box) -
         box = Box(left, top, left + width, top + HEIGHT)
         if box.inside(frame):
             yield Name(text, box, anchor, led=False)
-    lefts = [frame.left + 6 * step for step in range(int((frame.right - frame.left - width) // 6) + 1)]
+    lefts = [frame.left + 9 * step for step in range(int((frame.right - frame.left - width) // 9) + 1)]
     tops = [frame.top + 6 * step for step in range(int((frame.bottom - frame.top - HEIGHT) // 6) + 1)]
     boxes = [Box(left, top, left + width, top + HEIGHT) for left in lefts for top in tops]
     for box in sorted(boxes, key=lambda box: math.dist((x, y), box.nearest(x, y))):
