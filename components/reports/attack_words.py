@@ -87,8 +87,9 @@ def _call(described: str) -> ast.Call | None:
         call = ast.parse(described, mode="eval").body
     except (SyntaxError, ValueError):
         return None
-    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-    return call if named and all(word.arg for word in call.keywords) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        return None
+    return call if all(word.arg for word in call.keywords) else None
 
 
 def _fields(call: ast.Call) -> list[str]:

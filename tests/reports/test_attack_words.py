@@ -64,7 +64,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
 def test_no_page_shows_an_attack_as_code() -> None:
     table = described()
     made = document(grid={"epsilons": ["1/20"], "attacks": table}, transfer={"attacks": {"pgd_sat": table["pgd"]}})
-    made = made.model_copy(update={"attacks": table, "cascade": made.cascade.model_copy(update={"attacks": table})})
+    made = made.model_copy(update={"attacks": table})
     html = page(made, {}, {}, {}, 0).split("</style>")[-1]
     text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
     for name in ATTACKS:

@@ -45,7 +45,7 @@ def plane(document: Report) -> Figure | None:
         return None
     clean = [bound for _, _, rate, _ in shown for bound in (rate.low, rate.high)]
     plot = Plot(percent_axis("clean accuracy, %", [*clean, 1.0]), percent_axis("robust"), width=460, height=330)
-    for index, name, right, robust in shown:
+    for index, _, right, robust in shown:
         x, y = right.value, robust.value
         plot.segment((right.low, y), (right.high, y), f"whisker {colour(index)}")
         plot.segment((x, robust.low), (x, robust.high), f"whisker {colour(index)}")

@@ -87,7 +87,7 @@ def draw(plot: Plot, points: Sequence[Point]) -> None:
     for point, scale in zip(points, scales, strict=True):
         plot.mark(point.x, point.y, point.shape, point.words, scale=scale)
     names = placed([point.name for point in points], at, scales, plot.frame, plot.strokes)
-    for point, (x, y), name in zip(points, at, names, strict=True):
+    for (x, y), name in zip(at, names, strict=True):
         if name is None:
             continue
         if name.led:
