@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from components.statistics.intervals import interval
-from components.statistics.outcomes import Interval, NumImages, Number, Share, shortened
+from components.statistics.outcomes import Interval, Number, NumImages, Share, shortened
 
 
 class BalancedRate(Interval[Share]):

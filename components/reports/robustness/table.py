@@ -25,7 +25,11 @@ def worst_of(document: Report, name: str) -> str:
 def columns(document: Report) -> list[str]:
     """The columns of the main table, in order: every condition that any selected model was measured under."""
     measured = [conditions(document.models[name]) for name in best_models(document)]
-    last = [name for name in ("cascade", "worst_case", "balanced_worst_case", "w_robust") if any(name in row for row in measured)]
+    last = [
+        name
+        for name in ("cascade", "worst_case", "balanced_worst_case", "w_robust")
+        if any(name in row for row in measured)
+    ]
     return ["clean", *document.attacks, *last]
 
 
