@@ -101,7 +101,7 @@ def _judged(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> 
 
 
 def _told(criterion: "Criterion", several: str = "") -> tuple[str, bool]:
-    if criterion.name == "measurement":
+    if criterion.name == "measurement" or criterion.measured == "not measured":
         several = ""
     return f"{criterion.name}: {criterion.measured}{several}, wanted {criterion.wanted}", criterion.met
 
@@ -185,7 +185,8 @@ def _against_holder(
     every = list(_sides(client, resolve(client, f"models:/{name}/{present}"), folder / "present"))
     holders = [side for side in every if not other_question(sides[0], side)]
     if not holders:
-        yield f"{title} cannot be compared with: {'; '.join(other_question(sides[0], every[0]))}", False
+        problems = "; ".join(other_question(sides[0], every[0]))
+        yield f"{title} cannot be compared with: {problems}", False
         return
     # Whoever met more attacks looks worse: the holder must not have met a cascade that the candidate was spared.
     spared = {side.cascade.name for side in _named(holders)} - {side.cascade.name for side in _named(sides)}

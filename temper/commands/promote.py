@@ -42,7 +42,7 @@ def promote(
     for name, share in floors.items():
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"--min-{name}: got {share:g}, want a share from 0 to 1")
-    bar = promotion.Bar(alias, *floors.values(), not_worse_than_champion)
+    bar = promotion.Bar(alias, min_clean, min_worst_case, min_weakest_class, not_worse_than_champion)
 
     def decided(client: object) -> tuple[str, list[str], list[str]]:
         source = registry.resolve(client, version)

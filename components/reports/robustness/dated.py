@@ -46,7 +46,7 @@ def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float])
 
 
 def page_to_show(page: Path) -> Path:
-    """The dated page if it says the same as the page beside it, else that: after a checkout it may be of another run."""
+    """The dated page if it says the same as the page beside it, else that: a checkout may have changed one of them."""
     dated = page.with_suffix(SUFFIX)
     if not (dated.exists() and page.exists()):
         return page
