@@ -42,9 +42,8 @@ def weakest_text(document: Report) -> str:
 
 
 def measurement(document: Report, name: str) -> str:
-    """The verdict on a model's numbers in words: `trusted: no check found a reason to doubt the numbers`."""
-    word = status(document, name)
-    return f"{title(word)}: {MEASUREMENT.get(word, 'nothing checked the numbers')}"
+    """What the verdict on a model's numbers means: `no check found a reason to doubt the numbers`."""
+    return MEASUREMENT.get(status(document, name), "nothing checked the numbers")
 
 
 def verdict_text(document: Report, name: str) -> str:
