@@ -35,7 +35,7 @@ def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
     assert said == "Measurement: student trusted; clean teacher trusted; robust teacher suspect (square helps)"
     assert max(map(len, lines)) <= WIDTH
     heading = next(place for place, line in enumerate(lines) if line.startswith("shapes, 60 test images"))
-    table = lines[heading + 2 : -3]
+    table = lines[heading + 3 : -4]
     assert {len(line) for line in table[1:] if "±" in line} == {len(table[0])}
     assert table[0] == "\u2500" * len(table[0])
 
