@@ -1,5 +1,6 @@
 """The report's document: numbers by hand, a schema it follows, the stage's same bytes, the tables for a terminal."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from components.statistics.documents import as_json, read_document
 from components.statistics.outcomes import hardest
 from tests.parts.evaluation_files import (
     CASCADE,
+    CRITERIA,
     ROLES,
     built,
     document,
@@ -206,11 +208,11 @@ def test_the_stage_writes_the_same_bytes_twice(folder: Path, capsys: pytest.Capt
     run_stage(folder)
     assert {name: (folder / name).read_bytes() for name in OUTPUTS} == first
     assert str(folder).encode() not in b"".join(first.values())
-    assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.html")
+    assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.dated.html")
     numbers = headline(read_document(Report, folder / "reports/robustness.json"))
     assert journal.numbers == numbers == read_json(folder / "metrics/report.json")
     assert {type(value) for value in numbers.values()} <= {int, float} and "student.quick" in numbers
-    assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.html"]
+    assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.dated.html"]
     assert journal.files[-1] == "models/student.safetensors"
     assert {Path(file).suffix for file in journal.files[2:-1]} == {".svg"}
 
@@ -223,11 +225,25 @@ def test_the_verdict_is_told_to_the_tracker(folder: Path) -> None:
     want = {name: judge(evidence) for name, evidence in described["evidence"].items()}
     assert "square_helps" in want["student"].reasons
     assert journal.told == {
+        "decision": "NO-GO",
+        "decision.unmet": "measurement",
         "verdict": want["student"].status,
         "verdict.reasons": ", ".join(want["student"].reasons),
         **{f"verdict.{name}": verdict.status for name, verdict in want.items()},
     }
-    assert journal.told.items() >= {key: journal.version[key] for key in ("verdict", "verdict.reasons")}.items()
+    assert (
+        journal.told.items() >= {key: journal.version[key] for key in ("decision", "decision.unmet", "verdict")}.items()
+    )
+    assert json.loads(journal.version["criteria"]) == CRITERIA
+
+
+def test_criteria_about_what_was_not_evaluated_are_a_no_go_and_no_crash(folder: Path) -> None:
+    run_stage(folder, model="pupil")
+    decision = read_document(Report, folder / "reports/robustness.json").decision
+    assert decision is not None and decision.answer == "NO-GO"
+    assert {one.measured for one in decision.unmet} == {"not judged", "not measured"}
+    page = (folder / "reports/robustness.html").read_text(encoding="utf-8")
+    assert "The pupil, which the criteria are about, was not evaluated." in page
 
 
 def test_a_sparse_evaluation_is_reported_too(folder: Path) -> None:

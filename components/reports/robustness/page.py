@@ -11,8 +11,8 @@ from torch import Tensor
 from components.foundation.errors import InputError
 from components.reports import attack_words, wording
 from components.reports.charts import mark
-from components.reports.robustness import facts, figures, table, training_figures
-from components.reports.robustness.contents import ClassRates, Report
+from components.reports.robustness import facts, figures, sentences, table, training_figures
+from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import gallery, hard_images
 from components.reports.wording import title
@@ -115,6 +115,9 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "document": document,
         "best": best,
         "subject": subject(document),
+        "summary": sentences.summary(document),
+        "weakest": sentences.weakest_text(document),
+        "measurement": sentences.measurement(document, subject(document)),
         "norm": wording.NORM_WORDS[document.threat.norm],
         "status": {name: status(document, name) for name in best},
         "failed": {name: failed(document, name) for name in best},
@@ -124,7 +127,6 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "rows": {name: conditions(document.models[name]) for name in best},
         "marks": [mark(index) for index in range(max(len(best), len(document.grid.attacks), 2))],
         "figures": _figures(document, curves),
-        "weakest": _weakest(document),
         "cost_table": _costs(document),
         "facts": facts.facts(document),
         "params": facts.parameters(document.params),
@@ -160,12 +162,6 @@ def _has(section: str, context: dict[str, Any]) -> bool:
         **{name: drawn[name] for name in ("steps", "capacity", "training", "balance", "kernel")},
     }
     return bool(present.get(section, True))
-
-
-def _weakest(document: Report) -> ClassRates | None:
-    """The class of the subject with the lowest worst-case accuracy."""
-    rows = [(row.worst_case.value, row) for row in document.models[subject(document)].per_class if row.worst_case]
-    return min(rows, key=lambda pair: pair[0])[1] if rows else None
 
 
 def _costs(document: Report) -> dict[str, Any]:
