@@ -13,6 +13,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, Real, strict
 from components.methods.parts.contract import Attacked, Loss, Method, Teacher
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -30,6 +31,7 @@ class Hat:
     beta: NotNegative  # Weight of the divergence between both predictions.
     gamma: NotNegative  # Weight of the helper example's loss.
     reach: Annotated[Real, Field(gt=1)]  # How far the helper example lies along the perturbation; 1 is x̃ itself.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         return Attacked(self, clean_teacher=Teacher(clean_teacher))

@@ -11,6 +11,7 @@ from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import NotNegative, strict
 from components.methods.parts.contract import Attacked, Loss, Method
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -29,6 +30,7 @@ class Lbgat:
     beta: NotNegative  # Weight of the divergence between both predictions.
     reduction: Literal["class_mean", "batch_mean"]  # Over what the squared difference is averaged.
     companion: Literal["clean", "random"]  # Starts from the clean teacher's weights, or afresh.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         """The training method; the teacher itself stays as it is, and the optimizer moves the companion as well."""

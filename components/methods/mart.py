@@ -7,6 +7,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, strict
 from components.methods.parts.contract import Attacked, Loss, Method, one_class
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
 
@@ -24,6 +25,7 @@ class Mart:
 
     attack: Pgd  # How the images to train on are attacked.
     beta: NotNegative  # Weight of the divergence between both predictions.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> Method:
         return Attacked(self)
