@@ -1,7 +1,6 @@
 """The two papers of `cifar10_paper`: TRADES, yaodongyu/TRADES, and B-MTARD, zhaoshiji123/MTARD-extension and MTARD."""
 
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any

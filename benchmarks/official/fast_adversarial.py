@@ -26,9 +26,7 @@ def fgsm_rs(folder: Path, preset: str) -> Outcome:
         tape,
         argv={"--epochs": EPOCHS},
         modules=script.apex() | {"preact_resnet": script.stand_in("preact_resnet", PreActResNet18=tape.network)},
-        prepare=lambda members: members.update(
-            replaced | script.no_evaluation("evaluate_pgd", "evaluate_standard")
-        ),
+        prepare=lambda members: members.update(replaced | script.no_evaluation("evaluate_pgd", "evaluate_standard")),
     )
     settings = ours.settings_of(preset, "train_robust_teacher", {"recipe.epochs": EPOCHS})
     steps = ours.train(settings, tape, ours.batches(given), (MEAN, STD))

@@ -5,7 +5,6 @@ What they draw for that is recorded, and our code gets the same crops with each 
 """
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -85,9 +84,9 @@ class Run(NamedTuple):
     """One of the two scripts: its file, options and edits, and the changes of the preset that shorten it alike."""
 
     file: str
-    argv: Mapping[str, Any]
-    edits: Mapping[str, str]
-    changes: Mapping[str, Any]
+    argv: dict[str, Any]
+    edits: dict[str, str]
+    changes: dict[str, Any]
     reset_every: int
 
 
@@ -113,8 +112,7 @@ def both(folder: Path, preset: str, run: Run) -> Outcome:
     settings = ours.settings_of(preset, "train_robust_teacher", changes)
     noise = iter(past.noise)
     steps = ours.train(settings, tape, past.epochs, drawn=lambda _: next(noise))
-    args = script.defaults(official)
-    return Outcome(tape.steps, steps, {} if "ConvergeSmooth" in str(folder) else ours.constants(args, preset))
+    return Outcome(tape.steps, steps, ours.constants(script.defaults(official), preset))
 
 
 def fgsm_mep(folder: Path, preset: str) -> Outcome:

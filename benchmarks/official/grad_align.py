@@ -53,9 +53,7 @@ def grad_align(folder: Path, preset: str) -> Outcome:
         prepare=prepare,
     )
     settings = ours.settings_of(preset, "train_robust_teacher", {"recipe.epochs": EPOCHS})
-    steps = ours.train(
-        settings, tape, ours.batches(given), schedule=lambda schedule: Ahead(schedule, 1 / BATCHES)
-    )
+    steps = ours.train(settings, tape, ours.batches(given), schedule=lambda schedule: Ahead(schedule, 1 / BATCHES))
     args = script.defaults(official)
     args.lr_max = SHARED["--lr_max"]
     return Outcome(tape.steps, steps, ours.constants(args, preset))

@@ -1,4 +1,4 @@
-"""MART, HAT and LBGAT, whose authors publish the loss as a function: YisenWang/MART, imrahulr/hat, dvlab-research/LBGAT.
+"""MART and HAT, whose authors publish the loss as a function: YisenWang/MART, imrahulr/hat.
 
 The loop around it is ours here: it sets the learning rate that the preset says, passes back and steps.
 """
@@ -22,19 +22,17 @@ LossOf = Callable[[nn.Module, nn.Module, Tensor, Tensor, torch.optim.Optimizer],
 """Model, second network, images, labels, optimizer -> the loss, by the official function."""
 
 
-def stepped(preset: str, loss_of: LossOf, teaches: bool, learns: bool = False) -> Outcome:
-    """Ten steps of both sides; a second network, trained along where it `learns`."""
+def stepped(preset: str, loss_of: LossOf, teaches: bool) -> Outcome:
+    """Ten steps of both sides; a second network is there, and our method asks for it where it `teaches`."""
     tape = Tape()
     given = ours.epochs_of(pictures(EPOCHS * BATCHES * IMAGES, 0, saturated=False), EPOCHS, BATCHES)
-    changes: dict[str, Any] = {"recipe.epochs": EPOCHS}
-    settings = ours.settings_of(preset, "train_robust_teacher", changes)
+    settings = ours.settings_of(preset, "train_robust_teacher", {"recipe.epochs": EPOCHS})
     recipe = settings.section.recipe
     with recording(tape, lambda: tape.networks[0], drawing(tape)):
-        model, second = tape.network(), tape.network().train(learns)
+        model, second = tape.network(), tape.network().eval()
         tape.begin()
-        parameters = [*model.parameters(), *(second.parameters() if learns else ())]
         optimizer = torch.optim.SGD(
-            parameters, recipe.learning_rate, recipe.momentum, 0, recipe.weight_decay, recipe.nesterov
+            model.parameters(), recipe.learning_rate, recipe.momentum, 0, recipe.weight_decay, recipe.nesterov
         )
         for index, (images, labels) in enumerate(batch for epoch in given for batch in epoch):
             factor = settings.schedule.factor(index / BATCHES, EPOCHS)

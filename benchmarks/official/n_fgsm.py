@@ -17,7 +17,9 @@ def n_fgsm(folder: Path, preset: str) -> Outcome:
 
     def loaders(data: Any, *_: object, **__: object) -> tuple[Any, ...]:
         data.img_size, data.max_label = (SIDE, SIDE), 9
-        return script.Feed([[(*batch, batch[1]) for batch in epoch] for epoch in normalised(given)], tape), *([None] * 5)
+        return script.Feed([[(*batch, batch[1]) for batch in epoch] for epoch in normalised(given)], tape), *(
+            [None] * 5
+        )
 
     def prepare(members: dict[str, Any]) -> None:
         members["CIFAR10Utils"].get_indexed_loaders = loaders

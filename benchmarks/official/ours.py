@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmarks.official.tape import CHANNELS, SIDE, Step, Tape, TinyNet, recording, replaying
+from benchmarks.official.tape import Step, Tape, TinyNet, recording, replaying
 from components.data.batch import Batch
 from components.data.normalization import Normalization, Normalize
 from components.distillation import DISTILLATIONS
@@ -112,4 +112,5 @@ def constants(args: Any, preset: str) -> dict[str, tuple[Any, Any]]:
     """What a script's command line says of the optimizer and the length of the run, and what the preset says."""
     recipe = settings_of(preset, "train_robust_teacher", {}).section.recipe
     pairs = {"epochs": "epochs", "lr_max": "learning_rate", "weight_decay": "weight_decay", "batch_size": "batch_size"}
-    return {own: (getattr(args, theirs), getattr(recipe, own)) for theirs, own in pairs.items()}
+    # One script has its epochs as a constant of the file, which is shortened by an edit.
+    return {own: (getattr(args, t), getattr(recipe, own)) for t, own in pairs.items() if hasattr(args, t)}

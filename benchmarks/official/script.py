@@ -82,15 +82,20 @@ def run(
     for old, new in (edits or {}).items():
         assert old in text, f"{path}: no {old!r}"
         text = text.replace(old, new)
-    options = [[name] if value is True else [name, str(value)] for name, value in (argv or {}).items()]
+    options = [path.name]
+    for name, value in (argv or {}).items():
+        options += [name] if value is True else [name, str(value)]
     namespace: dict[str, Any] = {"__name__": "official", "__file__": str(path)}
     every = [*drawing(tape), patch.object(torch, "save", lambda *_, **__: None), *patches]
-    with recording(tape, lambda: tape.networks[0], every), _imports(path.parent, modules or {}), _elsewhere():
-        with patch.object(sys, "argv", [path.name, *sum(options, [])]):
-            exec(compile(text, str(path), "exec"), namespace)
-            prepare(namespace)
-            if "main" in namespace:
-                namespace["main"]()
+    with ExitStack() as stack:
+        stack.enter_context(recording(tape, lambda: tape.networks[0], every))
+        stack.enter_context(_imports(path.parent, modules or {}))
+        stack.enter_context(_elsewhere())
+        stack.enter_context(patch.object(sys, "argv", options))
+        exec(compile(text, str(path), "exec"), namespace)
+        prepare(namespace)
+        if "main" in namespace:
+            namespace["main"]()
     return namespace
 
 
