@@ -35,8 +35,9 @@ OUT = ROOT / "benchmarks" / "results" / "official_agreement.json"
 
 def section_of(preset: str, stage: str) -> dict[str, Any]:
     """What the preset says of that training: the result holds for these values alone."""
-    section = preset_values(ROOT, preset)[stage]
-    return {key: section[key] for key in ("method", "schedule", "recipe", "smoothing", "perturbation")}
+    values = preset_values(ROOT, preset)
+    keys = ("method", "schedule", "recipe", "smoothing", "perturbation")
+    return {key: values[stage][key] for key in keys} | {"normalization": values["normalize_data"]["method"]}
 
 
 def compare(case: Case, code: Path) -> dict[str, Any]:

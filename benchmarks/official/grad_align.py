@@ -68,6 +68,7 @@ CASES = [
         grad_align,
         (
             "pixels lie in [0.1, 0.9], where neither side clips the nearby point nor halves a gradient",
+            "the network normalises nothing; theirs does it inside, as our first layer does",
             "our schedule is read one step later, as theirs counts steps from 1",
             "the first statistics of batch norm are those after the official script's look before training",
         ),
