@@ -28,6 +28,8 @@ class BMtard:
 
     `reduction` is that of both divergences: `batch_mean`, or the published code's `class_mean`, which goes with its
     learning rate. At each of `balance_milestones` (epochs done) both step sizes are multiplied by `balance_decay`.
+    Unlike here, the published code does not clip the start x + 0.001 N to [0, 1] before the first gradient, and has
+    1e-5 inside its logarithms.
     """
 
     attack: Pgd  # How the student's images are attacked.

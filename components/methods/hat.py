@@ -24,7 +24,8 @@ class Hat:
 
     Each term is averaged over the batch. The helper example is the published one: it lies outside the ball, and is not
     clipped to [0, 1], so that it stays on the line through x and x̃. Published: `beta` 2.5, `gamma` 0.5, `reach` 2, an
-    attack up the divergence (loss `kl`) from a gaussian start. Errors: a `reach` of at most 1, which is not beyond x̃.
+    attack up the divergence (loss `kl`) from a gaussian start, which the published code does not clip to [0, 1].
+    Errors: a `reach` of at most 1, which is not beyond x̃.
     """
 
     attack: Pgd  # How the images to train on are attacked.

@@ -23,7 +23,8 @@ class Lbgat:
     The square is averaged over images and, with `reduction` class_mean as published, over classes too; with batch_mean
     it is summed over classes. The companion has the clean teacher's architecture and starts from its weights (`clean`)
     or afresh, in torch's own way (`random`). x̃ is an attack on f alone. Published: `beta` 0 or 6, an attack up the
-    divergence (loss `kl`) from a gaussian start, an untrained companion.
+    divergence (loss `kl`) from a gaussian start, which the published code does not clip to [0, 1], an untrained
+    companion.
     """
 
     attack: Pgd  # How the images to train on are attacked; the companion is not.

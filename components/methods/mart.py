@@ -20,7 +20,7 @@ class Mart:
     """BCE(f(x̃), y) + beta · mean[KL(p(x) ‖ p(x̃)) · (1 - p_y(x))], with BCE = CE - log(1.0001 - max p_j(x̃) over j ≠ y).
 
     The gradient goes through every factor. Published: `beta` 5 and an attack up the cross-entropy from a gaussian
-    start. Errors: labels that are mixed.
+    start, which the published code does not clip to [0, 1] before the first gradient. Errors: labels that are mixed.
     """
 
     attack: Pgd  # How the images to train on are attacked.

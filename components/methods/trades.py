@@ -22,6 +22,7 @@ class Trades:
 
     With `clean_passes` 2, as in the published code, the divergence has a pass of the clean images of its own. The loss
     is the same, but the clean images count twice in the running statistics of batch norm, the attacked ones once.
+    Unlike here, the published code does not clip the start x + 0.001 N to [0, 1] before the first gradient.
     """
 
     beta: NotNegative  # Weight of the divergence between both predictions.
