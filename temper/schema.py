@@ -11,6 +11,7 @@ from components.attacks import ATTACKS
 from components.datasets import DATASETS
 from components.distillation import DISTILLATIONS
 from components.evaluation.cascades import NAMES as CASCADES
+from components.evaluation.criteria import Criteria
 from components.evaluation.suite import EvaluationSection
 from components.foundation.params import MAX_SEED
 from components.methods import METHODS
@@ -20,7 +21,7 @@ from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel
 from components.reports import grids
 from components.schedules import SCHEDULES
-from components.stages import SHARED, distill_student, fetch_data, normalize_data, report
+from components.stages import CRITERIA, SHARED, distill_student, fetch_data, normalize_data, report
 from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
@@ -96,6 +97,7 @@ def sections() -> dict[str, Key]:
     cascade = replace(evaluation.children["cascade"], words=f"{', '.join(CASCADES)}, or named attacks")
     children = {"grid": replace(grid, children=grid.children | inner), "cascade": cascade}
     found["evaluate_attacks"] = replace(evaluation, children=evaluation.children | children)
+    found[CRITERIA] = _section(Criteria)
     found["report"] = _section(report.ReportSection)
     return found
 

@@ -6,6 +6,7 @@ The same attacks, journal, verdict and report as the pipeline's own evaluation (
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
+from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import build, headline
 from components.reports.robustness.page import page
 from components.reports.robustness.table import text_table
@@ -43,6 +45,7 @@ Note = Callable[[str], None]
 
 def main(given: EvaluateOptions) -> None:
     """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
+    began = time.monotonic()
     models, foreign, shard = options.named_models(given.model), options.foreign_of(given), options.shard_of(given.shard)
     if given.images is not None and given.images < 1:
         raise InputError(f"--images: got {given.images}, want at least 1")
@@ -66,7 +69,7 @@ def main(given: EvaluateOptions) -> None:
     with _notes(given.track and shard.number == 0, params.values) as (journal, note):
         evaluate(candidates, data, suite, Folders(given.out, given.out, shard), evidence_on, extra, note)
         if shard.number == 0:
-            report(given.out, suite, data, journal)
+            report(given.out, suite, data, time.monotonic() - began, journal)
         else:
             note(f"shard {shard.number} of {shard.processes}: done; shard 0 writes the results")
 
@@ -104,28 +107,34 @@ def _data(images: OutsideImages, batch_size: int, device: torch.device) -> Data:
     return Data(images.name, digest({"test": images.test}), images.classes, there(images.test), held_out)
 
 
-def report(folder: Path, suite: Suite, data: Data, journal: Journal | None) -> None:
-    """Writes robustness.json and robustness.html of the evaluation in `folder`, and prints the table."""
+def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Journal | None) -> None:
+    """Writes robustness.json and the page, plain and dated, of the evaluation in `folder`, and prints the table.
+
+    `seconds` is what this process took so far. Nothing is decided: no criteria were written down for these models.
+    """
     evaluation = read_document(Evaluation, folder / "evaluation.json")
     outcomes, _ = read_tensors(folder / "outcomes.safetensors")
     gallery, metadata = read_tensors(folder / "gallery.safetensors")
     about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
     document = build(evaluation, outcomes, {}, about, judge)
     write_document(folder / "robustness.json", document)
-    write_text(folder / "robustness.html", page(document, {}, gallery, metadata, suite.section.gallery_images))
+    declared = folder / "robustness.html"
+    write_text(declared, page(document, {}, gallery, metadata, suite.section.gallery_images))
+    run = journal.pipeline if journal is not None else ""
+    dated = write_dated(declared, run, data.test.images.device.type, {"evaluation": seconds})
     if journal is not None:
-        _record(journal, folder, document)
-    print(f"\n{text_table(document)}\n\nReport: {folder / 'robustness.html'}")
+        _record(journal, folder, dated, document)
+    print(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
-def _record(journal: Journal, folder: Path, document: Report) -> None:
+def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> None:
     journal.headline(headline(document))
     journal.tags({f"verdict.{name}": found.status for name, found in document.verdict.items()})
     journal.upstream({name: model.sha256 for name, model in document.models.items()})
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(folder / name)
-    for name in ("robustness.json", "robustness.html"):
-        journal.artifact(folder / name, "report", on_pipeline=True)
+    for path in (folder / "robustness.json", dated):
+        journal.artifact(path, "report", on_pipeline=True)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,9 @@ STAGES = (
     "report",
 )
 SHARED = ("seed", "compute", "parallel", "threat", "ntk")
+# The section that no number depends on: the report alone reads it.
+CRITERIA = "criteria"
+KNOWN = {*STAGES, *SHARED, CRITERIA}
 
 
 def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
@@ -29,8 +32,9 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     began = time.monotonic()
     with as_process(stage):
         params = Params.read()
-        params.require_known({*STAGES, *SHARED})
+        params.require_known(KNOWN)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
+        told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
         with Journal.open(stage, inputs=fingerprint(inputs)) as journal:
             journal.params(told)

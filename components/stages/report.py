@@ -1,12 +1,16 @@
 """Stage report: the evaluation and the curves become robustness.json, one page, DVC metrics and plots, and a table."""
 
+import json
+from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from components.data.pixels import to_pixels
+from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
 from components.foundation.params import Params, Whole, strict
@@ -14,10 +18,11 @@ from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
 from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report, Training
+from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
 from components.reports.robustness.page import figure_files, page
 from components.reports.robustness.table import text_table
-from components.stages import run
+from components.stages import CRITERIA, STAGES, run
 from components.statistics.documents import read_document, write_document
 from components.statistics.outcomes import Rate
 from components.tracking.journal import Journal
@@ -34,50 +39,69 @@ class ReportSection:
     gallery_images: Whole  # Images that the report shows.
 
 
-def read(params: Params) -> ReportSection:
-    """The stage's section, checked."""
-    return params.typed(ReportSection, "report")
+def read(params: Params) -> tuple[ReportSection, Criteria]:
+    """The stage's section and the criteria of the decision, checked."""
+    return params.typed(ReportSection, "report"), params.typed(Criteria, CRITERIA)
 
 
 def main(params: Params, journal: Journal) -> None:
-    """Writes every file of the report, prints the table, journals verdict and headline and registers the student."""
-    section = read(params)
+    """Writes every file of the report, prints the table, journals decision and headline and registers the student."""
+    section, criteria = read(params)
     curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
-    document = _document(params, curves)
+    document = _document(params, criteria, curves)
     tensors, metadata = read_tensors("evaluation/gallery.safetensors")
-    html = page(document, curves, tensors, metadata, section.gallery_images)
+    html, numbers = page(document, curves, tensors, metadata, section.gallery_images), headline(document)
     write_document(DOCUMENT, document)
-    write_json("metrics/report.json", headline(document))
+    write_json("metrics/report.json", numbers)
     write_csv("plots/epsilon.csv", epsilon_rows(document))
     write_csv("plots/transfer.csv", transfer_rows(document))
     write_text(PAGE, html)
-    journal.headline(headline(document))
-    journal.tags(verdict_tags(document))
-    for path in (DOCUMENT, PAGE):
+    costs = {path.stem: read_json(path) for path in sorted((WORK / "costs").glob("*.json"))}
+    write_json("reports/costs.json", costs)
+    seconds = {stage: costs[stage]["seconds"] for stage in STAGES if stage in costs}
+    dated = write_dated(Path(PAGE), journal.pipeline, document.provenance.get("device", ""), seconds)
+    journal.headline(numbers)
+    journal.tags(decision_tags(document))
+    for path in (DOCUMENT, dated):
         journal.artifact(path, "report", on_pipeline=True)
     for name, svg in figure_files(document, curves).items():
         write_text(WORK / "figures" / name, svg)
         journal.artifact(WORK / "figures" / name, "figures")
-    register_student(document, tensors["images"], journal)
-    write_json("reports/costs.json", {path.stem: read_json(path) for path in sorted((WORK / "costs").glob("*.json"))})
-    print(f"\n{text_table(document)}\n\nReport: {PAGE}")
+    register_student(document, criteria, numbers, tensors["images"], journal)
+    print(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
-def verdict_tags(document: Report) -> dict[str, str]:
-    """The verdict on the report's subject, the rules that object to it, and the verdict on every selected model."""
-    me = subject(document)
+def decision_tags(document: Report) -> dict[str, str]:
+    """The decision with the criteria that are not met; the verdict on the report's subject and on every other model."""
+    me, decision = subject(document), document.decision
+    unmet = [criterion.name for criterion in decision.unmet] if decision else []
+    answer = {"decision": decision.answer, "decision.unmet": "; ".join(unmet) or "none"} if decision else {}
     each = {f"verdict.{name}": status(document, name) for name in best_models(document)}
-    return {"verdict": status(document, me), "verdict.reasons": ", ".join(reasons(document, me)) or "none", **each}
+    return answer | {
+        "verdict": status(document, me),
+        "verdict.reasons": ", ".join(reasons(document, me)) or "none",
+        **each,
+    }
 
 
-def register_student(document: Report, images: Tensor, journal: Journal) -> None:
-    """Hands the student to the tracker's registry, with headline numbers, verdict and the hashes it comes from."""
+def register_student(
+    document: Report, criteria: Criteria, numbers: dict[str, float | int], images: Tensor, journal: Journal
+) -> None:
+    """Hands the student to the tracker's registry, with headline numbers, verdict and the hashes it comes from.
+
+    The criteria go with it, and the decision where it is on the student: promotion judges by what was written then.
+    """
     example = WORK / "student_example.npy"
     with replacing(example) as partial, partial.open("wb") as file:
         np.save(file, to_pixels(images[:2]).contiguous().numpy())
     student = document.models["student"]
-    own = {k.removeprefix("student."): v for k, v in headline(document).items() if k.startswith("student.")}
-    verdict = {"verdict": status(document, "student"), "verdict.reasons": verdict_tags(document)["verdict.reasons"]}
+    own = {k.removeprefix("student."): v for k, v in numbers.items() if k.startswith("student.")}
+    verdict = {
+        "verdict": status(document, "student"),
+        "verdict.reasons": ", ".join(reasons(document, "student")) or "none",
+    }
+    decision = {k: v for k, v in decision_tags(document).items() if k.startswith("decision")}
+    decided = (decision if criteria.model == "student" else {}) | {"criteria": json.dumps(asdict(criteria))}
     hashes = {"sha256": student.sha256, **{f"upstream.{k}": v for k, v in student.upstream.items()}}
     asked = {
         "norm": document.threat.norm,
@@ -85,12 +109,12 @@ def register_student(document: Report, images: Tensor, journal: Journal) -> None
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
     }
-    tags = {**asked, **own, **verdict, **hashes}
+    tags = {**asked, **own, **verdict, **decided, **hashes}
     journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
     journal.upstream({"student": student.sha256} | student.upstream)
 
 
-def _document(params: Params, curves: dict[str, list[dict[str, str]]]) -> Report:
+def _document(params: Params, criteria: Criteria, curves: dict[str, list[dict[str, str]]]) -> Report:
     outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
     training = {}
     for name, rows in curves.items():
@@ -98,7 +122,7 @@ def _document(params: Params, curves: dict[str, list[dict[str, str]]]) -> Report
         training[name] = Training(file=file, sha256=sha256(file), epochs=len(rows), alarms=alarms(name))
     evaluation = read_document(Evaluation, "evaluation/evaluation.json")
     # All parameters, for whoever reads the page: dvc.yaml declares every section for this stage.
-    return build(evaluation, outcomes, training, read_json("metrics/data.json"), judge, params.values)
+    return build(evaluation, outcomes, training, read_json("metrics/data.json"), judge, params.values, criteria)
 
 
 def alarms(name: str) -> list[str]:

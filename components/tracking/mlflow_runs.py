@@ -135,8 +135,8 @@ def _tags(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     commit = event["tags"].get("git.commit")
     # MLflow shows the second as the version of a run.
     shared = {"git.commit": commit, "mlflow.source.git.commit": commit} if commit else {}
-    # A verdict is what one looks for in the list of pipeline runs.
-    shared |= {key: value for key, value in event["tags"].items() if key.startswith("verdict")}
+    # Decision and verdict are what one looks for in the list of pipeline runs.
+    shared |= {key: value for key, value in event["tags"].items() if key.startswith(("decision", "verdict"))}
     mlflow.tag(box.state.run, {**event["tags"], **shared})
     mlflow.tag(mlflow.pipeline(box, event), shared)
 

@@ -16,7 +16,7 @@ from prefect.futures import as_completed
 from prefect.states import Completed
 
 from components.foundation.errors import InputError
-from pipelines.flows.harden import results
+from pipelines.flows.harden import page_uri, results
 from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended, meaning
 from pipelines.running.retries import retries as retried
@@ -134,5 +134,5 @@ def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
         return end
     if table := results(Path.cwd(), "--markdown", document=out / "robustness.json"):
         create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")
-    create_link_artifact((Path.cwd() / out / "robustness.html").as_uri(), key="report", link_text="robustness report")
+        create_link_artifact(page_uri(Path.cwd(), table), key="report", link_text="robustness report")
     return Completed(message=f"results in {out}")

@@ -27,7 +27,6 @@ from pipelines.running.stage import run_stage
 from pipelines.running.tasks import FlowRun, refused, unfinished
 
 RESULT = Path("reports/robustness.json")
-REPORT = Path("reports/robustness.html")
 
 
 # Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
@@ -87,6 +86,11 @@ def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
         return None
 
 
+def page_uri(root: Path, table: str) -> str:
+    """The address of the page that results, as Markdown, name in their last line."""
+    return (root / table.rpartition("Report: ")[2].strip("`")).resolve().as_uri()
+
+
 def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> dict[str, State[Any]]:
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -117,6 +121,4 @@ def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
         return
     if table := results(run.root, "--markdown"):
         artifacts.create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
-    if (run.root / REPORT).exists():
-        uri = (run.root / REPORT).resolve().as_uri()
-        artifacts.create_link_artifact(uri, key="report", link_text="robustness report")
+        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="robustness report")

@@ -16,6 +16,9 @@ def promote(
     min_clean: Annotated[
         float | None, typer.Option(metavar="SHARE", help=f"Least accuracy without attack: {BOUND}")
     ] = None,
+    min_weakest_class: Annotated[
+        float | None, typer.Option(metavar="SHARE", help=f"The same of the class that fares worst: {BOUND}")
+    ] = None,
     not_worse_than_champion: Annotated[
         bool,
         typer.Option(
@@ -24,24 +27,26 @@ def promote(
         ),
     ] = False,
 ) -> None:
-    """Give a registered model an alias, if rules allow it.
+    """Give a registered model an alias, if its criteria are met.
 
-    Its evaluation must be trusted and its numbers must pass. Nothing overrides a rule.
+    They are those of params.yaml (section criteria) that its report was made with. Options add to them; nothing
+    overrides one.
 
-    Exit status: 0 when promoted, 1 when a rule refuses, 2 for a mistake.
+    Exit status: 0 when promoted, 1 when a criterion is not met, 2 for a mistake.
     """
     from components.foundation.errors import InputError
-    from components.tracking import registry
+    from components.tracking import promotion, registry
     from components.tracking.mlflow_runs import asked
 
-    for name, share in (("--min-clean", min_clean), ("--min-worst-case", min_worst_case)):
+    floors = {"clean": min_clean, "worst-case": min_worst_case, "weakest-class": min_weakest_class}
+    for name, share in floors.items():
         if share is not None and not 0 <= share <= 1:
-            raise InputError(f"{name}: got {share:g}, want a share from 0 to 1")
-    bar = registry.Bar(alias, min_clean, min_worst_case, not_worse_than_champion)
+            raise InputError(f"--min-{name}: got {share:g}, want a share from 0 to 1")
+    bar = promotion.Bar(alias, min_clean, min_worst_case, min_weakest_class, not_worse_than_champion)
 
     def decided(client: object) -> tuple[str, list[str], list[str]]:
         source = registry.resolve(client, version)
-        return source.title, *registry.promote(client, source, bar)
+        return source.title, *promotion.promote(client, source, bar)
 
     title, failed, passed = asked(decided)
     if failed:

@@ -37,13 +37,14 @@ def show(
         Path | None, typer.Option(metavar="OUT", help="Write the outcome of every image there, .csv or .parquet.")
     ] = None,
 ) -> None:
-    """Show the table and the verdict of a report.
+    """Show the decision and the table of a report.
 
     Also where its page is. With `--outcomes`, a row for each model, attack and image is written instead; FILE may then
     be the folder of an evaluation. `show` need not be typed.
     """
     from components.reports.outcome_table import write_outcome_table
     from components.reports.robustness.contents import Report
+    from components.reports.robustness.dated import page_to_show
     from components.reports.robustness.table import markdown_table, text_table
     from components.statistics.documents import read_document
 
@@ -51,7 +52,7 @@ def show(
         print(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
         return
     path = document / "robustness.json" if document.is_dir() else document
-    shown, page = read_document(Report, path), path.with_suffix(".html")
+    shown, page = read_document(Report, path), page_to_show(path.with_suffix(".html"))
     table, place = (markdown_table(shown), f"`{page}`") if markdown else (text_table(shown), page)
     print(f"{table}\n\nReport: {place}")
 

@@ -146,7 +146,7 @@ def test_a_float_search_and_a_file_of_floats(case, capsys):
     parity = evaluation["precision"]["parity"]["one"]
     # The images that are not attacked serve to check the search on.
     assert parity["n"] == 60 and parity["passed"]
-    assert "Report: deep/er/robustness.html" in capsys.readouterr().out
+    assert "Report: deep/er/robustness.dated.html" in capsys.readouterr().out
 
 
 def test_a_state_dict_and_a_program_beside_our_file(case, capsys):
@@ -179,7 +179,7 @@ def test_without_a_params_file_the_defaults_follow_the_threat(case, capsys):
     assert evaluation["curve"]["epsilons"] == ["0", "13/510", "13/255", "26/255", "13/85", "52/255", "104/255"]
     assert evaluation["grid"]["epsilons"] == ["13/510", "13/255", "26/255", "52/255"]
     assert evaluation["attacks"]["pgd"].startswith("Pgd(steps=20, step_size=13/510, start='uniform'")
-    assert "Report: evaluation/outside/robustness.html" in capsys.readouterr().out
+    assert "Report: evaluation/outside/robustness.dated.html" in capsys.readouterr().out
 
 
 def test_only_the_first_shard_writes(case, capsys):

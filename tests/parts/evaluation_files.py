@@ -50,8 +50,20 @@ LAST_ATTACKS = ("fgsm", "pgd_sat")
 SKILL = {"clean_teacher": (0.99, 0.25), "robust_teacher": (0.95, 0.80), "student": (0.985, 0.76)}
 
 
+CRITERIA: dict[str, Any] = {
+    "model": "student",
+    "clean": None,
+    "worst_case": None,
+    "weakest_class": None,
+    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher"},
+    "champion": True,
+}
+
+
 class Recorder:
     """Stands for the journal: keeps what the stage reports."""
+
+    pipeline = "20261127-093000-ab12"
 
     def __init__(self) -> None:
         self.numbers: dict[str, float] = {}
@@ -76,12 +88,13 @@ class Recorder:
         self.hashes = hashes
 
 
-def run_stage(root: Path, gallery_images: int = 3) -> Recorder:
-    """Runs the stage report in `root`, and returns what it told the journal."""
+def run_stage(root: Path, gallery_images: int = 3, **criteria: Any) -> Recorder:
+    """Runs the stage report in `root`, with changes to the criteria, and returns what it told the journal."""
     before, journal = Path.cwd(), Recorder()
     os.chdir(root)
     try:
-        report.main(Params({"report": {"gallery_images": gallery_images}}), cast(Journal, journal))
+        params = {"report": {"gallery_images": gallery_images}, "criteria": CRITERIA | criteria}
+        report.main(Params(params), cast(Journal, journal))
     finally:
         os.chdir(before)
     return journal

@@ -92,9 +92,9 @@ def record_evaluation(folder: Path, digest: str) -> None:
             journal.artifact(folder / name)
 
 
-def record_report(model: Path, digest: str, verdict: str) -> None:
+def record_report(model: Path, digest: str, verdict: str, **tags: str) -> None:
     """The journal of the report stage, which registers the student and closes the pipeline run."""
     with Journal.open("report") as journal:
-        tags = {"sha256": digest, **({"verdict": verdict} if verdict else {})}
+        tags = {"sha256": digest, **({"verdict": verdict} if verdict else {}), **tags}
         journal.model(model, "temper-student", (1, 8, 8), 4, model.with_name("example.npy"), tags)
         journal.upstream({"student": digest})

@@ -1,5 +1,6 @@
 """Evaluations read back from a real MLflow store, and promotion that no rule can be talked out of."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)"
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json
 from components.tracking import mlflow_runs as tracking
-from components.tracking import registry
-from components.tracking.registry import Bar, fetch, promote, resolve
+from components.tracking import promotion, registry
+from components.tracking.promotion import Bar, promote
+from components.tracking.registry import fetch, resolve
 from temper.cli import main as temper
+from tests.parts.evaluation_files import CRITERIA
 from tests.parts.paired_evaluations import outcomes, record_evaluation, record_report, write_evaluation, write_model
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
@@ -49,17 +52,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             digest = write_model(model, seed=version)
             attacks = {"cascade": {"name": "none", "attacks": {}}} if version == 6 else {}
             record_evaluation(write_evaluation(root / f"{version}", outcomes(lost), digest, **attacks), digest)
-            record_report(model, digest, verdict)
+            record_report(model, digest, verdict, criteria=written())
         second = root / "2/student.safetensors"
         # A model from outside, evaluated in the same pipeline run, is not to be taken for it.
         record_evaluation(write_evaluation(root / "outside", outcomes(10, "theirs"), "e" * 64), "e" * 64)
-        record_report(second, registry_digest(root, 2), "trusted")
+        record_report(second, registry_digest(root, 2), "trusted", criteria=written())
         first = registry_digest(root, 1)
         weaker = {"attacks": {"fgsm": "Fgsm()", "pgd": "Pgd(steps=1)"}}
         record_evaluation(write_evaluation(root / "weaker", outcomes(10), first, **weaker), first)
-        record_report(root / "1/student.safetensors", first, "trusted")
+        record_report(root / "1/student.safetensors", first, "trusted", criteria=written())
         assert temper(["records", "send"]) == 0
         yield root
+
+
+def written(**changes: Any) -> str:
+    """Criteria as the report stage records them with a version: a trusted measurement of some robustness, no more."""
+    nobody = {"clean": None, "worst_case": None}
+    return json.dumps(
+        CRITERIA | {"not_worse_than": nobody, "champion": False} | changes,
+    )
 
 
 def registry_digest(root: Path, version: int) -> str:
@@ -80,7 +91,7 @@ def reference(version: int | str) -> str:
 
 
 def bar(**changes: Any) -> Bar:
-    return Bar(**{"alias": "champion", "min_clean": None, "min_worst_case": None, "not_worse": False} | changes)
+    return Bar(alias="champion", **changes)
 
 
 def champion(client: Any) -> str | None:
@@ -133,15 +144,17 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     failed, passed = promote(client, resolve(client, reference(2)), bar(min_clean=0.9, min_worst_case=0.65))
     assert failed == []
     assert champion(client) == "2"
-    assert passed[0] == "verdict trusted"
-    assert "worst case at least 65.7% (75.0%, n = 100), wanted 65.0%" in passed
+    assert passed[:2] == ["cascade quick", "measurement: trusted, wanted trusted"]
+    assert "worst case: 75.0 % (65.7 % to 82.5 %, n = 100), wanted surely at least 65.0 %" in passed
     assert client.get_model_version(NAME, "2").tags["promoted.champion"] == "; ".join(passed)
 
 
 def test_a_model_file_is_one_version_whose_lowest_number_counts(client: Any) -> None:
     assert len(client.search_model_versions(f"name = '{NAME}'")) == len(VERSIONS)
     failed, _ = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.6))
-    assert failed == ["worst case at least 50.2% (60.0%, n = 100, lowest of 2 evaluations), want 60.0%"]
+    assert failed == [
+        "worst case: 60.0 % (50.2 % to 69.1 %, n = 100) (lowest of 2 evaluations), wanted surely at least 60.0 %"
+    ]
 
 
 def test_without_a_named_cascade_nothing_is_promoted(client: Any) -> None:
@@ -183,15 +196,27 @@ def test_a_version_that_is_evaluated_again(
     assert {key: found[key] for key in ("worst_case", "verdict") if key in found} == want
 
 
+FEW = "worst case: 75.0 % (65.7 % to 82.5 %, n = 100), wanted surely at least 70.0 %"
+
+
 @pytest.mark.parametrize(
     ("version", "changes", "said"),
     [
-        (3, {}, ["verdict suspect"]),
-        (4, {}, ["no verdict (not registered by the report stage?)"]),
+        (3, {}, ["measurement: suspect, wanted trusted"]),
+        (4, {}, ["measurement: not judged, wanted trusted"]),
         # 75 of 100 are above 0.7, but the interval is not.
-        (2, {"min_worst_case": 0.7}, ["worst case at least 65.7% (75.0%, n = 100), want 70.0%"]),
-        (2, {"min_clean": 0.98}, ["clean at least 93.0% (98.0%, n = 100), want 98.0%"]),
-        (3, {"min_worst_case": 0.7}, ["verdict suspect", "worst case at least 66.8% (76.0%, n = 100), want 70.0%"]),
+        (2, {"min_worst_case": 0.7}, [FEW]),
+        (2, {"min_clean": 0.98}, ["clean accuracy: 98.0 % (93.0 % to 99.8 %, n = 100), wanted surely at least 98.0 %"]),
+        (
+            3,
+            {"min_worst_case": 0.7},
+            ["measurement: suspect, wanted trusted", FEW.replace("75.0 % (65.7 % to 82.5", "76.0 % (66.8 % to 83.3")],
+        ),
+        (
+            2,
+            {"min_weakest_class": 0.6},
+            ["weakest class “circle”: 72.0 % (50.6 % to 87.9 %, n = 25), wanted surely at least 60.0 %"],
+        ),
     ],
 )
 def test_a_failed_rule_refuses(client: Any, version: int, changes: dict[str, Any], said: list[str]) -> None:
@@ -206,11 +231,11 @@ def test_a_worse_model_does_not_replace_the_champion(client: Any) -> None:
     assert alone == [], "there was none to be worse than"
     failed, _ = promote(client, resolve(client, reference(1)), bar(not_worse=True))
     (text,) = failed
-    assert text.startswith("champion 2 is more robust than version 1 by 15.0 points (95 % interval 9.3 to 23.3, n")
+    assert text.startswith("worst case against champion 2: −15.0 points (−23.3 to −9.3, p < 0.001)")
     assert champion(client) == "2"
     again, passed = promote(client, resolve(client, reference(5)), bar(not_worse=True))
     assert again == []
-    assert "only differences above" in passed[-1] and "version 5 minus champion 2: 0.0" in passed[-1]
+    assert passed[-1].startswith("worst case against champion 2: +0.0 points")
     assert champion(client) == "5", "no difference is not worse"
 
 
@@ -218,13 +243,67 @@ def test_a_better_model_replaces_the_champion(client: Any) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
     failed, passed = promote(client, resolve(client, reference(2)), bar(not_worse=True))
     assert failed == []
-    assert passed[-1].startswith("version 2 is more robust than champion 1 by 15.0 points")
+    assert passed[-1].startswith("worst case against champion 1: +15.0 points")
     assert champion(client) == "2"
+
+
+@pytest.fixture
+def recorded(client: Any) -> Iterator[Any]:
+    """Writes other criteria on a version, and takes them back."""
+    changed: set[int] = set()
+
+    def record(version: int, **changes: Any) -> None:
+        changed.add(version)
+        client.set_model_version_tag(NAME, str(version), "criteria", written(**changes))
+
+    yield record
+    for version in changed:
+        client.set_model_version_tag(NAME, str(version), "criteria", written())
+
+
+def test_what_was_written_before_decides_and_options_only_add(client: Any, recorded: Any) -> None:
+    recorded(2, worst_case=0.7)
+    for changes in ({}, {"min_worst_case": 0.1}):
+        assert promote(client, resolve(client, reference(2)), bar(**changes))[0] == [FEW]
+    failed, _ = promote(client, resolve(client, reference(2)), bar(min_worst_case=0.72))
+    assert failed == [FEW.replace("70.0 %", "72.0 %")]
+    recorded(2, worst_case=0.6, not_worse_than={"clean": None, "worst_case": "robust_teacher"})
+    failed, _ = promote(client, resolve(client, reference(2)), bar())
+    assert failed == [
+        "worst case against robust teacher: not measured, wanted not significantly worse on the same images"
+    ]
+    recorded(2, model="robust_teacher")
+    assert (
+        "the criteria are about robust_teacher, which this is not"
+        in promote(client, resolve(client, reference(2)), bar())[0]
+    )
+    assert champion(client) is None
+
+
+def test_without_criteria_nothing_is_promoted(client: Any, recorded: Any) -> None:
+    recorded(2)
+    client.delete_model_version_tag(NAME, "2", "criteria")
+    (text,) = promote(client, resolve(client, reference(2)), bar())[0]
+    assert text.startswith("no criteria are recorded with it") and champion(client) is None
+
+
+@pytest.mark.parametrize(("holder", "candidate", "worse"), [(5, 1, True), (1, 5, False)])
+@pytest.mark.parametrize("step", [1, -1])
+def test_the_champion_is_compared_with_the_lowest_of_all_evaluations(
+    client: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch, holder: int, candidate: int, worse: bool, step: int
+) -> None:
+    """Version 1 loses 40 images in one evaluation and 10 in the other, whichever is the first; version 5 loses 25."""
+    client.set_registered_model_alias(NAME, "champion", str(holder))
+    recorded(candidate, champion=True)
+    runs = registry._runs
+    monkeypatch.setattr(registry, "_runs", lambda *told: list(runs(*told))[::step])
+    failed, _ = promote(client, resolve(client, reference(candidate)), bar())
+    assert [text.partition(":")[0] for text in failed] == (["worst case against champion 5"] if worse else [])
 
 
 def replace_evaluation(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
     """Puts another evaluation in the place of every one of version 1."""
-    real = registry._fetch
+    real = registry.evaluations
 
     def fetched(client: Any, source: Any, folders: Iterator[Path]) -> Iterator[tuple[Path, str | None]]:
         for folder, model in real(client, source, folders):
@@ -232,7 +311,7 @@ def replace_evaluation(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
                 (folder / name).write_bytes((other / name).read_bytes())
             yield folder, model
 
-    monkeypatch.setattr(registry, "_fetch", fetched)
+    monkeypatch.setattr(promotion, "evaluations", fetched)
 
 
 def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
@@ -242,7 +321,7 @@ def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
     replace_evaluation(monkeypatch, write_evaluation(tmp_path, outcomes(5), threat={"norm": "l2", "epsilon": "1/2"}))
     failed, _ = promote(client, resolve(client, reference(1)), bar(not_worse=True))
     assert len(failed) == 1
-    assert "cannot be compared: another threat model" in failed[0]
+    assert "champion 2 cannot be compared with: another threat model" in failed[0]
     assert champion(client) == "2"
 
 
@@ -251,7 +330,11 @@ def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pyte
     bare = write_evaluation(tmp_path, clean, attacks={}, cascade={"name": "none", "attacks": {}})
     replace_evaluation(monkeypatch, bare)
     failed, _ = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.1))
-    assert failed == ["cascade none, want quick or autoattack", "worst case was not measured"]
+    assert [text.split(",")[0] for text in failed] == [
+        "cascade none",
+        "robust at all: not measured",
+        "worst case: not measured",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -307,10 +390,10 @@ def test_the_commands_compare_a_folder_with_a_version_and_promote(
     assert temper(["promote", reference(3), "--min-worst-case", "0.7", "--not-worse-than-champion"]) == 1
     out, err = capfd.readouterr()
     assert out.count("\n") == 1
-    assert out.startswith(f"refused: {NAME} 3 does not become champion: verdict suspect; worst case at least 66.8%")
+    assert out.startswith(f"refused: {NAME} 3 does not become champion: measurement: suspect, wanted trusted; worst")
     assert temper(["promote", reference(2), "--min-worst-case", "0.6", "--min-clean", "0.9"]) == 0
     assert capfd.readouterr().out.startswith(
-        f"{NAME} 2 is champion: verdict trusted; cascade quick; clean at least 93.0%"
+        f"{NAME} 2 is champion: cascade quick; measurement: trusted, wanted trusted; robust"
     )
     assert champion(client) == "2"
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.foundation.params import Params
-from components.stages import report
-from tests.parts.evaluation_files import write_evaluation
+from tests.parts.evaluation_files import run_stage, write_evaluation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -29,18 +27,10 @@ pytestmark = [
 ]
 
 
-class Silent:
-    """Stands for the journal."""
-
-    def __getattr__(self, name: str):
-        return lambda *args, **kwargs: None
-
-
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def page(tmp_path: Path) -> Path:
     write_evaluation(tmp_path, 120, 4)
-    monkeypatch.chdir(tmp_path)
-    report.main(Params({"report": {"gallery_images": 4}}), Silent())  # type: ignore[arg-type]
+    run_stage(tmp_path, 4)
     return tmp_path / "reports" / "robustness.html"
 
 

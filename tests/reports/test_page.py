@@ -8,17 +8,34 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from components.evaluation.criteria import Criteria
+from components.evaluation.document import Evaluation
+from components.foundation.params import typed
 from components.foundation.storage import read_csv, read_json, write_csv, write_json
 from components.reports.charts import Plot, number_axis, percent_axis, tag, whole_axis
-from components.reports.robustness.document import failed
+from components.reports.robustness.contents import Report
+from components.reports.robustness.dated import page_to_show, write_dated
+from components.reports.robustness.document import build, failed
 from components.reports.robustness.figures import capacities, staircase
-from components.reports.robustness.gallery import png
-from components.reports.robustness.page import SECTIONS, thumbnails
+from components.reports.robustness.gallery import hard_images, png
+from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
 from components.reports.wording import points
-from tests.parts.evaluation_files import ROLES, document, evidence, gallery, run_stage, write_evaluation
+from components.statistics.documents import document_of
+from tests.parts.evaluation_files import (
+    CRITERIA,
+    ROLES,
+    document,
+    evaluation,
+    evidence,
+    gallery,
+    judged,
+    outcomes,
+    run_stage,
+    write_evaluation,
+)
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -76,13 +93,18 @@ def test_the_page_is_well_formed_and_self_contained(page: str) -> None:
     assert "<script" not in page and "@import" not in page and "url(" not in page
 
 
-def test_verdict_first_then_the_main_table_then_every_section(page: str) -> None:
+def test_the_decision_first_then_the_main_table_then_every_section(page: str) -> None:
     assert Page(page).ids == ["results", *(name for _, name, _ in SECTIONS)]
-    text = words(render(document(), {}, {}, {}, 0))
+    text = words(page)
     places = [
         text.index(part)
         for part in (
-            "Trusted No check found a reason to doubt the numbers of the student.",
+            "NO-GO The student gets",
+            "written down before: measurement",
+            "On clean images",
+            "Weakest class:",
+            "Criteria for GO",
+            "Measurement: suspect.",
             "Worst case, % right",
             "What the verdict",
         )
@@ -91,9 +113,63 @@ def test_verdict_first_then_the_main_table_then_every_section(page: str) -> None
     assert "APGD-CE + APGD-T and 5 more attacks" in text and "AutoAttack" not in text
 
 
+def test_a_model_without_robustness_gets_no_tick() -> None:
+    """Neither alone, nor decided on, nor beside others; those that may go live are the only ones."""
+    for decided, answer in (("clean_teacher", "NO-GO"), ("student", "GO")):
+        made = decide_on(decided)
+        assert made.decision is not None and made.decision.answer == answer
+        tensors, metadata = gallery(4, torch.Generator().manual_seed(0))
+        page = render(made, {}, tensors, metadata, 4)
+        assert ("✓" in page) == (answer == "GO")
+        # All of them are above what is said of other models.
+        assert "✓" not in page[page.index("<main") :]
+
+
+def decide_on(model: str) -> Report:
+    """The made-up evaluation with a clean teacher that every attack fools, decided on a model."""
+    seen = outcomes(60, torch.Generator().manual_seed(7))
+    for name in seen:
+        if name.startswith("clean_teacher/") and not name.endswith("/clean") and "/grid" not in name:
+            seen[name] = seen[name] * 0
+    asked = {"model": model, "not_worse_than": {"clean": None, "worst_case": None}}
+    criteria = typed(Criteria, CRITERIA | asked, "criteria")
+    described = document_of(Evaluation, evaluation(60), "evaluation.json")
+    return build(described, seen, {}, {}, judged, criteria=criteria)
+
+
+def test_a_report_without_criteria_decides_nothing() -> None:
+    text = words(render(document(), {}, {}, {}, 0))
+    assert "No decision The student gets" in text and "No criteria were written down" in text
+    assert "Criteria for GO" not in text and "GO" not in text.replace("Criteria", "")
+
+
+def test_the_dated_page_says_when_where_and_by_what_run(made: Path, page: str) -> None:
+    dated = made / "robustness.dated.html"
+    text = words(dated.read_text(encoding="utf-8"))
+    for name in ("Made 20", "Run 20261127-093000-ab12", "Hardware", "cores"):
+        assert name in text and name not in words(page)
+    assert Page(dated.read_text(encoding="utf-8")).open == []
+    assert page_to_show(made / "robustness.html") == dated
+
+
+def test_a_dated_page_of_another_result_is_not_shown(tmp_path: Path) -> None:
+    page = tmp_path / "robustness.html"
+    page.write_text("<p>one</p><footer>end</footer></html>", encoding="utf-8")
+    assert page_to_show(page) == page
+    dated = write_dated(page, "<run>", "cpu", {"train": 61.0, "report": 0.2})
+    assert page_to_show(page) == dated
+    text = dated.read_text(encoding="utf-8")
+    assert "&lt;run&gt;" in text and "1 min 1 s (train 1 min 1 s)" in text
+    page.write_text("<p>two</p><footer>end</footer></html>", encoding="utf-8")
+    assert page_to_show(page) == page
+
+
 @pytest.mark.parametrize(
     ("status", "helped", "opening"),
-    [("suspect", 8, "Suspect Do not rely on the numbers"), ("broken", 0, "Broken Do not use the numbers")],
+    [
+        ("suspect", 8, "Measurement: suspect. The numbers may be"),
+        ("broken", 0, "Measurement: broken. The numbers cannot"),
+    ],
 )
 def test_a_bad_verdict_says_which_rule_and_what_to_do(status: str, helped: int, opening: str) -> None:
     found = evidence(helped)
@@ -119,7 +195,8 @@ def test_what_scrolls_can_be_reached_by_keyboard(page: str) -> None:
     regions = re.findall(r'<div class="scroll"[^>]*>', page)
     assert len(regions) > 10
     assert all('tabindex="0" role="region" aria-label="' in region for region in regions)
-    assert len(re.findall("<table", page)) == len(regions)
+    # The criteria never need to be scrolled.
+    assert len(re.findall("<table(?! class=.criteria)", page)) == len(regions)
 
 
 def test_every_drawing_is_xml_with_numbers_inside_its_frame(page: str) -> None:
@@ -148,7 +225,7 @@ def test_the_page_says_the_numbers_of_the_document(made: Path, page: str) -> Non
         assert points(row["mask"]["value"]) in page
     text = words(page)
     for image in found["hardest"]["images"]:
-        assert f"{image['index']} {image['class']} {image['survived']} of {image['attacks']}" in text
+        assert re.search(rf"\b{image['index']} {image['class']} (wrong unattacked|stands|falls at)", text)
 
 
 def test_the_staircase_stands_at_the_document_s_heights() -> None:
@@ -206,9 +283,20 @@ def test_hard_images_are_shown_where_their_pixels_are_known() -> None:
     assert made.hardest is not None
     hard = made.hardest.images[0].index
     metadata["indices"][3] = hard
-    shown = thumbnails(made, tensors, metadata)
-    assert hard in shown and set(shown) <= {image.index for image in made.hardest.images}
+    shown = {row["index"]: row["picture"] for row in hard_images(made, tensors, metadata)}
+    assert shown[hard] and list(shown) == [image.index for image in made.hardest.images]
     assert f'src="{shown[hard]}"' in render(made, {}, tensors, metadata, 0)
+
+
+def test_what_a_model_makes_of_a_hard_image_is_what_was_measured() -> None:
+    made = document()
+    assert made.hardest is not None
+    names = [name for name, model in made.models.items() if model.checkpoint == "best"]
+    for image, row in zip(made.hardest.images, hard_images(made, {}, {}), strict=True):
+        for name, fate in zip(names, row["fates"], strict=True):
+            wrong, keeps = name not in image.clean, name in image.worst_case
+            start = "wrong unattacked" if wrong else "stands" if keeps else "falls at "
+            assert fate["text"].startswith(start) and fate["good"] is (False if wrong else True if keeps else None)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB")])

@@ -1,5 +1,6 @@
 """The report's document: numbers by hand, a schema it follows, the stage's same bytes, the tables for a terminal."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from components.numerics.tensor_files import read_tensors, write_tensors
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, failed, headline, status
 from components.statistics.documents import as_json, read_document
+from components.statistics.outcomes import hardest
 from tests.parts.evaluation_files import (
     CASCADE,
+    CRITERIA,
     ROLES,
     built,
     document,
@@ -85,17 +88,45 @@ def test_classes_are_counted_apart() -> None:
 
 
 def test_the_hardest_images_survive_the_fewest_attacks() -> None:
-    hardest = four_images().hardest
-    assert hardest is not None
+    found = four_images().hardest
+    assert found is not None
     # Three runs: a, b and the cascade. Images 1 and 2 both survive two; nobody keeps either, image 2 is wrong clean.
-    assert [(image.index, image.survived, image.attacks) for image in hardest.images] == [
+    assert [(image.index, image.survived, image.attacks) for image in found.images] == [
         (3, 1, 3),
         (2, 2, 3),
         (1, 2, 3),
         (0, 3, 3),
     ]
-    assert [(kept.models, kept.count) for kept in hardest.kept_by] == [(0, 3), (1, 1)]
-    assert (hardest.images[1].clean, hardest.images[3].worst_case) == ([], ["student"])
+    assert [(kept.models, kept.count) for kept in found.kept_by] == [(0, 3), (1, 1)]
+    assert (found.images[1].clean, found.images[3].worst_case) == ([], ["student"])
+
+
+def test_a_model_that_keeps_nothing_does_not_rank_the_images() -> None:
+    labels, curve = torch.zeros(4, dtype=torch.long), ["1/10", "0", "1/5"]
+    rows = {
+        "weak/clean": [1, 1, 1, 1],
+        "weak/worst_case": [0, 0, 0, 0],
+        "weak/a": [0, 0, 0, 0],
+        "strong/clean": [1, 1, 0, 1],
+        "strong/worst_case": [0, 0, 0, 1],
+        "strong/a": [0, 0, 0, 1],
+        # Of two images that fall, the one that falls to the smaller change is the harder one.
+        "strong/curve/0": [1, 0, 0, 1],
+        "strong/curve/1": [1, 1, 0, 1],
+        "strong/curve/2": [0, 0, 0, 1],
+    }
+    found = {name: torch.tensor(values) for name, values in rows.items()}
+    runs = {name: [found[f"{name}/a"]] for name in ("weak", "strong")}
+    hard = hardest(["only"], labels, runs, found, curve)
+    assert hard and hard.models == ["strong"] and [(k.models, k.count) for k in hard.kept_by] == [(0, 3), (1, 1)]
+    assert [(image.index, image.attacks, image.falls_at) for image in hard.images] == [
+        (2, 1, {"strong": "0"}),
+        (1, 1, {"strong": "1/10"}),
+        (0, 1, {"strong": "1/5"}),
+        (3, 1, {}),
+    ]
+    alone = hardest(["only"], labels, {"weak": runs["weak"]}, found, curve)
+    assert alone and alone.models == ["weak"], "where no model keeps an image, all count"
 
 
 def test_the_cascade_falls_image_by_image(made_up: Report) -> None:
@@ -177,11 +208,11 @@ def test_the_stage_writes_the_same_bytes_twice(folder: Path, capsys: pytest.Capt
     run_stage(folder)
     assert {name: (folder / name).read_bytes() for name in OUTPUTS} == first
     assert str(folder).encode() not in b"".join(first.values())
-    assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.html")
+    assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.dated.html")
     numbers = headline(read_document(Report, folder / "reports/robustness.json"))
     assert journal.numbers == numbers == read_json(folder / "metrics/report.json")
     assert {type(value) for value in numbers.values()} <= {int, float} and "student.quick" in numbers
-    assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.html"]
+    assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.dated.html"]
     assert journal.files[-1] == "models/student.safetensors"
     assert {Path(file).suffix for file in journal.files[2:-1]} == {".svg"}
 
@@ -194,11 +225,25 @@ def test_the_verdict_is_told_to_the_tracker(folder: Path) -> None:
     want = {name: judge(evidence) for name, evidence in described["evidence"].items()}
     assert "square_helps" in want["student"].reasons
     assert journal.told == {
+        "decision": "NO-GO",
+        "decision.unmet": "measurement",
         "verdict": want["student"].status,
         "verdict.reasons": ", ".join(want["student"].reasons),
         **{f"verdict.{name}": verdict.status for name, verdict in want.items()},
     }
-    assert journal.told.items() >= {key: journal.version[key] for key in ("verdict", "verdict.reasons")}.items()
+    assert (
+        journal.told.items() >= {key: journal.version[key] for key in ("decision", "decision.unmet", "verdict")}.items()
+    )
+    assert json.loads(journal.version["criteria"]) == CRITERIA
+
+
+def test_criteria_about_what_was_not_evaluated_are_a_no_go_and_no_crash(folder: Path) -> None:
+    run_stage(folder, model="pupil")
+    decision = read_document(Report, folder / "reports/robustness.json").decision
+    assert decision is not None and decision.answer == "NO-GO"
+    assert {one.measured for one in decision.unmet} == {"not judged", "not measured"}
+    page = (folder / "reports/robustness.html").read_text(encoding="utf-8")
+    assert "The pupil, which the criteria are about, was not evaluated." in page
 
 
 def test_a_sparse_evaluation_is_reported_too(folder: Path) -> None:

@@ -31,9 +31,11 @@ def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
     described["attacks"] = {f"attack_{i}": "Attack()" for i in range(num_attacks)}
     found |= {f"{role}/attack_{i}": found[f"{role}/worst_case"] for role in ROLES for i in range(num_attacks)}
     lines = text_table(built(described, found)).splitlines()
-    assert lines[0] == "Verdict: student trusted; clean teacher trusted; robust teacher suspect (square helps)"
+    (said,) = [line for line in lines if line.startswith("Measurement: ")]
+    assert said == "Measurement: student trusted; clean teacher trusted; robust teacher suspect (square helps)"
     assert max(map(len, lines)) <= WIDTH
-    table = lines[5:-4]
+    heading = next(place for place, line in enumerate(lines) if line.startswith("shapes, 60 test images"))
+    table = lines[heading + 3 : -4]
     assert {len(line) for line in table[1:] if "±" in line} == {len(table[0])}
     assert table[0] == "\u2500" * len(table[0])
 
@@ -41,9 +43,9 @@ def test_the_text_table_is_aligned_and_narrow(num_attacks: int) -> None:
 def test_every_rate_of_the_table_has_an_interval(made_up: Report) -> None:
     rows = [line for line in markdown_table(made_up).splitlines() if line.startswith("| ") and "±" in line]
     assert len(rows) == len(best_models(made_up))
-    # Clean, the attacks, the cascade, worst case, W-Robust.
-    assert all(line.count("±") == 4 + len(ATTACKS) for line in rows)
-    assert markdown_table(made_up).startswith("**Verdict: student trusted; ")
+    # Clean, the attacks, the cascade, worst case, the same balanced, W-Robust.
+    assert all(line.count("±") == 5 + len(ATTACKS) for line in rows)
+    assert "\nMeasurement: student trusted; " in markdown_table(made_up)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_autoattack_is_called_so_only_where_it_is_one(name: str, attacks: dict[s
 
 def test_models_of_any_name_and_number_make_a_report() -> None:
     one = document(roles=["resnet"])
-    assert text_table(one).startswith("Verdict: resnet trusted\n")
+    assert "\nMeasurement: resnet trusted\n" in text_table(one)
     many = document(roles=[f"width_{2**i}" for i in range(6)])
     assert len(best_models(many)) == 6 and "width 32 trusted" in text_table(many)
 
@@ -101,11 +103,13 @@ def test_what_was_measured_is_put_in_words() -> None:
 
 def test_the_command_prints_table_and_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_stage(folder)
-    printed = capsys.readouterr().out.replace("reports/robustness.html", f"{folder}/reports/robustness.html")
+    printed = capsys.readouterr().out.replace(
+        "reports/robustness.dated.html", f"{folder}/reports/robustness.dated.html"
+    )
     temper(["report", f"{folder}/reports/robustness.json"])
     assert capsys.readouterr().out.strip() == printed.strip()
     temper(["report", f"{folder}/reports/robustness.json", "--markdown"])
-    assert capsys.readouterr().out.rstrip().endswith(f"Report: `{folder}/reports/robustness.html`")
+    assert capsys.readouterr().out.rstrip().endswith(f"Report: `{folder}/reports/robustness.dated.html`")
 
 
 @pytest.mark.parametrize("content", [None, {"schema": "other"}, [1]])

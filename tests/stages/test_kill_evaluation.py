@@ -122,7 +122,7 @@ def test_shards_write_the_same_journal_and_the_same_results(fresh, evaluated, pr
     assert [(status, err) for status, _, err in ended] == [(0, "")] * processes
     assert journal(fresh)[0] == journal(evaluated)[0] and sorted(journal(fresh)) == sorted(journal(evaluated))
     assert content(fresh) == content(evaluated)
-    assert "Report: out/robustness.html" in ended[0][1]
+    assert "Report: out/robustness.dated.html" in ended[0][1]
     for number, (_, out, _) in enumerate(ended[1:], start=1):
         assert "Report" not in out and f"shard {number} of {processes}: done; shard 0 writes the results" in out
 

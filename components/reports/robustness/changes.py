@@ -1,4 +1,4 @@
-"""What changed from one report to another: verdicts, every rate, and everything else that is not the same.
+"""What changed from one report to another: decision and verdicts, every rate, and everything else that is not the same.
 
 Rates are compared by their intervals alone: two reports need not be about the same images. Where they are, the paired
 test of `components.reports.comparison.text` sees smaller differences.
@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from components.foundation.params import flat
 from components.reports import grids
+from components.reports.attack_words import with_attacks
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, total
-from components.reports.robustness.table import verdict_text
-from components.reports.wording import ABSENT, bounds, percent, points, title
+from components.reports.robustness.sentences import verdict_text
+from components.reports.wording import ABSENT, bounds, exact_text, percent, points, title
 from components.statistics.documents import as_json
 from components.statistics.outcomes import Interval, shortened
 
@@ -70,7 +71,7 @@ def differences(old: Report, new: Report) -> Changes:
     shared = [name for name in mine if name in theirs]
     changed = [name for name in shared if mine[name] != theirs[name]]
     facts = [dict(_told(report, side)) for report, side in zip((old, new), sides, strict=True)]
-    verdicts = [{name: verdict_text(report, name) for name in best_models(report)} for report in (old, new)]
+    verdicts = [_decided(report) for report in (old, new)]
     return Changes(
         verdicts=_changed(*verdicts),
         rates=[ChangedRate(name, _interval(mine[name]), _interval(theirs[name])) for name in changed],
@@ -107,6 +108,16 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) <= LISTED:
         return ", ".join(names)
     return ", ".join(f"{count} of {group}" for group, count in Counter(name.split()[0] for name in names).items())
+
+
+def _decided(report: Report) -> dict[str, str]:
+    """The decision with the criteria that are not met, and the verdict on every model."""
+    verdicts = {name: verdict_text(report, name) for name in best_models(report)}
+    if report.decision is None:
+        return verdicts
+    unmet = ", ".join(criterion.name for criterion in report.decision.unmet)
+    answer = report.decision.answer + (f" ({unmet})" if unmet else "")
+    return {f"decision on {report.decision.model}": answer, **verdicts}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Changed]:
@@ -154,5 +165,5 @@ def _row(rate: ChangedRate) -> list[str]:
 
 
 def _short(value: Any, limit: int = 60) -> str:
-    words = ABSENT if value is None else str(value)
+    words = exact_text(with_attacks(value))
     return words if len(words) <= limit else words[: limit - 1] + "…"

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from components.evaluation import document as evaluated
+from components.evaluation.criteria import Condition, Decision
 from components.evaluation.verdict.rules import Verdict
+from components.statistics.class_balance import BalancedRate
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import (
     AtEpsilon,
@@ -18,6 +20,7 @@ from components.statistics.outcomes import (
     NumImages,
     Rate,
     RateAt,
+    Share,
 )
 
 Rates = dict[str, dict[str, Rate]]
@@ -85,6 +88,8 @@ class ModelReport(evaluated.ModelFacts):
     """What stands after the whole cascade by size, rising; empty where it ran at one size only."""
     worst_case: WorstCase | None
     """Right clean and under every attack, image by image; null without attacks."""
+    balanced_worst_case: BalancedRate | None = Field(default=None)
+    """The same with every class counted alike; null without attacks."""
     w_robust: dict[str, MeanRate]
     """Attack, and `worst_case`, to the mean of that accuracy and clean accuracy."""
     per_class: list[ClassRates]
@@ -98,6 +103,16 @@ class ModelReport(evaluated.ModelFacts):
     """Task to its passes over the whole test split."""
     training_cost: evaluated.Passes | None
     """The passes of its training; null where they are not known."""
+
+
+class AgainstTeacher(Interval[Difference]):
+    """Accuracy of the model that the report is about minus a teacher's, on the same images."""
+
+    teacher: str
+    """The teacher: that of the criteria, or else the best one."""
+    p: Share
+    """Of the exact, two-sided McNemar test."""
+    n: NumImages
 
 
 class Transfer(Document):
@@ -162,6 +177,10 @@ class Report(Document):
     """The robustness of the models of one evaluation, and whether it can be believed (docs/report-schema.md)."""
 
     schema_: Annotated[Literal["temper/robustness/2"], FORMAT]
+    decision: Decision | None = Field(default=None)
+    """Whether the model may go live; null where no criteria were written down."""
+    against: dict[Condition, AgainstTeacher] = Field(default={})
+    """`clean` and `worst_case` to what the model has gained or lost against its teachers."""
     verdict: dict[str, Verdict]
     """Selected model to the verdict on its evidence; a model without evidence is not judged."""
     dataset: evaluated.Dataset

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.evaluation.criteria import Criteria, Decision, decide
 from components.evaluation.document import Evaluation, Passes
 from components.evaluation.verdict.rules import Check, Verdict
 from components.foundation.errors import InputError
 from components.foundation.provenance import fingerprint
-from components.reports.robustness import contents
+from components.reports.robustness import contents, teachers
 from components.reports.robustness import label_leaking as kurakin
 from components.reports.robustness.contents import Report
 from components.statistics import outcomes as per_image
+from components.statistics.class_balance import BalancedRate, balanced
 from components.statistics.intervals import CONFIDENCE
 from components.statistics.outcomes import MeanRate, Outcomes, Rate, RateAt, share, shares_at
 
@@ -28,6 +30,7 @@ def build(
     data: Mapping[str, Any],
     judge: Judge,
     params: Mapping[str, Any] | None = None,
+    criteria: Criteria | None = None,
 ) -> Report:
     """The document of reports/robustness.json.
 
@@ -38,6 +41,7 @@ def build(
         data: the content of metrics/data.json.
         judge: from a model's evidence to its verdict.
         params: every parameter of the run; those that the evaluation read, if there are no others.
+        criteria: what a model must reach to go live; without them nothing is decided.
 
     Errors: missing outcomes, outcomes of another number of images, a worst case that is none.
     """
@@ -46,16 +50,23 @@ def build(
     best = {name: model for name, model in models.items() if model.checkpoint == "best"}
     under = {name: list(_attacked(name, evaluation, outcomes).values()) for name in best}
     runs = {name: found for name, found in under.items() if found}
+    verdict = {name: judge(evidence) for name, evidence in evaluation.evidence.items() if name in best}
+    decision = None
+    if criteria is not None:
+        said = verdict[criteria.model].status if criteria.model in verdict else "not judged"
+        decision = decide(criteria, said, outcomes, evaluation.classes)
     return Report(
         schema_="temper/robustness/2",
-        verdict={name: judge(evidence) for name, evidence in evaluation.evidence.items() if name in best},
+        decision=decision,
+        against=teachers.against(_subject(list(best), decision), best, criteria, outcomes),
+        verdict=verdict,
         **evaluation.pick("dataset", "threat", "classes", "num_images", "precision", "seed", "adversarial"),
         **evaluation.pick("attacks", "cascade", "curve", "grid", "provenance"),
         confidence=CONFIDENCE,
         models=models,
         transfer=_transfer(list(best), evaluation.transfer.attacks, outcomes),
         capacity=kurakin.capacity(best),
-        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
+        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes, evaluation.curve.epsilons),
         best_versus_last=_best_versus_last(evaluation, outcomes),
         training=dict(training),
         data=dict(data),
@@ -69,8 +80,13 @@ def best_models(document: Report) -> list[str]:
 
 
 def subject(document: Report) -> str:
-    """The model the report is about: the student, or the last selected model where there is none."""
-    best = best_models(document)
+    """The model the report is about: the one decided on, else the student, or the last selected model."""
+    return _subject(best_models(document), document.decision)
+
+
+def _subject(best: list[str], decision: Decision | None) -> str:
+    if decision is not None and decision.model in best:
+        return decision.model
     return "student" if "student" in best else best[-1]
 
 
@@ -115,10 +131,11 @@ def rates(model: contents.ModelReport) -> dict[str, Rate]:
     return {"clean": model.clean, **model.attacks, **last, **worst_case}
 
 
-def conditions(model: contents.ModelReport) -> dict[str, Rate | MeanRate]:
-    """The columns of the main table: what the model was measured under, and W-Robust of the worst case."""
+def conditions(model: contents.ModelReport) -> dict[str, Rate | BalancedRate | MeanRate]:
+    """The columns of the main table: what the model was measured under, and what is derived from the worst case."""
+    balanced_rate = {"balanced_worst_case": model.balanced_worst_case} if model.balanced_worst_case else {}
     w_robust = {"w_robust": model.w_robust["worst_case"]} if model.worst_case else {}
-    return {**rates(model), **w_robust}
+    return {**rates(model), **balanced_rate, **w_robust}
 
 
 def total(cost: Mapping[str, Passes]) -> Passes:
@@ -167,8 +184,9 @@ def _cascade_curve(name: str, evaluation: Evaluation, outcomes: Outcomes) -> lis
 def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.ModelReport:
     clean, under = share(outcomes[f"{name}/clean"]), _attacked(name, evaluation, outcomes)
     attacks = {attack: share(found) for attack, found in under.items() if attack != "cascade"}
-    worst_case = None
+    worst_case = balanced_worst_case = None
     if under:
+        balanced_worst_case = balanced(outcomes[f"{name}/worst_case"], outcomes["labels"])
         found, cascade = share(outcomes[f"{name}/worst_case"]), evaluation.cascade.name if "cascade" in under else None
         worst_case = contents.WorstCase(**dict(found), attacks=list(attacks), cascade=cascade)
     attacked_rates = attacks | ({"worst_case": worst_case} if worst_case else {})
@@ -179,6 +197,7 @@ def _model(name: str, evaluation: Evaluation, outcomes: Outcomes) -> contents.Mo
         cascade=_cascade(name, evaluation, outcomes),
         cascade_curve=_cascade_curve(name, evaluation, outcomes),
         worst_case=worst_case,
+        balanced_worst_case=balanced_worst_case,
         w_robust={attack: per_image.mean_of_two(clean, found) for attack, found in attacked_rates.items()},
         per_class=_per_class(name, evaluation, outcomes, bool(under)),
         curve=shares_at({e: f"{name}/curve/{index}" for index, e in enumerate(evaluation.curve.epsilons)}, outcomes),

@@ -1,10 +1,11 @@
-"""The verdict and the main table of a report as text, aligned or as Markdown."""
+"""The decision and the main table of a report as text, aligned or as Markdown."""
 
 import textwrap
 
 from components.reports import grids, wording
 from components.reports.robustness.contents import Report
-from components.reports.robustness.document import best_models, conditions, failed, status, subject
+from components.reports.robustness.document import best_models, conditions, subject
+from components.reports.robustness.sentences import summary, verdict_text, weakest_text
 from components.reports.wording import ABSENT, WIDTH, percent, title
 from components.statistics.outcomes import Interval
 
@@ -21,39 +22,61 @@ def worst_of(document: Report, name: str) -> str:
     return wording.cascade_title(document.cascade) + more
 
 
-def verdict_text(document: Report, name: str) -> str:
-    """The verdict on one model in a few words: `suspect (square stronger)`."""
-    rules = ", ".join(wording.rule_title(check.rule) for check in failed(document, name))
-    return title(status(document, name)) + (f" ({rules})" if rules else "")
-
-
 def columns(document: Report) -> list[str]:
     """The columns of the main table, in order: every condition that any selected model was measured under."""
     measured = [conditions(document.models[name]) for name in best_models(document)]
-    last = [name for name in ("cascade", "worst_case", "w_robust") if any(name in row for row in measured)]
+    last = [
+        name
+        for name in ("cascade", "worst_case", "balanced_worst_case", "w_robust")
+        if any(name in row for row in measured)
+    ]
     return ["clean", *document.attacks, *last]
 
 
 def text_table(document: Report) -> str:
-    """The verdict and the main table for a terminal, at most 100 columns: transposed where attacks need the room."""
+    """The decision and the main table for a terminal, at most 100 columns: transposed where attacks need the room."""
     grid = _grid(document)
     if max(map(len, grids.aligned(grid, right_from=1))) > WIDTH:
         grid = [list(column) for column in zip(*grid, strict=True)]
-    verdict = textwrap.wrap(_verdict(document), WIDTH, subsequent_indent="  ")
+    said = [*_answer(document), *summary(document), *_unmet(document), *_rest(document)]
+    head = [line for text in said for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
     table = grids.ruled(grid, right_from=1, closed=True)
-    return "\n".join([*verdict, "", _heading(document), "", table, *_notes(document)])
+    return "\n".join([*head, "", _heading(document), "", table, *_notes(document)])
 
 
 def markdown_table(document: Report) -> str:
-    """The verdict and the main table as Markdown."""
+    """The decision, its criteria and the main table as Markdown."""
+    answer = [f"**{answer}**" for answer in _answer(document)]
+    said = [*answer, " ".join(summary(document)), *_criteria(document), *_rest(document)]
     table = grids.markdown(_grid(document), right_from=1)
-    return "\n".join([f"**{_verdict(document)}**", "", _heading(document), "", table, "", " ".join(_notes(document))])
+    return "\n\n".join([*said, _heading(document), table, " ".join(_notes(document))])
 
 
-def _verdict(document: Report) -> str:
-    me = subject(document)
+def _answer(document: Report) -> list[str]:
+    """GO or NO-GO for whom, if there is a decision."""
+    decision = document.decision
+    return [] if decision is None else [f"{decision.answer}: {title(decision.model)}"]
+
+
+def _unmet(document: Report) -> list[str]:
+    unmet = document.decision.unmet if document.decision else []
+    return [f"Not met: {one.name}: {one.measured}; wanted {one.wanted}." for one in unmet]
+
+
+def _criteria(document: Report) -> list[str]:
+    """All criteria as a table, if there are any."""
+    if document.decision is None:
+        return []
+    rows = [[one.name, one.wanted, one.measured, "yes" if one.met else "**no**"] for one in document.decision.criteria]
+    return [grids.markdown([["criterion", "wanted", "measured", "met"], *rows])]
+
+
+def _rest(document: Report) -> list[str]:
+    """The weakest class, and how far the numbers can be believed."""
+    me, weakest = subject(document), weakest_text(document)
     names = [me, *(name for name in best_models(document) if name != me)]
-    return "Verdict: " + "; ".join(f"{title(name)} {verdict_text(document, name)}" for name in names)
+    said = "; ".join(f"{title(name)} {verdict_text(document, name)}" for name in names)
+    return [*([f"Weakest class: {weakest}."] if weakest else []), f"Measurement: {said}"]
 
 
 def _grid(document: Report) -> list[list[str]]:
@@ -76,6 +99,6 @@ def _heading(document: Report) -> str:
 def _notes(document: Report) -> list[str]:
     return [
         f"± is half the {100 * document.confidence:.0f} % interval.",
-        "Worst case: right clean and under every attack, image by image.",
+        "Worst case: right clean and under every attack, image by image; balanced: every class counts alike.",
         "W-Robust: mean of clean and worst case.",
     ]

@@ -1,0 +1,155 @@
+"""May a model go live? Criteria that are written down before, and what the outcomes say of each: GO or NO-GO.
+
+The verdict says whether the numbers can be believed; this says whether they are good enough. What could not be
+measured is not met.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from components.foundation.params import Share, strict
+from components.statistics.class_balance import balanced
+from components.statistics.documents import Document
+from components.statistics.intervals import CONFIDENCE, paired
+from components.statistics.outcomes import Interval, Outcomes, by_class, share
+
+Condition = Literal["clean", "worst_case"]
+NAMES: dict[Condition, str] = {"clean": "clean accuracy", "worst_case": "worst case"}
+NOT_WORSE = "not significantly worse on the same images"
+NOT_MEASURED = "not measured"
+
+
+@strict
+class NotWorseThan:
+    """Models that a model must not be significantly worse than, image by image; null asks for nothing."""
+
+    clean: str | None  # A model to compare with on clean images.
+    worst_case: str | None  # A model to compare with in the worst case.
+
+
+@strict
+class Criteria:
+    """What a model must reach before it goes live: report and promotion decide by it (docs/decision.md).
+
+    A floor is for the lower end of the 95 % interval; null asks for nothing.
+    """
+
+    model: str  # The model that is decided on.
+    clean: Share | None  # Least accuracy on clean images.
+    worst_case: Share | None  # Least accuracy in the worst case over all attacks.
+    weakest_class: Share | None  # Least worst-case accuracy of the class that fares worst.
+    not_worse_than: NotWorseThan  # Models that it must not be significantly worse than.
+    champion: bool  # Whether it must not be worse than the registered model that it would replace; asked by promote.
+
+
+class Criterion(Document):
+    """One thing that was asked for."""
+
+    name: str
+    """What it is about."""
+    wanted: str
+    """What was asked for."""
+    measured: str
+    """What was measured."""
+    met: bool
+    """Whether that is enough."""
+
+
+class Decision(Document):
+    """Whether a model may go live."""
+
+    model: str
+    """The model that is decided on."""
+    answer: Literal["GO", "NO-GO"]
+    """GO where every criterion is met."""
+    criteria: list[Criterion]
+    """What was asked for, in the order of a page."""
+    champion: bool
+    """Whether promotion asks for more: not to be worse than the registered model that it would replace."""
+
+    @property
+    def unmet(self) -> list[Criterion]:
+        """The criteria because of which the answer is NO-GO."""
+        return [criterion for criterion in self.criteria if not criterion.met]
+
+
+def decide(criteria: Criteria, verdict: str, outcomes: Outcomes, classes: Sequence[str]) -> Decision:
+    """The decision on `criteria.model`, from the verdict on it and the outcomes of all models.
+
+    Args:
+        criteria: what was asked for.
+        verdict: trusted, or another word.
+        outcomes: `labels`, and per model `MODEL/clean` and `MODEL/worst_case`, [n]; what is absent was not measured.
+        classes: the names of the classes, by number.
+    """
+    asked = [
+        Criterion(name="measurement", wanted="trusted", measured=verdict, met=verdict == "trusted"),
+        _robust_at_all(criteria.model, outcomes),
+        *_floors(criteria, outcomes, classes),
+        *_teachers(criteria, outcomes),
+    ]
+    answer = "GO" if all(criterion.met for criterion in asked) else "NO-GO"
+    return Decision(model=criteria.model, answer=answer, criteria=asked, champion=criteria.champion)
+
+
+def not_worse(condition: Condition, other: str, theirs: Tensor | None, own: Tensor | None) -> Criterion:
+    """That a model's outcomes [n] are not significantly worse than those of the model `other` on the same images."""
+    name = f"{NAMES[condition]} against {other}"
+    if theirs is None or own is None:
+        return Criterion(name=name, wanted=NOT_WORSE, measured=NOT_MEASURED, met=False)
+    pair = paired(theirs, own)
+    low, high = (f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in (pair.low, pair.high))
+    p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.4f}"
+    points = f"{100 * pair.value:+.1f} points".replace("-", "\u2212")
+    worse = pair.value < 0 and pair.p < 1 - CONFIDENCE
+    return Criterion(name=name, wanted=NOT_WORSE, measured=f"{points} ({low} to {high}, {p})", met=not worse)
+
+
+def _robust_at_all(model: str, outcomes: Outcomes) -> Criterion:
+    """A worst case that any constant answer has too is no robustness, however well it is measured."""
+    classes, own = outcomes["labels"].unique().numel(), outcomes.get(f"{model}/worst_case")
+    name, wanted = "robust at all", f"classes alike, surely above {_percent(1 / classes)}, which a constant answer has"
+    if own is None:
+        return Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)
+    rate = balanced(own, outcomes["labels"])
+    return Criterion(name=name, wanted=wanted, measured=_told(rate, rate.n), met=rate.low > 1 / classes)
+
+
+def _floors(criteria: Criteria, outcomes: Outcomes, classes: Sequence[str]) -> Iterator[Criterion]:
+    for condition in get_args(Condition):
+        yield from _floor(NAMES[condition], getattr(criteria, condition), outcomes.get(f"{criteria.model}/{condition}"))
+    worst_case, name, mine = outcomes.get(f"{criteria.model}/worst_case"), "weakest class", None
+    if worst_case is not None:
+        own = {name: worst_case[mask] for name, mask in by_class(classes, outcomes["labels"]).items()}
+        weakest = min(own, key=lambda name: share(own[name]).value)
+        name, mine = f"weakest class “{weakest}”", own[weakest]
+    yield from _floor(name, criteria.weakest_class, mine)
+
+
+def _floor(name: str, least: float | None, outcome: Tensor | None) -> Iterator[Criterion]:
+    if least is None:
+        return
+    wanted = f"surely at least {_percent(least)}"
+    if outcome is None:
+        yield Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)
+    else:
+        # Not rounded: an interval that ends a hair below does not pass.
+        rate = share(outcome, float)
+        yield Criterion(name=name, wanted=wanted, measured=_told(rate, rate.n), met=rate.low >= least)
+
+
+def _teachers(criteria: Criteria, outcomes: Outcomes) -> Iterator[Criterion]:
+    for condition in get_args(Condition):
+        if (other := getattr(criteria.not_worse_than, condition)) is not None:
+            theirs, own = (outcomes.get(f"{model}/{condition}") for model in (other, criteria.model))
+            yield not_worse(condition, other.replace("_", " "), theirs, own)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _told(rate: Interval[float], n: int) -> str:
+    return f"{_percent(rate.value)} ({_percent(rate.low)} to {_percent(rate.high)}, n = {n})"

@@ -1,0 +1,199 @@
+"""Whether a registered version may have an alias: by the criteria that its report was made with, and never by fewer.
+
+They were written down before the result was known, and the report says what became of them, so a change of params.yaml
+afterwards lets nothing through. Options add to them.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from components.foundation.errors import InputError
+from components.foundation.params import typed
+from components.tracking.registry import RecordedEvaluation, evaluations, resolve
+
+# These need torch, so functions import them.
+if TYPE_CHECKING:
+    from components.evaluation.criteria import Criteria, Criterion
+    from components.reports.comparison.document import Side
+
+TRUSTED = "trusted"
+# Cascades that a promotion believes: with attacks of one's own anything can be left standing.
+NAMED = ("quick", "autoattack")
+
+Rules = Iterator[tuple[str, bool]]
+
+
+class Bar(NamedTuple):
+    """The alias to give, and what is asked for beside the criteria: least lower bounds, no loss against its holder."""
+
+    alias: str
+    min_clean: float | None = None
+    min_worst_case: float | None = None
+    min_weakest_class: float | None = None
+    not_worse: bool = False
+
+
+def promote(client: Any, source: RecordedEvaluation, bar: Bar) -> tuple[list[str], list[str]]:
+    """Gives a version the alias if no rule objects, and notes on it what it passed; the failed rules, the passed ones.
+
+    Errors: not a registered version.
+    """
+    version = source.version
+    if version is None:
+        raise InputError(f"{source.title}: want a registered version, models:/NAME/VERSION or models:/NAME@ALIAS")
+    rules: list[tuple[str, bool]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            rules += _judged(client, source, bar, Path(folder))
+        except InputError as error:
+            rules.append((str(error), False))
+    failed, passed = ([text for text, well in rules if well is wanted] for wanted in (False, True))
+    if not failed:
+        client.set_registered_model_alias(version.name, bar.alias, version.version)
+        client.set_model_version_tag(version.name, version.version, f"promoted.{bar.alias}", "; ".join(passed))
+    return failed, passed
+
+
+def criteria_of(version: Any, bar: Bar) -> "Criteria":
+    """The criteria that a version was registered with, made no easier by the bar. Errors: it was with none."""
+    from components.evaluation.criteria import Criteria
+
+    if "criteria" not in version.tags:
+        raise InputError("no criteria are recorded with it (run the stage report again: dvc repro -f -s report)")
+    written = typed(Criteria, json.loads(version.tags["criteria"]), f"{version.name} {version.version}: criteria")
+    floors = {
+        name: max((floor for floor in (getattr(written, name), asked) if floor is not None), default=None)
+        for name, asked in (
+            ("clean", bar.min_clean),
+            ("worst_case", bar.min_worst_case),
+            ("weakest_class", bar.min_weakest_class),
+        )
+    }
+    return replace(written, **floors, champion=written.champion or bar.not_worse)
+
+
+def _judged(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> Rules:
+    """Every rule: what it found out, and whether that passes."""
+    from components.evaluation.criteria import decide
+
+    sides = _alike(_sides(client, source, folder / "own"))
+    criteria, named = criteria_of(source.version, bar), _named(sides)
+    ran = ", ".join(dict.fromkeys(side.cascade.name for side in named or sides))
+    yield f"cascade {ran}" + ("" if named else f", want {' or '.join(NAMED)}"), bool(named)
+    if source.version.name != f"temper-{criteria.model}":
+        yield f"the criteria are about {criteria.model}, which this is not", False
+    decision = decide(
+        # Under whatever name the version was evaluated.
+        replace(criteria, model=sides[0].model),
+        _verdict(source.version, named),
+        _outcomes(sides),
+        sides[0].evaluation.classes,
+    )
+    several = f" (lowest of {len(sides)} evaluations)" if len(sides) > 1 else ""
+    yield from (_told(criterion, several) for criterion in decision.criteria)
+    if criteria.champion:
+        yield from _against_holder(client, source, bar.alias, sides, folder)
+
+
+def _told(criterion: "Criterion", several: str = "") -> tuple[str, bool]:
+    if criterion.name == "measurement" or criterion.measured == "not measured":
+        several = ""
+    return f"{criterion.name}: {criterion.measured}{several}, wanted {criterion.wanted}", criterion.met
+
+
+def _sides(client: Any, source: RecordedEvaluation, folder: Path) -> Iterator["Side"]:
+    """Every evaluation of a version, loaded."""
+    from components.reports.comparison import document as comparison
+
+    # Tensors are read from their file when they are used, so each evaluation keeps a folder of its own.
+    for place, model in evaluations(client, source, (folder / str(number) for number in count())):
+        yield comparison.load(place, model, source.title)
+
+
+def _alike(sides: Iterator["Side"]) -> list["Side"]:
+    """The evaluations with the images and the threat model of the first: their lowest number counts."""
+    from components.reports.comparison.document import other_question
+
+    first, *others = sides
+    return [first, *(side for side in others if not other_question(first, side))]
+
+
+def _named(sides: Sequence["Side"]) -> list["Side"]:
+    return [side for side in sides if side.cascade.name in NAMED]
+
+
+def _verdict(version: Any, named: Sequence["Side"]) -> str:
+    """The verdict that the version was registered with, unless today's rules, which may be stricter, say another."""
+    from components.evaluation.verdict.rules import judge
+
+    if (verdict := version.tags.get("verdict", "not judged")) != TRUSTED:
+        return verdict
+    today = [judge(evidence) for side in named if (evidence := side.evaluation.evidence.get(side.model))]
+    if not today or any(one.status == TRUSTED for one in today):
+        return TRUSTED
+    return f"{today[0].status} by today's rules ({', '.join(today[0].reasons)})"
+
+
+def _outcomes(sides: Sequence["Side"]) -> dict[str, Any]:
+    """The outcomes that criteria ask for, of a model and of those that the first evaluation holds beside it.
+
+    Of each model file the lowest of all evaluations counts, image by image: a weaker attack later, or elsewhere, raises
+    nothing.
+    """
+    first = sides[0]
+    names = [name for name, facts in first.evaluation.models.items() if facts.checkpoint == "best"]
+    found = {"labels": first.labels}
+    for name in names:
+        digest = first.evaluation.models[name].sha256
+        found |= {f"{name}/{condition}": one for condition, one in _lowest(sides, digest).items()}
+    return found
+
+
+def _lowest(sides: Sequence["Side"], digest: str) -> dict[str, Any]:
+    """`clean` and, if it was attacked, `worst_case` of a model file: right in every evaluation, image by image."""
+    from components.statistics.outcomes import worst
+
+    own = [
+        side._replace(model=name)
+        for side in sides
+        for name, facts in side.evaluation.models.items()
+        if facts.sha256 == digest and facts.checkpoint == "best"
+    ]
+    clean = worst([side.outcomes[f"{side.model}/clean"] for side in own])
+    attacked = [outcome for side in own for outcome in side.attacked.values()]
+    return {"clean": clean} | ({"worst_case": worst([clean, *attacked])} if attacked else {})
+
+
+def _against_holder(
+    client: Any, source: RecordedEvaluation, alias: str, sides: Sequence["Side"], folder: Path
+) -> Rules:
+    """That a version is not significantly worse than who has the alias now, each with its lowest numbers."""
+    from components.evaluation.criteria import NAMES, not_worse
+    from components.reports.comparison.document import other_question
+
+    name, number = source.version.name, str(source.version.version)
+    present = client.get_registered_model(name).aliases.get(alias)
+    if present is None or str(present) == number:
+        yield f"no other {alias} to compare with", True
+        return
+    title = f"{alias} {present}"
+    every = list(_sides(client, resolve(client, f"models:/{name}/{present}"), folder / "present"))
+    holders = [side for side in every if not other_question(sides[0], side)]
+    if not holders:
+        problems = "; ".join(other_question(sides[0], every[0]))
+        yield f"{title} cannot be compared with: {problems}", False
+        return
+    # Whoever met more attacks looks worse: the holder must not have met a cascade that the candidate was spared.
+    spared = {side.cascade.name for side in _named(holders)} - {side.cascade.name for side in _named(sides)}
+    if spared or not _named(holders):
+        missing = ", ".join(sorted(spared)) or "no named cascade"
+        yield f"{title} cannot be compared with: another cascade ({title} met {missing})", False
+        return
+    theirs, own = _lowest(holders, holders[0].facts.sha256), _lowest(sides, sides[0].facts.sha256)
+    for condition in NAMES:
+        yield _told(not_worse(condition, title, theirs.get(condition), own.get(condition)))
