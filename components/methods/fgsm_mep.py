@@ -28,12 +28,8 @@ class FgsmMep:
     sign g), then m ← g + momentum · m and δ ← Π(x⁰ + α sign m) - x, where α is `step_size`. Every `reset_every` epochs
     m is zero and δ is ±ε at random. `craft` says whether g climbs the cross-entropy of the smoothed target, as the
     published code does, or that of the label alone. `align` has both follow the image's crops and flips; the published
-<<<<<<< HEAD
     code leaves them in the crop's coordinates, and does not clip x + δ to [0, 1]. The gradient goes through both
     logits.
-=======
-    code leaves them in the crop's coordinates, and does not clip x + δ. The gradient goes through both logits.
->>>>>>> parity
 
     Published: `momentum` 0.3, `step_size` ε, `weight` 10, `reset_every` 40 (10 for CIFAR-100), `batch_norm` train,
     `craft` smoothed, and 0.6 as the target of the true class of K, which is `label_smoothing` 0.4 · K / (K - 1): 4/9
