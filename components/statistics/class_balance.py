@@ -24,7 +24,7 @@ def balanced(outcome: Tensor, labels: Tensor) -> BalancedRate:
     Analysis 53, 1080-1085), eq. 2 with equal weights.
     """
     assert labels.numel() > 0, "no images"
-    classes = [outcome[labels == label] for label in labels.unique()]
+    classes = [outcome[labels == label] for label in sorted(set(labels.tolist()))]
     counts = [(int(mine.count_nonzero()), mine.numel()) for mine in classes]
     shares = [count / n for count, n in counts]
     bounds = [interval(count, n) for count, n in counts]
