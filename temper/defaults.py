@@ -62,7 +62,7 @@ def method_fields(threat: Threat, epochs: int) -> dict[str, Spec]:
         "n_fgsm": one_step | {"noise": 2},
         "free_at": {"replays": 8, **plain},
         "gradalign": one_step | {"weight": 0.2},
-        "fgsm_mep": one_step | {"momentum": 0.3, "reset_every": 40, "weight": 10, "align": True},
+        "fgsm_mep": one_step | {"momentum": 0.3, "reset_every": 40, "weight": 10, "align": True, "craft": "smoothed"},
         "mixed": {"mix": mix, "delay": 0, **plain},
         "ensemble_at": {"mix": mix | {"weight": 1}, "delay": 0, **plain},
         "mart": {"attack": attack | {"start": "gaussian"}, "beta": 5},

@@ -109,7 +109,7 @@ def not_worse(condition: Condition, other: str, theirs: Tensor | None, own: Tens
 
 def _robust_at_all(model: str, outcomes: Outcomes) -> Criterion:
     """A worst case that any constant answer has too is no robustness, however well it is measured."""
-    classes, own = outcomes["labels"].unique().numel(), outcomes.get(f"{model}/worst_case")
+    classes, own = int(outcomes["labels"].bincount().count_nonzero()), outcomes.get(f"{model}/worst_case")
     name, wanted = "robust at all", f"classes alike, surely above {_percent(1 / classes)}, which a constant answer has"
     if own is None:
         return Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)

@@ -332,6 +332,14 @@ def test_stages_are_the_boxes_of_the_graph():
         assert stage in {param.split(".")[0] for param in box["params"]}
 
 
+def test_other_criteria_run_the_report_alone():
+    """No other stage reads the section, or a file that only a decision executes."""
+    rooms = ("components/evaluation/criteria.py", "components/reports")
+    for stage, box in stages().items():
+        decides = "criteria" in box["params"] or any(dep.startswith(rooms) for dep in box["deps"])
+        assert decides == (stage == "report")
+
+
 def test_every_path_a_stage_writes_is_declared():
     """The declared outputs and no others: a forgotten one would be lost by `dvc checkout`."""
     outs = {

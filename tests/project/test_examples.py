@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PRINTED = {
     "attack_your_model": ["fgsm: ", "pgd: ", "% right"],
     "train_by_your_method": ["standard: clean ", "half clean: clean ", "under attack"],
-    "read_the_verdict": ["Verdict: model ", "worst case ", "n = 100", "images that an attack turned: "],
+    "read_the_verdict": ["Measurement: model ", "worst case ", "n = 100", "images that an attack turned: "],
     "read_a_kernel": ["effective_rank", "alignment", "distance_first"],
 }
 

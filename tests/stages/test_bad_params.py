@@ -12,8 +12,8 @@ from tests.parts.pipeline_files import ROOT, changed, small_params
 
 MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
 SECTIONS = (
-    "compute, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, threat, "
-    "train_clean_teacher, train_robust_teacher"
+    "compute, criteria, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, "
+    "threat, train_clean_teacher, train_robust_teacher"
 )
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
 RECIPE, NO_FRACTION = f"{CLEAN}.recipe", "want a fraction such as 8/255 or a number"

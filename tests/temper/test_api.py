@@ -91,7 +91,7 @@ def test_an_evaluation_gives_table_and_verdict_and_leaves_the_model(num_classes:
     assert result.worst_case.value <= min(rate.value for rate in result.attacks.values()) <= result.clean.value
     assert result.clean.low <= result.clean.value <= result.clean.high
     assert result.verdict in ("trusted", "suspect", "broken") and (result.verdict == "trusted") == (not result.reasons)
-    assert str(result).startswith("Verdict: model") and "worst case" in str(result)
+    assert "\nMeasurement: model" in str(result) and "worst case" in str(result)
     assert any(name.startswith("cascade/") for name in outcomes) == (budget == "standard")
 
 
