@@ -29,7 +29,9 @@ def journal(folder: Path) -> list[str]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of the results but the journal, whose lines several processes write in any order."""
-    paths = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name != "journal.jsonl"]
+    # The dated page says when and how long, which is never the same twice.
+    other = ("journal.jsonl", "robustness.dated.html")
+    paths = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name not in other]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
