@@ -165,6 +165,8 @@ def smoothing(entrant: Entrant) -> Smoothing:
         weight_centralisation=centralisation,
         centre_epochs=5,
         clean=entrant.clean,
+        loss="smoothed",
+        distance="absolute",
         warm_up=WARM_UP,
         guard=1,
     )

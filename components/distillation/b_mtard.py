@@ -14,6 +14,7 @@ from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
 from components.foundation.params import Positive, Real, strict
 from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.two_views import Views, accuracies
 from components.numerics import parallel
 from components.numerics.losses import entropy, hard, kl_divergence
@@ -27,6 +28,8 @@ class BMtard:
 
     `reduction` is that of both divergences: `batch_mean`, or the published code's `class_mean`, which goes with its
     learning rate. At each of `balance_milestones` (epochs done) both step sizes are multiplied by `balance_decay`.
+    Unlike here, the published code does not clip the start x + 0.001 N to [0, 1] before the first gradient, and has
+    1e-5 inside its logarithms.
     """
 
     attack: Pgd  # How the student's images are attacked.
@@ -37,6 +40,7 @@ class BMtard:
     weight_step: Real  # How far a weight moves in one step of the balance.
     balance_milestones: tuple[int, ...]  # Epochs done at which both step sizes are multiplied.
     balance_decay: Real  # What both step sizes are multiplied by.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def __post_init__(self) -> None:
         if self.temperature_max < self.temperature_min:
@@ -73,7 +77,8 @@ class BMtardMethod(Method):
 
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
         images, labels = batch.images, batch.labels
-        images_adv = self.fields.attack(model, images, hard(labels), threat, rng)
+        with crafting(model, self.fields.batch_norm) as network:
+            images_adv = self.fields.attack(network, images, hard(labels), threat, rng)
         # Two forward passes, adversarial first, so that each has its own batch statistics.
         logits_adv, logits = model(images_adv), model(images)
         targets = self._soft_labels(images, images_adv)

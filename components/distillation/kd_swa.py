@@ -11,6 +11,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, Positive, strict
 from components.methods.parts.contract import Attacked, Loss, Method, Teacher
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import logits_of
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -32,6 +33,7 @@ class KdSwa:
     clean_weight: NotNegative  # Weight of the clean teacher; both weights are at most 1 in sum.
     robust_weight: NotNegative  # Weight of the robust teacher.
     temperature: Positive  # Softens the predictions of teachers and student.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def __post_init__(self) -> None:
         weights = self.clean_weight, self.robust_weight

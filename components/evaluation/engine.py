@@ -16,7 +16,7 @@ from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard,
 from components.evaluation.document import Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
-from components.evaluation.search_network import parity
+from components.evaluation.search_network import parity, refusal
 from components.evaluation.suite import Suite
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
 from components.numerics.compute import resolved
@@ -133,7 +133,7 @@ def _victims(
         if victim.search is not victim.exact:
             checks[name] = _parity(victim, data, suite)
             if not checks[name]["passed"]:
-                note(f"{name}: {precision} search refused, float32 instead: {checks[name]}")
+                note(f"{name}: {precision} search refused, float32 instead: {refusal(checks[name])}")
                 victim = Victim(candidate.model)
         victims[name] = victim
     return victims, {"search": precision, "decision": "float32", "compiled": search.compiled, "parity": checks or None}
@@ -189,7 +189,8 @@ def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, suit
     last = [f"cascade/{name}" for name in suite.cascade][-1:]
     runs = {name: [outcomes[f"{name}/{task}"].cpu() for task in (*suite.attacks, *last)] for name in selected}
     on_cpu = {name: outcome.cpu() for name, outcome in outcomes.items()}
-    found = hardest(data.classes, on_cpu["labels"], runs if suite.attacks or last else {}, on_cpu)
+    epsilons = list(map(str, suite.section.curve_epsilons))
+    found = hardest(data.classes, on_cpu["labels"], runs if suite.attacks or last else {}, on_cpu, epsilons)
     hard = [image.index for image in found.images] if found else []
     return torch.tensor(list(dict.fromkeys([*first.tolist(), *hard])), device=first.device)
 

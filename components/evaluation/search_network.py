@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -117,3 +118,12 @@ def parity(victim: Victim, held_out: TestSet, attack: Attack, threat: Threat, se
     only_exact, only_search = int((fallen[0] & ~fallen[1]).sum()), int((fallen[1] & ~fallen[0]).sum())
     passed = n - same <= TOLERATED * n and only_exact - only_search <= TOLERATED * n
     return {"n": n, "agree": same, "only_exact": only_exact, "only_search": only_search, "passed": passed}
+
+
+def refusal(checked: Mapping[str, Any]) -> str:
+    """Why the search network is not used, in words, from what `parity` found or the reason why it was not asked."""
+    if "reason" in checked:
+        return str(checked["reason"])
+    n, agree, only_exact, only_search = (checked[key] for key in ("n", "agree", "only_exact", "only_search"))
+    alone = f"{only_exact} are fooled by the float32 search alone and {only_search} by the fast one alone"
+    return f"of {n} held-out images {n - agree} get another answer, {alone}"

@@ -11,6 +11,7 @@ from components.attacks.parts.ascent import Start, ascend, eval_mode, start_poin
 from components.data.batch import Batch
 from components.foundation.params import Count, Positive, PositiveFraction, Share, strict
 from components.methods.parts.contract import Loss, Method, one_class
+from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.memory import Memory
 from components.methods.parts.soft_targets import rectified, softened
 from components.methods.parts.two_views import logits_of
@@ -42,6 +43,7 @@ class Adr:
     weight_to: Share  # Weight λ of the moving average's prediction at the end.
     decay: Share  # Share of the moving average that one step keeps.
     epochs: Count  # Length of both cosines, the recipe's epochs.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "AdrMethod":
         return AdrMethod(self)
@@ -78,7 +80,8 @@ class AdrMethod(Method):
         images, labels = batch.images, batch.labels
         start = start_point(self.fields.start, images, threat, rng)
         step_size, steps = float(self.fields.step_size), self.fields.steps
-        return ascend(model, images, start, lambda z: cross_entropy(z, labels), threat, step_size, steps)
+        with crafting(model, self.fields.batch_norm) as network:
+            return ascend(network, images, start, lambda z: cross_entropy(z, labels), threat, step_size, steps)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         logits = logits_of(model, images_adv)

@@ -16,6 +16,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, Real, Share, strict
 from components.methods.parts.contract import Attacked, Loss, Method, Teacher, one_class
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.soft_targets import one_hot, rectified, softened, without_advice
 from components.methods.parts.two_views import Views, accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy, kl_divergence
@@ -51,6 +52,7 @@ class Cktat:
     rectify: bool  # Whether the label is mixed into a target that prefers a wrong class.
     lower_difficulty: bool  # Whether targets are softer than labels.
     correct_guidance: bool  # Whether the teacher says which wrong classes the target names.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def __post_init__(self) -> None:
         if self.learns_from_teacher and self.alpha == 0:

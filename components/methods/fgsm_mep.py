@@ -10,6 +10,7 @@ from components.data.batch import Batch
 from components.foundation.params import Count, NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss, Method
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.image_memory import ImageMemory
 from components.numerics import parallel
 from components.numerics.losses import TINY
@@ -25,12 +26,14 @@ class FgsmMep:
 
     With δ and m the image's own, g the gradient at x⁰ = Π(x + δ) over its L1 norm in the whole batch: x̃ = Π(x⁰ + α
     sign g), then m ← g + momentum · m and δ ← Π(x⁰ + α sign m) - x, where α is `step_size`. Every `reset_every` epochs
-    m is zero and δ is ±ε at random. `align` has both follow the image's crops and flips; the published code leaves them
-    in the crop's coordinates. The gradient goes through both logits.
+    m is zero and δ is ±ε at random. `craft` says whether g climbs the cross-entropy of the smoothed target, as the
+    published code does, or that of the label alone. `align` has both follow the image's crops and flips; the published
+    code leaves them in the crop's coordinates, and does not clip x + δ to [0, 1]. The gradient goes through both
+    logits.
 
-    Published: `momentum` 0.3, `step_size` ε, `weight` 10, `reset_every` 40 (10 for CIFAR-100), `batch_norm` train, and
-    0.6 as the target of the true class of K, which is `label_smoothing` 0.4 · K / (K - 1): 4/9 for ten classes. Errors:
-    another norm than L∞.
+    Published: `momentum` 0.3, `step_size` ε, `weight` 10, `reset_every` 40 (10 for CIFAR-100), `batch_norm` train,
+    `craft` smoothed, and 0.6 as the target of the true class of K, which is `label_smoothing` 0.4 · K / (K - 1): 4/9
+    for ten classes. Errors: another norm than L∞.
     """
 
     step_size: NotNegativeFraction  # Length α of the step, a fraction of the pixel range.
@@ -39,7 +42,8 @@ class FgsmMep:
     weight: Real  # Weight of the squared difference of the logits.
     label_smoothing: Real  # Share of the target that goes evenly to all classes.
     align: bool  # Whether m and δ follow the image's crops and flips.
-    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
+    batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
+    craft: Literal["smoothed", "hard"]  # Whether the attack climbs the loss of the smoothed target or of the label.
 
     def build(self) -> "FgsmMepMethod":
         return FgsmMepMethod(self)
@@ -54,6 +58,11 @@ class FgsmMepMethod(Method):
     def __init__(self, fields: FgsmMep) -> None:
         super().__init__(fields)
         self.memory = ImageMemory("delta", "momentum")
+
+    @property
+    def crafting_smoothing(self) -> float:
+        """The smoothing of the target that the attack leaves."""
+        return self.fields.label_smoothing if self.fields.craft == "smoothed" else 0.0
 
     def begin_epoch(self, epoch: int) -> None:
         """Forgets everything in epochs 0, `reset_every`, …"""

@@ -1,12 +1,13 @@
 """FGSM with a random start: one step of adversarial training for little more than clean training's price."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from components.foundation.params import Fractional, NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
 
@@ -23,7 +24,7 @@ class FgsmRs:
     step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
     noise: Annotated[Fractional, Field(ge=0, le=1)]  # Radius of the random start, as a multiple of ε.
     label_smoothing: Real  # Share of the target that goes evenly to all classes.
-    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
+    batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

@@ -1,16 +1,14 @@
 """GradAlign: FGSM training whose loss is kept locally linear, so that one step stays a good attack."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import View, crafting_mode
+from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.params import NotNegativeFraction, Real, strict
 from components.methods.parts import one_step
-from components.methods.parts.contract import Loss, Method
-from components.numerics.losses import cross_entropy, hard
+from components.methods.parts.contract import Loss, Method, climbed
+from components.methods.parts.crafting import BatchNormMode, crafting
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -28,7 +26,7 @@ class GradAlign:
     weight: Real  # Weight of the alignment term.
     step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
     label_smoothing: Real  # Share of the target that goes evenly to all classes.
-    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
+    batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "GradAlignMethod":
         return GradAlignMethod(self)
@@ -39,6 +37,7 @@ class GradAlignMethod(Method):
 
     fields: GradAlign
     keeps_graph: bool = False
+    crafting_smoothing: float = 0.0
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return batch.images
@@ -54,8 +53,8 @@ class GradAlignMethod(Method):
 
     def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
         leaf = images.detach().requires_grad_()
-        with crafting_mode(model, self.fields.batch_norm):
-            values = cross_entropy(model(leaf), hard(batch.labels))
+        with crafting(model, self.fields.batch_norm) as network:
+            values = climbed(self, network(leaf), batch)
         return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
 
 

@@ -13,6 +13,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, Real, strict
 from components.methods.parts.contract import Attacked, Loss, Method, Teacher
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -23,13 +24,15 @@ class Hat:
 
     Each term is averaged over the batch. The helper example is the published one: it lies outside the ball, and is not
     clipped to [0, 1], so that it stays on the line through x and x̃. Published: `beta` 2.5, `gamma` 0.5, `reach` 2, an
-    attack up the divergence (loss `kl`) from a gaussian start. Errors: a `reach` of at most 1, which is not beyond x̃.
+    attack up the divergence (loss `kl`) from a gaussian start, which the published code does not clip to [0, 1].
+    Errors: a `reach` of at most 1, which is not beyond x̃.
     """
 
     attack: Pgd  # How the images to train on are attacked.
     beta: NotNegative  # Weight of the divergence between both predictions.
     gamma: NotNegative  # Weight of the helper example's loss.
     reach: Annotated[Real, Field(gt=1)]  # How far the helper example lies along the perturbation; 1 is x̃ itself.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         return Attacked(self, clean_teacher=Teacher(clean_teacher))

@@ -11,6 +11,7 @@ from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import NotNegative, strict
 from components.methods.parts.contract import Attacked, Loss, Method
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -22,13 +23,15 @@ class Lbgat:
     The square is averaged over images and, with `reduction` class_mean as published, over classes too; with batch_mean
     it is summed over classes. The companion has the clean teacher's architecture and starts from its weights (`clean`)
     or afresh, in torch's own way (`random`). x̃ is an attack on f alone. Published: `beta` 0 or 6, an attack up the
-    divergence (loss `kl`) from a gaussian start, an untrained companion.
+    divergence (loss `kl`) from a gaussian start, which the published code does not clip to [0, 1], an untrained
+    companion.
     """
 
     attack: Pgd  # How the images to train on are attacked; the companion is not.
     beta: NotNegative  # Weight of the divergence between both predictions.
     reduction: Literal["class_mean", "batch_mean"]  # Over what the squared difference is averaged.
     companion: Literal["clean", "random"]  # Starts from the clean teacher's weights, or afresh.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self, clean_teacher: nn.Module) -> Method:
         """The training method; the teacher itself stays as it is, and the optimizer moves the companion as well."""

@@ -7,6 +7,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.foundation.params import NotNegative, strict
 from components.methods.parts.contract import Attacked, Loss, Method, one_class
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, look_twice
 from components.numerics.losses import cross_entropy, kl_divergence
 
@@ -19,11 +20,12 @@ class Mart:
     """BCE(f(x̃), y) + beta · mean[KL(p(x) ‖ p(x̃)) · (1 - p_y(x))], with BCE = CE - log(1.0001 - max p_j(x̃) over j ≠ y).
 
     The gradient goes through every factor. Published: `beta` 5 and an attack up the cross-entropy from a gaussian
-    start. Errors: labels that are mixed.
+    start, which the published code does not clip to [0, 1] before the first gradient. Errors: labels that are mixed.
     """
 
     attack: Pgd  # How the images to train on are attacked.
     beta: NotNegative  # Weight of the divergence between both predictions.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> Method:
         return Attacked(self)

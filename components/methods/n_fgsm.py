@@ -1,10 +1,9 @@
 """N-FGSM: stronger noise around the image, and no clipping of what the step makes of it."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from components.foundation.params import NotNegativeFraction, Ratio, Real, strict
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
 
@@ -21,7 +20,7 @@ class NFgsm:
     step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
     noise: NotNegativeFraction  # Radius of the random start, as a multiple of ε.
     label_smoothing: Real  # Share of the target that goes evenly to all classes.
-    batch_norm: Literal["eval", "train"]  # Which mode batch norm is in while images are crafted.
+    batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:
         return NoisyStep(self)

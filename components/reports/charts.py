@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from components.reports.wording import percent
 from components.statistics.outcomes import Rate
 
 Points = Sequence[tuple[float, float]]
+Stroke = tuple[tuple[float, float], tuple[float, float]]
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 38
 
@@ -86,10 +88,13 @@ def colour(index: int) -> str:
     return f"c{index % PALETTE}"
 
 
-def mark(shape: int, x: float = 0.0, y: float = 0.0, class_: str = "", title: str = "") -> str:
+def mark(shape: int, x: float = 0.0, y: float = 0.0, class_: str = "", title: str = "", scale: float = 1) -> str:
     """The mark of series number `shape` (square, triangle, circle, diamond), so that no figure needs colour alone."""
     text = tag("title", escape(title)) if title else ""
-    path, place = MARKS[shape % len(MARKS)], f"translate({x:.1f} {y:.1f})"
+    path, place = (
+        MARKS[shape % len(MARKS)],
+        f"translate({x:.1f} {y:.1f})" + (f" scale({scale:g})" if scale != 1 else ""),
+    )
     return tag("path", text, class_=f"mark {colour(shape)} {class_}".strip(), d=path, transform=place)
 
 
@@ -99,6 +104,12 @@ class Plot:
     def __init__(self, x: Axis, y: Axis, width: int = 372, height: int = 250, left: int = LEFT) -> None:
         self.x, self.y, self.width, self.height, self.left = x, y, width, height, left
         self.parts: list[str] = []
+        self.strokes: list[Stroke] = []
+
+    @property
+    def frame(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the area between the axes, on the drawing."""
+        return self.left, TOP, self.width - RIGHT, self.height - BOTTOM
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The place on the drawing of a point in the axes' units."""
@@ -107,25 +118,35 @@ class Plot:
 
     def line(self, points: Points, class_: str) -> None:
         """A line through the points."""
+        self.strokes += pairwise([self.at(*point) for point in points])
         self.parts.append(tag("polyline", class_=f"line {class_}", points=self._path(points)))
 
     def band(self, low: Points, high: Points, class_: str) -> None:
         """The area between two lines."""
         self.parts.append(tag("polygon", class_=f"band {class_}", points=self._path([*high, *reversed(list(low))])))
 
-    def mark(self, x: float, y: float, shape: int, title: str, class_: str = "") -> None:
+    def mark(self, x: float, y: float, shape: int, title: str, class_: str = "", scale: float = 1) -> None:
         """A mark with the text a pointer shows."""
-        self.parts.append(mark(shape, *self.at(x, y), class_=class_, title=title))
+        self.parts.append(mark(shape, *self.at(x, y), class_=class_, title=title, scale=scale))
 
     def segment(self, start: tuple[float, float], end: tuple[float, float], class_: str) -> None:
         """A straight stroke between two points in the axes' units."""
-        (x1, y1), (x2, y2) = self.at(*start), self.at(*end)
+        self.stroke(self.at(*start), self.at(*end), class_)
+
+    def stroke(self, start: tuple[float, float], end: tuple[float, float], class_: str) -> None:
+        """A straight stroke between two points on the drawing."""
+        self.strokes.append((start, end))
+        (x1, y1), (x2, y2) = start, end
         self.parts.append(tag("line", class_=class_, x1=x1, y1=y1, x2=x2, y2=y2))
 
     def text(self, x: float, y: float, content: str, class_: str = "", shift: tuple[float, float] = (0.0, 0.0)) -> None:
         """Words at a point in the axes' units, moved by `shift` on the drawing."""
         across, down = self.at(x, y)
-        self.parts.append(tag("text", escape(content), class_=class_, x=across + shift[0], y=down + shift[1]))
+        self.words(across + shift[0], down + shift[1], content, class_)
+
+    def words(self, across: float, down: float, content: str, class_: str = "") -> None:
+        """Words at a point on the drawing."""
+        self.parts.append(tag("text", escape(content), class_=class_, x=across, y=down))
 
     def render(self, label: str) -> str:
         """The drawing with its axes; `label` says in words what it shows."""

@@ -1,5 +1,6 @@
 """How names, numbers and conditions are written wherever a person reads them."""
 
+import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,6 +18,7 @@ _TITLES = {
     "w_robust": "W-Robust",
     "r_fgsm": "R+FGSM",
     "step_ll": "step l.l.",
+    "step_rnd": "step rnd.",
     "iter_ll": "iter l.l.",
     "mi_fgsm": "MI-FGSM",
     "apgd_ce": "APGD-CE",
@@ -26,7 +28,7 @@ _TITLES = {
     "square": "Square",
 }
 # Words in the other names: `pgd_50` -> `PGD 50`.
-_WORDS = {"pgd": "PGD", "fgsm": "FGSM", "apgd": "APGD", "cw": "CW", "bim": "BIM", "trades": "TRADES"}
+_WORDS = {"pgd": "PGD", "fgsm": "FGSM", "apgd": "APGD", "cw": "CW", "bim": "BIM", "eot": "EOT", "trades": "TRADES"}
 _CASCADES = {"autoattack": "AutoAttack", "quick": "APGD-CE + APGD-T"}
 # What the words about a pair of conditions say already.
 _PAIR = ("first", "then", "n", "right_first", "right_then", "gained", "lost", "change")
@@ -135,10 +137,22 @@ def measured_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{rule_title(key)} {measured_text(inner)}" for key, inner in value.items()) or ABSENT
     if isinstance(value, list):
-        return ", ".join(map(measured_text, value))
+        return ", ".join(map(measured_text, value)) or ABSENT
     if value is None:
         return ABSENT
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def exact_text(value: Any) -> str:
+    """A fact in words, numbers with all their digits: `True` -> `yes`, what is missing as a dash."""
+    if isinstance(value, list):
+        return ", ".join(map(exact_text, value)) or ABSENT
+    return str(value) if isinstance(value, float) else measured_text(value)
+
+
+def parameter_text(value: Any) -> str:
+    """A value as params.yaml writes it: `True` -> `true`, `None` -> `null`, texts without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _pair_text(pair: Mapping[str, Any]) -> str:

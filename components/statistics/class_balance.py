@@ -24,8 +24,8 @@ def balanced(outcome: Tensor, labels: Tensor) -> BalancedRate:
     Analysis 53, 1080-1085), eq. 2 with equal weights.
     """
     assert labels.numel() > 0, "no images"
-    masks = (labels == label for label in range(int(labels.max()) + 1))
-    classes = [outcome[mask] for mask in masks if mask.any()]
+    each = (outcome[labels == label] for label in range(int(labels.max()) + 1))
+    classes = [mine for mine in each if len(mine)]
     counts = [(int(mine.count_nonzero()), mine.numel()) for mine in classes]
     shares = [count / n for count, n in counts]
     bounds = [interval(count, n) for count, n in counts]

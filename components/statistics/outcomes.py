@@ -1,6 +1,7 @@
 """What is derived from per-image outcomes: rates with intervals, worst cases, the hardest images; to six decimals."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Annotated, Generic, TypeVar
 
 import torch
@@ -59,7 +60,7 @@ class MeanRate(Interval[Share]):
 
 
 class KeptBy(Document):
-    """How many images, `count`, exactly 0, 1, 2, … `models` keep in the worst case."""
+    """How many images, `count`, exactly 0, 1, 2, … of the counted `models` keep in the worst case."""
 
     models: Count
     count: Count
@@ -72,21 +73,25 @@ class HardImage(Document):
     """Its place in the test split."""
     class_: str
     survived: Count
-    """The number of attacks, over all models, that leave it right."""
+    """The number of attacks, over the counted models, that leave it right."""
     attacks: Number
-    """The number of attacks over all models."""
+    """The number of attacks over the counted models."""
     clean: list[str]
     """The models that know it without an attack."""
     worst_case: list[str]
     """The models that keep it under every attack."""
+    falls_at: dict[str, Epsilon] = Field(default={})
+    """Model to the smallest size of the ε curve at which it is wrong; without those that stand at every size."""
 
 
 class Hardest(Document):
     """What is hard about the test split."""
 
+    models: list[str] = Field(default=[])
+    """The models that count: those that keep an image in the worst case, or all where none does."""
     kept_by: list[KeptBy]
     images: list[HardImage]
-    """The images that survive the smallest share of attacks, hardest first."""
+    """The images that survive the fewest attacks on the models that count, hardest first."""
 
 
 def shortened(value: float) -> float:
@@ -142,7 +147,11 @@ def attacked(model: str, attacks: Iterable[str], cascade: Iterable[str], outcome
 
 
 def hardest(
-    classes: Sequence[str], labels: Tensor, runs: Mapping[str, Sequence[Tensor]], outcomes: Outcomes
+    classes: Sequence[str],
+    labels: Tensor,
+    runs: Mapping[str, Sequence[Tensor]],
+    outcomes: Outcomes,
+    curve: Sequence[str] = (),
 ) -> Hardest | None:
     """What is hard: how many images k models keep in the worst case, and the hardest images.
 
@@ -150,34 +159,42 @@ def hardest(
         classes: their names.
         labels: the true classes [n].
         runs: per attacked model, the outcomes [n] of each attack (a cascade counts as one).
-        outcomes: holds `<model>/clean` and `<model>/worst_case` [n] of these models.
+        outcomes: holds `<model>/clean` and `<model>/worst_case` [n] of these models, and `<model>/curve/<place>` for
+            each place of `curve`, as far as they were measured.
+        curve: the epsilons of the ε curve.
 
-    An image's place follows from the share of attacks it survives over all models, then from how many models keep it,
-    then from how many know it clean. None where nothing was attacked.
+    An image's place follows from the share of attacks it survives, then from how many points of the curves it stands
+    at, then from how many models keep it, then from how many know it clean. A model that keeps no image tells none from
+    another: it does not count, unless no model keeps one. None where nothing was attacked.
     """
     if not runs:
         return None
-    survived = torch.stack([run != 0 for attacks in runs.values() for run in attacks])
-    clean = torch.stack([outcomes[f"{model}/clean"] != 0 for model in runs])
-    worst_case = torch.stack([outcomes[f"{model}/worst_case"] != 0 for model in runs])
-    kept, order = worst_case.sum(0), torch.arange(len(labels))
-    for key in (clean.sum(0), kept, survived.sum(0)):
+    right = {model: {name: outcomes[f"{model}/{name}"] != 0 for name in ("clean", "worst_case")} for model in runs}
+    counted = [model for model in runs if right[model]["worst_case"].any()] or list(runs)
+    survived = torch.stack([run != 0 for model in counted for run in runs[model]])
+    clean, kept = (torch.stack([right[model][name] for model in counted]).sum(0) for name in ("clean", "worst_case"))
+    points = {model: _curve(model, curve, outcomes) for model in runs}
+    stands = sum((point.long() for model in counted for point in points[model].values()), torch.zeros_like(kept))
+    order = torch.arange(len(labels))
+    for key in (clean, kept, stands, survived.sum(0)):
         order = order[torch.argsort(key[order], stable=True)]
-    names, places = list(runs), [int(place) for place in order[:SHOWN]]
     images = [
         HardImage(
             index=place,
             class_=classes[int(labels[place])],
             survived=int(survived[:, place].sum()),
             attacks=len(survived),
-            clean=_named(names, clean[:, place]),
-            worst_case=_named(names, worst_case[:, place]),
+            clean=[model for model in runs if right[model]["clean"][place]],
+            worst_case=[model for model in runs if right[model]["worst_case"][place]],
+            falls_at={m: falls[0] for m in runs if (falls := [e for e, ok in points[m].items() if not ok[place]])},
         )
-        for place in places
+        for place in map(int, order[:SHOWN])
     ]
-    counts = [KeptBy(models=k, count=int((kept == k).sum())) for k in range(len(names) + 1)]
-    return Hardest(kept_by=counts, images=images)
+    counts = [KeptBy(models=k, count=int((kept == k).sum())) for k in range(len(counted) + 1)]
+    return Hardest(models=counted, kept_by=counts, images=images)
 
 
-def _named(names: Sequence[str], chosen: Tensor) -> list[str]:
-    return [name for name, one in zip(names, chosen, strict=True) if bool(one)]
+def _curve(model: str, epsilons: Sequence[str], outcomes: Outcomes) -> dict[str, Tensor]:
+    """Which images [n] a model has right at each measured epsilon of the curve, rising."""
+    keys = {epsilon: f"{model}/curve/{place}" for place, epsilon in enumerate(epsilons)}
+    return {e: outcomes[keys[e]] != 0 for e in sorted(keys, key=Fraction) if keys[e] in outcomes}

@@ -21,7 +21,7 @@ from components.numerics import parallel
 from components.numerics.compute import Precision, channels_last, training_arithmetic
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
-from components.schedules.parts.schedule import Schedule
+from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import Measure, TrainingState, trained_parameters
 
@@ -71,6 +71,13 @@ class Plan(NamedTuple):
     threat: Threat
     seed: int
     batch_norm: parallel.BatchNormOver = "synchronised"
+
+
+class _Speed(NamedTuple):
+    """What the schedule sets of the optimizer for one step."""
+
+    learning_rate: float
+    momentum: float
 
 
 class _StepRecord(NamedTuple):
@@ -145,10 +152,12 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     batches = loader.epoch(order_seed=derived(plan.seed, "order", epoch), rng=state.rng)
     num_steps = loader.num_batches * replays
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
-        rate = recipe.learning_rate * plan.schedule.factor(epoch + index / num_steps, recipe.epochs)
+        progress = epoch + index / num_steps
+        rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
+        speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, recipe.momentum))
         with training_arithmetic(batch.images.device, recipe.precision):
             loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
-        steps.append(_update(state, loss, len(batch.images) / batch.total, rate, recipe.gradient_clip))
+        steps.append(_update(state, loss, len(batch.images) / batch.total, speed, recipe.gradient_clip))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
@@ -169,13 +178,13 @@ def _stream(state: TrainingState, batch: Batch) -> Part:
     return Part.share(state.rng, parallel.rank(), ranks, batch.total)
 
 
-def _update(state: TrainingState, loss: Loss, share: float, rate: float, gradient_clip: float | None) -> _StepRecord:
+def _update(state: TrainingState, loss: Loss, share: float, speed: _Speed, gradient_clip: float | None) -> _StepRecord:
     """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
 
     The record has the loss and its parts for the whole batch, detached, and the gradient's norm if that is clipped.
     """
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"], group["momentum"] = speed
     state.optimizer.zero_grad(set_to_none=True)
     (loss.total * share).backward()
     parameters = state.optimizer.param_groups[0]["params"]
@@ -185,7 +194,7 @@ def _update(state: TrainingState, loss: Loss, share: float, rate: float, gradien
     state.optimizer.step()
     if state.average is not None:
         state.average.update(state.model)
-    return _StepRecord(rate, Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
+    return _StepRecord(speed.learning_rate, Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
 
 
 def _require_finite(steps: list[_StepRecord], epoch: int) -> None:

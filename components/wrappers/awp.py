@@ -55,6 +55,11 @@ class Perturbed(Method):
         self.method, self.replays = method, method.replays
         self.is_active = fields.start == 0
 
+    @property
+    def label_smoothing(self) -> float:
+        """The inner method's."""
+        return self.method.label_smoothing
+
     def begin_epoch(self, epoch: int) -> None:
         """Decides whether weights are perturbed in this epoch (counted from 0)."""
         self.is_active = epoch >= self.fields.start

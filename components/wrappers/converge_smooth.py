@@ -10,14 +10,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import View, crafting_mode
+from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import Count, NotNegative, Real, Whole, strict
-from components.methods.parts.contract import Loss, Method, OneStep
+from components.methods.parts.contract import Loss, Method, OneStep, climbed
+from components.methods.parts.crafting import crafting
 from components.models.parts.batch_norm import part_from_buffers
 from components.numerics import parallel
-from components.numerics.losses import cross_entropy, hard
+from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Rng
 from components.schedules.parts.schedule import Schedule, jumps
 from components.threats.parts.threat import Threat
@@ -32,13 +33,16 @@ class Smoothing:
     Where a loss lies more than the stride γ from u, the terms `weight_adversarial` · |L' - u'| and `weight_clean` ·
     |L - u| join the total. L is clean and decides for both; with form `example` it is each image's own (eq. 6 and 7 of
     the paper; the mean over the batch is added), with `batch` the batch's mean. γ is |u(t-1) - u(t-2)|, no less than
-    `stride_min` and no more than `stride_max`.
+    `stride_min` and no more than `stride_max`; the published code has the difference with its sign, so that γ is the
+    smallest whenever the loss falls (`distance` signed).
 
     `clean` chooses the pass that gives L. `pass`: the method's own where its loss has a clean part, else one more in
-    training mode. `start`: the one-step attack's own at the images it starts at, unsmoothed, in the mode it crafts in.
+    training mode. `start`: the one-step attack's own at the images it starts at, in the mode it crafts in. L is the
+    cross-entropy that the method trains on, its labels smoothed as there, as published; or that of the labels alone
+    (`loss` hard), whose spread is about twice as large, and so are the strides that fit it. L' is always the former.
 
     The terms are off in the first `warm_up` epochs, before two epochs have been seen, and within `guard` epochs of one
-    in which the learning rate jumps, since there the losses jump rightly.
+    in which the learning rate jumps, since there the losses jump rightly, or of the end of training.
 
     `weight_centralisation` · ‖θ - mean of past θ‖₂ is added after `warm_up`, jump or not; 0 is never. The past is the
     ends of the last `centre_epochs` epochs (the paper leaves it open).
@@ -52,8 +56,10 @@ class Smoothing:
     weight_centralisation: NotNegative  # Weight of the distance to the mean of past weights; 0: none.
     centre_epochs: Count  # Epochs whose last weights make that mean.
     clean: Literal["pass", "start"]  # Which forward pass gives the clean loss.
+    loss: Literal["smoothed", "hard"]  # Whether the clean loss has the method's smoothed labels.
+    distance: Literal["absolute", "signed"]  # How far u moved, with its sign or without; the stride follows it.
     warm_up: Whole  # First epochs without any term.
-    guard: Whole  # Epochs around a jump of the learning rate without the loss terms.
+    guard: Whole  # Epochs around a jump of the learning rate, and before the end, without the loss terms.
 
     def __post_init__(self) -> None:
         if self.stride_max < self.stride_min:
@@ -66,13 +72,13 @@ class Smoothing:
         """
         if self.clean == "start" and not isinstance(method, OneStep):
             raise InputError(f"smoothing: got clean 'start', want 'pass' around {method}: it is no one-step method")
-        centres = [math.floor(jump) for jump in jumps(schedule, epochs)]
+        centres = [*(math.floor(jump) for jump in jumps(schedule, epochs)), epochs]
         guarded = {epoch for centre in centres for epoch in range(centre - self.guard, centre + self.guard + 1)}
         return Smoothed(self, method, frozenset(guarded))
 
 
 class _Course(NamedTuple):
-    """What an epoch's losses are held against: γ, |u(t-1) - u(t-2)|, u(t-1), u'(t-1), float64, NaN if unknown."""
+    """What an epoch's losses are held against: γ, how far u moved, u(t-1), u'(t-1), float64, NaN if unknown."""
 
     stride: Tensor
     distance: Tensor
@@ -99,9 +105,9 @@ class _CleanLosses(NamedTuple):
 class Smoothed(Method):
     """A method with the terms of `Smoothing`; it remembers u(t-1), u(t-2), u'(t-1), this epoch's sums, past weights.
 
-    Parts besides the method's own: `smooth_stride` γ, `smooth_distance` |u(t-1) - u(t-2)|, `smooth_clean` u(t-1) and
-    `smooth_adversarial` u'(t-1), each once it is known; the shares of batches or images that are pulled down,
-    `smooth_above`, and up, `smooth_below`; `smooth_loss`, both terms; `smooth_centralisation` where there is one.
+    Parts besides the method's own: `smooth_stride` γ, `smooth_distance` u(t-1) - u(t-2) or its size, `smooth_clean`
+    u(t-1) and `smooth_adversarial` u'(t-1), each once it is known; the shares of batches or images that are pulled
+    down, `smooth_above`, and up, `smooth_below`; `smooth_loss`, both terms; `smooth_centralisation` where there is one.
     Errors, at the first step: a method without adversarial losses; with form `example`, one that attacks but a part of
     its batch.
     """
@@ -117,6 +123,7 @@ class Smoothed(Method):
         self.register_buffer("means", torch.full((3,), torch.nan, dtype=torch.float64))
         # The sum of this epoch's clean losses and their number, the same of the adversarial ones.
         self.register_buffer("sums", torch.zeros(4, dtype=torch.float64))
+        self.smoothing = method.label_smoothing if fields.loss == "smoothed" else 0.0
         self.centralisation = Centralisation(fields.weight_centralisation, fields.centre_epochs)
         self._set_out(warm=False, guarded=False)
 
@@ -128,7 +135,9 @@ class Smoothed(Method):
 
     def _set_out(self, warm: bool, guarded: bool) -> None:
         latest, before, adversarial = self.means.unbind()
-        distance = (latest - before).abs()
+        distance = latest - before
+        if self.fields.distance == "absolute":
+            distance = distance.abs()
         stride = distance.clamp(self.fields.stride_min, self.fields.stride_max)
         self._course = _Course(stride, distance, latest, adversarial)
         finite = torch.stack(self._course).isfinite().tolist()
@@ -164,11 +173,13 @@ class Smoothed(Method):
     def _from_pass(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> _CleanLosses:
         loss = self.method.loss(model, batch, threat, rng)
         clean = loss.clean
-        # A method that looks at some images only has the mean of these; each image's own loss takes a pass.
-        if clean is None or (self.fields.form == "example" and len(clean) != len(batch.images)):
+        # A method that looks at some images only has the mean of these; each image's own loss takes a pass. So does
+        # the loss of the labels alone, where the method smooths them.
+        partly = clean is not None and self.fields.form == "example" and len(clean) != len(batch.images)
+        if clean is None or partly or self.smoothing != self.method.label_smoothing:
             part_from_buffers(model)
             with torch.set_grad_enabled(self._active and self.fields.weight_clean > 0):
-                clean = cross_entropy(model(batch.images), batch.labels)
+                clean = cross_entropy(model(batch.images), batch.labels, self.smoothing)
         gate, term = self._gate(clean.detach()), torch.zeros((), device=clean.device)
         if gate is not None:
             term = self._term(self.fields.weight_clean, clean, self._course.clean, gate)
@@ -180,21 +191,22 @@ class Smoothed(Method):
         That gradient is taken before the method's own pass in training mode, which moves the batch statistics that a
         pass in evaluation mode would go back through, and it is handed to the total as it is.
         """
-        method, labels = self.method, hard(batch.labels)
+        method = self.method
         assert isinstance(method, OneStep)
         start = method.start(model, batch, threat, rng)
-        with crafting_mode(model, method.fields.batch_norm), torch.enable_grad():
+        with crafting(model, method.fields.batch_norm) as network, torch.enable_grad():
             leaf = start.detach().requires_grad_()
-            logits = model(leaf)
-            values = cross_entropy(logits, labels)
-            gate, term = self._gate(values.detach()), torch.zeros((), device=values.device)
+            logits = network(leaf)
+            values = climbed(method, logits, batch)
+            clean = values if self._climbs(method, batch) else cross_entropy(logits, batch.labels, self.smoothing)
+            gate, term = self._gate(clean.detach()), torch.zeros((), device=clean.device)
             parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
             pull = None
             if gate is not None and self.fields.weight_clean:
-                known = values.detach().requires_grad_()
+                known = clean.detach().requires_grad_()
                 term = self._term(self.fields.weight_clean, known, self._course.clean, gate)
                 pull = torch.autograd.grad(term, known)[0]
-            gradient, pulls = self._gradients(values, leaf, parameters, pull, method.keeps_graph)
+            gradient, pulls = self._gradients(values, clean, leaf, parameters, pull, method.keeps_graph)
         if pulls is not None:
             term = with_gradient(term, pulls, parameters)
         view = View(gradient, values, logits)
@@ -202,19 +214,29 @@ class Smoothed(Method):
             part_from_buffers(model)
         else:
             view = View(*(tensor.detach() for tensor in view))
-        return _CleanLosses(method.loss_from(model, batch, start, view, threat, rng), values.detach(), gate, term)
+        return _CleanLosses(method.loss_from(model, batch, start, view, threat, rng), clean.detach(), gate, term)
+
+    def _climbs(self, method: OneStep, batch: Batch) -> bool:
+        """Whether the attack climbs the clean loss itself."""
+        return method.crafting_smoothing == self.smoothing and (self.smoothing > 0 or batch.labels.ndim == 1)
 
     def _gradients(
-        self, values: Tensor, leaf: Tensor, parameters: list[nn.Parameter], pull: Tensor | None, keep_graph: bool
+        self,
+        values: Tensor,
+        clean: Tensor,
+        leaf: Tensor,
+        parameters: list[nn.Parameter],
+        pull: Tensor | None,
+        keep_graph: bool,
     ) -> tuple[Tensor, list[Tensor | None] | None]:
-        """The gradient of the summed values by `leaf`, and that of Σ pull · value by the weights if there is a pull."""
+        """The gradient of the summed values by `leaf`, and that of Σ pull · clean by the weights if there is a pull."""
         if pull is None:
             return torch.autograd.grad(values.sum(), leaf, retain_graph=keep_graph)[0], None
-        if self.fields.form == "example":
+        if self.fields.form == "example" or clean is not values:
             gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=True)[0]
             # Where batch norm joins processes, an image's share must not depend on which of them it is at.
-            pulls = torch.autograd.grad(values, parameters, pull * len(values), keep_graph, allow_unused=True)
-            return gradient, [None if one is None else one / len(values) for one in pulls]
+            pulls = torch.autograd.grad(clean, parameters, pull * len(clean), keep_graph, allow_unused=True)
+            return gradient, [None if one is None else one / len(clean) for one in pulls]
         # The batch's images are all pulled alike, so that one pass back serves input and weights.
         gradient, *pulls = torch.autograd.grad(values.sum(), [leaf, *parameters], None, keep_graph, allow_unused=True)
         return gradient, [None if one is None else one * pull[0] for one in pulls]

@@ -110,7 +110,8 @@ def test_one_step_methods_are_their_two_halves(name, tiny, images, labels, linf)
 
     leaf = again.start(twin, batch, linf, rng).clone().requires_grad_()
     logits = twin.train(again.fields.batch_norm == "train")(leaf)
-    values = nn.functional.cross_entropy(logits, labels, reduction="none")
+    smoothing = again.crafting_smoothing
+    values = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     gradient = torch.autograd.grad(values.sum(), leaf, retain_graph=True)[0]
     twin.train()
     halves = again.loss_from(twin, batch, leaf.detach(), View(gradient, values, logits), linf, rng)

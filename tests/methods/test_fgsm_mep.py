@@ -19,6 +19,7 @@ from tests.parts.method_members import MEMBERS
 from tests.parts.plain_formulas import (
     EPSILON,
     NEARLY,
+    SMOOTHING,
     STEP,
     fgsm_mep,
     plain_gradient,
@@ -30,10 +31,11 @@ from tests.parts.plain_formulas import (
 )
 
 
-def test_fgsm_mep_equals_its_equations_over_four_visits(smooth, batch, linf):
+@pytest.mark.parametrize("craft, smoothing", [("smoothed", SMOOTHING), ("hard", 0.0)])
+def test_fgsm_mep_equals_its_equations_over_four_visits(craft, smoothing, smooth, batch, linf):
     """Two epochs, a reset, and two more; batches of other images in another order in between."""
     images, labels = batch.images, batch.labels
-    method, rng, draws = fgsm_mep().build(), seeded(5), seeded(5)
+    method, rng, draws = fgsm_mep(craft=craft).build(), seeded(5), seeded(5)
     still = Placement.still(images)
     delta, momentum = torch.zeros_like(images), torch.zeros_like(images)
     for epoch, order in enumerate(([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [3, 1, 11, 7, 0, 2, 4, 6, 5, 10, 9, 8]) * 2):
@@ -45,7 +47,7 @@ def test_fgsm_mep_equals_its_equations_over_four_visits(smooth, batch, linf):
             some, its = images[chosen], labels[chosen]
             got = method.loss(smooth, Batch(some, its, chosen, still), linf, rng).total
             start = within(some + delta[chosen], some, EPSILON)
-            gradient = plain_gradient(smooth, start, its)
+            gradient = plain_gradient(smooth, start, its, smoothing)
             images_adv = within(start + STEP * gradient.sign(), some, EPSILON)
             logits, logits_start = smooth(images_adv), smooth(start)
             drift = sum((logits - logits_start).flatten() ** 2) / logits.numel()
@@ -68,7 +70,8 @@ def test_fgsm_mep_follows_the_image_only_if_aligned(align, smooth, linf):
     noise = plus_or_minus(images, seeded(3))
     method.loss(smooth, moved, linf, seeded(4))
     start = moved.images + first
-    ahead = within(start + STEP * plain_gradient(smooth, start, labels).sign(), moved.images, EPSILON) - moved.images
+    ascent = STEP * plain_gradient(smooth, start, labels, SMOOTHING).sign()
+    ahead = within(start + ascent, moved.images, EPSILON) - moved.images
     then = method.start(smooth, Batch(images, labels, places, Placement.still(images)), linf, seeded()) - images
     if not align:
         assert torch.allclose(then, ahead, **NEARLY)

@@ -103,6 +103,7 @@ MEMBERS: dict[str, Callable[[], Method]] = {
         label_smoothing=0.1,
         align=True,
         batch_norm="train",
+        craft="smoothed",
     ).build(),
     # The attacks begin inside the second epoch of a run that is stopped after it.
     "mixed": lambda: Mixed(mix=MIX, delay=7, label_smoothing=0.1).build(),
@@ -130,6 +131,8 @@ def smoothed(name: str, **changes) -> Method:
         "weight_centralisation": 0.1,
         "centre_epochs": 2,
         "clean": "pass",
+        "loss": "smoothed",
+        "distance": "absolute",
         "warm_up": 0,
         "guard": 1,
     }

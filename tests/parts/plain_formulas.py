@@ -31,6 +31,7 @@ def fgsm_mep(**changes: object) -> FgsmMep:
         "label_smoothing": SMOOTHING,
         "align": False,
         "batch_norm": "train",
+        "craft": "smoothed",
     }
     return FgsmMep(**fields | changes)  # pyright: ignore
 
@@ -42,9 +43,9 @@ def plain_loss(logits: Tensor, labels: Tensor, smoothing: float = SMOOTHING) -> 
     return -(target * (logits - logits.exp().sum(1, keepdim=True).log())).sum(1).mean()
 
 
-def plain_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def plain_gradient(model: nn.Module, images: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     leaf = images.clone().requires_grad_()
-    return torch.autograd.grad(plain_loss(model(leaf), labels, 0.0), leaf)[0]
+    return torch.autograd.grad(plain_loss(model(leaf), labels, smoothing), leaf)[0]
 
 
 def weight_gradients(model: nn.Module, total: Tensor) -> list[Tensor]:

@@ -23,6 +23,8 @@ def smoothing(**changes) -> Smoothing:
         "weight_centralisation": 0.0,
         "centre_epochs": 2,
         "clean": "pass",
+        "loss": "smoothed",
+        "distance": "absolute",
         "warm_up": 0,
         "guard": 1,
     }

@@ -200,7 +200,7 @@ def test_every_arm_of_every_study_is_valid(folder, scale, name):
 
 
 def test_studies_answer_with_three_seeds_and_pairs_of_their_own():
-    assert [path.parent.name for path in STUDIES] == ["guidance", "scale", "smooth"]
+    assert [path.parent.name for path in STUDIES] == ["guidance", "scale", "smooth", "smooth_labels"]
     for path in STUDIES:
         one = read_study(path.parent)
         assert len(one.seeds) >= 3 and one.pairs and {"cpu", "gpu"} <= set(one.scales)

@@ -92,7 +92,7 @@ def test_other_settings_are_left_out_and_said(tmp_path: Path) -> None:
     b = write_evaluation(tmp_path / "b", more, "b" * 64, attacks=attacks)
     found = compared(a, b)
     assert list(found["conditions"]) == ["clean", "fgsm", "cascade", "worst_case"]
-    assert found["left_out"] == {"pgd": "for A Pgd(steps=20), for B Pgd(steps=7)", "square": "met only by B"}
+    assert found["left_out"] == {"pgd": "for A PGD: 20 steps; for B PGD: 7 steps", "square": "met only by B"}
     assert found["conditions"]["worst_case"]["b"]["count"] == 70, "an attack that A never met counts against none"
     assert any("Square (met only by B)" in remark for remark in found["remarks"])
 
@@ -127,7 +127,7 @@ def test_no_attack_in_common_is_refused(tmp_path: Path) -> None:
     none = {"name": "none", "attacks": {}}
     a = write_evaluation(tmp_path / "a", found, cascade=none)
     b = write_evaluation(tmp_path / "b", found, cascade=none, attacks={"pgd": "Pgd(steps=1)"})
-    with pytest.raises(InputError, match=r"no attack in common \(pgd: for A Pgd\(steps=20\), for B Pgd\(steps=1\)\)"):
+    with pytest.raises(InputError, match=r"no attack in common \(PGD for A PGD: 20 steps; for B PGD: 1 step\)"):
         compared(a, b)
     bare = write_evaluation(tmp_path / "bare", {"student/clean": wrong([])}, cascade=none, attacks={})
     assert list(compared(bare, bare)["conditions"]) == ["clean"]

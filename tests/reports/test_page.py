@@ -17,8 +17,8 @@ from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import page_to_show, write_dated
 from components.reports.robustness.document import build, failed
 from components.reports.robustness.figures import capacities, staircase
-from components.reports.robustness.gallery import png
-from components.reports.robustness.page import SECTIONS, thumbnails
+from components.reports.robustness.gallery import hard_images, png
+from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
 from components.reports.wording import points
 from components.statistics.documents import document_of
@@ -35,7 +35,7 @@ from tests.parts.evaluation_files import (
     write_evaluation,
 )
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -225,7 +225,7 @@ def test_the_page_says_the_numbers_of_the_document(made: Path, page: str) -> Non
         assert points(row["mask"]["value"]) in page
     text = words(page)
     for image in found["hardest"]["images"]:
-        assert f"{image['index']} {image['class']} {image['survived']} of {image['attacks']}" in text
+        assert re.search(rf"\b{image['index']} {image['class']} (wrong unattacked|stands|falls at)", text)
 
 
 def test_the_staircase_stands_at_the_document_s_heights() -> None:
@@ -283,9 +283,20 @@ def test_hard_images_are_shown_where_their_pixels_are_known() -> None:
     assert made.hardest is not None
     hard = made.hardest.images[0].index
     metadata["indices"][3] = hard
-    shown = thumbnails(made, tensors, metadata)
-    assert hard in shown and set(shown) <= {image.index for image in made.hardest.images}
+    shown = {row["index"]: row["picture"] for row in hard_images(made, tensors, metadata)}
+    assert shown[hard] and list(shown) == [image.index for image in made.hardest.images]
     assert f'src="{shown[hard]}"' in render(made, {}, tensors, metadata, 0)
+
+
+def test_what_a_model_makes_of_a_hard_image_is_what_was_measured() -> None:
+    made = document()
+    assert made.hardest is not None
+    names = [name for name, model in made.models.items() if model.checkpoint == "best"]
+    for image, row in zip(made.hardest.images, hard_images(made, {}, {}), strict=True):
+        for name, fate in zip(names, row["fates"], strict=True):
+            wrong, keeps = name not in image.clean, name in image.worst_case
+            start = "wrong unattacked" if wrong else "stands" if keeps else "falls at "
+            assert fate["text"].startswith(start) and fate["good"] is (False if wrong else True if keeps else None)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB")])

@@ -14,6 +14,7 @@ from components.numerics.tensor_files import read_tensors, write_tensors
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, failed, headline, status
 from components.statistics.documents import as_json, read_document
+from components.statistics.outcomes import hardest
 from tests.parts.evaluation_files import (
     CASCADE,
     CRITERIA,
@@ -87,17 +88,45 @@ def test_classes_are_counted_apart() -> None:
 
 
 def test_the_hardest_images_survive_the_fewest_attacks() -> None:
-    hardest = four_images().hardest
-    assert hardest is not None
+    found = four_images().hardest
+    assert found is not None
     # Three runs: a, b and the cascade. Images 1 and 2 both survive two; nobody keeps either, image 2 is wrong clean.
-    assert [(image.index, image.survived, image.attacks) for image in hardest.images] == [
+    assert [(image.index, image.survived, image.attacks) for image in found.images] == [
         (3, 1, 3),
         (2, 2, 3),
         (1, 2, 3),
         (0, 3, 3),
     ]
-    assert [(kept.models, kept.count) for kept in hardest.kept_by] == [(0, 3), (1, 1)]
-    assert (hardest.images[1].clean, hardest.images[3].worst_case) == ([], ["student"])
+    assert [(kept.models, kept.count) for kept in found.kept_by] == [(0, 3), (1, 1)]
+    assert (found.images[1].clean, found.images[3].worst_case) == ([], ["student"])
+
+
+def test_a_model_that_keeps_nothing_does_not_rank_the_images() -> None:
+    labels, curve = torch.zeros(4, dtype=torch.long), ["1/10", "0", "1/5"]
+    rows = {
+        "weak/clean": [1, 1, 1, 1],
+        "weak/worst_case": [0, 0, 0, 0],
+        "weak/a": [0, 0, 0, 0],
+        "strong/clean": [1, 1, 0, 1],
+        "strong/worst_case": [0, 0, 0, 1],
+        "strong/a": [0, 0, 0, 1],
+        # Of two images that fall, the one that falls to the smaller change is the harder one.
+        "strong/curve/0": [1, 0, 0, 1],
+        "strong/curve/1": [1, 1, 0, 1],
+        "strong/curve/2": [0, 0, 0, 1],
+    }
+    found = {name: torch.tensor(values) for name, values in rows.items()}
+    runs = {name: [found[f"{name}/a"]] for name in ("weak", "strong")}
+    hard = hardest(["only"], labels, runs, found, curve)
+    assert hard and hard.models == ["strong"] and [(k.models, k.count) for k in hard.kept_by] == [(0, 3), (1, 1)]
+    assert [(image.index, image.attacks, image.falls_at) for image in hard.images] == [
+        (2, 1, {"strong": "0"}),
+        (1, 1, {"strong": "1/10"}),
+        (0, 1, {"strong": "1/5"}),
+        (3, 1, {}),
+    ]
+    alone = hardest(["only"], labels, {"weak": runs["weak"]}, found, curve)
+    assert alone and alone.models == ["weak"], "where no model keeps an image, all count"
 
 
 def test_the_cascade_falls_image_by_image(made_up: Report) -> None:

@@ -1,12 +1,14 @@
 """Schedules follow their curves."""
 
 import pytest
+import torch
 
 from components.schedules import SCHEDULES
 from components.schedules.constant import Constant
 from components.schedules.cosine import Cosine
 from components.schedules.cyclic import Cyclic
 from components.schedules.one_cycle import OneCycle
+from components.schedules.parts.schedule import momentum
 from components.schedules.step import Step
 
 CURVES = [
@@ -26,3 +28,37 @@ def test_every_schedule_has_its_curve():
 def test_schedules(schedule, points):
     for progress, factor in points.items():
         assert schedule.factor(progress, 10) == pytest.approx(factor, abs=1e-9)
+
+
+def torch_momenta(steps: int, **kwargs) -> list[float]:
+    """The momentum before each step under one of torch's own schedulers, which move it between 0.8 and 0.9."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0, momentum=0.9)
+    make = kwargs.pop("make")
+    scheduler, found = make(optimizer, base_momentum=0.8, max_momentum=0.9, **kwargs), []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_cyclic_momentum_is_that_of_torch():
+    want = torch_momenta(
+        10, make=torch.optim.lr_scheduler.CyclicLR, base_lr=0.0, max_lr=1.0, step_size_up=4, step_size_down=6
+    )
+    schedule = Cyclic(peak=0.4, momentum_at_peak=0.8)
+    assert [momentum(schedule, step, 10, 0.9) for step in range(10)] == pytest.approx(want, abs=1e-12)
+    assert want[4] == pytest.approx(0.8)
+
+
+def test_one_cycle_momentum_is_that_of_torch():
+    """Torch puts the peak at step pct_start · total_steps - 1, here 4, and the end at step 10."""
+    want = torch_momenta(10, make=torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=11, pct_start=5 / 11)
+    schedule = OneCycle(start=0.04, peak=0.4, momentum_at_peak=0.8)
+    assert [momentum(schedule, step, 10, 0.9) for step in range(10)] == pytest.approx(want, abs=1e-12)
+    assert want[4] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("schedule, points", CURVES, ids=lambda value: type(value).__name__)
+def test_momentum_stays_where_no_schedule_moves_it(schedule, points):
+    assert all(momentum(schedule, progress, 10, 0.9) == 0.9 for progress in points)

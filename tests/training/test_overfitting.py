@@ -502,6 +502,8 @@ SMOOTHING = Smoothing(
     weight_centralisation=0.1,
     centre_epochs=2,
     clean="pass",
+    loss="smoothed",
+    distance="absolute",
     warm_up=0,
     guard=0,
 )

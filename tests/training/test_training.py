@@ -17,6 +17,7 @@ from components.methods.standard import Standard
 from components.models.parts.averaging import Ema, MovingAverage
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.cost import PassCounter
+from components.schedules.cyclic import Cyclic
 from components.schedules.one_cycle import OneCycle
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
@@ -202,3 +203,18 @@ def test_measuring_more_does_not_change_training(linf, tmp_path):
     list(steps)
     weights = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     assert all(torch.equal(left, right) for left, right in weights)
+
+
+def test_each_step_has_the_momentum_of_its_schedule(linf, tmp_path):
+    """Two epochs of five steps, the peak at the middle; both forms of momentum get it."""
+    for nesterov in (False, True):
+        plan_recipe = recipe(epochs=2, nesterov=nesterov)
+        state, _ = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path / "unused", plan_recipe)
+        used: list[float] = []
+        keep = used.append
+        state.optimizer.register_step_pre_hook(lambda sgd, *_, keep=keep: keep(sgd.param_groups[0]["momentum"]))
+        images, labels = data()
+        loader = Loader(images, labels, plan_recipe.batch_size, STILL, num_classes=3)
+        plan = Plan(plan_recipe, Cyclic(peak=0.5, momentum_at_peak=0.8), linf, seed=0)
+        assert len(list(fit(state, loader, plan, tmp_path / f"own {nesterov}"))) == 3
+        assert used == pytest.approx([0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.82, 0.84, 0.86, 0.88])

@@ -15,6 +15,7 @@ from components.methods.parts.contract import OneStep
 from components.numerics.cost import PassCounter
 from components.numerics.losses import cross_entropy
 from components.schedules.constant import Constant
+from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
 from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS
@@ -97,10 +98,33 @@ def test_every_step_of_every_epoch_equals_the_equations(form, tiny, images, labe
 
 
 def test_the_stride_follows_a_loss_that_falls(tiny, images, labels, linf):
-    """|u(t-1) - u(t-2)| without its sign, which the published code keeps: there a falling loss has the least stride."""
-    method = on_course(smoothing(stride_min=0.1, stride_max=9.0).build(MEMBERS["pgd_at"](), Constant(), 9), 1.0, 1.7, 1)
-    parts = method.loss(tiny, Batch.of(images, labels), linf, seeded()).parts
-    assert float(parts["smooth_stride"]) == pytest.approx(0.7) == float(parts["smooth_distance"])
+    """|u(t-1) - u(t-2)|; with its sign, as in the published code, a falling loss has the least stride."""
+    for distance, u_before, moved, stride in (
+        ("absolute", 1.7, 0.7, 0.7),
+        ("signed", 1.7, -0.7, 0.1),
+        ("signed", 0.3, 0.7, 0.7),
+    ):
+        fields = smoothing(stride_min=0.1, stride_max=9.0, distance=distance)
+        method = on_course(fields.build(MEMBERS["pgd_at"](), Constant(), 9), 1.0, u_before, 1)
+        parts = method.loss(tiny, Batch.of(images, labels), linf, seeded()).parts
+        assert float(parts["smooth_distance"]) == pytest.approx(moved)
+        assert float(parts["smooth_stride"]) == pytest.approx(stride)
+
+
+@pytest.mark.parametrize("name", ["trades", "awp_pgd_at", "mart"])
+def test_the_loss_that_gates_is_smoothed_as_the_method_s_is(name, tiny, images, labels, linf):
+    """u is the mean of the losses that gate: of the smoothed target, or of the labels alone."""
+    inner = {
+        **MEMBERS,
+        "awp_pgd_at": lambda: Awp(gamma=0.01, start=0).build(MEMBERS["pgd_at"]()),
+    }[name]
+    for loss, share in (("smoothed", 0.0 if name == "mart" else 0.1), ("hard", 0.0)):
+        method, model = smoothing(loss=loss).build(inner(), Constant(), 9), copy.deepcopy(tiny)
+        method.begin_epoch(0)
+        method.loss(model, Batch.of(images, labels), linf, seeded())
+        method.end_epoch(model)
+        want = cross_entropy(copy.deepcopy(tiny)(images), labels, share).mean()
+        assert float(method.means[0]) == pytest.approx(float(want.detach()), rel=1e-6)
 
 
 def test_means_are_constants(tiny, images, labels, linf):
@@ -144,8 +168,9 @@ def random_model() -> nn.Module:
 @pytest.mark.parametrize("offset", [FAR_BELOW, WITHIN, FAR_ABOVE])
 @pytest.mark.parametrize("weights", [(0.5, 1.0), (0.0, 1.0), (0.7, 0.0)], ids=str)
 @pytest.mark.parametrize("clean", ["start", "pass"])
+@pytest.mark.parametrize("gate, share", [("smoothed", 0.1), ("hard", 0.0)])
 @by_method
-def test_gradients_equal_brute_force(form, offset, weights, clean, name, images, labels, linf):
+def test_gradients_equal_brute_force(form, offset, weights, clean, gate, share, name, images, labels, linf):
     """The gradient of the total, and of a multiple of it, against that of the plain formula with one graph for each
     pass: on copies, so that no pass moves the batch statistics of another. With `example` half the gates are open."""
     model, batch = random_model(), Batch.of(images.double(), labels)
@@ -160,11 +185,13 @@ def test_gradients_equal_brute_force(form, offset, weights, clean, name, images,
     else:
         points = batch.images
         for_clean.load_state_dict(for_loss.state_dict())
-    values = cross_entropy(for_clean(points), labels)
+    values = cross_entropy(for_clean(points), labels, share)
     u, u_adversarial = values.mean().item() + offset, loss.adversarial.mean().item() - 0.01
     stride = 0.03 if form == "batch" else (values.detach() - u).abs().median().item() + 1e-9
     strides = {"stride_min": stride, "stride_max": stride}
-    fields = smoothing(form=form, weight_adversarial=weights[0], weight_clean=weights[1], clean=clean, **strides)
+    fields = smoothing(
+        form=form, weight_adversarial=weights[0], weight_clean=weights[1], clean=clean, loss=gate, **strides
+    )
     clean_term, adversarial_term = plain_terms(fields, values, loss.adversarial, u, u_adversarial)
     (loss.total + adversarial_term).backward()
     if clean_term.requires_grad:
@@ -202,15 +229,25 @@ def test_shut_gates_leave_the_method_as_it_is(name, images, labels, linf):
 
 
 @pytest.mark.parametrize(
-    "form, clean, passes", [("batch", "start", (24, 24)), ("example", "start", (24, 36)), ("batch", "pass", (36, 36))]
+    "name, form, clean, loss, passes",
+    [
+        ("fgsm_rs", "batch", "start", "hard", (24, 24)),
+        # FGSM-MEP's own loss goes back through the start as well.
+        ("fgsm_mep", "batch", "start", "smoothed", (24, 36)),
+        ("fgsm_mep", "batch", "start", "hard", (24, 48)),
+        ("fgsm_rs", "batch", "start", "smoothed", (24, 36)),
+        ("fgsm_rs", "example", "start", "hard", (24, 36)),
+        ("fgsm_rs", "batch", "pass", "smoothed", (36, 36)),
+    ],
 )
-def test_what_an_open_gate_costs(form, clean, passes, tiny, images, labels, linf):
-    """From the start a batch's pull takes no pass of its own: the attack's way back brings it along."""
-    method = on_course(smoothing(form=form, clean=clean).build(ONE_STEP["fgsm_rs"](), Constant(), 9), 0.0, 0.0, 0.0)
+def test_what_an_open_gate_costs(name, form, clean, loss, passes, tiny, images, labels, linf):
+    """Where the attack climbs the loss that gates, a batch's pull takes no pass back: the attack's brings it along."""
+    fields = smoothing(form=form, clean=clean, loss=loss)
+    method = on_course(fields.build(ONE_STEP[name](), Constant(), 9), 0.0, 0.0, 0.0)
     counter = PassCounter(tiny)
-    loss = method.loss(tiny, Batch.of(images, labels), linf, seeded())
-    assert float(loss.parts["smooth_above"]) == 1
-    loss.total.backward()
+    got = method.loss(tiny, Batch.of(images, labels), linf, seeded())
+    assert float(got.parts["smooth_above"]) == 1
+    got.total.backward()
     assert counter.take() == dict(zip(("forward", "backward"), passes, strict=True))
 
 

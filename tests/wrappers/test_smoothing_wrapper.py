@@ -89,7 +89,7 @@ def test_state_continues_in_the_middle_of_an_epoch(tiny, images, labels, linf, r
 def test_every_method_can_be_wrapped_or_says_why_not(name, precision, form, tiny, images, labels, linf):
     inner = MEMBERS[name]()
     clean = "start" if isinstance(inner, OneStep) else "pass"
-    method = smoothing(form=form, clean=clean, stride_min=0.0, stride_max=0.0).build(inner, Constant(), 4)
+    method = smoothing(form=form, clean=clean, stride_min=0.0, stride_max=0.0).build(inner, Constant(), 5)
     optimizer = torch.optim.SGD(tiny.parameters(), lr=0.05)
     batch = Batch.of(images, labels)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):

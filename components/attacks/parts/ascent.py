@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -41,11 +41,6 @@ def eval_mode(model: nn.Module) -> Generator[None, None, None]:
     finally:
         for module in training:
             module.training = True
-
-
-def crafting_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> AbstractContextManager[None]:
-    """Evaluation mode inside the block, as attacks craft unless a method says otherwise; or the mode as it is."""
-    return eval_mode(model) if batch_norm == "eval" else nullcontext()
 
 
 def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import View, crafting_mode, look
+from components.attacks.parts.ascent import View, look
 from components.data.batch import Batch
 from components.foundation.errors import InputError
+from components.methods.parts.crafting import crafting
 from components.models.parts.batch_norm import part_from_buffers
 from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
@@ -56,6 +57,11 @@ class Method(nn.Module):
             batch = self.relabelled(model, batch)
         assert isinstance(self, Crafting), f"{self} needs a loss of its own, or craft and objective"
         return self.objective(model, batch, self.craft(model, batch, threat, rng))
+
+    @property
+    def label_smoothing(self) -> float:
+        """The share of the target that goes evenly to all classes; 0 for a method without such a field."""
+        return getattr(self.fields, "label_smoothing", 0.0)
 
     def begin_epoch(self, epoch: int) -> None:
         """For a method that changes with the epochs, which are counted from 0."""
@@ -154,7 +160,8 @@ class Crafting(Protocol):
 class Attacked(Method):
     """A method in two phases that its fields describe: `attack` makes the images, `objective` the loss.
 
-    The objective is given the method's networks too, by name: companions, and teachers within `Teacher`.
+    The attack sees the model in the mode that the field `batch_norm` says. The objective is given the method's networks
+    too, by name: companions, and teachers within `Teacher`.
     """
 
     def __init__(self, fields: Any, **networks: nn.Module) -> None:
@@ -163,7 +170,8 @@ class Attacked(Method):
             self.add_module(name, network)
 
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
-        return self.fields.attack(model, batch.images, hard(batch.labels), threat, rng)
+        with crafting(model, self.fields.batch_norm) as network:
+            return self.fields.attack(network, batch.images, hard(batch.labels), threat, rng)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
         return self.fields.objective(model, batch, images_adv, **dict(self.named_children()))
@@ -184,11 +192,15 @@ class OneStep(Protocol):
     """A method whose attack is one gradient at a start of its own, for those who need what that pass knows anyway.
 
     `loss` is `loss_from(model, batch, start, view, threat, rng)`, where `view` is a look at the cross-entropy of
-    `start` with the model in the mode `fields.batch_norm` (`keeps_graph`: with the graph of its logits).
+    `start` with the model in the mode `fields.batch_norm` (`keeps_graph`: with the graph of its logits). That
+    cross-entropy has labels smoothed by `crafting_smoothing`.
     """
 
     fields: Any
     keeps_graph: bool
+
+    @property
+    def crafting_smoothing(self) -> float: ...
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor: ...
 
@@ -198,13 +210,18 @@ class OneStep(Protocol):
 
 
 def look_at_start(method: OneStep, model: nn.Module, batch: Batch, start: Tensor) -> View:
-    """The pass of a one-step attack: gradient, values and logits of the cross-entropy at `start`, label unsmoothed."""
-    labels = hard(batch.labels)
-    with crafting_mode(model, method.fields.batch_norm):
-        view = look(model, start, lambda logits: cross_entropy(logits, labels), method.keeps_graph)
+    """The pass of a one-step attack: gradient, values and logits of the losses that it climbs at `start`."""
+    with crafting(model, method.fields.batch_norm) as network:
+        view = look(network, start, lambda logits: climbed(method, logits, batch), method.keeps_graph)
     if method.keeps_graph:
         part_from_buffers(model)
     return view
+
+
+def climbed(method: OneStep, logits: Tensor, batch: Batch) -> Tensor:
+    """The losses that a one-step attack climbs, [N]: the cross-entropy of one class, or of the smoothed target."""
+    smoothing = method.crafting_smoothing
+    return cross_entropy(logits, batch.labels, smoothing) if smoothing else cross_entropy(logits, hard(batch.labels))
 
 
 def one_class(labels: Tensor, method: str) -> Tensor:

@@ -17,6 +17,7 @@ from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, strict
 from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.crafting import BatchNormMode, crafting
 from components.numerics import parallel
 from components.numerics.losses import accuracy, cross_entropy, hard
 from components.numerics.random_numbers import Noise, Rng, derived, seed_of, subset, uniform
@@ -55,6 +56,7 @@ class Mix:
     adversarial: Annotated[Fractional, Field(gt=0, lt=1)]  # Share of each batch that is attacked.
     weight: NotNegative  # How many times the loss of an attacked image counts.
     epsilon_sigma: PositiveFraction | None  # Standard deviation of each image's own epsilon; null: always the largest.
+    batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def num_attacked(self, batch: Batch) -> int:
         """k: the share of m images, rounded down, but at least one image of either kind. Error: a single image.
@@ -70,13 +72,14 @@ class Mix:
         return min(max(1, int(count * self.adversarial)), count - 1)
 
     def craft(self, source: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Mixed:
-        """The batch with its first k images attacked through `source` in evaluation mode."""
+        """The batch with its first k images attacked through `source`, in the mode that `batch_norm` says."""
         count = self.num_attacked(batch)
         images, labels = batch.images[:count], hard(batch.labels)[:count]
         rng = subset(rng, torch.arange(count, device=images.device))
         radii = self.draw_radii(images, threat, rng)
         attack, aim = INNER_ATTACKS[self.attack]
-        images_adv = attack(source, images, labels, aim, threat.each(radii), rng)
+        with crafting(source, self.batch_norm) as network:
+            images_adv = attack(network, images, labels, aim, threat.each(radii), rng)
         return Mixed(torch.cat([images_adv, batch.images[count:]]), radii)
 
     def draw_radii(self, images: Tensor, threat: Threat, rng: Rng) -> Tensor:

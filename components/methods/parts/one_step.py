@@ -19,6 +19,7 @@ class NoisyStep(Method):
     """
 
     keeps_graph: bool = False
+    crafting_smoothing: float = 0.0
 
     def start(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         return threat.up_to(Ratio(self.fields.noise * threat.epsilon)).random_start(batch.images, rng)

@@ -65,6 +65,19 @@ def part_from_buffers(model: nn.Module) -> None:
             setattr(module, name, buffer.clone())
 
 
+@contextmanager
+def untracked(model: nn.Module) -> Iterator[None]:
+    """Inside the block no pass of the model changes its running statistics; in training mode they are not used."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training mode takes mean and variance over the batches of all ranks.
 
@@ -97,8 +110,9 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if not self.track_running_stats:
             return
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), weight)

@@ -12,6 +12,7 @@ from components.evaluation.document import Cascade, Evaluation, ModelFacts
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError, choose
 from components.numerics.tensor_files import read_tensors
+from components.reports.attack_words import attack_text
 from components.reports.comparison import contents
 from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
 from components.reports.wording import p_text, percent, points, title
@@ -99,7 +100,7 @@ def compare(a: Side, b: Side) -> Comparison:
     _require_comparable(a, b)
     shared, left_out = _shared(a, b)
     if left_out and not shared:
-        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        why = "; ".join(f"{title(name)} {reason}" for name, reason in left_out.items())
         raise InputError(f"{_both(a, b)} cannot be compared: no attack in common ({why})")
     clean = {"clean": (a.outcomes[f"{a.model}/clean"], b.outcomes[f"{b.model}/clean"])}
     tables = clean | shared
@@ -172,7 +173,7 @@ def _shared(a: Side, b: Side) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
         if name not in one or name not in other:
             left_out[name] = f"met only by {'A' if name in one else 'B'}"
         elif settings[0][name] != settings[1][name]:
-            left_out[name] = f"for A {settings[0][name]}, for B {settings[1][name]}"
+            left_out[name] = "for A {}; for B {}".format(*(attack_text(side[name]) for side in settings))
         else:
             shared[name] = (one[name], other[name])
     return shared, left_out
@@ -193,7 +194,7 @@ def _condition(name: str, a: Tensor, b: Tensor) -> contents.Condition:
 
 def answer(condition: str, found: Paired | PairedDifference, detectable: float, a: str = "A", b: str = "B") -> str:
     """Whether B is better, by how much and how sure, in one sentence that calls the two `a` and `b`."""
-    against = "" if condition in ("clean", "worst_case", "cascade") else f" against {condition}"
+    against = "" if condition in ("clean", "worst_case", "cascade") else f" against {title(condition)}"
     interval = f"{100 * CONFIDENCE:.0f} % interval"
     if found.p >= SIGNIFICANT:
         what = "accuracy on clean images" if condition == "clean" else f"robustness{against}"

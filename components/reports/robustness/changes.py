@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from components.foundation.params import flat
 from components.reports import grids
+from components.reports.attack_words import with_attacks
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, total
 from components.reports.robustness.sentences import verdict_text
-from components.reports.wording import ABSENT, bounds, percent, points, title
+from components.reports.wording import ABSENT, bounds, exact_text, percent, points, title
 from components.statistics.documents import as_json
 from components.statistics.outcomes import Interval, shortened
 
@@ -164,5 +165,5 @@ def _row(rate: ChangedRate) -> list[str]:
 
 
 def _short(value: Any, limit: int = 60) -> str:
-    words = ABSENT if value is None else str(value)
+    words = exact_text(with_attacks(value))
     return words if len(words) <= limit else words[: limit - 1] + "…"

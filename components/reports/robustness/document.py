@@ -66,7 +66,7 @@ def build(
         models=models,
         transfer=_transfer(list(best), evaluation.transfer.attacks, outcomes),
         capacity=kurakin.capacity(best),
-        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes),
+        hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes, evaluation.curve.epsilons),
         best_versus_last=_best_versus_last(evaluation, outcomes),
         training=dict(training),
         data=dict(data),

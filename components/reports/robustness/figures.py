@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from components.reports.attack_words import kind
 from components.reports.charts import BOTTOM, TOP, Axis, Plot, colour, describe, number_axis, percent_axis, whole_axis
+from components.reports.robustness import labels
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
-from components.reports.robustness.label_leaking import ONE_STEP, kind
+from components.reports.robustness.label_leaking import ONE_STEP
+from components.reports.robustness.labels import Point
 from components.reports.wording import NORM_WORDS, cascade_title, epsilon_text, magnitude, sentence, title
 from components.statistics.outcomes import Rate
 
@@ -42,13 +45,11 @@ def plane(document: Report) -> Figure | None:
         return None
     clean = [bound for _, _, rate, _ in shown for bound in (rate.low, rate.high)]
     plot = Plot(percent_axis("clean accuracy, %", [*clean, 1.0]), percent_axis("robust"), width=460, height=330)
-    for index, name, right, robust in shown:
+    for index, _, right, robust in shown:
         x, y = right.value, robust.value
         plot.segment((right.low, y), (right.high, y), f"whisker {colour(index)}")
         plot.segment((x, robust.low), (x, robust.high), f"whisker {colour(index)}")
-        plot.mark(x, y, index, f"{describe(f'{title(name)}, clean', right)}; {describe('worst case', robust)}")
-    _name_points(plot, [(title(name), right.value, robust.value) for _, name, right, robust in shown])
-    plot.text(plot.x.high, 1.0, "better ↗", "note end", (0.0, 14.0))
+    labels.draw(plot, [_point(index, title(name), right, robust) for index, name, right, robust in shown])
     return Figure(
         "Accuracy against robustness",
         "Across: share of clean images classified right. Up: share still right in the worst case. "
@@ -57,15 +58,9 @@ def plane(document: Report) -> Figure | None:
     )
 
 
-def _name_points(plot: Plot, points: Sequence[tuple[str, float, float]]) -> None:
-    """Writes each name above its point, or below where another name is already there."""
-    taken: list[tuple[float, float]] = []
-    for name, x, y in points:
-        left, (across, up) = plot.x.share(x) > 0.5, plot.at(x, y)
-        above, below = up - 10, up + 20
-        down = below if any(abs(across - a) < 150 and abs(above - b) < 16 for a, b in taken) else above
-        taken.append((across, down))
-        plot.text(x, y, name, "name end" if left else "name", (-8.0 if left else 8.0, down - up))
+def _point(index: int, name: str, clean: Rate, robust: Rate) -> Point:
+    words = f"{describe(f'{name}, clean', clean)}; {describe('worst case', robust)}"
+    return Point(name, clean.value, robust.value, index, words)
 
 
 def epsilon_curves(document: Report) -> Figure | None:
@@ -75,7 +70,10 @@ def epsilon_curves(document: Report) -> Figure | None:
         return None
     x, position = _epsilon_axis(document, document.curve.epsilons)
     plot = Plot(x, percent_axis("accuracy"), width=460, height=330)
-    _limit(plot, position(document.threat.epsilon))
+    limit = position(document.threat.epsilon)
+    shown = plot.x.low <= limit <= plot.x.high
+    if shown:
+        plot.segment((limit, 0.0), (limit, 1.0), "limit")
     for name in names:
         index, curve = best_models(document).index(name), document.models[name].curve
         at = [position(point.epsilon) for point in curve]
@@ -83,6 +81,8 @@ def epsilon_curves(document: Report) -> Figure | None:
         for x_at, point in zip(at, curve, strict=True):
             words = describe(f"{title(name)}, ε = {epsilon_text(point.epsilon)}", point)
             plot.mark(x_at, point.value, index, words)
+    if shown:
+        labels.note(plot, "threat model", limit)
     return Figure(
         "Accuracy as the attack grows",
         f"Across: the size of the change the attack may make ({NORM_WORDS[document.threat.norm].title} ε). "
@@ -108,15 +108,6 @@ def _epsilon_axis(document: Report, measured: Sequence[str]) -> tuple[Axis, Call
 
     epsilons = [position(epsilon) for epsilon in measured]
     return whole_axis("ε, in grey levels of 255", epsilons) if unit == 255 else number_axis("ε", epsilons), position
-
-
-def _limit(plot: Plot, epsilon: float) -> None:
-    """A dashed line at the threat model's ε, where it is on the drawing."""
-    if plot.x.low <= epsilon <= plot.x.high:
-        plot.segment((epsilon, 0.0), (epsilon, 1.0), "limit")
-        # Right of the line, where accuracies have fallen already, unless the drawing ends there.
-        style, shift = ("note", (5.0, 12.0)) if plot.x.share(epsilon) < 0.7 else ("note end", (-5.0, 12.0))
-        plot.text(epsilon, 1.0, "threat model", style, shift)
 
 
 def staircase(document: Report) -> Figure | None:
@@ -179,11 +170,15 @@ def capacities(document: Report) -> list[Figure]:
             # Models of one size stand side by side: no line leads from one to the next.
             if len(ticks) == len(models):
                 plot.line([(place, rate.value) for place, _, rate in shown], f"{colour(index)} {style}")
-            for place, model, rate in shown:
+            words = [describe(f"{title(model)}, {title(key)}", rate) for _, model, rate in shown]
+            for place, _, rate in shown:
                 plot.segment((place, rate.low), (place, rate.high), f"whisker {colour(index)}")
-                plot.mark(place, rate.value, index, describe(f"{title(model)}, {title(key)}", rate), hollow)
-            if key == "worst_case":
-                _name_points(plot, [(title(model), place, rate.value) for place, model, rate in shown])
+            if key == "clean":
+                for (place, _, rate), text in zip(shown, words, strict=True):
+                    plot.mark(place, rate.value, index, text, hollow)
+            else:
+                named = zip(shown, words, strict=True)
+                labels.draw(plot, [Point(title(m), place, rate.value, index, text) for (place, m, rate), text in named])
         drawing = plot.render(f"Accuracy against capacity, {family.architecture}")
         charts.append(Figure(family.architecture, "Arms are 95 % intervals.", drawing))
     return charts

@@ -4,12 +4,16 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.reports.robustness.contents import Report
+from components.reports.robustness.document import best_models
+from components.reports.wording import grey_text
+from components.statistics.outcomes import HardImage
 
 # Smaller images are shown enlarged with their pixels as squares.
 SMALL = 64
@@ -60,6 +64,41 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
         "small": images.shape[-1] < SMALL,
         "samples": samples,
     }
+
+
+def hard_images(document: Report, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the table of the hardest images: place, class, what every model makes of it, and its picture.
+
+    The picture and the clean answers are those of the gallery's file, as far as the image is in it.
+    """
+    hardest, models = document.hardest, best_models(document)
+    if hardest is None:
+        return []
+    at = {index: place for place, index in enumerate(metadata.get("indices", ()))}
+    answers = {
+        index: {name: _named(given[place], document.classes) for name, given in metadata["clean"].items()}
+        for index, place in at.items()
+    }
+    return [
+        {
+            "index": image.index,
+            "class_": image.class_,
+            "picture": data_uri(tensors["images"][at[image.index]].float() / 255) if image.index in at else None,
+            "fates": [_fate(name, image, document.threat.epsilon, answers.get(image.index, {})) for name in models],
+        }
+        for image in hardest.images
+    ]
+
+
+def _fate(name: str, image: HardImage, threat: str, answers: Mapping[str, str]) -> dict[str, Any]:
+    """What a model makes of an image: `stands`, `falls at 13/255`, or what it answers without an attack."""
+    if name not in image.clean:
+        said = f" (“{answers[name]}”)" if name in answers else ""
+        return {"good": False, "text": f"wrong unattacked{said}"}
+    if name in image.worst_case:
+        return {"good": True, "text": "stands"}
+    falls = min(image.falls_at.get(name, threat), threat, key=Fraction)
+    return {"good": None, "text": f"falls at {grey_text(falls)}"}
 
 
 def _named(answer: int, classes: list[str]) -> str:

@@ -10,20 +10,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from components.evaluation.document import AttackGrid
+from components.reports.attack_words import kind
 from components.reports.robustness.contents import Capacity, Change, Leak, ModelReport, SizedModel
 from components.statistics.intervals import paired
 from components.statistics.outcomes import Outcomes, Rate, RateAt, share, shares_at, shortened
 
 # What an attack is, by the class that its description names.
-ONE_STEP = ("fgsm", "rfgsm", "stepll", "steprnd")
-ITERATIVE = ("bim", "iterll", "pgd", "apgd", "mifgsm", "cw", "fab")
+ONE_STEP = ("fgsm", "r_fgsm", "step_ll", "step_rnd")
+ITERATIVE = ("bim", "iter_ll", "pgd", "apgd", "mi_fgsm", "cw", "fab")
 # Fields of an architecture that change its size and nothing else.
 WIDTHS = ("width", "widen_factor")
-
-
-def kind(described: str) -> str:
-    """The kind of a described attack: `RFgsm(...)` -> `rfgsm`."""
-    return described.partition("(")[0].replace("_", "").lower()
 
 
 def grid(model: str, described: AttackGrid, outcomes: Outcomes) -> dict[str, list[RateAt]]:

@@ -9,15 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from components.foundation.errors import InputError
-from components.foundation.params import flat
-from components.reports import wording
+from components.reports import attack_words, wording
 from components.reports.charts import mark
-from components.reports.robustness import figures, sentences, table, training_figures
+from components.reports.robustness import facts, figures, sentences, table, training_figures
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
-from components.reports.robustness.gallery import data_uri, gallery
+from components.reports.robustness.gallery import gallery, hard_images
 from components.reports.wording import title
-from components.statistics.documents import as_json
 
 FOLDER = Path(__file__).parent
 TEMPLATE, PAGE_STYLE, FIGURE_STYLE = "report.html.j2", FOLDER / "page.css", FOLDER.parent / "figures.css"
@@ -28,17 +26,17 @@ SECTIONS = (
     ("evidence", "attacks", "Accuracy under every attack"),
     ("evidence", "tradeoff", "The trade-off, and growing attacks"),
     ("evidence", "transfer", "Attacks made for another model"),
-    ("evidence", "classes", "Class by class"),
-    ("scale", "leak", "Does the attack tell the model the answer?"),
     ("scale", "steps", "One-step against iterative attacks"),
+    ("scale", "leak", "Does the attack tell the model the answer?"),
     ("scale", "capacity", "Does a larger model stand up better?"),
+    ("evidence", "classes", "Class by class"),
     ("images", "hardest", "The hardest images"),
     ("images", "gallery", "What the attacks look like"),
+    ("record", "costs", "What it cost"),
     ("record", "checkpoints", "Best against last checkpoint"),
     ("record", "training", "How the models were trained"),
     ("record", "balance", "How the student balanced its teachers"),
     ("record", "kernel", "How the models' inner geometry moved"),
-    ("record", "costs", "What it cost"),
     ("record", "provenance", "Where the numbers come from"),
 )
 
@@ -71,11 +69,11 @@ def page(
         lstrip_blocks=True,
     )
     numbers = (count, passes, wording.bounds, wording.percent, wording.points, wording.epsilon_text, wording.grey_text)
-    words = (title, wording.sentence, wording.rule_title, wording.measured_text)
+    words = (title, wording.sentence, wording.rule_title, measured_text, attack_words.attack_text, facts.breakable)
     # In a template, a filter is called as its function is.
     environment.filters |= {one.__name__: one for one in (*numbers, *words)}
     context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
-    context["thumbnails"] = thumbnails(document, tensors, metadata)
+    context["hard_images"] = hard_images(document, tensors, metadata)
     context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
     # In a style element, characters keep their meaning: nothing is escaped.
     styles = {"figure_style": FIGURE_STYLE.read_text("utf-8"), "page_style": PAGE_STYLE.read_text("utf-8")}
@@ -106,11 +104,9 @@ def passes(number: float) -> str:
     return f"{number:.3g}" if number < 100 else count(number)
 
 
-def thumbnails(document: Report, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> dict[int, str]:
-    """The hardest images of which the gallery's file has the pixels: place in the test split to `data:` address."""
-    hard = {image.index for image in document.hardest.images} if document.hardest else set()
-    places = {index: place for place, index in enumerate(metadata.get("indices", ())) if index in hard}
-    return {index: data_uri(tensors["images"][place].float() / 255) for index, place in places.items()}
+def measured_text(value: Any) -> str:
+    """What a check measured, in words, the attacks in it too."""
+    return wording.measured_text(attack_words.with_attacks(value))
 
 
 def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any]:
@@ -132,8 +128,8 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "marks": [mark(index) for index in range(max(len(best), len(document.grid.attacks), 2))],
         "figures": _figures(document, curves),
         "cost_table": _costs(document),
-        "facts": _facts(document),
-        "params": _written(document.params),
+        "facts": facts.facts(document),
+        "params": facts.parameters(document.params),
     }
 
 
@@ -187,21 +183,3 @@ def _costs(document: Report) -> dict[str, Any]:
         columns |= dict.fromkeys(passes)
     ordered = [*(column for column in columns if column != "in all"), "in all"]
     return {"columns": ordered if len(ordered) > 1 else [], "rows": rows}
-
-
-def _facts(document: Report) -> dict[str, str]:
-    """Where the numbers come from: data, seed, precision, model files, and the evaluation's own provenance."""
-    models = {f"{title(name)} file": f"{model.file} ({model.sha256})" for name, model in document.models.items()}
-    curves = {f"{title(name)} curves": f"{one.file} ({one.sha256})" for name, one in document.training.items()}
-    fixed = {"schema": document.schema_, "dataset": document.dataset, "seed": str(document.seed)}
-    parts = {"precision": as_json(document.precision), "adversarial": as_json(document.adversarial)}
-    return {**fixed, **models, **curves, **_written(parts | {"data": document.data}), **_written(document.provenance)}
-
-
-def _written(tree: Mapping[str, Any]) -> dict[str, str]:
-    """The tree as one mapping, values as text."""
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in flat(tree).items()
-        if value != {}
-    }

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the factor on the base rate as a function of training progress."""
+"""Schedules: the factor on the base rate, and for some the momentum, as functions of training progress."""
 
 import math
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from components.foundation.params import Real
 
 InnerShare = Annotated[Real, Field(gt=0, lt=1)]
 """A point inside training, as a share of it."""
+Momentum = Annotated[Real, Field(ge=0, lt=1)]
+"""A momentum of SGD."""
 # A rate that changes by this share at one point jumps; a smaller change counts as a slope.
 JUMP = 0.1
 # The number of parts of an epoch in which jumps are looked for, and how often a part that may hold one is halved.
@@ -19,6 +21,23 @@ class Schedule(Protocol):
     """Progress in epochs, a float in [0, epochs], -> the factor on the base learning rate."""
 
     def factor(self, progress: float, epochs: int) -> float: ...
+
+
+@runtime_checkable
+class MomentumSchedule(Protocol):
+    """A schedule that moves the momentum too: progress in epochs, `epochs`, the recipe's momentum -> the momentum."""
+
+    def momentum(self, progress: float, epochs: int, largest: float) -> float: ...
+
+
+def momentum(schedule: Schedule, progress: float, epochs: int, largest: float) -> float:
+    """The momentum at a point of training, from the recipe's, which is the largest."""
+    return schedule.momentum(progress, epochs, largest) if isinstance(schedule, MomentumSchedule) else largest
+
+
+def between(largest: float, at_peak: float | None, height: float) -> float:
+    """`largest` at height 0, `at_peak` at height 1; `largest` throughout where there is no momentum at the peak."""
+    return largest if at_peak is None else largest - (largest - at_peak) * height
 
 
 def jumps(schedule: Schedule, epochs: int) -> list[float]:
