@@ -17,6 +17,7 @@ from components.statistics.outcomes import Interval, Outcomes, by_class, share
 
 Condition = Literal["clean", "worst_case"]
 NAMES: dict[Condition, str] = {"clean": "clean accuracy", "worst_case": "worst case"}
+MEASUREMENT = "measurement"
 NOT_WORSE = "not significantly worse on the same images"
 NOT_MEASURED = "not measured"
 
@@ -85,7 +86,7 @@ def decide(criteria: Criteria, verdict: str, outcomes: Outcomes, classes: Sequen
         classes: the names of the classes, by number.
     """
     asked = [
-        Criterion(name="measurement", wanted="trusted", measured=verdict, met=verdict == "trusted"),
+        Criterion(name=MEASUREMENT, wanted="trusted", measured=verdict, met=verdict == "trusted"),
         _robust_at_all(criteria.model, outcomes),
         *_floors(criteria, outcomes, classes),
         *_teachers(criteria, outcomes),

@@ -101,7 +101,9 @@ def _judged(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> 
 
 
 def _told(criterion: "Criterion", several: str = "") -> tuple[str, bool]:
-    if criterion.name == "measurement" or criterion.measured == "not measured":
+    from components.evaluation.criteria import MEASUREMENT, NOT_MEASURED
+
+    if criterion.name == MEASUREMENT or criterion.measured == NOT_MEASURED:
         several = ""
     return f"{criterion.name}: {criterion.measured}{several}, wanted {criterion.wanted}", criterion.met
 

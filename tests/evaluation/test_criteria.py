@@ -9,18 +9,11 @@ from torch import Tensor
 from components.evaluation.criteria import Criteria, Decision, decide
 from components.foundation.errors import InputError
 from components.foundation.params import typed
+from tests.parts.evaluation_files import CRITERIA
 
 N = 400
 CLASSES = ("cat", "dog")
 LABELS = torch.arange(N) % 2
-DEFAULT: dict[str, Any] = {
-    "model": "student",
-    "clean": None,
-    "worst_case": None,
-    "weakest_class": None,
-    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher"},
-    "champion": True,
-}
 NOBODY = {"clean": None, "worst_case": None}
 
 
@@ -45,7 +38,7 @@ def outcomes(**changes: Tensor) -> dict[str, Tensor]:
 
 def criteria(**changes: Any) -> Criteria:
     """The default as params.yaml would hold it, with changes."""
-    return typed(Criteria, {**DEFAULT, **changes}, "criteria")
+    return typed(Criteria, {**CRITERIA, **changes}, "criteria")
 
 
 def decided(seen: dict[str, Tensor] | None = None, verdict: str = "trusted", **changes: Any) -> Decision:
