@@ -108,6 +108,7 @@ def register_student(
         "epsilon": document.threat.epsilon,
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
+        "cascade": document.cascade.name,
     }
     tags = {**asked, **own, **verdict, **decided, **hashes}
     journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)

@@ -39,6 +39,7 @@ def sound() -> dict[str, Any]:
         "images": 200,
         "threat": {"norm": "linf", "epsilon": "1/5"},
         "most_common": 30,
+        "large_classes": 0,
         "pixels": {"low": 0.0, "high": 1.0},
         "training": {"modules": 0, "names": []},
         "moved_buffers": {"buffers": 0, "names": []},

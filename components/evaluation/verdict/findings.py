@@ -94,7 +94,8 @@ def epsilon_zero(evidence: Evidence) -> Finding:
 
 def large_epsilon(evidence: Evidence) -> Finding:
     left, n, constant = evidence["right"]["pgd_large"], evidence["images"], evidence["most_common"]
-    measured = {"accuracy": left / n, "constant_answer": constant / n}
+    classes = evidence["large_classes"]
+    measured = {"accuracy": left / n, "constant_answer": constant / n, "classes_left": classes}
     if left > constant:
         return Finding("broken", measured)
     return Finding("suspect" if left > STILL_RIGHT * n else "passed", measured)
