@@ -43,6 +43,11 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def unbroken(words: str) -> str:
+    """Words in which no line ends between a number and its sign or unit: `10.0 %`, `n = 359`, `p < 0.001`."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[np]) (?=[=<])|(?<=[=<]) (?=\d)|(?<=ε) (?==)", "\u00a0", words)
+
+
 def cascade_title(cascade: Cascade) -> str:
     """The cascade's name: AutoAttack only where it is that, else the attacks it consists of, or how many."""
     attacks = [title(attack) for attack in cascade.attacks]

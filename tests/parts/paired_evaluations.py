@@ -19,6 +19,7 @@ from tests.parts.evaluation_files import CLASSES, evidence
 from tests.parts.evaluation_files import evaluation as made_up_evaluation
 
 NUM_IMAGES = 100
+STANDARD = {"rho": 0.75, "targets": 0, "wanted_targets": 9}
 ATTACKS = {"fgsm": "Fgsm()", "pgd": "Pgd(steps=20)"}
 CASCADE = {"name": "quick", "attacks": {"apgd_ce": "Apgd(loss='ce')", "apgd_t": "Apgd(loss='dlr')"}}
 DIGEST = "d" * 64
@@ -77,7 +78,7 @@ def honest(**changes: Any) -> dict[str, Any]:
         "constant": {**constant, "right_first": 75, "right_then": 290},
         "claim": {**claim, "right_first": 219, "right_then": 215},
         "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
-        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100}],
+        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100, **STANDARD}],
         **changes,
     }
 

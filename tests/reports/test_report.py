@@ -1,6 +1,7 @@
 """The report's document: numbers by hand, a schema it follows, the stage's same bytes, the tables for a terminal."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -237,13 +238,17 @@ def test_the_verdict_is_told_to_the_tracker(folder: Path) -> None:
     assert json.loads(journal.version["criteria"]) == CRITERIA
 
 
-def test_criteria_about_what_was_not_evaluated_are_a_no_go_and_no_crash(folder: Path) -> None:
-    run_stage(folder, model="pupil")
-    decision = read_document(Report, folder / "reports/robustness.json").decision
-    assert decision is not None and decision.answer == "NO-GO"
-    assert {one.measured for one in decision.unmet} == {"not judged", "not measured"}
-    page = (folder / "reports/robustness.html").read_text(encoding="utf-8")
-    assert "The pupil, which the criteria are about, was not evaluated." in page
+@pytest.mark.parametrize(
+    ("criteria", "said"),
+    [
+        ({"model": "pupil"}, "criteria.model: got 'pupil', want one of clean_teacher, robust_teacher, student"),
+        ({"not_worse_than": {"clean": "clean_techer", "worst_case": None}}, "not_worse_than.clean: got 'clean_techer'"),
+        ({"not_worse_than": {"clean": None, "worst_case": "student"}}, "which is the model that is decided on"),
+    ],
+)
+def test_criteria_are_about_models_of_the_pipeline(folder: Path, criteria: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        run_stage(folder, **criteria)
 
 
 def test_a_sparse_evaluation_is_reported_too(folder: Path) -> None:

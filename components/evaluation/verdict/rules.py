@@ -97,6 +97,13 @@ RULES = (
         remedy="probe more test images",
     ),
     Rule(
+        findings.constant_answer,
+        bound="without an attack more images are right than with the most common class for each: one-sided exact "
+        "McNemar p < 0.01; else suspect",
+        meaning="no better than always giving the same answer, which no attack can change",
+        remedy="balance the classes in training; read the numbers class by class",
+    ),
+    Rule(
         findings.pixel_range,
         bound="all pixels in [0, 1]; else broken. The largest above 1/8; else suspect (scaled twice)",
         meaning="images were normalised or scaled before the model: epsilon is then not a share of the pixel range",
@@ -106,8 +113,8 @@ RULES = (
         findings.logits,
         bound="finite, on attacked images too, and not probabilities on every image; else broken. No "
         "log-probabilities; else suspect",
-        meaning="a softmax inside the model flattens the losses that attacks climb; NaN is no answer at all",
-        remedy="return the values before the softmax; keep the arithmetic finite on every image of the ball",
+        meaning="NaN or infinity is no answer; a softmax inside the model flattens the losses that attacks climb",
+        remedy="keep the arithmetic finite on every image with pixels in [0, 1]; return the values before the softmax",
     ),
     Rule(
         findings.eval_mode,
@@ -198,13 +205,6 @@ RULES = (
         remedy="check epsilon, the step size and steps times step size of the attack",
     ),
     Rule(
-        findings.constant_answer,
-        bound="without an attack more images are right than with the most common class for each: one-sided exact "
-        "McNemar p < 0.01; else suspect",
-        meaning="no better than always giving the same answer, which no attack can change",
-        remedy="balance the classes in training; read the numbers class by class",
-    ),
-    Rule(
         findings.claim,
         bound="of the images that the worst case counts as right, the probe's attacks fool at most 1 in 100 probed "
         "ones; else suspect",
@@ -220,7 +220,8 @@ RULES = (
     ),
     Rule(
         findings.standard_attack,
-        bound="APGD-CE or APGD-T ran with at least 100 steps; else suspect",
+        bound="APGD-CE or APGD-T ran with at least 100 steps, with ρ and as many targets as the standard attack; else "
+        "suspect",
         meaning="no attack that chooses its own step sizes has looked at the model",
         remedy="evaluate with a named cascade (quick or autoattack), or list apgd with 100 steps",
     ),
