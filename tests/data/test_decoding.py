@@ -31,8 +31,8 @@ def no_workers(monkeypatch):
 def read(folder: Path, color: str, resize: str, streamed: bool) -> torch.Tensor:
     """The train images as one of the two readers gives them."""
     how = Streamed(random_crop=None) if streamed else None
-    member = ImageFolder(folder=str(folder), image_size=SIZE, color=color, resize=resize, streamed=how)
-    return torch.cat(list(chunks(member.load(folder).train)))
+    fields: dict[str, Any] = {"image_size": SIZE, "color": color, "resize": resize, "streamed": how}
+    return torch.cat(list(chunks(ImageFolder(folder=str(folder), **fields).load(folder).train)))
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
