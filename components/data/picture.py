@@ -2,7 +2,10 @@
 
 import io
 import math
+import os
 import random
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 # The only formats that are parsed: PIL also knows formats (EPS, PDF) that start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BACKGROUND = "white"
+STDERR = 2
 # Bytes of a PNG that say what its pixels are; grey and colour without alpha; the depths whose transparent colour pillow
 # compares with the pixels as they are stored.
 PNG_DEPTH, PNG_COLOR, PLAIN, COMPARABLE = 24, 25, (0, 2), (1, 8)
@@ -70,8 +74,22 @@ def _upright(data: bytes) -> "Image":
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if "transparency" in image.info and data[PNG_COLOR] in PLAIN and data[PNG_DEPTH] not in COMPARABLE:
             raise ValueError(f"a transparent colour of {data[PNG_DEPTH]} bits, want 8 or an alpha channel")
-    image.load()
+    with _without_remarks() if image.format == "TIFF" else nullcontext():
+        image.load()
     return _eight_bits(_turned(image))
+
+
+@contextmanager
+def _without_remarks() -> Generator[None]:
+    """Keeps libtiff from writing to the terminal past Python: what it says names no file, and is an error as well."""
+    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _turned(image: "Image") -> "Image":
