@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.official import b_mtard, fast_adversarial, fgsm_mep, grad_align, loss_functions, n_fgsm, ours  # noqa: E402  # noqa: E402
+from benchmarks.official import b_mtard, fast_adversarial, fgsm_mep, grad_align, loss_functions, n_fgsm, ours  # noqa: E402
 from benchmarks.official.case import EVERYWHERE, Case  # noqa: E402
 from benchmarks.official.tape import differences  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402

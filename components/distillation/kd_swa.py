@@ -65,5 +65,7 @@ class KdSwa:
 
     def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
         with torch.no_grad():
-            target = softened(teacher(images_adv).to(logits.dtype), self.temperature)
-        return self.temperature**2 * cross_entropy(logits / self.temperature, target).mean()
+            target = softened(teacher(images_adv).double(), self.temperature)
+        # In double precision, as the target: a quotient of large logits has few decimals.
+        loss = cross_entropy(logits.double() / self.temperature, target).mean()
+        return (self.temperature**2 * loss).to(logits.dtype)

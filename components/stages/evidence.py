@@ -44,13 +44,13 @@ def evidence_on(
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
         seed, claimed = derived(suite.seed, "probe"), results.worst_case[images]
         evidence = probe(victims[name].exact, part, suite.threat, attacks, seed, claimed)
-    # Of all images, those made for other models included; the probed and the saved ones are some of them.
-    unanswered = [other.unanswered[name] for other in found.values() if name in other.unanswered]
-    evidence["unanswered"] = max(evidence.get("unanswered", 0), int(torch.stack(unanswered).any(0).sum()))
     evidence["constant"] = _constant(results.outcomes["clean"], data)
     fallen = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": fallen} | rescore(victims[name], data.test, suite.threat, adversarials)
-    evidence["unanswered"] = max(evidence["unanswered"], evidence["rescored"]["unanswered"])
+    # Of all images, those made for other models included; the probed and the saved ones are some of them.
+    silent = [other.unanswered[name] for other in found.values() if name in other.unanswered]
+    counts = (evidence.get("unanswered", 0), evidence["rescored"]["unanswered"], int(torch.stack(silent).any(0).sum()))
+    evidence["unanswered"] = max(counts)
     counted = _counted(results, suite)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, counted)]
     # What fell at a smaller radius is counted too, but says nothing of how hard the claimed one was tried.

@@ -177,10 +177,10 @@ def _verdict(version: Any, sides: Sequence["Side"]) -> str:
     strongest = max(strength(side.cascade.name) for side in sides)
     for side in sides:
         counts, evidence = strength(side.cascade.name) == strongest, side.evaluation.evidence.get(side.model)
-        if counts and not evidence:
+        today = judge(evidence) if evidence else None
+        if today is None and counts:
             return NOT_JUDGED
-        today = judge(evidence or {})
-        if (counts and today.status != TRUSTED) or (evidence and today.status == BROKEN):
+        if today and (today.status == BROKEN or (counts and today.status != TRUSTED)):
             return f"{today.status} by today's rules ({', '.join(today.reasons)})"
     return TRUSTED
 

@@ -87,8 +87,7 @@ def _runs(client: Any, source: RecordedEvaluation) -> Iterator[str]:
     if _has_evaluation(client, own):
         yield own
     parent = tags.get("mlflow.parentRunId", own)
-    newest = {"order_by": ["attributes.start_time DESC"]}
-    family = client.search_runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", **newest)
+    family = list(_every(client, place, f"tags.`mlflow.parentRunId` = '{parent}'"))
     yield from (run.info.run_id for run in family if _has_evaluation(client, run.info.run_id))
     digests = {run.data.tags.get("upstream.student.sha256") for run in (source.run, *family)} - {None}
     # Under whatever name the model file was evaluated.
@@ -132,16 +131,23 @@ def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]
         return new
     judged = _judged_anew(known, tags)
     lower = float(tags["worst_case"]) <= float(known["worst_case"])
-    decided = tags.get("decision") == "NO-GO" or (judged and lower)
+    # By the criteria that it was registered with: others decide nothing here.
+    same, stronger = tags.get("criteria") == known.get("criteria"), _gain(known, tags) > 0
+    decided = tags.get("decision") == "NO-GO" or (same and stronger and lower)
     counts = {"verdict": judged, "cascade": judged, "decision": decided, "criteria": True}
     return {key: value for key, value in new.items() if counts.get(key.partition(".")[0], lower)}
 
 
 def _judged_anew(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:
     """Whether the verdict of a later evaluation replaces the known one."""
-    stronger = strength(tags.get("cascade")) - strength(known.get("cascade"))
+    gain = _gain(known, tags)
     before, now = (_VERDICTS.index(one["verdict"]) for one in (known, tags))
-    return min(before, now) == now if not stronger or 0 in (before, now) else stronger > 0
+    return min(before, now) == now if not gain or 0 in (before, now) else gain > 0
+
+
+def _gain(known: Mapping[str, str], tags: Mapping[str, str]) -> int:
+    """How much stronger the cascade of a later evaluation is."""
+    return strength(tags.get("cascade")) - strength(known.get("cascade"))
 
 
 def strength(cascade: str | None) -> int:

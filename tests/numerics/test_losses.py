@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.attacks.pgd import Pgd
+from components.distillation.kd_swa import KdSwa
+from components.foundation.params import Ratio
 from components.methods.parts.contract import Crafting, Relabelling
 from components.numerics.losses import (
     NO_ANSWER,
@@ -164,6 +167,20 @@ def test_gradients_at_every_logit_are_those_of_double_precision(name, gap, batch
                 grads = [one.grad * n for one in (model.clean, model.attacked) if one.grad is not None]
                 found.append([loss.detach(), *grads])
             assert_near(*found)
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_distillation_at_a_temperature_keeps_its_gradient_at_every_logit(gap):
+    attack = Pgd(steps=1, step_size=Ratio(1, 255), start="zero", loss="cross_entropy", restarts=1)
+    fields = KdSwa(attack=attack, temperature=3, clean_weight=0.5, robust_weight=0.25)
+    for clean, attacked, _ in cases(gap):
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            teacher, student = attacked.to(dtype), clean.to(dtype).requires_grad_()
+            loss = fields._distilled(student, lambda _, t=teacher: t, student)  # pyright: ignore[reportArgumentType]
+            (gradient,) = torch.autograd.grad(loss * len(clean), student)
+            found.append([loss.detach(), gradient])
+        assert_near(*found)
 
 
 def test_trades_keeps_its_gradient_where_a_clean_probability_underflows():

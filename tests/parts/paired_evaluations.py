@@ -15,11 +15,11 @@ from components.models import MODELS
 from components.models.parts.model_file import ModelCard, save_model
 from components.numerics.tensor_files import write_tensors
 from components.tracking.journal import Journal
-from tests.parts.evaluation_files import CLASSES, evidence
+from tests.parts.evaluation_files import CLASSES
 from tests.parts.evaluation_files import evaluation as made_up_evaluation
+from tests.parts.sound_evidence import sound
 
 NUM_IMAGES = 100
-STANDARD = {"rho": 0.75, "targets": 0, "wanted_targets": 9}
 ATTACKS = {"fgsm": "Fgsm()", "pgd": "Pgd(steps=20)"}
 CASCADE = {"name": "quick", "attacks": {"apgd_ce": "Apgd(loss='ce')", "apgd_t": "Apgd(loss='dlr')"}}
 DIGEST = "d" * 64
@@ -59,28 +59,13 @@ def write_evaluation(folder: Path, found: dict[str, Tensor], digest: str = "a" *
         },
         "attacks": ATTACKS,
         "cascade": CASCADE,
-        "evidence": {name: honest() for name in names},
+        "evidence": {name: sound() for name in names},
         "provenance": {"data.sha256": DIGEST, "test.sha256": DIGEST},
     }
     write_json(folder / "evaluation.json", evaluation | changes)
     labels = {"labels": torch.arange(NUM_IMAGES) % len(CLASSES)}
     write_tensors(folder / "outcomes.safetensors", labels | found)
     return folder
-
-
-def honest(**changes: Any) -> dict[str, Any]:
-    """Evidence against which no rule of the verdict speaks, but for `changes`."""
-    constant = {"first": "always answering 'cross'", "then": "the model", "n": 300, "gained": 215, "lost": 0}
-    claim = {"first": "the probe's attacks", "then": "the reported worst case", "n": 300, "gained": 0, "lost": 4}
-    return {
-        **evidence(helped=0),
-        "unanswered": 0,
-        "constant": {**constant, "right_first": 75, "right_then": 290},
-        "claim": {**claim, "right_first": 219, "right_then": 215},
-        "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
-        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100, **STANDARD}],
-        **changes,
-    }
 
 
 def write_model(path: Path, seed: int) -> str:

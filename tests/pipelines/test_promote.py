@@ -20,13 +20,13 @@ from temper.cli import main as temper
 from tests.parts.evaluation_files import CRITERIA
 from tests.parts.paired_evaluations import (
     CASCADE,
-    honest,
     outcomes,
     record_evaluation,
     record_report,
     write_evaluation,
     write_model,
 )
+from tests.parts.sound_evidence import pair, sound
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -194,7 +194,7 @@ STRONGER = {"worst_case": "0.5", "cascade": "autoattack"}
         # Broken is broken.
         ("trusted", {"cascade": "none", "verdict": "broken"}, {"verdict": "broken"}),
         ("broken", {**STRONGER, "verdict": "trusted"}, {"worst_case": "0.5", "verdict": "broken"}),
-        # NO-GO stays until a stronger cascade says GO.
+        # NO-GO replaces GO.
         ("trusted", {"decision": "NO-GO", "verdict": "trusted"}, {"decision": "NO-GO"}),
         ("trusted", {"decision": "NO-GO", "verdict": "trusted", "worst_case": "0.8"}, {"decision": "NO-GO"}),
         # Another question has another answer.
@@ -209,6 +209,25 @@ def test_a_version_that_is_evaluated_again(before: str, changes: dict[str, str],
     known = KNOWN | {"verdict": before}
     found = known | registry.updated(known, KNOWN | changes)
     assert {key: found[key] for key in want} == want
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({}, "NO-GO"),
+        ({"worst_case": "0.5"}, "NO-GO"),
+        ({"cascade": "autoattack"}, "GO"),
+        ({"cascade": "autoattack", "worst_case": "0.8"}, "NO-GO"),
+        ({"cascade": "autoattack", "criteria": "[]"}, "NO-GO"),
+        ({"criteria": "[]"}, "NO-GO"),
+    ],
+)
+def test_no_go_stays_until_a_stronger_cascade_says_go_by_the_same_criteria(
+    changes: dict[str, str], answer: str
+) -> None:
+    known = KNOWN | {"verdict": "trusted", "decision": "NO-GO"}
+    again = KNOWN | {"verdict": "trusted", "decision": "GO"} | changes
+    assert (known | registry.updated(known, again))["decision"] == answer
 
 
 FEW = "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 70.0 %"
@@ -328,9 +347,9 @@ def replace_evaluations(monkeypatch: pytest.MonkeyPatch, *others: Path) -> None:
 
 
 AUTOATTACK = CASCADE | {"name": "autoattack"}
-BROKEN = {"student": honest(unanswered=30)}
-MASKED = {"student": honest(square_helps={"n": 300, "before": 90, "after": 60})}
-CONSTANT = honest()["constant"] | {"gained": 0, "right_then": 75}
+BROKEN = {"student": sound() | {"unanswered": 30}}
+MASKED = {"student": sound() | {"square_helps": {"n": 200, "before": 90, "after": 60}}}
+CONSTANT = {"student": sound() | {"constant": pair(gained=0, lost=0)[0]}}
 
 
 @pytest.mark.parametrize(
@@ -345,7 +364,7 @@ CONSTANT = honest()["constant"] | {"gained": 0, "right_then": 75}
         ([{}, {"cascade": {"name": "none", "attacks": {}}, "evidence": BROKEN}], "broken by today's rules (logits)"),
         ([{"cascade": AUTOATTACK}, {"evidence": BROKEN}], "broken by today's rules (logits)"),
         ([{}, {"cascade": AUTOATTACK, "evidence": MASKED}], "suspect by today's rules (square_helps)"),
-        ([{}, {"evidence": {"student": honest(constant=CONSTANT)}}], "suspect by today's rules (constant_answer)"),
+        ([{}, {"evidence": CONSTANT}], "suspect by today's rules (constant_answer)"),
         ([{}, {"evidence": MASKED}], "suspect by today's rules (square_helps)"),
         # But what a stronger cascade is sure of, a weaker one need not be.
         ([{"cascade": AUTOATTACK}, {"evidence": MASKED}], None),

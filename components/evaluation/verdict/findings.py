@@ -148,15 +148,14 @@ def reach(evidence: Evidence) -> Finding:
 
 
 def standard_attack(evidence: Evidence) -> Finding:
-    steps = [
-        found["steps"]
-        for found in evidence["apgd"]
-        if found["loss"] in ("cross_entropy", "targeted_dlr")
-        and found["rho"] == APGD_RHO
-        and found["targets"] >= (found["wanted_targets"] if found["loss"] == "targeted_dlr" else 0)
-    ]
-    longest = max(steps, default=0)
+    longest = max((found["steps"] for found in evidence["apgd"] if _as_standard(found)), default=0)
     return Finding("passed" if longest >= APGD_STEPS else "suspect", {"apgd_steps": longest})
+
+
+def _as_standard(apgd: Mapping[str, Any]) -> bool:
+    """Whether an APGD is the standard attack's but for its steps: loss, ρ, and no fewer targets."""
+    targeted = apgd["loss"] == "targeted_dlr" and apgd["targets"] >= apgd["wanted_targets"]
+    return apgd["rho"] == APGD_RHO and (targeted or apgd["loss"] == "cross_entropy")
 
 
 def budget_used(evidence: Evidence) -> Finding:

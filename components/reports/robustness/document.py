@@ -114,12 +114,14 @@ def headline(document: Report) -> dict[str, float | int]:
     or of a cascade of one's own, ends in a short hash of its settings and the threat model, `student.pgd.3fa2`: the
     same name in another run is the same attack.
     """
-    threat = (document.threat.norm, document.threat.epsilon)
-    marks = {n: f"{n}.{fingerprint({'attack': told, 'threat': threat})[:4]}" for n, told in document.attacks.items()}
-    marks["cascade"] = document.cascade.name
-    if document.cascade.name == "custom":
-        own = {"cascade": document.cascade.attacks, "threat": threat}
-        marks["cascade"] += f".{fingerprint(own)[:4]}"
+    threat, cascade = (document.threat.norm, document.threat.epsilon), document.cascade
+
+    def marked(name: str, kind: str, told: Any) -> str:
+        return f"{name}.{fingerprint({kind: told, 'threat': threat})[:4]}"
+
+    marks = {name: marked(name, "attack", told) for name, told in document.attacks.items()}
+    own = cascade.name == "custom"
+    marks["cascade"] = marked(cascade.name, "cascade", cascade.attacks) if own else cascade.name
     flat: dict[str, float | int] = {"num_images": document.num_images}
     for name in best_models(document):
         for condition, found in conditions(document.models[name]).items():
