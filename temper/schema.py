@@ -84,7 +84,9 @@ def sections() -> dict[str, Key]:
     own = {
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=WARM_START)},
-        TRAINING[2]: {"required": _section(distill_student.Required)},
+        TRAINING[2]: {
+            "required": replace(of_type(distill_student.Required | None), meaning=text_of(distill_student.Required))
+        },
     }
     for name in TRAINING:
         section = _section(TrainingSection, training | (taught if name == TRAINING[2] else method))

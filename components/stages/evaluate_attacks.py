@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
@@ -57,7 +58,8 @@ def main(params: Params, journal: Journal) -> None:
         kept.begin(journal.note)
         # The validation split is there to check a fast search on.
         parts = (TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation))
-        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, *parts)
+        files = () if splits.test.names is None else file_names(splits.test.names)
+        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, *parts, files)
         key = journal_key(candidates, data, suite)
         unfinished = UNFINISHED / fingerprint(key)
         if kept.given_up:

@@ -33,6 +33,7 @@ def main(params: Params, journal: Journal) -> None:
     """Writes data/raw.safetensors; files come from the folder TEMPER_DATA, else are kept in .temper/downloads."""
     name, dataset = read(params)
     source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
+    name = source.title or name
     write_source(RAW, name, source)
     parts = {"train": source.train} | ({"test": source.test} if source.test else {})
     sizes = {part: len(images) for part, images in parts.items()}

@@ -165,6 +165,8 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
+    if settings.ntk.epochs:
+        journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)
     attack, size = section.validation_attack, recipe.batch_size
     validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)

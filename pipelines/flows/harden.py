@@ -4,6 +4,7 @@ DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. 
 retries, time limits, GPU slots, live logs and artifacts.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
 from pipelines.running.forwarder import forwarding
 from pipelines.running.retries import retries as retried
-from pipelines.running.slots import gpu_in_use
+from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import run_stage
 from pipelines.running.tasks import FlowRun, refused, unfinished
 
 RESULT = Path("reports/robustness.json")
+TEACHERS, STUDENT = ("train_clean_teacher", "train_robust_teacher"), "distill_student"
 
 
 # Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
@@ -65,6 +67,7 @@ def harden(
         states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
     graph.order_lock(root, [*entries, *stages])
     _publish(run, states)
+    _report_on_teachers(run, states)
     cached = sum(state.name == "Cached" for state in states.values())
     done = Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
     return unfinished(states.values(), "stopped") or done
@@ -108,6 +111,24 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
         run.stop.set()
         raise
     return {name: future.state for name, future in futures.items()}
+
+
+def _report_on_teachers(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
+    """Where all but the student could be trained, evaluates and reports what there is: dvc.yaml knows no part of it."""
+    student = states.get(STUDENT)
+    trained = [state for name, state in states.items() if name in TEACHERS and state.is_completed()]
+    if student is None or not student.is_failed() or len(trained) < len(TEACHERS):
+        return
+    log = get_run_logger()
+    log.info("%s ended as %s: the report is on the teachers alone", STUDENT, student.name)
+    models = [f"--model={name.removeprefix('train_')}=models/{name.removeprefix('train_')}.safetensors" for name in TEACHERS]
+    out = Path("evaluation/teachers")
+    options = ["--data", "data/normalized.safetensors", "--params", PARAMS, "--out", str(out)]
+    with gpu_slot(run.gpu, run.stop, log.info):
+        run.process([sys.executable, "-m", "temper", "evaluate", *models, *options], log.info)
+    if table := results(run.root, "--markdown", document=out / RESULT.name):
+        artifacts.create_markdown_artifact(table, key="teachers", description=f"Without a student: {out}")
+        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="report on the teachers")
 
 
 def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:

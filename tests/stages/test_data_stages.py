@@ -20,10 +20,11 @@ NORMALIZE = {"validation": 0.1, "test": "1/5", "duplicates": "drop", "method": "
 NORMALIZE |= {"train_limit": None, "test_limit": None}
 
 
-def run_stages(dataset: dict[str, Any], **changes: Any) -> Any:
+def run_stages(dataset: dict[str, Any], cascade: str = "none", **changes: Any) -> Any:
     """Both stages in the present folder; gives the journal, which remembers what it was told."""
     journal = create_autospec(Journal, instance=True)
-    params = Params({"seed": 0, "fetch_data": {"dataset": dataset}, "normalize_data": NORMALIZE | changes})
+    sections = {"fetch_data": {"dataset": dataset}, "normalize_data": NORMALIZE | changes}
+    params = Params({"seed": 0, **sections, "evaluate_attacks": {"attacks": {}, "cascade": cascade}})
     fetch_data.main(params, journal)
     normalize_data.main(params, journal)
     return journal
