@@ -99,14 +99,19 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
 
 
 def left_out(source: Source[Any], division: Division) -> dict[str, tuple[int, int]]:
-    """What the limits leave out: `train_limit` or `test_limit` -> how many images of how many; none that leave none."""
+    """What the limits leave out: split -> how many images of how many; no split that keeps all.
+
+    `train` stands for train and validation together, where both are drawn from one.
+    """
     if source.test is not None:
         test = len(source.test)
     else:
         test = sum(_shares(source.train.counts(len(source.classes)), division.test))
     train = len(source.train) - (test if source.test is None else 0)
-    limits = {"train_limit": (division.train_limit, train), "test_limit": (division.test_limit, test)}
-    return {key: (many - limit, many) for key, (limit, many) in limits.items() if limit is not None and limit < many}
+    limits = {"train": (division.train_limit, train), "test": (division.test_limit, test)}
+    if source.validation is not None:
+        limits["validation"] = (division.test_limit, len(source.validation))
+    return {split: (many - few, many) for split, (few, many) in limits.items() if few is not None and few < many}
 
 
 def limited(split: S, limit: int | None, seed: int) -> S:

@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: folders of classes, or such folders for each split. Nothing here imports torch."""
+"""How a folder of images is laid out: class folders, or such folders for each split. Nothing here imports torch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SPLITS = ("train", "test", "val")
 def split_folders(folder: Path) -> dict[str, Path]:
     """The folders that hold the class folders, by split: `folder/train` and others, or for `train` the folder itself.
 
-    A folder called `train`, `test` or `val` is a split if there is a folder in it; with nothing but files it is a class.
+    A folder called `train`, `test` or `val` is a split if there is a folder in it; with files alone it is a class.
     Where there is another split, `train` is among them even if it does not exist.
     """
     found = {name: folder / name for name in SPLITS if _has_folders(folder / name)}

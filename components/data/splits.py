@@ -160,7 +160,7 @@ def require_one_shape(splits: Mapping[str, Split], where: str) -> None:
 def summary(splits: Splits, dropped: Mapping[str, int], cut: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """What metrics/data.json holds: per split its size, duplicates dropped and images per class; statistics; digest.
 
-    `left_out` says what `cut` does: which limit left out how many images, of how many (see `dividing.left_out`).
+    `left_out` says how many images of a split a limit left out, of how many (see `dividing.left_out`).
     """
     sizes = {
         name: {"n": len(part), "duplicates_dropped": dropped[name], "per_class": part.counts(len(splits.classes))}

@@ -86,15 +86,13 @@ def measured(teachers: Mapping[str, nn.Module], splits: Splits, settings: Settin
         yield Measured(name, kind, right)
 
 
-def require_teachers(
-    found: Sequence[Measured], splits: Splits, required: Required | None, journal: Journal
-) -> None:
+def require_teachers(found: Sequence[Measured], splits: Splits, required: Required | None, journal: Journal) -> None:
     """Notes what both teachers reached, and refuses one that falls short of what is required.
 
     Where nothing is, a warning says which teacher is no better than the same answer for every image.
     """
     held_out, counts = splits.validation, splits.validation.counts(len(splits.classes))
-    least = [max(counts) / len(held_out)] * 2 if required is None else [required.clean_accuracy, required.robust_accuracy]
+    least = (required.clean_accuracy, required.robust_accuracy) if required else (max(counts) / len(held_out),) * 2
     for (name, kind, right), wanted in zip(found, least, strict=True):
         told = f"(required {wanted:.1%})" if required else "(nothing is required)"
         journal.note(f"{name}: {kind} {right:.1%} on {len(held_out)} validation images {told}")

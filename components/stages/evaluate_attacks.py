@@ -57,9 +57,11 @@ def main(params: Params, journal: Journal) -> None:
     else:
         kept.begin(journal.note)
         # The validation split is there to check a fast search on.
-        parts = (TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation))
+        test, held_out = (
+            TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation)
+        )
         files = () if splits.test.names is None else file_names(splits.test.names)
-        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, *parts, files)
+        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, test, held_out, files)
         key = journal_key(candidates, data, suite)
         unfinished = UNFINISHED / fingerprint(key)
         if kept.given_up:

@@ -37,7 +37,8 @@ def main(params: Params, journal: Journal) -> None:
     """Writes data/normalized.safetensors (pixels stay uint8) and metrics/data.json."""
     section = read(params)
     name, source = read_source(RAW)
-    require_classes({key: params.get("evaluate_attacks", key) for key in ("attacks", "cascade")}, len(source.classes), name)
+    attacked = {key: params.get("evaluate_attacks", key) for key in ("attacks", "cascade")}
+    require_classes(attacked, len(source.classes), name)
     parts, dropped = divide(source, section, params.seed)
     held_out = in_memory(parts["validation"], LESS_HELD_OUT), in_memory(parts["test"], LESS_HELD_OUT)
     normalization = fit_normalization(chunks(sample(parts["train"], params.seed)), section.method)
@@ -47,8 +48,9 @@ def main(params: Params, journal: Journal) -> None:
     write_json(METRICS, summary(splits, dropped, cut))
     sizes = {part: len(images) for part, images in splits.parts.items()}
     journal.note(f"{name}: {sizes}, {sum(dropped.values())} duplicates across splits dropped")
-    for key, (few, many) in cut.items():
-        journal.note(f"{name}: normalize_data.{key} leaves out {few} of {many} images")
+    for split, (few, many) in cut.items():
+        key = "train_limit" if split == "train" else "test_limit"
+        journal.note(f"{name}: normalize_data.{key} leaves out {few} of {many} {split} images")
     journal.metrics({f"num_{part}": size for part, size in sizes.items()} | {"num_dropped": sum(dropped.values())})
     journal.dataset(name, digest(splits.parts), NORMALIZED, splits.image_shape, splits.classes, sizes)
     journal.upstream({"raw": sha256(RAW)})

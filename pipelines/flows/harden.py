@@ -121,7 +121,8 @@ def _report_on_teachers(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
         return
     log = get_run_logger()
     log.info("%s ended as %s: the report is on the teachers alone", STUDENT, student.name)
-    models = [f"--model={name.removeprefix('train_')}=models/{name.removeprefix('train_')}.safetensors" for name in TEACHERS]
+    names = [stage.removeprefix("train_") for stage in TEACHERS]
+    models = [f"--model={name}=models/{name}.safetensors" for name in names]
     out = Path("evaluation/teachers")
     options = ["--data", "data/normalized.safetensors", "--params", PARAMS, "--out", str(out)]
     with gpu_slot(run.gpu, run.stop, log.info):

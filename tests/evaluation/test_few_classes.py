@@ -27,13 +27,21 @@ def climbs() -> list[tuple[str, str, str | None]]:
         if "loss" in hints:
             aims = get_args(hints["aim"]) if "aim" in hints else (None,)
             found += [(name, loss, aim) for loss, aim in product(get_args(hints["loss"]), aims)]
-    return found
+    return [one for one in found if exists(*one)]
+
+
+def exists(name: str, loss: str, aim: str | None) -> bool:
+    try:
+        return bool(member(ATTACKS, spec_of(name, loss, aim), "attack"))
+    except InputError:
+        return False
 
 
 def spec_of(name: str, loss: str, aim: str | None) -> dict[str, Any]:
-    few = {"steps": 2} if name != "square" else {"queries": 3}
-    targets = {"targets": 2} if loss == "targeted_dlr" else {}
-    return {"name": name, **attack_fields(THREAT)[name], **few, "loss": loss, **targets, **({"aim": aim} if aim else {})}
+    told: dict[str, Any] = {"name": name, **attack_fields(THREAT)[name], "loss": loss}
+    told |= {"queries": 3} if name == "square" else {"steps": 2}
+    told |= {"targets": 2} if loss == "targeted_dlr" else {}
+    return told | ({"aim": aim} if aim else {})
 
 
 def run(spec: dict[str, Any], num_classes: int) -> None:
@@ -47,18 +55,14 @@ def run(spec: dict[str, Any], num_classes: int) -> None:
 @pytest.mark.parametrize(("name", "loss", "aim"), climbs())
 def test_an_advice_on_few_classes_is_one_that_the_attack_takes(name, loss, aim, num_classes):
     """Of every attack, loss and aim: it runs, or is refused early and late alike, and the loss that is advised runs."""
-    try:
-        spec = spec_of(name, loss, aim)
-        member(ATTACKS, spec, "attack")
-    except InputError:
-        pytest.skip("no such attack")
+    spec = spec_of(name, loss, aim)
     try:
         run(spec, num_classes)
     except InputError as error:
         advised = re.search(r"use (\w+)", str(error))
         assert advised, error
         run(spec_of(name, advised[1], aim), num_classes)
-        with pytest.raises(InputError, match=rf"^pets: {num_classes} classes, but evaluate_attacks\.attacks\.a\.loss: "):
+        with pytest.raises(InputError, match=rf"^pets: {num_classes} .*\.attacks\.a\.loss: "):
             require_classes({"attacks": {"a": spec}}, num_classes, "pets")
     else:
         require_classes({"attacks": {"a": spec}}, num_classes, "pets")

@@ -42,9 +42,9 @@ def weakest_text(document: Report) -> str:
 
 
 def left_out(document: Report) -> list[str]:
-    """A sentence for each limit that left images out: `test_limit left out 8000 of 10000 images.`"""
+    """A sentence for each split that a limit cut: `A limit left out 8000 of 10000 test images.`"""
     cut = document.data.get("left_out", {})
-    return [f"{key} left out {found['images']} of {found['of']} images." for key, found in cut.items()]
+    return [f"A limit left out {found['images']} of {found['of']} {split} images." for split, found in cut.items()]
 
 
 def measurement(document: Report, name: str) -> str:
