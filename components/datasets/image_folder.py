@@ -53,6 +53,11 @@ class ImageFolder:
         if title is not None and not (title.isprintable() and title.strip() and len(title) <= LONGEST_TITLE):
             raise ValueError(f"got title {title!r}, want one line of text, at most {LONGEST_TITLE} characters")
 
+    @property
+    def watched(self) -> Path | None:
+        """The folder; None where files are streamed, which compares the hash of each at every use."""
+        return None if self.streamed else Path(self.folder).expanduser()
+
     def load(self, root: Path) -> Source:
         """Every image, decoded or listed; all are decoded once here. `root` is not used.
 

@@ -17,6 +17,7 @@ from components.foundation.recipes import changed
 from components.foundation.storage import write_text
 from pipelines.parameters.check import PARAMS, check
 from pipelines.parameters.presets import PRESETS, layers
+from pipelines.parameters.watched import with_files
 
 WIDTH = 120
 _HEAD = re.compile(r"(?:(?:#.*)?\n)*")
@@ -62,7 +63,7 @@ def preset_text(root: Path, name: str) -> str:
 def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
     """The YAML text with a delta applied; comments, order and quotes are kept."""
     yaml, values = _load(text, PARAMS)
-    result = changed(values, delta, where)
+    result = changed(values, with_files(delta, where), where)
     _lay_out(result, 0)
     out = io.StringIO()
     yaml.dump(result, out)

@@ -276,7 +276,8 @@ def resolved(dep: str) -> str:
 
 def dependencies(stage: str) -> set[str]:
     """The files and folders of code that a stage depends on."""
-    return {dep for dep in map(resolved, stages()[stage]["deps"]) if dep.startswith("components/")}
+    deps = {resolved(dep) for dep in stages()[stage]["deps"] if dep != "${fetch_data.files}"}
+    return {dep for dep in deps if dep.startswith("components/")}
 
 
 def under(file: str, deps: set[str]) -> str | None:
