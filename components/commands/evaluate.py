@@ -15,6 +15,7 @@ import torch
 
 from components.commands import evaluate_options as options
 from components.commands.evaluate_options import SECTION, EvaluateOptions
+from components.data.decoding import in_memory
 from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
@@ -87,7 +88,9 @@ def images_of(data: str) -> OutsideImages:
             f"--data: {name} has no official test split, so nobody knows which images a model was trained on "
             "(want data/normalized.safetensors, or a file of images and labels that it was not)"
         )
-    return OutsideImages(source.title or name, source.classes, source.test, source.train)
+    others = source.train if isinstance(source.train, LabelledImages) else None
+    test = in_memory(source.test, "lower image_size")
+    return OutsideImages(source.title or name, source.classes, test, others)
 
 
 def _numbered(candidates: Mapping[str, Candidate], images: OutsideImages, device: torch.device) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class Stream:
         before = signal.getsignal(signal.SIGCHLD)
         batches = iter(self._loader)
         # torch's own handler raises in whatever line is running, where nobody knows which files were in hand.
-        if signal.getsignal(signal.SIGCHLD) is not before:
+        if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
             signal.signal(signal.SIGCHLD, before)
         return batches
 

@@ -37,7 +37,7 @@ def decode(data: bytes, decoding: Decoding, rng: random.Random | None) -> Tensor
     try:
         image = _upright(data).convert("RGB" if decoding.color == "rgb" else "L")
     except Image.UnidentifiedImageError:
-        raise ValueError(f"want {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        raise ValueError(f"want a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Exception as error:  # a broken file may raise anything inside a decoder
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     top, left, height, width = _window(image.height, image.width, decoding, rng)

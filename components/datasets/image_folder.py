@@ -99,7 +99,7 @@ class ImageFolder:
         labels = [label for label, files in enumerate(listing.values()) for _ in files]
         files = LabelledFiles.listed(names, labels, decoding)
         if not self.streamed:
-            return in_memory(files, "lower image_size, or stream the files: docs/streaming.md")
+            return in_memory(files, "lower image_size, or stream the files: see docs/streaming.md")
         for _ in chunks(files):
             pass  # What cannot be decoded is to be known now, and not in the middle of a training.
         return files

@@ -69,7 +69,7 @@ def _plain(mode: str, channels: int) -> Callable[..., tuple[Image.Image, np.ndar
         seen = levels[..., :3].astype(float) if channels > 2 else _grey(levels)
         if channels in (2, 4):
             seen = over_white(seen, levels[..., -1] / 255)
-        image = Image.frombytes(mode, shape[::-1], levels.tobytes())
+        image = Image.frombytes(mode, (shape[1], shape[0]), levels.tobytes())
         return image, seen
 
     return make
@@ -105,7 +105,7 @@ def _inks(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Image.Image
     """Cyan, magenta and yellow without black."""
     inks = _levels(rng, shape, 4)
     inks[..., 3] = 0
-    return Image.frombytes("CMYK", shape[::-1], inks.tobytes()), 255.0 - inks[..., :3]
+    return Image.frombytes("CMYK", (shape[1], shape[0]), inks.tobytes()), 255.0 - inks[..., :3]
 
 
 L, LA, RGB, RGBA = _plain("L", 1), _plain("LA", 2), _plain("RGB", 3), _plain("RGBA", 4)
