@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
@@ -120,14 +120,17 @@ def _lay_out(block: CommentedMap, indent: int) -> None:
     for key, value in block.items():
         if isinstance(value, CommentedMap):
             _lay_out(value, indent + 2)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) or (isinstance(value, list) and not isinstance(value, CommentedSeq)):
             block[key] = _styled(value, indent, key)
 
 
 def _styled(value: Any, indent: int, key: str) -> Any:
-    if not isinstance(value, dict):
+    if isinstance(value, list):
+        styled = CommentedSeq(_styled(inner, indent + 2, "") for inner in value)
+    elif isinstance(value, dict):
+        styled = CommentedMap((name, _styled(inner, indent + 2, name)) for name, inner in value.items())
+    else:
         return value
-    styled = CommentedMap((name, _styled(inner, indent + 2, name)) for name, inner in value.items())
     styled.fa.set_flow_style()
     line = io.StringIO()
     _yaml().dump(styled, line)
