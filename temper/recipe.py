@@ -13,7 +13,7 @@ from components.commands.own_recipe import Effort, Sizes, Wishes, delta, efforts
 from components.commands.survey_images import Survey, epsilon_for, survey
 from components.evaluation.few_classes import require_classes
 from components.foundation.errors import InputError, printable
-from components.foundation.params import Params, PositiveFraction, typed
+from components.foundation.params import Params, PositiveFraction, strict, typed
 from components.foundation.process import WORK
 from components.foundation.provenance import fingerprint
 from components.foundation.recipes import changed
@@ -40,6 +40,13 @@ class Wanted(NamedTuple):
     minutes: float = 15
 
 
+@strict
+class Asked:
+    """What may stand behind `--epsilon`."""
+
+    epsilon: PositiveFraction
+
+
 class Chosen(NamedTuple):
     """The effort that fits the machine, what it changes of the complete recipe, its minutes, and whence they are."""
 
@@ -56,7 +63,7 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     Errors, with nothing written: what is wrong with the folder, too few classes, a file with changes of the user's.
     """
     complete = preset_values(root, COMPLETE)
-    given = None if wanted.epsilon is None else typed(PositiveFraction, wanted.epsilon, "--epsilon")
+    given = None if wanted.epsilon is None else typed(Asked, {"epsilon": wanted.epsilon}, "init").epsilon
     if not force:
         _require_replaceable(out, root)
     found = survey(relative(wanted.images, root))
@@ -85,8 +92,9 @@ def _require_replaceable(out: Path, root: Path) -> None:
     if not out.exists():
         return
     text = out.read_text(encoding="utf-8", errors="replace")
-    ours = out.resolve() == (root / PARAMS).resolve()
-    if ours and text in [preset_text(root, name) for name in presets(root)]:
+    # Their first comments differ, so few have to be made.
+    heads = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in presets(root).items()}
+    if any(text == preset_text(root, name) for name, head in heads.items() if text.startswith(head)):
         return
     if (root / WRITTEN).exists() and read_json(root / WRITTEN).get("content") == fingerprint({"text": text}):
         return

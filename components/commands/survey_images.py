@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from components.data.layout import split_folders
+from components.data.layout import SUFFIXES, split_folders
 from components.foundation.errors import InputError, printable
 
 Side = tuple[int, int]
@@ -107,10 +107,14 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
         raise InputError(f"--images: {printable(folder)}: no such folder, want one folder per class in it")
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return {
-        path.name: sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        path.name: sorted(file for file in path.iterdir() if file.is_file() and _is_named_as_image(file))
         for path in visible
         if path.is_dir()
     }
+
+
+def _is_named_as_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _some(classes: Sequence[Sequence[Path]], most: int) -> Iterator[Path]:

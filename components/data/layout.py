@@ -3,6 +3,12 @@
 from pathlib import Path
 
 SPLITS = ("train", "test", "val")
+SUFFIXES = (
+    *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+# What a system leaves behind by itself, as it does with names that begin with a dot.
+LEFT_BEHIND = ("desktop.ini", "ehthumbs.db", "thumbs.db")
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

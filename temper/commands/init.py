@@ -8,7 +8,13 @@ import typer
 
 def init(
     images: Annotated[
-        Path, typer.Option(metavar="DIR", help="Images in DIR/CLASS, or in DIR/train/CLASS and DIR/test/CLASS.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Images in DIR/CLASS, or DIR/train/CLASS and DIR/test/CLASS.",
+        ),
     ],
     epsilon: Annotated[
         str | None, typer.Option(metavar="E", help="How far an attack may change a pixel, such as 8/255.")

@@ -221,7 +221,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(InputError, match=r"train: no such folder, want one folder per class"):
         load_folder(tmp_path)
     (tmp_path / "train/ant").mkdir(parents=True)
-    with pytest.raises(InputError, match="train: class 'ant' has no images, want at least 2|train: no images at all"):
+    with pytest.raises(InputError, match="train: no images at all"):
         load_folder(tmp_path)
     for number in range(2):
         picture(number).save(tmp_path / f"train/ant/{number}.png")

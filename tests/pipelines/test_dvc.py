@@ -83,7 +83,7 @@ def test_the_graph_from_nothing_to_report(clone):
 
 
 def test_a_changed_added_or_removed_image_is_noticed(tmp_path):
-    """Of a folder inside the project, outside of it, and behind a link: with the stage fetch_data as dvc.yaml has it."""
+    """Of a folder inside the project, outside of it, and behind a link: what dvc.yaml watches for fetch_data."""
     project, outside = tmp_path / "project", tmp_path / "outside"
     for folder in (project / "inside", outside):
         for name in ("ant", "bee"):

@@ -12,7 +12,7 @@ from temper import help as pages
 from temper.cli import app, main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("harden", "evaluate", "compare", "promote", "study", "report", "params", "records")
+COMMANDS = ("init", "harden", "evaluate", "compare", "promote", "study", "report", "params", "records")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("report", "diff"), ("params", "schema")])
@@ -45,6 +45,8 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["params", "check", "none.yaml"], "none.yaml: no such file"),
         (["params", "change"], "nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1"),
         (["study", "none"], "none"),
+        (["init"], "Missing option '--images'"),
+        (["init", "--images", "none"], "'--images': dir 'none' does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
