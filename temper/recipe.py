@@ -77,7 +77,7 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     text = edited(preset_text(root, COMPLETE), change, "init")
     said = [
         _about(found, chosen.effort, split),
-        f"Epsilon {change['threat']['epsilon']}: {reason}.",
+        f"Epsilon {change['threat.epsilon']}: {reason}.",
         _flips(wanted.flip),
         chosen.measured,
     ]

@@ -90,7 +90,7 @@ def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
     steps = math.ceil(split.train / BATCH) * student
     return {
         "compute.threads": wishes.threads,
-        "threat": {"norm": "linf", "epsilon": _at(wishes.epsilon, 1)},
+        "threat.epsilon": _at(wishes.epsilon, 1),
         "ntk": {"epochs": sorted({0, 1, 2, 4, 8, 15, clean, robust, student}), "size": min(50, split.train)},
         "fetch_data": _data(found, wishes),
         "normalize_data": limits,

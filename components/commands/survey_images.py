@@ -68,8 +68,6 @@ def survey(folder: Path) -> Survey:
     """
     if find_spec("PIL") is None:
         raise InputError("init: needs pillow, which is not installed (pip install 'temper[data]')")
-    if not folder.is_dir():
-        raise InputError(f"--images: {printable(folder)}: no such folder")
     files = {split: _class_files(path) for split, path in split_folders(folder).items()}
     if not any(map(len, files["train"].values())):
         raise InputError(f"--images: {printable(folder)}: no images in it, want CLASS/*.png or train/CLASS/*.png")

@@ -5,16 +5,12 @@ from typing import Annotated
 
 import typer
 
+from components.foundation.errors import InputError, printable
+
 
 def init(
     images: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Images in DIR/CLASS, or DIR/train/CLASS and DIR/test/CLASS.",
-        ),
+        Path, typer.Option(metavar="DIR", help="Images in DIR/CLASS, or in DIR/train/CLASS and DIR/test/CLASS.")
     ],
     epsilon: Annotated[
         str | None, typer.Option(metavar="E", help="How far an attack may change a pixel, such as 8/255.")
@@ -42,6 +38,8 @@ def init(
 
     A params.yaml with changes that are neither in presets/ nor in the last commit is kept, unless --force is given.
     """
+    if not images.is_dir():
+        raise InputError(f"--images: {printable(images)}: no such folder")
     from temper.recipe import Wanted, write
 
     told = Wanted(images=images, epsilon=epsilon, flip=flip, size=size, title=title, minutes=minutes)

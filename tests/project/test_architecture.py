@@ -34,6 +34,7 @@ CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "com
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
 EXTRAS = {
     "components/data/picture.py": {"PIL"},
+    "components/commands/survey_images.py": {"PIL"},
     "components/datasets": {"sklearn"},
     "components/reports": {"jinja2", "pandas"},
 }

@@ -46,7 +46,7 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["params", "change"], "nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1"),
         (["study", "none"], "none"),
         (["init"], "Missing option '--images'"),
-        (["init", "--images", "none"], "'--images': dir 'none' does not exist"),
+        (["init", "--images", "none"], "--images: none: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
