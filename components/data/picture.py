@@ -2,7 +2,10 @@
 
 import io
 import math
+import os
 import random
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from components.data.listing import Decoding
+from components.foundation.errors import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,9 +22,21 @@ if TYPE_CHECKING:
 # The only formats that are parsed: PIL also knows formats (EPS, PDF) that start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BACKGROUND = "white"
+STDERR = 2
 # Bytes of a PNG that say what its pixels are; grey and colour without alpha; the depths whose transparent colour pillow
 # compares with the pixels as they are stored.
 PNG_DEPTH, PNG_COLOR, PLAIN, COMPARABLE = 24, 25, (0, 2), (1, 8)
+# The tag of EXIF that says which side is up, and what each of its values but 1 asks for.
+ORIENTATION = 0x0112
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 # Aspect ratios of random crops, and how often one that does not fit is drawn again (arXiv 1409.4842, section 6).
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 ATTEMPTS = 10
@@ -39,7 +55,7 @@ def decode(data: bytes, decoding: Decoding, rng: random.Random | None) -> Tensor
     except Image.UnidentifiedImageError:
         raise ValueError(f"want a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Exception as error:  # a broken file may raise anything inside a decoder
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(printable(" ".join(str(error).split())) or type(error).__name__) from None
     top, left, height, width = _window(image.height, image.width, decoding, rng)
     # Cut before it is resized: what is outside of the window must not mix into its edge.
     cut = torch.from_numpy(np.array(image.crop((left, top, left + width, top + height))))
@@ -49,7 +65,7 @@ def decode(data: bytes, decoding: Decoding, rng: random.Random | None) -> Tensor
 
 def _upright(data: bytes) -> "Image":
     """The whole image, upright, with 8 bits a channel and no transparency."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.format == "PNG":
@@ -58,9 +74,33 @@ def _upright(data: bytes) -> "Image":
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if "transparency" in image.info and data[PNG_COLOR] in PLAIN and data[PNG_DEPTH] not in COMPARABLE:
             raise ValueError(f"a transparent colour of {data[PNG_DEPTH]} bits, want 8 or an alpha channel")
-    # The camera's note of which side is up is part of the image.
-    ImageOps.exif_transpose(image, in_place=True)
-    return _eight_bits(image)
+    with _without_remarks() if image.format == "TIFF" else nullcontext():
+        image.load()
+    return _eight_bits(_turned(image))
+
+
+@contextmanager
+def _without_remarks() -> Generator[None]:
+    """Keeps libtiff from writing to the terminal past Python: what it says names no file, and is an error as well."""
+    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _turned(image: "Image") -> "Image":
+    """The image as the camera's note of which side is up asks for, which is part of the image."""
+    from PIL import Image
+
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception as error:
+        raise ValueError(f"its EXIF data cannot be read: {error}") from None
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _eight_bits(image: "Image") -> "Image":

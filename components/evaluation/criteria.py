@@ -13,6 +13,7 @@ from components.foundation.params import Share, strict
 from components.statistics.class_balance import balanced
 from components.statistics.documents import Document
 from components.statistics.intervals import CONFIDENCE, paired
+from components.statistics.number_text import p_text, percent, points
 from components.statistics.outcomes import Interval, Outcomes, by_class, share
 
 Condition = Literal["clean", "worst_case"]
@@ -101,17 +102,15 @@ def not_worse(condition: Condition, other: str, theirs: Tensor | None, own: Tens
     if theirs is None or own is None:
         return Criterion(name=name, wanted=NOT_WORSE, measured=NOT_MEASURED, met=False)
     pair = paired(theirs, own)
-    low, high = (f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in (pair.low, pair.high))
-    p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.4f}"
-    points = f"{100 * pair.value:+.1f} points".replace("-", "\u2212")
+    measured = f"{points(pair.value)} points ({points(pair.low)} to {points(pair.high)}, {p_text(pair.p)})"
     worse = pair.value < 0 and pair.p < 1 - CONFIDENCE
-    return Criterion(name=name, wanted=NOT_WORSE, measured=f"{points} ({low} to {high}, {p})", met=not worse)
+    return Criterion(name=name, wanted=NOT_WORSE, measured=measured, met=not worse)
 
 
 def _robust_at_all(model: str, outcomes: Outcomes) -> Criterion:
     """A worst case that any constant answer has too is no robustness, however well it is measured."""
     classes, own = int(outcomes["labels"].bincount().count_nonzero()), outcomes.get(f"{model}/worst_case")
-    name, wanted = "robust at all", f"classes alike, surely above {_percent(1 / classes)}, which a constant answer has"
+    name, wanted = "robust at all", f"classes alike, surely above {percent(1 / classes)} %, which a constant answer has"
     if own is None:
         return Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)
     rate = balanced(own, outcomes["labels"])
@@ -132,7 +131,7 @@ def _floors(criteria: Criteria, outcomes: Outcomes, classes: Sequence[str]) -> I
 def _floor(name: str, least: float | None, outcome: Tensor | None) -> Iterator[Criterion]:
     if least is None:
         return
-    wanted = f"surely at least {_percent(least)}"
+    wanted = f"surely at least {percent(least)} %"
     if outcome is None:
         yield Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)
     else:
@@ -148,9 +147,5 @@ def _teachers(criteria: Criteria, outcomes: Outcomes) -> Iterator[Criterion]:
             yield not_worse(condition, other.replace("_", " "), theirs, own)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def _told(rate: Interval[float], n: int) -> str:
-    return f"{_percent(rate.value)} ({_percent(rate.low)} to {_percent(rate.high)}, n = {n})"
+    return f"{percent(rate.value)} % ({percent(rate.low)} to {percent(rate.high)} %, n = {n})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from components.reports.wording import percent
+from components.statistics.number_text import percent
 from components.statistics.outcomes import Rate
 
 Points = Sequence[tuple[float, float]]

@@ -7,10 +7,9 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from components.evaluation.document import Cascade, ThreatModel
-from components.statistics.outcomes import Interval
+from components.statistics.number_text import points
 
 WIDTH = 100
-RANGE = "\u2013"
 ABSENT = "\u2013"
 
 # Names that are written in a way of their own. AutoAttack is not listed: only the cascade bears that name.
@@ -59,37 +58,6 @@ def condition_title(condition: str, cascade: Cascade) -> str:
 def setting_text(dataset: str, num_images: int, threat: ThreatModel) -> str:
     """What was attacked, and how far: `digits, 359 test images, L∞ ε = 1/5 (51/255)`."""
     return f"{dataset}, {num_images} test images, {NORM_WORDS[threat.norm].title} ε = {epsilon_text(threat.epsilon)}"
-
-
-def percent(value: float) -> str:
-    """`0.986` -> `98.6`; the sign `%` stands in the heading."""
-    return f"{100 * value:.1f}"
-
-
-def points(value: float) -> str:
-    """A difference of shares in points, signed: `-0.012` -> `−1.2`."""
-    text = f"{100 * value:+.1f}".replace("-", "\u2212")
-    return "0.0" if text[1:] == "0.0" else text
-
-
-def half_width(found: Interval[float]) -> str:
-    """Half the interval's width, in points."""
-    return percent((found.high - found.low) / 2)
-
-
-def bounds(found: Interval[float]) -> str:
-    """The interval in percent, `96.8-99.5` with an en dash."""
-    return f"{percent(found.low)}{RANGE}{percent(found.high)}"
-
-
-def p_value(p: float, exact: bool = True) -> str:
-    """`0.012`, `< 0.001`; where `exact`, with a digit more if three would hide on which side of 5 % it is."""
-    return "< 0.001" if p < 0.001 else f"{p:.4f}" if exact and 0.0495 <= p < 0.0505 else f"{p:.3f}"
-
-
-def p_text(p: float) -> str:
-    """`p = 0.012`, `p < 0.001`."""
-    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def magnitude(count: int) -> str:

@@ -42,11 +42,14 @@ def evidence_on(
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
         seed, claimed = derived(suite.seed, "probe"), results.worst_case[images]
         evidence = probe(victims[name].exact, part, suite.threat, attacks, seed, claimed)
-    # On the probed images and on all images: one is enough.
-    evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
+    # On the probed images, on all, on those made for other models, on the saved ones: one is enough.
+    evidence["unanswered"] = evidence.get("unanswered", 0) + sum(
+        int(other.unanswered[name].sum()) for other in found.values() if name in other.unanswered
+    )
     evidence["constant"] = _constant(results.outcomes["clean"], data)
     fallen = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": fallen} | rescore(victims[name], data.test, suite.threat, adversarials)
+    evidence["unanswered"] += evidence["rescored"]["unanswered"]
     counted = _counted(results, suite)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, counted)]
     # What fell at a smaller radius is counted too, but says nothing of how hard the claimed one was tried.

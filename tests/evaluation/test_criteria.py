@@ -95,7 +95,7 @@ def test_the_weakest_class_is_named_and_has_a_floor() -> None:
     for floor, names in ((0.28, []), (0.5, ["weakest class “dog”"])):
         decision = decided(outcomes(student__worst_case=worst), weakest_class=floor, not_worse_than=NOBODY)
         assert unmet(decision) == names
-        assert decision.criteria[-1].measured.startswith("35.0 % (28.7 % to 41.8 %, n = 200)")
+        assert decision.criteria[-1].measured.startswith("35.0 % (28.7 to 41.8 %, n = 200)")
 
 
 @pytest.mark.parametrize("answer", [0, 1])

@@ -14,9 +14,9 @@ from components.reports.comparison import document as comparison
 from components.reports.comparison.contents import Comparison
 from components.reports.comparison.document import compare, load
 from components.reports.comparison.text import markdown, text
-from components.reports.wording import p_text
 from components.statistics.documents import as_json
 from components.statistics.intervals import interval, mcnemar, tango
+from components.statistics.number_text import p_text
 from temper.cli import main as temper
 from tests.parts.paired_evaluations import CASCADE, CLASSES, NUM_IMAGES, outcomes, write_evaluation, wrong
 

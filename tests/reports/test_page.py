@@ -21,8 +21,8 @@ from components.reports.robustness.gallery import hard_images, png
 from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
 from components.reports.robustness.table import text_table
-from components.reports.wording import points
 from components.statistics.documents import document_of
+from components.statistics.number_text import points
 from tests.parts.evaluation_files import (
     CRITERIA,
     ROLES,

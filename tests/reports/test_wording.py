@@ -11,7 +11,8 @@ from components.foundation.storage import write_json
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models
 from components.reports.robustness.table import markdown_table, text_table, worst_of
-from components.reports.wording import WIDTH, epsilon_text, measured_text, points
+from components.reports.wording import WIDTH, epsilon_text, measured_text
+from components.statistics.number_text import points
 from temper.cli import main as temper
 from tests.parts.evaluation_files import (
     ATTACKS,

@@ -47,22 +47,20 @@ def require_no_other_split(folder: Path, splits: Collection[str], classes: Itera
             )
 
 
-def require_same_classes(train: Collection[str], other: Collection[str], split: str, folder: Path) -> None:
+def require_same_classes(train: Collection[str], held_out: Collection[str], split: str, folder: Path) -> None:
     """Refuses splits that differ in their classes, and shows two spellings of one name as they differ."""
-    differing = sorted(set(train) ^ set(other))
+    differing = sorted(set(train) ^ set(held_out))
     if differing:
-        where = "train" if differing[0] in train else split
-        counts = f"{len(train)} classes in train, {len(other)} in {split}"
-        raise InputError(
-            f"{printable(folder)}: {counts}, want the same; {differing[0]!a} is only in {where}{_twin(differing)}"
-        )
+        name, counts = differing[0], f"{len(train)} classes in train, {len(held_out)} in {split}"
+        twin = next((other for other in differing[1:] if _looks(other) == _looks(name)), None)
+        shown = repr(name) if twin is None else f"{name!a}, which looks the same as {twin!a},"
+        where = "train" if name in train else split
+        raise InputError(f"{printable(folder)}: {counts}, want the same; {shown} is only in {where}")
 
 
-def _twin(names: list[str]) -> str:
-    """A remark on another of the names that looks the same as the first."""
-    looks = unicodedata.normalize("NFC", names[0])
-    same = [name for name in names[1:] if unicodedata.normalize("NFC", name) == looks]
-    return f" and looks the same as {same[0]!a}" if same else ""
+def _looks(name: str) -> str:
+    """One of the ways in which Unicode spells what looks like this name."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -102,6 +100,6 @@ def _require_distinct(classes: Iterable[str], folder: Path) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise InputError(f"{printable(folder / name)}: a class name of bytes that are no UTF-8") from None
-        twin = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        twin = seen.setdefault(_looks(name), name)
         if twin != name:
             raise InputError(f"{printable(folder)}: the classes {twin!a} and {name!a} look the same, want one name")

@@ -15,11 +15,12 @@ from components.numerics.tensor_files import read_tensors
 from components.reports.attack_words import attack_text
 from components.reports.comparison import contents
 from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
-from components.reports.wording import p_text, percent, points, title
+from components.reports.wording import title
 from components.statistics import intervals
 from components.statistics import outcomes as per_image
 from components.statistics.documents import read_document
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired
+from components.statistics.number_text import p_text, percent, points
 from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
 
 SIGNIFICANT = 1 - CONFIDENCE

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from components.reports import grids
 from components.reports.comparison.contents import Comparison, PairedDifference
-from components.reports.wording import WIDTH, bounds, condition_title, p_value, percent, points, setting_text, title
+from components.reports.wording import WIDTH, condition_title, setting_text, title
+from components.statistics.number_text import bounds, p_value, percent, points
 
 
 def text(found: Comparison) -> str:

@@ -15,8 +15,9 @@ from components.reports.attack_words import with_attacks
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, total
 from components.reports.robustness.sentences import verdict_text
-from components.reports.wording import ABSENT, bounds, exact_text, percent, points, title
+from components.reports.wording import ABSENT, exact_text, title
 from components.statistics.documents import as_json
+from components.statistics.number_text import bounds, percent, points
 from components.statistics.outcomes import Interval, shortened
 
 # Facts about an evaluation that have to agree for its rates to mean the same.

@@ -16,6 +16,7 @@ from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import gallery, hard_images
 from components.reports.wording import title
+from components.statistics.number_text import bounds, percent, points
 
 FOLDER = Path(__file__).parent
 TEMPLATE, PAGE_STYLE, FIGURE_STYLE = "report.html.j2", FOLDER / "page.css", FOLDER.parent / "figures.css"
@@ -68,7 +69,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    numbers = (count, passes, wording.bounds, wording.percent, wording.points, wording.epsilon_text, wording.grey_text)
+    numbers = (count, passes, bounds, percent, points, wording.epsilon_text, wording.grey_text)
     words = (title, wording.sentence, wording.rule_title, measured_text, attack_words.attack_text, facts.breakable)
     # In a template, a filter is called as its function is.
     environment.filters |= {one.__name__: one for one in (*numbers, *words)}

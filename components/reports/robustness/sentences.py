@@ -6,8 +6,9 @@ from components.evaluation.criteria import Condition
 from components.reports import wording
 from components.reports.robustness.contents import AgainstTeacher, ClassRates, Report
 from components.reports.robustness.document import failed, status, subject
-from components.reports.wording import bounds, percent, points, sentence, title
+from components.reports.wording import sentence, title
 from components.statistics.intervals import CONFIDENCE
+from components.statistics.number_text import bounds, p_text, percent, points
 
 WHERE: dict[Condition, str] = {"clean": "on clean images", "worst_case": "in the worst case"}
 MEASUREMENT = {
@@ -92,6 +93,6 @@ def _against(condition: Condition, pair: AgainstTeacher) -> str:
         bounds_ = f"{points(pair.low)} to {points(pair.high)}"
         return f"{where} no difference to the {teacher} can be told ({points(pair.value)} points, {bounds_})"
     low, high = sorted((abs(pair.low), abs(pair.high)))
-    interval = f"{percent(low)} to {percent(high)}, {wording.p_text(pair.p)}"
+    interval = f"{percent(low)} to {percent(high)}, {p_text(pair.p)}"
     verb, preposition = ("loses", "to") if pair.value < 0 else ("gains", "over")
     return f"{where} it {verb} {percent(abs(pair.value))} points {preposition} the {teacher} ({interval})"

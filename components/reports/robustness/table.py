@@ -6,7 +6,8 @@ from components.reports import grids, wording
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, subject
 from components.reports.robustness.sentences import left_out, summary, verdict_text, weakest_text
-from components.reports.wording import ABSENT, WIDTH, percent, title
+from components.reports.wording import ABSENT, WIDTH, title
+from components.statistics.number_text import half_width, percent
 from components.statistics.outcomes import Interval
 
 
@@ -89,7 +90,7 @@ def _grid(document: Report) -> list[list[str]]:
 
 
 def _cell(found: Interval[float]) -> str:
-    return f"{percent(found.value)} ±{wording.half_width(found)}"
+    return f"{percent(found.value)} ±{half_width(found)}"
 
 
 def _heading(document: Report) -> str:

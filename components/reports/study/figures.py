@@ -6,7 +6,8 @@ from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
 from components.reports.study.contents import ArmResult, CurvePoint, Study
-from components.reports.wording import magnitude, percent, title
+from components.reports.wording import magnitude, title
+from components.statistics.number_text import percent
 
 STYLE = Path(__file__).parents[1] / "figures.css"
 WIDTH, HEIGHT, LEGEND, LINE = 560, 360, 200, 20

@@ -9,7 +9,8 @@ from components.reports import grids
 from components.reports.frames import frame
 from components.reports.study.contents import SeedMean, SentinelRecord, Study
 from components.reports.study.document import CHECKPOINTS
-from components.reports.wording import ABSENT, condition_title, grey_text, p_value, percent, points, setting_text, title
+from components.reports.wording import ABSENT, condition_title, grey_text, setting_text, title
+from components.statistics.number_text import p_value, percent, points
 
 
 def markdown(document: Study) -> str:
