@@ -6,11 +6,11 @@ is what no file of parameters has and what would take long: a large file, deep n
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.events import AliasEvent, MappingStartEvent
+from yaml.events import AliasEvent, ScalarEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from components.foundation.errors import InputError
@@ -49,19 +49,34 @@ def parse(text: str, where: str) -> Any:
 
     Errors: what is no YAML or not safe to read, in one line with `where` and the line of the text.
     """
+    node = compose(text, where)
+    try:
+        return None if node is None else _unshared(_Reader("").construct_document(node))
+    except yaml.YAMLError as error:
+        raise _error(error, where) from None
+
+
+def compose(text: str, where: str) -> Node | None:
+    """The nodes of a YAML document, which know where they stand in the text. Errors: as of `parse`."""
     try:
         _require_small(text)
-        reader = _Reader(text)
-        try:
-            node = reader.get_single_node()
-            if node is None:
-                return None
+        node = _Reader(text).get_single_node()
+        if node is not None:
             _require_few(node)
-            return reader.construct_document(node)
-        finally:
-            reader.dispose()
+        return node
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: not readable as YAML: {_one_line(error)}") from None
+        raise _error(error, where) from None
+
+
+def _unshared(value: Any) -> Any:
+    """The same values, where those of an alias are its own: what changes one of them changes no other."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in cast(dict[Any, Any], value).items()}
+    return [_unshared(inner) for inner in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+def _error(error: yaml.YAMLError, where: str) -> InputError:
+    return InputError(f"{where}: not readable as YAML: {_one_line(error)}")
 
 
 def _one_line(error: yaml.YAMLError) -> str:
@@ -85,11 +100,8 @@ class _Reader(yaml.SafeLoader):
             raise _refusal(f"the tag {event.tag!r}, which is not taken here", event)
         if isinstance(event, AliasEvent) and isinstance(parent, MappingNode) and index is None:
             raise _refusal("an alias as a key", event)
-        at = event.start_mark
-        # The two readers see `[a:, b]` differently. A mapping that was written as one begins with its brace.
-        flow = isinstance(event, MappingStartEvent) and event.flow_style and event.anchor is None
-        if flow and at.buffer[at.pointer] != "{":
-            raise _refusal("a pair in a list, put it in braces", event)
+        if isinstance(parent, MappingNode) and index is not None and _is_bare_pair(parent, event):
+            raise _refusal("a key without a value in a list", event)
         self.count, self.deep = self.count + 1, self.deep + 1
         if self.deep > DEEPEST:
             raise _refusal(f"more than {DEEPEST} blocks one inside the other", event)
@@ -123,6 +135,13 @@ for _name, (_pattern, _first) in _PLAIN.items():
 _Reader.add_constructor(_PREFIX + "int", _Reader.construct_yaml_int)
 _Reader.add_constructor(_PREFIX + "float", _Reader.construct_yaml_float)
 _Reader.add_constructor(_PREFIX + "timestamp", _Reader.refuse_date)
+
+
+def _is_bare_pair(parent: MappingNode, value: Any) -> bool:
+    """Whether a value is the nothing of `[a:, b]`, which DVC's reader takes for the text `a:`."""
+    start = parent.start_mark
+    empty = isinstance(value, ScalarEvent) and not value.value and not value.style
+    return empty and bool(parent.flow_style) and start.buffer[start.pointer] != "{"
 
 
 def _number(node: ScalarNode) -> tuple[str, int]:
