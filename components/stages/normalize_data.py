@@ -6,6 +6,7 @@ from components.data.decoding import chunks, in_memory
 from components.data.dividing import Division, divide, limited
 from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
+from components.foundation.arguments import take_none
 from components.foundation.params import Params, strict
 from components.foundation.storage import sha256, write_json
 from components.numerics.random_numbers import derived
@@ -58,4 +59,5 @@ def sample(train: Split, seed: int) -> Split:
 
 
 if __name__ == "__main__":
+    take_none("normalize_data", __doc__)
     run("normalize_data", main)
