@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.commands.survey_images import Survey
-from components.foundation.params import Ratio
 
 # Of the complete recipe, what the shares below are of.
 VALIDATION, TEST = Fraction(1, 10), Fraction(1, 5)
@@ -21,8 +20,6 @@ BATCH = 128
 TEMPERATURES = 7
 # Images that are used where all of them would take too long.
 TRAIN_LIMIT, TEST_LIMIT = 12_000, 1_000
-STEPS = 5
-"""Of the attack that the robust teacher and the student are trained against."""
 
 
 class Sizes(NamedTuple):
@@ -90,18 +87,18 @@ def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
     steps = math.ceil(split.train / BATCH) * student
     return {
         "compute.threads": wishes.threads,
-        "threat.epsilon": _at(wishes.epsilon, 1),
+        "threat.epsilon": _levels(wishes.epsilon),
         "ntk": {"epochs": sorted({0, 1, 2, 4, 8, 15, clean, robust, student}), "size": min(50, split.train)},
         "fetch_data": _data(found, wishes),
         "normalize_data": limits,
         "train_clean_teacher": _training(effort, wishes, clean),
-        "train_robust_teacher": _training(effort, wishes, robust) | {"method.attack": _attack(wishes.epsilon)},
+        "train_robust_teacher": _training(effort, wishes, robust),
         "distill_student": _training(effort, wishes, student)
         | {
             "required": None,
-            "method": {"attack": _attack(wishes.epsilon), "temperature_step": float(f"{TEMPERATURES / steps:.0e}")},
+            "method.temperature_step": float(f"{TEMPERATURES / steps:.0e}"),
         },
-        "evaluate_attacks": _evaluation(wishes.epsilon, min(200, split.test)),
+        "evaluate_attacks.probe_images": min(200, split.test),
     }
 
 
@@ -129,38 +126,13 @@ def _training(effort: Effort, wishes: Wishes, epochs: int) -> dict[str, Any]:
             "batch_size": BATCH,
             "augmentation": {"crop": wishes.side // 16, "flip": wishes.flip},
         },
-        "validation_attack.step_size": _at(wishes.epsilon, Fraction(1, 4)),
     }
 
 
-def _attack(epsilon: Fraction) -> dict[str, Any]:
-    # From any point of the ball to any other: 5 steps of 2/5 are 2.
-    return {"steps": STEPS, "step_size": _at(epsilon, Fraction(2, STEPS))}
-
-
-def _evaluation(epsilon: Fraction, probed: int) -> dict[str, Any]:
-    quarter, tenth = _at(epsilon, Fraction(1, 4)), _at(epsilon, Fraction(1, 10))
-    radii = [Fraction(0), *(times * epsilon for times in (Fraction(1, 4), Fraction(1, 2), 1, Fraction(3, 2), 2, 3))]
-    return {
-        "attacks": {
-            "pgd_sat.step_size": quarter,
-            "pgd_trades.step_size": tenth,
-            "cw.step_size": quarter,
-            "pgd_50.step_size": tenth,
-        },
-        "curve_epsilons": list(dict.fromkeys(_at(min(radius, Fraction(1)), 1) for radius in radii)),
-        "grid.epsilons": [_at(epsilon, Fraction(1, part)) for part in (8, 4, 2, 1)],
-        "probe_images": probed,
-    }
-
-
-def _at(epsilon: Fraction, times: Fraction | int) -> str | int:
-    """A radius or a step as people write it: of grey levels where they are whole, else the plain fraction."""
-    value = Fraction(epsilon) * times
-    if value == 0:
-        return 0
-    levels = value * 255
-    return f"{levels}/255" if levels.denominator == 1 else str(Ratio(value))
+def _levels(epsilon: Fraction) -> str:
+    """A radius as people write it: in grey levels of 255 where they are whole, else the plain fraction."""
+    levels = epsilon * 255
+    return f"{levels}/255" if levels.denominator == 1 else str(epsilon)
 
 
 def _plain(number: float) -> float | int:

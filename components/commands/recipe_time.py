@@ -1,24 +1,28 @@
 """About how long a recipe takes on this machine: its passes, counted, times the time of one, measured."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
 
+from components.attacks.bim import Bim
+from components.attacks.iter_ll import IterLl
 from components.attacks.parts.ascent import grey_level_steps
 from components.attacks.pgd import Pgd
 from components.commands.own_recipe import Sizes
 from components.data.normalization import Normalization
-from components.foundation.params import Params, Ratio, member
+from components.evaluation.campaign import Task
+from components.evaluation.suite import Suite
+from components.foundation.params import Params, member
 from components.models import MODELS
 from components.numerics.compute import Compute, channels_last, training_arithmetic
+from components.stages.tasks import read_suite
 from components.threats import NORMS
 from components.threats.parts.threat import read_threat
 
 TRAINED = ("train_clean_teacher", "train_robust_teacher", "distill_student")
-ONE_STEP = ("fgsm", "step_ll", "step_rnd", "r_fgsm")
 # Of the steps of the cascade, the share that images of a robust model take: the others fall before. Of the embedded
 # run, robust teacher, 0.70 of 1,000 steps (evaluation.json, `cost`).
 STANDING = 0.7
@@ -27,6 +31,8 @@ FORWARD = 1 / 3
 SECONDS = 1.0
 """For each of the two measurements."""
 PROCESSES = 8
+# Any number will do to count the attacks.
+SOME_CLASSES = 10
 
 
 class Speed(NamedTuple):
@@ -58,27 +64,26 @@ def work_of(values: Mapping[str, Any], split: Sizes) -> Work:
         # A student's images pass through two teachers, forward.
         training += epochs * split.train * (1 + (2 * FORWARD if stage == TRAINED[-1] else 0))
         attack += epochs * split.validation * (FORWARD + section["validation_attack"]["steps"])
-    return Work(
-        training, attack + split.test * steps_of(values["evaluate_attacks"], Fraction(values["threat"]["epsilon"]))
+    return Work(training, attack + split.test * steps_of(read_suite(Params(values), "evaluate_attacks", SOME_CLASSES)))
+
+
+def steps_of(suite: Suite) -> float:
+    """The steps that an evaluation takes for each image, of three selected models and of their last checkpoints."""
+    full = {task.name: _steps(task) for task in suite.full_tasks()}
+    cascade = sum(steps for name, steps in full.items() if name.startswith("cascade/"))
+    last = sum(map(_steps, suite.short_tasks(suite.section.last_epoch_attacks)))
+    # Of the clean teacher nothing stands that a cascade could be tried on.
+    return 3 * (sum(full.values()) - cascade + last) + 2 * STANDING * cascade
+
+
+def _steps(task: Task) -> float:
+    """How many gradients, or queries, an attack takes for one image."""
+    attack = task.attack
+    if attack is None or isinstance(attack, (Bim, IterLl)):
+        return 0 if attack is None else grey_level_steps(task.threat.epsilon)
+    return math.prod(
+        max(1, getattr(attack, field, 1)) for field in ("steps", "queries", "samples", "targets", "restarts")
     )
-
-
-def steps_of(section: Mapping[str, Any], epsilon: Fraction) -> float:
-    """The steps that an evaluation takes for each image, of three selected models and three last ones."""
-    each = {name: _steps(attack, epsilon) for name, attack in section["attacks"].items()}
-    curve = each[section["curve_attack"]] * sum(Fraction(radius) > 0 for radius in section["curve_epsilons"])
-    radii = [Fraction(radius) for radius in section["grid"]["epsilons"]]
-    grid = sum(_steps(attack, radius) for attack in section["grid"]["attacks"].values() for radius in radii)
-    # APGD on cross-entropy, then on nine targets; of the clean teacher nothing stands.
-    cascade = {"quick": 1_000, "none": 0}.get(section["cascade"], 2_000) * STANDING
-    last = sum(each[name] for name in section["last_epoch_attacks"])
-    return 3 * (sum(each.values()) + curve + grid + last) + 2 * cascade
-
-
-def _steps(attack: Mapping[str, Any], epsilon: Fraction) -> float:
-    if attack["name"] in ONE_STEP:
-        return 1
-    return attack["steps"] if "steps" in attack else grey_level_steps(Ratio(epsilon))
 
 
 def speed_of(values: Mapping[str, Any], num_classes: int, shape: tuple[int, int, int]) -> Speed:
@@ -92,7 +97,8 @@ def speed_of(values: Mapping[str, Any], num_classes: int, shape: tuple[int, int,
     labels = torch.arange(len(images), device=device) % num_classes
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     threat = read_threat(NORMS, values["threat"], "threat")
-    attack, precision = params.typed(Pgd, "distill_student", "validation_attack"), section["recipe"]["precision"]
+    attack = params.typed(Pgd, "distill_student", "validation_attack", epsilon=threat.epsilon)
+    precision = section["recipe"]["precision"]
 
     def step() -> None:
         with training_arithmetic(device, precision):

@@ -17,7 +17,7 @@ from components.datasets.parts.class_folders import (
     subfolders,
 )
 from components.foundation.errors import InputError, printable
-from components.foundation.params import Count, Real, strict
+from components.foundation.params import Real, strict
 
 LONGEST_TITLE = 100
 
@@ -42,7 +42,7 @@ class ImageFolder:
     """
 
     folder: str  # Absolute, or relative to where the command runs.
-    image_size: Count  # Height and width of the result, in pixels.
+    image_size: Annotated[int, Field(ge=1, le=4096)]  # Height and width of the result, in pixels.
     color: Literal["rgb", "gray"]  # Three channels, or one.
     resize: Literal["crop", "stretch"]  # `crop` cuts the middle square; `stretch` changes the aspect ratio.
     streamed: Streamed | None  # How files are decoded while training; null decodes every image now.

@@ -9,6 +9,7 @@ from torch import nn
 from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
 from components.evaluation.one_attack import TestSet, run_attack
+from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
 from components.foundation.params import Params, Share, strict
 from components.foundation.storage import sha256
@@ -108,4 +109,5 @@ def require_teachers(found: Sequence[Measured], splits: Splits, required: Requir
 
 
 if __name__ == "__main__":
+    take_none(STAGE, __doc__)
     run_together(STAGE, main)

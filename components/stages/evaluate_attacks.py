@@ -13,6 +13,7 @@ from components.evaluation.engine import Candidate, Data, Folders, attack_code, 
 from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
+from components.foundation.arguments import take_none
 from components.foundation.params import Params
 from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
@@ -118,4 +119,5 @@ def load_candidates(splits: Splits, device: torch.device) -> dict[str, Candidate
 
 
 if __name__ == "__main__":
+    take_none(STAGE, __doc__)
     run(STAGE, main)

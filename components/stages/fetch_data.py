@@ -7,6 +7,7 @@ from typing import Any
 from components.data.splits import digest, require_source, write_source
 from components.datasets import DATASETS
 from components.datasets.parts.dataset import Dataset, OfFiles
+from components.foundation.arguments import take_none
 from components.foundation.params import Params, member, strict
 from components.foundation.storage import sha256
 from components.stages import run
@@ -53,4 +54,5 @@ def main(params: Params, journal: Journal) -> None:
 
 
 if __name__ == "__main__":
+    take_none("fetch_data", __doc__)
     run("fetch_data", main)

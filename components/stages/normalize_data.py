@@ -7,6 +7,7 @@ from components.data.dividing import Division, divide, left_out, limited
 from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
 from components.evaluation.few_classes import require_classes
+from components.foundation.arguments import take_none
 from components.foundation.params import Params, strict
 from components.foundation.storage import sha256, write_json
 from components.numerics.random_numbers import derived
@@ -66,4 +67,5 @@ def sample(train: Split, seed: int) -> Split:
 
 
 if __name__ == "__main__":
+    take_none("normalize_data", __doc__)
     run("normalize_data", main)

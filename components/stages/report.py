@@ -13,6 +13,7 @@ from components.data.pixels import to_pixels
 from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
+from components.foundation.arguments import take_none
 from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
@@ -155,4 +156,5 @@ def transfer_rows(document: Report) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    take_none("report", __doc__)
     run("report", main)

@@ -102,12 +102,12 @@ def _after_alarm(section: Mapping[str, Any], change: Mapping[str, Any], where: s
 def _settings(
     params: Params, raw: Mapping[str, Any], where: str, methods: Mapping[str, Any], own_keys: tuple[str, ...]
 ) -> Settings:
-    section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
+    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
+    section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where, threat.epsilon)
     model = member(MODELS, section.model, f"{where}.model")
-    method = member(methods, section.method, f"{where}.method")
+    method = member(methods, section.method, f"{where}.method", threat.epsilon)
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
-    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
     if not needs(method):

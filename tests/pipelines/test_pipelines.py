@@ -146,7 +146,7 @@ def test_the_temporary_server_ends_with_the_command(toy: Path, number: int, pref
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nope"], "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        (["nope"], "unknown stage 'nope' (allowed: join, left, right, fetch)"),
         (["--preset", "nope"], "--preset: unknown 'nope' (allowed: digits, toy)"),
         (["--set", "devise=x"], "--set: no key 'devise' (allowed: compute, fetch, left, right, join)"),
         (["--set", "compute.device=toaster"], "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
@@ -239,7 +239,7 @@ def _flow_run(state: State[Any]) -> UUID:
     [
         ({"preset": "nope"}, "--preset: unknown 'nope' (allowed: digits, toy)"),
         ({"set": ["compute.device=toaster"]}, "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
-        ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: join, left, right, fetch)"),
     ],
     ids=str,
 )
