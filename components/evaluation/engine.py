@@ -105,7 +105,7 @@ def evaluate(
     for name, path in files.items():
         path.unlink(missing_ok=True)
         evidence[name]["rescored_file"] = scored = _publish(kept[name], path, victims[name], data.test, suite)
-        evidence[name]["unanswered"] += scored["unanswered"]
+        evidence[name]["unanswered"] = max(evidence[name]["unanswered"], scored["unanswered"])
     outcomes = {"labels": data.test.labels} | outcome_tensors(found)
     write_tensors(place.results / "outcomes.safetensors", outcomes)
     shown = _shown(selected, outcomes, data, suite)

@@ -14,6 +14,7 @@ from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
 from components.foundation.arguments import take_none
+from components.foundation.errors import InputError
 from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
@@ -41,8 +42,15 @@ class ReportSection:
 
 
 def read(params: Params) -> tuple[ReportSection, Criteria]:
-    """The stage's section and the criteria of the decision, checked."""
-    return params.typed(ReportSection, "report"), params.typed(Criteria, CRITERIA)
+    """The stage's section and the criteria of the decision, checked. Error: criteria about no model of the pipeline."""
+    section, criteria = params.typed(ReportSection, "report"), params.typed(Criteria, CRITERIA)
+    others = {f"not_worse_than.{key}": getattr(criteria.not_worse_than, key) for key in ("clean", "worst_case")}
+    for key, name in {"model": criteria.model, **others}.items():
+        if name is not None and name not in TRAINED:
+            raise InputError(f"{CRITERIA}.{key}: got {name!r}, want one of {', '.join(TRAINED)}")
+        if key != "model" and name == criteria.model:
+            raise InputError(f"{CRITERIA}.{key}: got {name!r}, which is the model that is decided on")
+    return section, criteria
 
 
 def main(params: Params, journal: Journal) -> None:
@@ -109,6 +117,7 @@ def register_student(
         "epsilon": document.threat.epsilon,
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
+        "cascade": document.cascade.name,
     }
     tags = {**asked, **own, **verdict, **decided, **hashes}
     journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
