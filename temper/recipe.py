@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PARAMS, WRITTEN = Path("params.yaml"), WORK / "init.json"
 # A larger image costs more, and robust training of small networks does not get better by it.
-LARGEST_SIDE, MOST_THREADS, COLUMNS = 32, 8, 118
+LARGEST_SIDE, MOST_THREADS, COLUMNS, LONGEST_TITLE = 32, 8, 118, 100
 
 
 class Wanted(NamedTuple):
@@ -64,13 +64,18 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     """
     complete = preset_values(root, COMPLETE)
     given = None if wanted.epsilon is None else typed(Asked, {"epsilon": wanted.epsilon}, "init").epsilon
+    if printable(wanted.images.absolute()) != str(wanted.images.absolute()) or "${" in str(wanted.images):
+        raise InputError(f"--images: {printable(wanted.images)}: want a path of printable characters, without ${{")
     if not force:
         _require_replaceable(out, root)
     found = survey(relative(wanted.images, root))
     require_classes(complete["evaluate_attacks"], len(found.classes), printable(wanted.images))
     yield _found(found)
     epsilon, reason = (given, "as asked for") if given is not None else epsilon_for(found)
-    side, title = wanted.size or min(found.side, LARGEST_SIDE), wanted.title or found.folder.absolute().name
+    side, title = (
+        wanted.size or min(found.side, LARGEST_SIDE),
+        wanted.title or found.folder.absolute().name[:LONGEST_TITLE],
+    )
     wishes = Wishes(epsilon, wanted.flip, side, title, min(MOST_THREADS, len(os.sched_getaffinity(0))))
     chosen = _chosen(found, wishes, complete, wanted.minutes)
     change, split = chosen.change, sizes(found, chosen.effort.limited)

@@ -1,5 +1,6 @@
 """`temper init`: generated folders of images become recipes that need no change, and nobody's work is lost."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,23 @@ def test_a_wrong_folder_is_refused_and_nothing_is_written(project, tmp_path, spo
     with pytest.raises(InputError, match=message):
         init(folder)
     assert Path("params.yaml").read_bytes() == before and not Path(".temper").exists()
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"${oops}", b"tab\t"])
+def test_a_path_that_a_recipe_cannot_hold_is_refused(project, tmp_path, name):
+    folder = made(Folder(4, 6, ((9, 9),), "L", (), "png"), tmp_path / os.fsdecode(name), 0)
+    with pytest.raises(InputError, match="want a path of printable characters") as caught:
+        init(folder)
+    assert "\n" not in str(caught.value) and str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["größe", "猫", "it's # 1: {a}", "- x", "n" * 120, "yes", "1e3"])
+def test_any_name_that_is_text_is_taken(project, tmp_path, name):
+    folder = made(Folder(4, 6, ((9, 9),), "L", (), "png"), tmp_path / name, 0)
+    init(folder)
+    recipe = read_yaml("params.yaml")
+    assert recipe["fetch_data"]["dataset"]["title"] == name[:100]
+    assert recipe["fetch_data"]["files"] == recipe["fetch_data"]["dataset"]["folder"] == str(folder)
 
 
 @pytest.mark.parametrize("wrong", [{"epsilon": "far"}, {"epsilon": "0"}, {"epsilon": "2"}, {"title": "two\nlines"}])
