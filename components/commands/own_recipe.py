@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a run does: a model, an exponent on its size, how long it is trained, on how many images."""
+    """How much a run does: a model and its width, how long it is trained, on how many images."""
 
     model: str
     width: float
