@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from components.attacks.parts.reach import shortfalls
 from components.attacks.pgd import Pgd
 from components.data.splits import Splits
 from components.data.streaming import loader_of
@@ -117,6 +118,13 @@ def _settings(
     return settings
 
 
+def warnings_of(settings: Settings, stage: str) -> list[str]:
+    """A line for each attack of a training stage that cannot reach the edge of the ball."""
+    section = settings.section
+    attacks = {"method": settings.method, "validation_attack": section.validation_attack, "sentinel": section.sentinel}
+    return list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
+
+
 class TrainingRun(NamedTuple):
     """One training run about to start: what is trained, by what (of settings, its own or changed), from what."""
 
@@ -163,6 +171,8 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     if rank() == 0:
         kept.begin(journal.note)
     settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
+    for line in warnings_of(settings, training.stage):
+        journal.note(f"warning: {line}")
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
     if settings.ntk.epochs:
