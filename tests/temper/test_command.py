@@ -44,7 +44,6 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["params", "show", "--preset", "none"], "--preset: unknown 'none' (temper params presets lists all)"),
         (["params", "check", "none.yaml"], "none.yaml: no such file"),
         (["params", "change"], "nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1"),
-        (["study", "none"], "none"),
         (["init"], "Missing option '--images'"),
         (["init", "--images", "none"], "--images: none: no such folder"),
         (["params", "show", "--preset", "cifar_fast"], "--preset: unknown 'cifar_fast', perhaps cifar10_fast, "),
