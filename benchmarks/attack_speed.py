@@ -35,6 +35,7 @@ from components.evaluation.cascades import specs  # noqa: E402
 from components.evaluation.journal import OutcomeJournal  # noqa: E402
 from components.evaluation.one_attack import predict  # noqa: E402
 from components.evaluation.search_network import Search, parity  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import member  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
 from components.numerics.random_numbers import Noise  # noqa: E402
@@ -87,7 +88,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def parse(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = ", ".join(f"{part} {num}" for part, (num, _) in PARTS.items())
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: synthetic images of its shape)")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="default: all but cascade/resnet18")

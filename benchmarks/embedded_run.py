@@ -18,12 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from components.foundation.arguments import Arguments
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 120
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     seconds: dict[str, list[float]] = {"tracked": [], "untracked": [], "nothing_to_do": []}

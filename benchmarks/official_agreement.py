@@ -28,6 +28,7 @@ import torch  # noqa: E402
 from benchmarks.official import b_mtard, fast_adversarial, fgsm_mep, grad_align, loss_functions, n_fgsm, ours  # noqa: E402
 from benchmarks.official.case import EVERYWHERE, Case  # noqa: E402
 from benchmarks.official.tape import differences  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
 
 SOURCES = (fast_adversarial, n_fgsm, grad_align, fgsm_mep, b_mtard, loss_functions)
@@ -68,7 +69,7 @@ def compare(case: Case, code: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, required=True, help="folder with clones of the official repositories")
     parser.add_argument("--only", nargs="+", default=[], help="these presets alone; nothing is written")
     options = parser.parse_args()

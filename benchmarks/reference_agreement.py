@@ -34,6 +34,7 @@ from components.attacks.pgd import Pgd  # noqa: E402
 from components.attacks.square import Square  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
 from components.datasets.digits import Digits  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402
 from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
@@ -230,7 +231,7 @@ def row(agreement: Agreement) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--reference-seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=30)

@@ -26,6 +26,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 
 from components.evaluation.verdict.rules import judge  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import spread  # noqa: E402
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", required=True, help="a file of presets/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, help="folder with downloaded data sets")

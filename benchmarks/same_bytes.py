@@ -23,6 +23,8 @@ from typing import Any
 
 import yaml
 
+from components.foundation.arguments import Arguments
+
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = ("data", "models", "curves", "metrics", "evaluation", "plots", "reports")
 # The dated page and the costs hold times; the declared page does not.
@@ -118,7 +120,7 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     record = actions.add_parser("record", help="run the cases and write their hashes")
     record.add_argument("out", type=Path)

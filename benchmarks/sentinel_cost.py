@@ -25,6 +25,7 @@ from components.attacks.pgd import Pgd  # noqa: E402
 from components.data.batch import Batch  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
 from components.data.pixels import to_pixels  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402
 from components.methods.fgsm_rs import FgsmRs  # noqa: E402
 from components.methods.parts.contract import Method  # noqa: E402
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--images", type=int, default=128, help="in each lap")
     parser.add_argument("--rounds", type=int, default=5)

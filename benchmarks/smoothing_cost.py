@@ -28,6 +28,7 @@ from components.data.loader import Loader  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
 from components.data.splits import LabelledImages  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402
 from components.methods.fgsm_rs import FgsmRs  # noqa: E402
 from components.methods.parts.contract import Method  # noqa: E402
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with downloaded data sets")
     parser.add_argument("--images", type=int, default=5120)
     parser.add_argument("--rounds", type=int, default=5)

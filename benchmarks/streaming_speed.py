@@ -36,6 +36,7 @@ from torchvision.transforms.v2 import functional  # noqa: E402
 from components.data.decoding import FileGroup, Stream, decode_shard  # noqa: E402
 from components.data.listing import LabelledFiles  # noqa: E402
 from components.datasets.image_folder import ImageFolder, Streamed  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 
 SIZE, IMAGE_SIZE, BATCH = (500, 375), 224, 64
 # Of the grey noise that brings a smooth picture to the 110 kB of a photograph.
@@ -127,7 +128,7 @@ def measure(images: int, rounds: int, workers: list[int]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])

@@ -30,6 +30,7 @@ from benchmarks import train_entrants as entrants  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
 from components.data.pixels import to_pixels  # noqa: E402
 from components.data.splits import LabelledImages  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402
 from components.models.resnet18 import ResNet18  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
@@ -90,7 +91,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def parse(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = [*TIMED, *JUDGED]
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 (default: synthetic images of its shape)")
     parser.add_argument("--only", nargs="+", choices=parts, metavar="PART", default=parts, help=", ".join(parts))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pipelines.running.checkout import sole_run
+from pipelines.running.prepare import prepared
 from pipelines.running.terminal import configure, interruptible, status_of
 
 
@@ -14,13 +16,15 @@ def run(**parameters: Any) -> int:
     """
 
     def work() -> int:
-        configure()
-        from pipelines.flows.harden import harden, prepared, results
+        root = Path.cwd()
+        with sole_run(root):
+            prepared(root, parameters["preset"], parameters["set"], parameters["targets"])
+            configure()
+            from pipelines.flows.harden import harden, results
 
-        prepared(Path.cwd(), parameters["preset"], parameters["set"], parameters["targets"])
-        status = status_of(harden, **parameters)
+            status = status_of(harden, **parameters)
         if status == 0:
-            print(f"\n{results(Path.cwd()) or 'no results yet'}")
+            print(f"\n{results(root) or 'no results yet'}")
         return status
 
     return interruptible(work, "stopped; the stages go on from their checkpoints next time")

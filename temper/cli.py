@@ -9,7 +9,7 @@ import typer
 import temper
 from components.foundation.errors import InputError
 from components.foundation.process import USER_ERROR
-from temper.commands import compare, evaluate, harden, params, promote, records, report, study
+from temper.commands import compare, evaluate, harden, init, params, promote, records, report, study
 
 app = typer.Typer(
     name="temper",
@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(init.init)
 app.command()(harden.harden)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)

@@ -1,9 +1,9 @@
 """Writes the JSON Schemas of all documents: `python -m temper.documents docs/schemas`."""
 
-import sys
 from pathlib import Path
 
 from components.evaluation.document import Evaluation
+from components.foundation.arguments import Arguments
 from components.foundation.storage import write_json
 from components.reports.comparison.contents import Comparison
 from components.reports.robustness.contents import Report
@@ -25,4 +25,6 @@ def write_schemas(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_schemas(Path(sys.argv[1]))
+    parser = Arguments(prog="temper.documents", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", type=Path)
+    write_schemas(parser.parse_args().folder)

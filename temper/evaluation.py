@@ -191,7 +191,7 @@ def _names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
 
 def _attack(given: AttackLike, threat: Threat, where: str) -> Attack:
     if isinstance(given, str | Mapping):
-        return member(ATTACKS, filled(given, attack_fields(threat), where), where)
+        return member(ATTACKS, filled(given, attack_fields(threat), where), where, threat.epsilon)
     require(where, given, Callable, "a name, a mapping with a name, or an attack")  # pyright: ignore[reportArgumentType]
     return given
 
@@ -209,7 +209,7 @@ def _suite(
     attacks, cascade = budget_attacks(budget, threat, num_classes)
     told = default_section(threat, several=False) | {"attacks": attacks, "cascade": cascade, "batch_size": batch_size}
     told |= {"grid": {"epsilons": [], "attacks": {}}, "adversarial": "uint8" if dtype == torch.uint8 else "float32"}
-    section = typed(EvaluationSection, told, "evaluate")
+    section = typed(EvaluationSection, told, "evaluate", threat.epsilon)
     compute = Compute(device="auto", threads=torch.get_num_threads(), deterministic=True)
     suite = suite_of(section, threat, compute, seed, num_classes, "evaluate")
     built = {name: _attack(one, threat, f"attacks.{name}") for name, one in own.items()}

@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from components.foundation.arguments import take_none
 from temper.cli import app
 
 WIDTH = 100
@@ -30,4 +31,5 @@ def _helps(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
+    take_none("temper.help", __doc__)
     print(markdown(), end="")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 from pydantic.fields import FieldInfo
 
 from components.attacks.pgd import Pgd
-from components.foundation.params import Ratio
+from components.foundation.params import RELATIVE, Ratio
 
 # The bounds that a type may have: in words, and their key in a JSON Schema.
 BOUNDS = {
@@ -56,7 +56,8 @@ def of_type(kind: Any) -> Key:
     """The key of a type annotation. Error: a kind of annotation that params.yaml has not had so far."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        key, (allowed, bounds) = ANNOTATED.get(arguments[0]) or of_type(arguments[0]), _bounds(kind)
+        key = LENGTH if RELATIVE in arguments else ANNOTATED.get(arguments[0]) or of_type(arguments[0])
+        allowed, bounds = _bounds(kind)
         return replace(key, allowed=allowed or key.allowed, schema=key.schema | bounds)
     if kind in SCALARS:
         return SCALARS[kind]
@@ -81,11 +82,13 @@ def of_type(kind: Any) -> Key:
 
 # Attacks that a field holds without a name, since it can be no other.
 ALONE = {Pgd: "pgd"}
+_FRACTION = r"^[-+0-9 ./eE]+$"
 # Numbers that the readers of an annotation also take as text.
 ANNOTATED = {
-    Ratio: Key("fraction", {"type": ["string", "number"]}),
-    float: Key("number", {"type": ["number", "string"]}),
+    Ratio: Key("fraction", {"type": ["string", "number"], "pattern": _FRACTION}),
+    float: Key("number", {"type": ["number", "string"], "pattern": _FRACTION}),
 }
+LENGTH = Key("length", {"type": ["string", "number"], "pattern": r"^[-+0-9 ./eE*]*(epsilon[-+0-9 ./eE]*)?$"})
 SCALARS = {
     bool: Key("true or false", {"type": "boolean"}),
     int: Key("integer", {"type": "integer"}),

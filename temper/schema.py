@@ -52,6 +52,11 @@ For an editor: `temper params schema --json > params.schema.json`.
 
 **Range** is what the type of a key accepts; checks of several keys together come on top. **Recipes** are values in
 `presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
+No number is above 2^32.
+
+A **length** is a fraction too, or a multiple of `threat.epsilon`: `epsilon`, `epsilon/4`, `2*epsilon`, `5/4*epsilon`,
+in general `[FACTOR*]epsilon[/DIVISOR]`. It is computed exactly. So epsilon stands once in a recipe, and step sizes,
+the curve's and the tables' radii follow `--set threat.epsilon=…`.
 """
 
 
@@ -84,7 +89,9 @@ def sections() -> dict[str, Key]:
     own = {
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=WARM_START)},
-        TRAINING[2]: {"required": _section(distill_student.Required)},
+        TRAINING[2]: {
+            "required": replace(of_type(distill_student.Required | None), meaning=text_of(distill_student.Required))
+        },
     }
     for name in TRAINING:
         section = _section(TrainingSection, training | (taught if name == TRAINING[2] else method))

@@ -167,7 +167,7 @@ def _method(given: MethodLike, threat: Threat, epochs: int, guide: nn.Module | N
     if not isinstance(given, str | Mapping):
         require("method", given, Method, "a name, a mapping with a name, or a temper.Method")
         return given
-    built = member(METHODS, filled(given, method_fields(threat, epochs), "method"), "method")
+    built = member(METHODS, filled(given, method_fields(threat, epochs), "method"), "method", threat.epsilon)
     if not needs(built):
         return built.build()
     if guide is None:

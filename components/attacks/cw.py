@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import ascend
-from components.foundation.params import Count, NotNegative, PositiveFraction, strict
+from components.foundation.params import Count, NotNegative, PositiveLength, strict
 from components.numerics.losses import margin
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -18,7 +18,7 @@ class Cw:
     """
 
     steps: Count  # Steps of the attack.
-    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one step, a fraction of the pixel range.
     confidence: NotNegative  # The margin above which the loss stops counting.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:

@@ -6,7 +6,7 @@
 from typing import Annotated, Any
 
 import torch
-from pydantic import PlainValidator
+from pydantic import PlainValidator, ValidationInfo
 from torch import Tensor, nn
 
 from components.attacks.apgd import Apgd
@@ -25,8 +25,9 @@ from components.threats.parts.threat import Threat
 INNER: dict[str, type[Attack]] = {"apgd": Apgd, "bim": Bim, "cw": Cw, "fgsm": Fgsm, "mi_fgsm": MiFgsm, "pgd": Pgd}
 
 
-def _inner(spec: Any) -> Attack:
-    return spec if type(spec) in INNER.values() else member(INNER, spec, "wrapped")
+def _inner(spec: Any, info: ValidationInfo) -> Attack:
+    known = type(spec) in INNER.values()
+    return spec if known else member(INNER, spec, "wrapped", (info.context or {}).get("epsilon"))
 
 
 @strict

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Momentum, ascend
 from components.attacks.parts.objectives import away_from
-from components.foundation.params import Count, NotNegative, PositiveFraction, strict
+from components.foundation.params import Count, NotNegative, PositiveLength, strict
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -17,7 +17,7 @@ class MiFgsm:
     """
 
     steps: Count  # Steps of the attack.
-    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one step, a fraction of the pixel range.
     decay: NotNegative  # What the accumulated gradient is multiplied by at each step.
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, rng: Rng) -> Tensor:

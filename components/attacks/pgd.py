@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode, start_point
 from components.attacks.parts.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
 from components.attacks.parts.victim import confirm
-from components.foundation.params import Count, PositiveFraction, strict
+from components.foundation.params import Count, PositiveLength, strict
 from components.numerics.losses import answers, margin
 from components.numerics.random_numbers import Rng, subset
 from components.threats.parts.threat import Threat
@@ -21,7 +21,7 @@ class Pgd:
     """
 
     steps: Count  # Steps of each try.
-    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one step, a fraction of the pixel range.
     start: Start  # Where the attack starts.
     loss: LossName  # What the attack climbs.
     restarts: Count  # Tries of the attack, each on the images not fooled yet.

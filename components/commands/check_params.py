@@ -2,12 +2,32 @@
 
 from importlib import import_module
 
+from components.attacks.parts.reach import shortfalls
+from components.evaluation.criteria import Criteria
+from components.evaluation.suite import Suite
 from components.foundation.params import Params
-from components.stages import KNOWN, STAGES
+from components.stages import CRITERIA, KNOWN, STAGES
+from components.stages.training_stage import Settings, warnings_of
+from components.threats import NORMS
+from components.threats.parts.threat import read_threat
 
 
-def check(params: Params) -> None:
-    """Reads every section as its stage will. Error: the first mistake, in one line."""
+def check(params: Params) -> list[str]:
+    """Reads every section as its stage will, and builds what it builds before it has data.
+
+    Returns a line for each attack that cannot reach the edge of the ball, which is allowed. Error: the first mistake,
+    in one line.
+    """
     params.require_known(KNOWN)
+    read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
+    params.typed(Criteria, CRITERIA)
+    told: list[str] = []
     for stage in STAGES:
-        import_module(f"components.stages.{stage}").read(params)
+        found = import_module(f"components.stages.{stage}").read(params)
+        settings = getattr(found, "training", found)
+        if isinstance(settings, Settings):
+            told += warnings_of(settings, stage)
+        if isinstance(found, Suite):
+            found.full_tasks()
+            told += shortfalls({f"{stage}.attacks.{name}": one for name, one in found.attacks.items()}, found.threat)
+    return told

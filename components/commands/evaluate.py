@@ -16,6 +16,7 @@ import torch
 from components.commands import evaluate_options as options
 from components.commands.evaluate_options import SECTION, EvaluateOptions
 from components.data.decoding import in_memory
+from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
@@ -88,7 +89,8 @@ def images_of(data: str) -> OutsideImages:
             "(want data/normalized.safetensors, or a file of images and labels that it was not)"
         )
     others = source.train if isinstance(source.train, LabelledImages) else None
-    return OutsideImages(name, source.classes, in_memory(source.test, "lower image_size"), others)
+    test = in_memory(source.test, "lower image_size")
+    return OutsideImages(source.title or name, source.classes, test, others)
 
 
 def _numbered(candidates: Mapping[str, Candidate], images: OutsideImages, device: torch.device) -> tuple[str, ...]:
@@ -106,7 +108,8 @@ def _data(images: OutsideImages, batch_size: int, device: torch.device) -> Data:
         return TestSet(part.images.to(device), part.labels.to(device), batch_size)
 
     held_out = None if images.held_out is None else there(images.held_out)
-    return Data(images.name, digest({"test": images.test}), images.classes, there(images.test), held_out)
+    files = () if images.test.names is None else file_names(images.test.names)
+    return Data(images.name, digest({"test": images.test}), images.classes, there(images.test), held_out, files)
 
 
 def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Journal | None) -> None:

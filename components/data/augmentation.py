@@ -10,7 +10,7 @@ from torch import Tensor
 from components.data.batch import Batch
 from components.data.pixels import to_pixels
 from components.data.placement import Placement
-from components.foundation.params import Count, Share, Whole, strict
+from components.foundation.params import Share, strict
 from components.numerics.random_numbers import shared
 
 
@@ -18,7 +18,7 @@ from components.numerics.random_numbers import shared
 class RandAugment:
     """`num_ops` random operations on each image, of strength `magnitude`, 0 to 30 (Cubuk et al., arXiv 1909.13719)."""
 
-    num_ops: Count  # Random operations on each image.
+    num_ops: Annotated[int, Field(ge=1, le=100)]  # Random operations on each image.
     magnitude: Annotated[int, Field(ge=0, le=30)]  # Strength of the operations.
 
 
@@ -32,7 +32,7 @@ class Augmentation:
     overfits and averages its weights (Rebuffi et al., arXiv 2103.01946); short runs of small models need neither.
     """
 
-    crop: Whole  # Zero pixels added on each side before a random crop.
+    crop: Annotated[int, Field(ge=0, le=1024)]  # Zero pixels added on each side before a random crop.
     flip: bool  # Whether images are flipped horizontally, with probability 1/2.
     cutmix: Share  # Chance that a box of an image comes from another one.
     rand_augment: RandAugment | None  # RandAugment, before the shift; null: none.

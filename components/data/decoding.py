@@ -56,7 +56,7 @@ def in_memory(split: Split, remedy: str) -> LabelledImages:
     for decoded in chunks(split):
         images[begin : begin + len(decoded)] = decoded
         begin += len(decoded)
-    return LabelledImages(images, split.labels)
+    return LabelledImages(images, split.labels, split.names)
 
 
 def chunks(split: Split) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,12 @@ def stratified_split(labels: Tensor, fraction: Fraction, seed: int) -> tuple[Ten
     counts = torch.bincount(labels).tolist()
     if 1 in counts:
         raise InputError(f"labels: class {counts.index(1)} has a single image, too few for two splits")
-    taken = [min(max(round(fraction * count), 1), count - 1) if count else 0 for count in counts]
-    return _draw(labels, taken, seed)
+    return _draw(labels, _shares(counts, fraction), seed)
+
+
+def _shares(counts: Sequence[int], fraction: Fraction) -> list[int]:
+    """How many images of each class the part has."""
+    return [min(max(round(fraction * count), 1), count - 1) if count else 0 for count in counts]
 
 
 def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
@@ -92,6 +96,22 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
     for name, split in splits.items():
         require_counts(split.counts(num_classes), classes, 1, name)
     return splits, dropped
+
+
+def left_out(source: Source[Any], division: Division) -> dict[str, tuple[int, int]]:
+    """What the limits leave out: split -> how many images of how many; no split that keeps all.
+
+    `train` stands for train and validation together, where both are drawn from one.
+    """
+    if source.test is not None:
+        test = len(source.test)
+    else:
+        test = sum(_shares(source.train.counts(len(source.classes)), division.test))
+    train = len(source.train) - (test if source.test is None else 0)
+    limits = {"train": (division.train_limit, train), "test": (division.test_limit, test)}
+    if source.validation is not None:
+        limits["validation"] = (division.test_limit, len(source.validation))
+    return {split: (many - few, many) for split, (few, many) in limits.items() if few is not None and few < many}
 
 
 def limited(split: S, limit: int | None, seed: int) -> S:

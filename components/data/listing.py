@@ -56,6 +56,10 @@ class Labelled:
         """What a data file holds of this split, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
+    def content(self) -> dict[str, Tensor]:
+        """What two equal splits have in common: of files their names too, of images not."""
+        return self.tensors()
+
     def take(self, indices: Tensor) -> Self:
         """The chosen rows, in the order of `indices`."""
         return replace(cast(Any, self), **{name: tensor[indices] for name, tensor in self.tensors().items()})
@@ -99,8 +103,7 @@ class LabelledFiles(Labelled):
 
     def path(self, index: int) -> Path:
         """Where a file is."""
-        name = self.names[index].numpy().tobytes().rstrip(b"\0")
-        return Path(self.decoding.folder).expanduser() / os.fsdecode(name)
+        return Path(self.decoding.folder).expanduser() / os.fsdecode(_name(self.names[index]))
 
     def read(self, index: int) -> bytes:
         """A file's bytes. Errors: missing, unreadable, or no longer the file that was listed."""
@@ -121,6 +124,15 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from None
+
+
+def file_names(names: Tensor) -> list[str]:
+    """Packed names [N, L] as text for people; bytes that are no UTF-8 as `\\xff`."""
+    return [_name(name).decode("utf-8", "backslashreplace") for name in names.cpu()]
+
+
+def _name(packed: Tensor) -> bytes:
+    return packed.numpy().tobytes().rstrip(b"\0")
 
 
 def _packed(names: Sequence[str]) -> Tensor:

@@ -18,10 +18,14 @@ from components.numerics.tensor_files import read_tensors, tensor_bytes, write_t
 
 @dataclass(frozen=True)
 class LabelledImages(Labelled):
-    """Images, uint8 [N, C, H, W], with their labels, int64 [N]."""
+    """Images, uint8 [N, C, H, W], with their labels, int64 [N].
+
+    `names` are those of the files that they come from, uint8 [N, L] as in `LabelledFiles`; None where there are none.
+    """
 
     images: Tensor
     labels: Tensor
+    names: Tensor | None = None
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images and labels on a device."""
@@ -32,6 +36,10 @@ class LabelledImages(Labelled):
         """Channels, height, width."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def content(self) -> dict[str, Tensor]:
+        """Images and labels. Under another name an image is the same image."""
+        return {name: tensor for name, tensor in self.tensors().items() if name != "names"}
 
     def keys(self) -> list[bytes]:
         """One key per image; images of equal pixels have equal keys."""
@@ -46,12 +54,16 @@ S = TypeVar("S", bound=Split)
 
 @dataclass(frozen=True)
 class Source(Generic[S]):
-    """A dataset as its publisher divides it; `test` and `validation` are None where there is no such official split."""
+    """A dataset as its publisher divides it; `test` and `validation` are None where there is no such official split.
+
+    `title` is what people call it, where it is more than a name of the table.
+    """
 
     train: S
     test: S | None
     classes: tuple[str, ...]
     validation: S | None = None
+    title: str | None = None
 
     @property
     def parts(self) -> dict[str, S]:
@@ -89,6 +101,7 @@ def require_arrays(split: Split, num_classes: int, where: str) -> None:
     """
     if isinstance(split, LabelledImages):
         _require_images(split.images, where)
+        _require_names(split, where)
     elif split.names.ndim != 2 or split.hashes.shape != (len(split.names), DIGEST_BYTES):
         names, hashes = list(split.names.shape), list(split.hashes.shape)
         raise InputError(f"{where}: names are {names}, hashes {hashes}, want [N, L] and [N, {DIGEST_BYTES}]")
@@ -107,6 +120,11 @@ def _require_images(images: Tensor, where: str) -> None:
         raise InputError(f"{where}: images are {images.dtype} {list(images.shape)}, want torch.uint8 [N, C, H, W]")
     if images.shape[1] not in (1, 3):
         raise InputError(f"{where}: images have {images.shape[1]} channels, want 1 or 3 (shape {list(images.shape)})")
+
+
+def _require_names(split: LabelledImages, where: str) -> None:
+    if (names := split.names) is not None and (names.dtype, names.ndim, len(names)) != (torch.uint8, 2, len(split)):
+        raise InputError(f"{where}: names are {names.dtype} {list(names.shape)}, want torch.uint8 [{len(split)}, L]")
 
 
 def require_counts(counts: Sequence[int], classes: Sequence[str], minimum: int, where: str) -> None:
@@ -139,22 +157,26 @@ def require_one_shape(splits: Mapping[str, Split], where: str) -> None:
             raise InputError(f"{where}: {first} images are {shape}, {name} images {other}, want one shape")
 
 
-def summary(splits: Splits, dropped: Mapping[str, int]) -> dict[str, Any]:
-    """What metrics/data.json holds: per split its size, duplicates dropped and images per class; statistics; digest."""
+def summary(splits: Splits, dropped: Mapping[str, int], cut: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """What metrics/data.json holds: per split its size, duplicates dropped and images per class; statistics; digest.
+
+    `left_out` says how many images of a split a limit left out, of how many (see `dividing.left_out`).
+    """
     sizes = {
         name: {"n": len(part), "duplicates_dropped": dropped[name], "per_class": part.counts(len(splits.classes))}
         for name, part in splits.parts.items()
     }
     statistics = {"classes": splits.classes, "normalization": asdict(splits.normalization)}
-    return {"dataset": splits.dataset, "digest": digest(splits.parts), **sizes, **statistics}
+    left_out = {"left_out": {key: {"images": few, "of": many} for key, (few, many) in cut.items()}} if cut else {}
+    return {"dataset": splits.dataset, "digest": digest(splits.parts), **sizes, **left_out, **statistics}
 
 
 def digest(splits: Mapping[str, Split]) -> str:
-    """SHA-256, in hex, of names, shapes and bytes of all images (or of their listing) and labels."""
+    """SHA-256, in hex, of shapes and bytes of all images (or of their listing) and labels."""
     whole = hashlib.sha256()
     for name, split in splits.items():
         whole.update(f"{name} {[len(split), *split.image_shape]}".encode())
-        for tensor in split.tensors().values():
+        for tensor in split.content().values():
             whole.update(tensor_bytes(tensor))
     return whole.hexdigest()
 
@@ -209,7 +231,7 @@ def _decoding(split: Split) -> dict[str, Any]:
 
 
 def _split(tensors: Mapping[str, Tensor], metadata: Any, name: str, path: Path | str) -> Split:
-    if f"{name}.names" not in tensors:
+    if f"{name}.hashes" not in tensors:
         return _labelled(tensors, name, path)
     decoding = typed(Decoding, metadata.get("decoding"), f"{path}: decoding")
     names, hashes, labels = (tensors[f"{name}.{key}"] for key in ("names", "hashes", "labels"))
@@ -218,7 +240,7 @@ def _split(tensors: Mapping[str, Tensor], metadata: Any, name: str, path: Path |
 
 def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> LabelledImages:
     try:
-        return LabelledImages(tensors[f"{name}.images"], tensors[f"{name}.labels"])
+        return LabelledImages(tensors[f"{name}.images"], tensors[f"{name}.labels"], tensors.get(f"{name}.names"))
     except KeyError as error:
         raise InputError(f"{path}: no tensor {error.args[0]!r}, so no data file of this pipeline") from None
 

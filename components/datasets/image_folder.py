@@ -1,18 +1,25 @@
 """A user's own images: one folder per class, any size and mode, decoded to one size, or listed to be streamed."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from components.data.decoding import chunks, in_memory
+from components.data.layout import SPLITS, split_folders
 from components.data.listing import Decoding, LabelledFiles
 from components.data.splits import Source, Split
-from components.datasets.parts.class_folders import class_folders, require_no_other_split, require_same_classes
+from components.datasets.parts.class_folders import (
+    class_folders,
+    require_no_other_split,
+    require_same_classes,
+    subfolders,
+)
 from components.foundation.errors import InputError, printable
-from components.foundation.params import Count, Real, strict
+from components.foundation.params import Real, strict
 
-SPLITS = ("train", "test", "val")
+LONGEST_TITLE = 100
 
 
 @strict
@@ -27,16 +34,29 @@ class Streamed:
 
 @strict
 class ImageFolder:
-    """Images under `folder/train/CLASS/` and, if there are any, `folder/test/CLASS/` and `folder/val/CLASS/`.
+    """Images under `folder/CLASS/`, or under `folder/train/CLASS/` and, if there are any, `folder/test/CLASS/` and
+    `folder/val/CLASS/`.
 
-    Classes in order of their names. `val` is the validation split, or the test split where there is no other.
+    Classes in order of their names. `val` is the validation split, or the test split where there is no other. Without
+    either, `normalize_data` draws both.
     """
 
     folder: str  # Absolute, or relative to where the command runs.
-    image_size: Count  # Height and width of the result, in pixels.
+    image_size: Annotated[int, Field(ge=1, le=4096)]  # Height and width of the result, in pixels.
     color: Literal["rgb", "gray"]  # Three channels, or one.
     resize: Literal["crop", "stretch"]  # `crop` cuts the middle square; `stretch` changes the aspect ratio.
     streamed: Streamed | None  # How files are decoded while training; null decodes every image now.
+    title: str | None = None  # What reports call the data set; null: the name of its folder.
+
+    def __post_init__(self) -> None:
+        title = self.title
+        if title is not None and not (title.isprintable() and title.strip() and len(title) <= LONGEST_TITLE):
+            raise ValueError(f"got title {title!r}, want one line of text, at most {LONGEST_TITLE} characters")
+
+    @property
+    def watched(self) -> Path | None:
+        """The folder; None where files are streamed, which compares the hash of each at every use."""
+        return None if self.streamed else Path(self.folder).expanduser()
 
     def load(self, root: Path) -> Source:
         """Every image, decoded or listed; all are decoded once here. `root` is not used.
@@ -44,20 +64,31 @@ class ImageFolder:
         Errors, with the file or the class: missing folder, no images, a class with too few, classes that differ between
         the splits, a file that is no whole image, whatever else is there and would be left out.
         """
+        listings = self.listings()
+        classes = tuple(listings["train"])
+        splits = {name: self._read(listing) for name, listing in listings.items()}
+        # ImageNet calls its test split val.
+        test, validation = ("test", "val") if "test" in splits else ("val", "test")
+        name = printable(os.path.basename(os.path.abspath(Path(self.folder).expanduser())))
+        return Source(splits["train"], splits.get(test), classes, splits.get(validation), self.title or name or None)
+
+    def listings(self) -> dict[str, dict[str, list[Path]]]:
+        """Split to class to its image files. Errors: those of `load` that show without reading a file."""
         folder = Path(self.folder).expanduser()
-        listings = {"train": class_folders(folder / "train", minimum=2)}
+        folders = split_folders(folder)
+        if folders["train"] == folder and folder.is_dir() and not subfolders(folder):
+            raise InputError(f"{printable(folder)}: no folder in it, want CLASS/*.png or train/CLASS/*.png")
+        listings = {"train": class_folders(folders["train"], minimum=2)}
         classes = tuple(listings["train"])
         if len(classes) < 2:
-            raise InputError(f"{printable(folder / 'train')}: {len(classes)} class folder(s), want at least 2")
+            raise InputError(f"{printable(folders['train'])}: {len(classes)} class folder(s), want at least 2")
+        if folders["train"] == folder:
+            return listings
         require_no_other_split(folder, SPLITS, classes)
         for split in [name for name in SPLITS[1:] if (folder / name).exists()]:
             listings[split] = class_folders(folder / split, minimum=1)
             require_same_classes(classes, tuple(listings[split]), split, folder)
-        splits = {name: self._read(listing) for name, listing in listings.items()}
-        if "test" not in splits:
-            # ImageNet calls its test split val.
-            return Source(splits["train"], splits.get("val"), classes)
-        return Source(splits["train"], splits["test"], classes, splits.get("val"))
+        return listings
 
     def _read(self, listing: dict[str, list[Path]]) -> Split:
         folder, crop = Path(self.folder).expanduser(), self.streamed.random_crop if self.streamed else None

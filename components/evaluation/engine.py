@@ -1,7 +1,7 @@
 """What every evaluation does, of the pipeline's models or of models from outside: run, probe, score again, write."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +45,17 @@ class Candidate(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The images under evaluation with their own hash, and others, if there are any, to check a fast search on."""
+    """The images under evaluation with their own hash, and others, if there are any, to check a fast search on.
+
+    `files` are the names of the image files, where the images come from such.
+    """
 
     dataset: str
     sha256: str
     classes: tuple[str, ...]
     test: TestSet
     held_out: TestSet | None
+    files: Sequence[str] = ()
 
 
 class Folders(NamedTuple):
@@ -208,7 +212,8 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
         answers["clean"][name] = predict(victim, images).tolist()
         answers["adversarial"][name] = predict(victim, images_adv).tolist()
     about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
-    write_tensors(results / "gallery.safetensors", tensors, about | answers)
+    files = {"files": [data.files[place] for place in places.tolist()]} if data.files else {}
+    write_tensors(results / "gallery.safetensors", tensors, about | files | answers)
 
 
 def _setting(data: Data, suite: Suite) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from components.evaluation.campaign import Task, cascade
 from components.evaluation.cascades import NAMES
 from components.evaluation.document import CascadeName
 from components.evaluation.search_network import Search
-from components.foundation.params import Count, NotNegativeFraction, Ratio, strict
+from components.foundation.params import BatchSize, Count, NotNegativeLength, Ratio, strict
 from components.numerics.compute import Compute
 from components.threats.parts.threat import Threat
 
@@ -25,7 +25,7 @@ Specs = dict[str, dict[str, Any]]
 class GridSection:
     """Attacks at every one of some radii: the tables of label leaking and of one step against many."""
 
-    epsilons: tuple[NotNegativeFraction, ...]  # Radii of the ball, fractions of the pixel range.
+    epsilons: tuple[NotNegativeLength, ...]  # Radii of the ball, fractions of the pixel range.
     attacks: Specs  # Attacks at each radius, each under a name of its own.
 
 
@@ -40,13 +40,13 @@ class EvaluationSection:
     cases are kept.
     """
 
-    batch_size: Count  # Images that go through the model at a time.
+    batch_size: BatchSize  # Images that go through the model at a time.
     search: Search  # What attacks compute in while they search; float32 decides.
     attacks: Specs  # Attacks on every image, each under a name of its own.
     cascade: str | Specs  # Attacks in turn, cheapest first, each on the images still standing.
-    cascade_epsilons: tuple[NotNegativeFraction, ...]  # Radii at which the cascade runs besides the threat model's.
+    cascade_epsilons: tuple[NotNegativeLength, ...]  # Radii at which the cascade runs besides the threat model's.
     curve_attack: str  # The attack that draws the ε curve and the gallery.
-    curve_epsilons: tuple[NotNegativeFraction, ...]  # Radii of the ε curve, fractions of the pixel range.
+    curve_epsilons: tuple[NotNegativeLength, ...]  # Radii of the ε curve, fractions of the pixel range.
     grid: GridSection  # Attacks at several radii: label leaking, one step against many.
     transfer_attacks: tuple[str, ...]  # Attacks whose images are shown to the other models.
     last_epoch_attacks: tuple[str, ...]  # The only attacks that last checkpoints meet.

@@ -5,23 +5,28 @@ has a default: `params.yaml` is the one place that holds numbers.
 """
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from components.foundation.errors import InputError, choose
+from components.foundation.yaml_text import DEEPEST, LARGEST_FILE, parse
 
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 # Streams are hashed from the seed (`random_numbers.derived`), so more bits would add nothing.
 MAX_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+# Characters of a value in a message.
+LONGEST_SHOWN = 120
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -37,27 +42,64 @@ class Ratio(Fraction):
         return str(self)
 
 
+WANT = "want a fraction such as 8/255 or a number"
+LARGEST = 2**32
+"""No number of a file is larger: beyond it there is nothing that a pipeline could do."""
+# Nothing here takes long: a fraction of `1e-99999999` alone would.
+_NUMBER = r"\d{1,20}(?:\.\d{0,40})?(?:[eE][-+]?\d{1,2})?|\.\d{1,40}(?:[eE][-+]?\d{1,2})?"
+_FRACTION = re.compile(rf"[-+]?(?:{_NUMBER}|\d{{1,60}}/\d{{1,60}})", re.ASCII)
+_RELATIVE = re.compile(rf"(?:(?P<times>{_NUMBER}|\d{{1,60}}/\d{{1,60}})\*)?epsilon(?:/(?P<by>{_NUMBER}))?", re.ASCII)
+
+
 def _ratio(value: object) -> Ratio:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):
-        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number")
+        raise ValueError(f"got {short(value)}, {WANT}")
+    if isinstance(value, Fraction):
+        return Ratio(value)
+    # A float goes through its shortest text: 0.2 means 1/5, not the nearest binary fraction.
+    text = value.replace(" ", "") if isinstance(value, str) else repr(value)
     try:
-        # A float goes through its shortest text: 0.2 means 1/5, not the nearest binary fraction.
-        ratio = Ratio(value if isinstance(value, Fraction) else str(value).replace(" ", ""))
-        float(ratio)
-        return ratio
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"got {value!r}, want a fraction such as 8/255 or a number") from None
+        ratio = Ratio(text) if _FRACTION.fullmatch(text) else None
+    except ZeroDivisionError:
+        ratio = None
+    if ratio is None:
+        raise ValueError(f"got {short(value)}, {WANT}")
+    if abs(ratio) > LARGEST:
+        raise ValueError(f"got {short(value)}, want at most {LARGEST}")
+    return ratio
+
+
+def _length(value: object, info: ValidationInfo) -> Ratio:
+    text = value.replace(" ", "") if isinstance(value, str) else ""
+    if "epsilon" not in text:
+        return _ratio(value)
+    relative, epsilon = _RELATIVE.fullmatch(text), (info.context or {}).get("epsilon")
+    if relative is None:
+        raise ValueError(f"got {short(value)}, want epsilon, epsilon/4, 2*epsilon or 5/4*epsilon, or a number")
+    if epsilon is None:
+        raise ValueError(f"got {short(value)}, but nothing here says what epsilon is; want a number")
+    times, by = (_ratio(relative[name] or "1") for name in ("times", "by"))
+    if not by:
+        raise ValueError(f"got {short(value)}, which divides by 0")
+    return Ratio(times * epsilon / by)
 
 
 def _real(value: object) -> object:
-    # YAML 1.1 reads 1e-4 as text; 1/3 is welcome too.
+    # 1/3 is welcome.
     return float(_ratio(value)) if isinstance(value, str) else value
 
 
+RELATIVE = BeforeValidator(_length)
+"""The mark of a field that takes multiples of epsilon."""
 Fractional = Annotated[Ratio, BeforeValidator(_ratio), PlainSerializer(str)]
-"""A field written as an exact fraction: epsilon, step sizes."""
+"""A field written as an exact fraction: epsilon itself, shares."""
+Length = Annotated[Ratio, RELATIVE, PlainSerializer(str)]
+"""A field that is a length in the threat's norm: a fraction, or a multiple of the threat's epsilon.
+
+`[FACTOR*]epsilon[/DIVISOR]`: `epsilon`, `epsilon/4`, `2*epsilon`, `5/4*epsilon`, `13*epsilon/51`. The result is exact.
+"""
 Real = Annotated[float, BeforeValidator(_real)]
-"""A float field that also reads `1e-4`, which YAML takes for text."""
+"""A float field that also reads fractions."""
 Count = Annotated[int, Field(ge=1)]
 """How many of something, at least 1."""
 Whole = Annotated[int, Field(ge=0)]
@@ -66,6 +108,11 @@ Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 PositiveFraction = Annotated[Fractional, Field(gt=0)]
 NotNegativeFraction = Annotated[Fractional, Field(ge=0)]
+PositiveLength = Annotated[Length, Field(gt=0)]
+NotNegativeLength = Annotated[Length, Field(ge=0)]
+# What memory or a machine has to hold has bounds of its own: beyond them a run dies, and not at once.
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Params:
@@ -93,53 +140,85 @@ class Params:
             value = value[key]
         return value
 
-    def typed(self, kind: type[T], *keys: str) -> T:
+    def typed(self, kind: type[T], *keys: str, epsilon: Ratio | None = None) -> T:
         """The value under `keys` as `kind`: a frozen dataclass, or any type pydantic knows."""
-        return typed(kind, self.get(*keys), f"{self.path}: {'.'.join(keys)}")
+        return typed(kind, self.get(*keys), f"{self.path}: {'.'.join(keys)}", epsilon)
 
     @property
     def seed(self) -> int:
         """The top-level key `seed`."""
-        seed = self.typed(int, "seed")
-        if not 0 <= seed <= MAX_SEED:
-            raise InputError(f"{self.path}: seed: got {seed}, want 0 to {MAX_SEED}")
-        return seed
+        return self.typed(Seed, "seed")  # pyright: ignore[reportArgumentType]
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file. Errors: missing file, broken YAML, anything but a mapping with text as keys."""
+    """The mapping in a YAML file, as DVC reads it. Errors: missing file, broken YAML, no mapping with texts as keys."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (run from the project's root)") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as YAML: {error}") from None
+    return mapping_of(text, str(path))
+
+
+def mapping_of(text: str, where: str) -> dict[str, Any]:
+    """The mapping that a YAML text is. Errors: broken YAML, no mapping with texts as keys."""
+    values = parse(text, where)
     if not is_mapping(values):
-        raise InputError(f"{path}: want a mapping of sections, got {type(values).__name__}")
-    _require_text_keys(values, str(path))
+        raise InputError(f"{where}: want a mapping of sections, got {type(values).__name__}")
+    _require_text_keys(values, where)
     return dict(values)
 
 
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """`value` checked against `kind`. Errors name the key, what was given and what is allowed, in one line."""
+def typed(kind: Any, value: Any, where: str, epsilon: Ratio | None = None) -> Any:
+    """`value` checked against `kind`. Errors name the key, what was given and what is allowed, in one line.
+
+    `epsilon` is what multiples of epsilon are multiples of; where it is None there are none.
+    """
+    _require_plain(value, where)
     try:
         # Through JSON, since only there does strict mode take a mapping for a dataclass and a list for a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+        text, context = json.dumps(value, default=str), {"epsilon": epsilon}
+        return TypeAdapter(kind).validate_json(text, strict=True, context=context)
     except ValidationError as error:
         raise InputError(_one_line(error, kind, where)) from None
 
 
-def member(table: Mapping[str, Any], spec: Any, where: str) -> Any:
+def member(table: Mapping[str, Any], spec: Any, where: str, epsilon: Ratio | None = None) -> Any:
     """The family member a section names: `{name: pgd, steps: 10, …}` becomes `table["pgd"](steps=10, …)`.
 
     Errors: no name, an unknown name (lists the valid ones), unknown or missing fields, wrong types.
     """
     if not is_mapping(spec) or "name" not in spec:
-        raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {spec!r}")
+        raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {short(spec)}")
     kind = choose(table, spec["name"], f"{where}.name")
-    return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where)
+    return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where, epsilon)
+
+
+def short(value: object) -> str:
+    """A value as a message shows it: on one line, and not all of what is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"an integer of {cast(int, value).bit_length()} bits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _require_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Refuses numbers that no key means, whatever its own bounds are, and a tree without an end."""
+    if depth > DEEPEST:
+        raise InputError(f"{where}: more than {DEEPEST} blocks one inside the other")
+    if isinstance(value, int | float) and abs(value) > LARGEST and math.isfinite(value):
+        raise InputError(f"{where}: got {short(value)}, want at most {LARGEST}")
+    if isinstance(value, Mapping):
+        for key, inner in cast(Mapping[object, object], value).items():
+            _require_plain(inner, _at(where, str(key)), depth + 1)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(cast(Sequence[object], value)):
+            _require_plain(inner, _at(where, str(place)), depth + 1)
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -164,9 +243,9 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
         return f"{key}: missing{more}"
     if first["type"] in _BOUNDS:
         word, bound = _BOUNDS[first["type"]]
-        return f"{key}: got {first['input']!r}, want {word} {first.get('ctx', {})[bound]}{more}"
+        return f"{key}: got {short(first['input'])}, want {word} {first.get('ctx', {})[bound]}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if message.startswith("got ") else f", got {first['input']!r}"
+    got = "" if message.startswith("got ") else f", got {short(first['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}{more}"
 
 

@@ -16,6 +16,9 @@ from components.foundation.errors import InputError
 WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
 
+RECIPE = "TEMPER_RECIPE"
+"""The variable by which a run tells its stages the fingerprint of the parameters that it began with."""
+
 USER_ERROR = 2
 """The exit status for a user's mistake. A retry cannot help."""
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import Count, Positive, PositiveFraction, Share, strict
+from components.foundation.params import Count, Epochs, Positive, PositiveLength, Share, strict
 from components.methods.parts.contract import Loss, Method, one_class
 from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.memory import Memory
@@ -35,14 +35,14 @@ class Adr:
     """
 
     steps: Count  # Steps of the attack.
-    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one step, a fraction of the pixel range.
     start: Start  # Where the attack starts.
     temperature_from: Positive  # Temperature τ at the start.
     temperature_to: Positive  # Temperature τ at the end.
     weight_from: Share  # Weight λ of the moving average's prediction at the start.
     weight_to: Share  # Weight λ of the moving average's prediction at the end.
     decay: Share  # Share of the moving average that one step keeps.
-    epochs: Count  # Length of both cosines, the recipe's epochs.
+    epochs: Epochs  # Length of both cosines, the recipe's epochs.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "AdrMethod":

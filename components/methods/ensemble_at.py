@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from components.foundation.params import Real, Whole, strict
+from components.foundation.params import Share, Whole, strict
 from components.methods.parts.mixed_batch import Mix, MixedMethod
 
 
@@ -16,7 +16,7 @@ class EnsembleAt:
 
     mix: Mix  # Which share of a batch is attacked, how, and how much it counts.
     delay: Whole  # Steps on clean images before attacks begin.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
 
     def build(self, clean_teacher: nn.Module) -> MixedMethod:
         return MixedMethod(self, clean_teacher)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
-from components.foundation.params import Count, NotNegativeFraction, Real, strict
+from components.foundation.params import Epochs, NotNegativeLength, Real, Share, strict
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss, Method
 from components.methods.parts.crafting import BatchNormMode
@@ -36,11 +36,11 @@ class FgsmMep:
     for ten classes. Errors: another norm than L∞.
     """
 
-    step_size: NotNegativeFraction  # Length α of the step, a fraction of the pixel range.
+    step_size: NotNegativeLength  # Length α of the step, a fraction of the pixel range.
     momentum: Real  # What m is multiplied by at each update.
-    reset_every: Count  # Epochs after which m and δ start anew.
+    reset_every: Epochs  # Epochs after which m and δ start anew.
     weight: Real  # Weight of the squared difference of the logits.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     align: bool  # Whether m and δ follow the image's crops and flips.
     batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
     craft: Literal["smoothed", "hard"]  # Whether the attack climbs the loss of the smoothed target or of the label.

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from components.foundation.params import Fractional, NotNegativeFraction, Real, strict
+from components.foundation.params import Fractional, NotNegativeLength, Share, strict
 from components.methods.parts import one_step
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.one_step import NoisyStep
@@ -21,9 +21,9 @@ class FgsmRs:
     statistics and counts among those that the running ones are averaged from. Errors: `noise` outside [0, 1].
     """
 
-    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
+    step_size: NotNegativeLength  # Length of the step, a fraction of the pixel range.
     noise: Annotated[Fractional, Field(ge=0, le=1)]  # Radius of the random start, as a multiple of ε.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
-from components.foundation.params import Count, Real, strict
+from components.foundation.params import Count, Share, strict
 from components.methods.parts.contract import Loss, Method
 from components.methods.parts.memory import Memory
 from components.methods.parts.one_step import adversarial_loss
@@ -28,7 +28,7 @@ class FreeAt:
     """
 
     replays: Count  # Steps on each batch.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
 
     def build(self) -> "FreeAtMethod":
         return FreeAtMethod(self)

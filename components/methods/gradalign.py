@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
-from components.foundation.params import NotNegativeFraction, Real, strict
+from components.foundation.params import NotNegativeLength, Real, Share, strict
 from components.methods.parts import one_step
 from components.methods.parts.contract import Loss, Method, climbed
 from components.methods.parts.crafting import BatchNormMode, crafting
@@ -24,8 +24,8 @@ class GradAlign:
     """
 
     weight: Real  # Weight of the alignment term.
-    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    step_size: NotNegativeLength  # Length of the step, a fraction of the pixel range.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> "GradAlignMethod":

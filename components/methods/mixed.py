@@ -1,6 +1,6 @@
 """Adversarial training at scale: clean and attacked images in one batch (Kurakin et al., arXiv 1611.01236)."""
 
-from components.foundation.params import Real, Whole, strict
+from components.foundation.params import Share, Whole, strict
 from components.methods.parts.mixed_batch import Mix, MixedMethod
 
 
@@ -13,7 +13,7 @@ class Mixed:
 
     mix: Mix  # Which share of a batch is attacked, how, and how much it counts.
     delay: Whole  # Steps on clean images before attacks begin.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
 
     def build(self) -> MixedMethod:
         return MixedMethod(self)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from components.foundation.params import NotNegativeFraction, Ratio, Real, strict
+from components.foundation.params import NotNegativeFraction, NotNegativeLength, Ratio, Share, strict
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.one_step import NoisyStep
 from components.threats.parts.threat import Threat
@@ -17,9 +17,9 @@ class NFgsm:
     are those of that norm. Published: `noise` 2, `step_size` ε, `batch_norm` train. Errors: a negative field.
     """
 
-    step_size: NotNegativeFraction  # Length of the step, a fraction of the pixel range.
+    step_size: NotNegativeLength  # Length of the step, a fraction of the pixel range.
     noise: NotNegativeFraction  # Radius of the random start, as a multiple of ε.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     batch_norm: BatchNormMode  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> NoisyStep:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.params import Real, strict
+from components.foundation.params import Share, strict
 from components.methods.parts.contract import Attacked, Loss, Method
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.one_step import adversarial_loss
@@ -21,7 +21,7 @@ class PgdAt:
     """
 
     attack: Pgd  # How the images to train on are attacked.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def build(self) -> Method:

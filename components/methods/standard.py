@@ -3,7 +3,7 @@
 from torch import nn
 
 from components.data.batch import Batch
-from components.foundation.params import Real, strict
+from components.foundation.params import Share, strict
 from components.methods.parts.contract import Loss, Method
 from components.numerics.losses import accuracy, cross_entropy
 from components.numerics.random_numbers import Rng
@@ -14,7 +14,7 @@ from components.threats.parts.threat import Threat
 class Standard:
     """The mean cross-entropy of clean images, with label smoothing."""
 
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
 
     def build(self) -> "StandardMethod":
         return StandardMethod(self)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
 from components.data.batch import Batch
-from components.foundation.params import Count, NotNegative, PositiveFraction, Real, strict
+from components.foundation.params import Count, NotNegative, PositiveLength, Share, strict
 from components.methods.parts.contract import Attacked, Loss, Method
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
@@ -27,9 +27,9 @@ class Trades:
 
     beta: NotNegative  # Weight of the divergence between both predictions.
     steps: Count  # Steps of the attack.
-    step_size: PositiveFraction  # Length of one step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one step, a fraction of the pixel range.
     start: Start  # Where the attack starts; not `zero`.
-    label_smoothing: Real  # Share of the target that goes evenly to all classes.
+    label_smoothing: Share  # Share of the target that goes evenly to all classes.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
     clean_passes: Literal[1, 2] = 1  # Passes of the clean images in training mode; 2 is as published.
 

@@ -19,7 +19,7 @@ class ProbeSchedule:
     """When and how exactly to measure: section `ntk` of params.yaml. No epochs: never."""
 
     epochs: tuple[Whole, ...]  # Epochs at whose end the kernel is measured; 0 is before training.
-    size: Annotated[int, Field(ge=2)]  # Images that the kernel is measured on.
+    size: Annotated[int, Field(ge=2, le=100_000)]  # Images that the kernel is measured on.
     directions: Directions  # Random-sign combinations of the logits, at least 4, or "exact".
 
     def __post_init__(self) -> None:

@@ -2,13 +2,14 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
-from components.foundation.params import Count, strict
+from components.foundation.params import strict
 from components.numerics import parallel
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -26,7 +27,7 @@ class Compute:
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
-    threads: Count  # CPU threads of each process; sums of floats depend on them.
+    threads: Annotated[int, Field(ge=1, le=1024)]  # CPU threads of each process; sums of floats depend on them.
     deterministic: bool  # Allow only operations that give the same bits again.
 
     def prepare(self) -> torch.device:

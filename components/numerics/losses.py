@@ -41,7 +41,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     Unlike cross-entropy it changes neither when the logits are shifted nor when they are scaled, so a model cannot hide
     its gradient behind large logits (Croce & Hein, arXiv 2003.01690, section 4). Errors: fewer than 3 classes.
     """
-    top = _largest(logits, 3, "dlr", "margin")
+    top = _largest(logits, 3, "dlr")
     return margin(logits, labels) / (top[:, 0] - top[:, 2] + TINY)
 
 
@@ -51,17 +51,18 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     The two in the denominator keep it from being constant where the target ranks third (the same section). Errors:
     fewer than 4 classes.
     """
-    top = _largest(logits, 4, "targeted_dlr", "dlr or margin")
+    top = _largest(logits, 4, "targeted_dlr")
     ahead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
     # Halves of two differences: a sum of large logits would lose what sets them apart.
     below = (top[:, 0] - top[:, 2]) / 2 + (top[:, 0] - top[:, 3]) / 2
     return ahead.squeeze(1) / (below + TINY)
 
 
-def _largest(logits: Tensor, count: int, loss: str, remedy: str) -> Tensor:
+def _largest(logits: Tensor, count: int, loss: str) -> Tensor:
     if logits.shape[1] < count:
+        # Of the other losses only this one is there for every attack that has a choice.
         raise InputError(
-            f"loss {loss}: the model has {logits.shape[1]} classes, want at least {count} (use {remedy} instead)"
+            f"loss {loss}: the model has {logits.shape[1]} classes, want at least {count} (use cross_entropy instead)"
         )
     return logits.topk(count, dim=1).values
 

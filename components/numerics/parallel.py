@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor, nn
 
-from components.foundation.params import Count, strict
+from components.foundation.params import strict
 
 # How long a rank waits for the others: rank 0 writes files, and what one rank measures alone can take long.
 PATIENCE = timedelta(hours=2)
@@ -35,7 +36,7 @@ class Parallel:
     training in one process. `per_process`: over the process's own part; running statistics are averaged after an epoch.
     """
 
-    processes: Count  # Processes on this machine; each takes its part of every batch.
+    processes: Annotated[int, Field(ge=1, le=64)]  # Processes on this machine; each takes its part of every batch.
     batch_norm: BatchNormOver  # Over which images batch norm normalises in training.
 
 

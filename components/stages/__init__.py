@@ -1,13 +1,15 @@
 """The boxes of dvc.yaml, one file each: read parameters, call the core, write files. Here: what all boxes do alike."""
 
+import os
 import resource
 import time
 from collections.abc import Callable
 
 import torch
 
+from components.foundation.errors import InputError
 from components.foundation.params import Params
-from components.foundation.process import WORK, as_process
+from components.foundation.process import RECIPE, WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
 from components.foundation.storage import write_json
 from components.tracking.journal import Journal
@@ -32,6 +34,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     began = time.monotonic()
     with as_process(stage):
         params = Params.read()
+        _require_recipe(params)
         params.require_known(KNOWN)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
@@ -43,6 +46,12 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
+
+
+def _require_recipe(params: Params) -> None:
+    """Refuses parameters that were changed since the run began: its other stages have read what was there before."""
+    if os.environ.get(RECIPE, "") not in ("", fingerprint(params.values)):
+        raise InputError(f"{params.path}: changed since this run began; start it again to run what the file says now")
 
 
 def _cost(seconds: float) -> dict[str, float]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
 from components.evaluation.suite import Suite
+from components.foundation.arguments import take_none
 from components.foundation.params import Params
 from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
@@ -56,8 +58,11 @@ def main(params: Params, journal: Journal) -> None:
     else:
         kept.begin(journal.note)
         # The validation split is there to check a fast search on.
-        parts = (TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation))
-        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, *parts)
+        test, held_out = (
+            TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation)
+        )
+        files = () if splits.test.names is None else file_names(splits.test.names)
+        data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, test, held_out, files)
         key = journal_key(candidates, data, suite)
         unfinished = UNFINISHED / fingerprint(key)
         if kept.given_up:
@@ -114,4 +119,5 @@ def load_candidates(splits: Splits, device: torch.device) -> dict[str, Candidate
 
 
 if __name__ == "__main__":
+    take_none(STAGE, __doc__)
     run(STAGE, main)

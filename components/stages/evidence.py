@@ -8,12 +8,10 @@ from torch import Tensor
 
 from components.attacks import ATTACKS
 from components.attacks.apgd import Apgd
-from components.attacks.cw import Cw
 from components.attacks.eot import Eot
 from components.attacks.fab import Fab
-from components.attacks.mi_fgsm import MiFgsm
+from components.attacks.parts.reach import way
 from components.attacks.parts.victim import Victim
-from components.attacks.pgd import Pgd
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ModelResults, Task, rescore
@@ -90,13 +88,9 @@ def _counted(results: ModelResults, suite: Suite) -> list[Task]:
 
 
 def _reach(task: Task) -> Iterator[dict[str, Any]]:
-    """How far an attack of steps of one size can go in all, beside how far it must be able to: from the image to the
-    boundary of the ball, from a random start across it."""
-    attack = task.attack.attack if isinstance(task.attack, Eot) else task.attack
-    if isinstance(attack, Pgd | Cw | MiFgsm):
-        random = isinstance(attack, Pgd) and attack.start == "uniform"
-        reach = attack.steps * float(attack.step_size)
-        yield {"attack": task.name, "reach": reach, "wanted": (2 if random else 1) * task.threat.radius}
+    found = way(task.attack.attack if isinstance(task.attack, Eot) else task.attack, task.threat)
+    if found is not None:
+        yield {"attack": task.name, **found._asdict()}
 
 
 def _apgd(task: Task, num_classes: int) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from components.data.decoding import chunks, in_memory
-from components.data.dividing import Division, divide, limited
+from components.data.dividing import Division, divide, left_out, limited
 from components.data.normalization import Scaling, fit_normalization
 from components.data.splits import LabelledImages, Split, Splits, digest, read_source, summary, write_splits
+from components.evaluation.few_classes import require_classes
+from components.foundation.arguments import take_none
 from components.foundation.params import Params, strict
 from components.foundation.storage import sha256, write_json
 from components.numerics.random_numbers import derived
@@ -36,14 +38,20 @@ def main(params: Params, journal: Journal) -> None:
     """Writes data/normalized.safetensors (pixels stay uint8) and metrics/data.json."""
     section = read(params)
     name, source = read_source(RAW)
+    attacked = {key: params.get("evaluate_attacks", key) for key in ("attacks", "cascade")}
+    require_classes(attacked, len(source.classes), name)
     parts, dropped = divide(source, section, params.seed)
     held_out = in_memory(parts["validation"], LESS_HELD_OUT), in_memory(parts["test"], LESS_HELD_OUT)
     normalization = fit_normalization(chunks(sample(parts["train"], params.seed)), section.method)
     splits = Splits(name, source.classes, parts["train"], *held_out, normalization)
     write_splits(NORMALIZED, splits)
-    write_json(METRICS, summary(splits, dropped))
+    cut = left_out(source, section)
+    write_json(METRICS, summary(splits, dropped, cut))
     sizes = {part: len(images) for part, images in splits.parts.items()}
     journal.note(f"{name}: {sizes}, {sum(dropped.values())} duplicates across splits dropped")
+    for split, (few, many) in cut.items():
+        key = "train_limit" if split == "train" else "test_limit"
+        journal.note(f"{name}: normalize_data.{key} leaves out {few} of {many} {split} images")
     journal.metrics({f"num_{part}": size for part, size in sizes.items()} | {"num_dropped": sum(dropped.values())})
     journal.dataset(name, digest(splits.parts), NORMALIZED, splits.image_shape, splits.classes, sizes)
     journal.upstream({"raw": sha256(RAW)})
@@ -59,4 +67,5 @@ def sample(train: Split, seed: int) -> Split:
 
 
 if __name__ == "__main__":
+    take_none("normalize_data", __doc__)
     run("normalize_data", main)

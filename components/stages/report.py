@@ -13,6 +13,7 @@ from components.data.pixels import to_pixels
 from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
+from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
 from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
@@ -164,4 +165,5 @@ def transfer_rows(document: Report) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    take_none("report", __doc__)
     run("report", main)

@@ -1,6 +1,7 @@
 """Stage train_clean_teacher: an accurate model, as it is trained without an attacker in mind."""
 
 from components.data.splits import read_splits
+from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.methods import METHODS
@@ -34,4 +35,5 @@ def main(params: Params, journal: Journal) -> None:
 
 
 if __name__ == "__main__":
+    take_none(STAGE, __doc__)
     run_together(STAGE, main)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.data.splits import read_splits
+from components.foundation.arguments import take_none
 from components.foundation.params import Params
 from components.foundation.storage import sha256
 from components.methods import METHODS
@@ -51,4 +52,5 @@ def main(params: Params, journal: Journal) -> None:
 
 
 if __name__ == "__main__":
+    take_none(STAGE, __doc__)
     run_together(STAGE, main)

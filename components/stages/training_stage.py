@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from components.attacks.parts.reach import shortfalls
 from components.attacks.pgd import Pgd
 from components.data.splits import Splits
 from components.data.streaming import loader_of
@@ -102,12 +103,12 @@ def _after_alarm(section: Mapping[str, Any], change: Mapping[str, Any], where: s
 def _settings(
     params: Params, raw: Mapping[str, Any], where: str, methods: Mapping[str, Any], own_keys: tuple[str, ...]
 ) -> Settings:
-    section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where)
+    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
+    section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where, threat.epsilon)
     model = member(MODELS, section.model, f"{where}.model")
-    method = member(methods, section.method, f"{where}.method")
+    method = member(methods, section.method, f"{where}.method", threat.epsilon)
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
-    threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
     if not needs(method):
@@ -115,6 +116,13 @@ def _settings(
     if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:
         raise InputError(f"{where}.method: got epochs {method.epochs}, want the recipe's {section.recipe.epochs}")
     return settings
+
+
+def warnings_of(settings: Settings, stage: str) -> list[str]:
+    """A line for each attack of a training stage that cannot reach the edge of the ball."""
+    section = settings.section
+    attacks = {"method": settings.method, "validation_attack": section.validation_attack, "sentinel": section.sentinel}
+    return list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
 
 
 class TrainingRun(NamedTuple):
@@ -163,8 +171,12 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     if rank() == 0:
         kept.begin(journal.note)
     settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
+    for line in warnings_of(settings, training.stage):
+        journal.note(f"warning: {line}")
     loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
     probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
+    if settings.ntk.epochs:
+        journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)
     attack, size = section.validation_attack, recipe.batch_size
     validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)

@@ -13,7 +13,7 @@ from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Count, NotNegative, Positive, Real, strict
+from components.foundation.params import Epochs, NotNegative, Positive, Real, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -41,8 +41,8 @@ class Recipe:
     early once `patience` epochs have not reached it, or never with null.
     """
 
-    epochs: Count  # Passes over the training images.
-    batch_size: Annotated[int, Field(ge=2)]  # Images of one step.
+    epochs: Epochs  # Passes over the training images.
+    batch_size: Annotated[int, Field(ge=2, le=2**20)]  # Images of one step.
     learning_rate: Positive  # The largest of the run; the schedule multiplies it.
     momentum: Annotated[Real, Field(ge=0, lt=1)]  # Momentum of SGD; more than 0 with `nesterov`.
     nesterov: bool  # Whether SGD uses Nesterov's form of momentum.
@@ -53,7 +53,7 @@ class Recipe:
     precision: Precision  # What matrix products and convolutions compute in.
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
     """The best epoch is the last one with the highest such value on the validation split."""
-    patience: Count | None  # Training ends after that many epochs without a best one; null: never early.
+    patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:

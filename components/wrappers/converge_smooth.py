@@ -5,15 +5,16 @@ over an epoch's images of the clean and of the adversarial loss, as training met
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import Count, NotNegative, Real, Whole, strict
+from components.foundation.params import Epochs, NotNegative, Real, Whole, strict
 from components.methods.parts.contract import Loss, Method, OneStep, climbed
 from components.methods.parts.crafting import crafting
 from components.models.parts.batch_norm import part_from_buffers
@@ -54,12 +55,13 @@ class Smoothing:
     stride_min: NotNegative  # The smallest stride γ; losses nearer to u cost nothing.
     stride_max: Real  # The largest stride γ, no less than `stride_min`.
     weight_centralisation: NotNegative  # Weight of the distance to the mean of past weights; 0: none.
-    centre_epochs: Count  # Epochs whose last weights make that mean.
+    centre_epochs: Epochs  # Epochs whose last weights make that mean.
     clean: Literal["pass", "start"]  # Which forward pass gives the clean loss.
     loss: Literal["smoothed", "hard"]  # Whether the clean loss has the method's smoothed labels.
     distance: Literal["absolute", "signed"]  # How far u moved, with its sign or without; the stride follows it.
     warm_up: Whole  # First epochs without any term.
-    guard: Whole  # Epochs around a jump of the learning rate, and before the end, without the loss terms.
+    guard: Annotated[int, Field(ge=0, le=1000)]
+    """Epochs around a jump of the learning rate, and before the end, without the loss terms."""
 
     def __post_init__(self) -> None:
         if self.stride_max < self.stride_min:

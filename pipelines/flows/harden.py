@@ -4,7 +4,8 @@ DVC decides what has to run and writes dvc.lock, the same bytes as `dvc repro`. 
 retries, time limits, GPU slots, live logs and artifacts.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
-from components.foundation.process import ask_temper
+from components.foundation.process import RECIPE, ask_temper
+from components.foundation.provenance import fingerprint
 from pipelines import graph
 from pipelines.graph import Stage
-from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
+from pipelines.running.checkout import sole_run
 from pipelines.running.forwarder import forwarding
+from pipelines.running.prepare import prepared
 from pipelines.running.retries import retries as retried
-from pipelines.running.slots import gpu_in_use
+from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import run_stage
 from pipelines.running.tasks import FlowRun, refused, unfinished
 
 RESULT = Path("reports/robustness.json")
+TEACHERS, STUDENT = ("train_clean_teacher", "train_robust_teacher"), "distill_student"
 
 
 # Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
@@ -53,27 +57,30 @@ def harden(
     """
     root = Path.cwd()
     try:
-        stages = prepared(root, preset, set or [], targets or [])
+        with sole_run(root):
+            stages, told = prepared(root, preset, set or [], targets or []), read_yaml(root / PARAMS)
+            gpu = gpu_in_use((told.get("compute") or {}).get("device"))
+            run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
+            run.environment[RECIPE] = fingerprint(told)
+            return _run(run, stages, retried(retries, retry_delay_seconds, run.stop))
     except InputError as error:
         return refused(error)
-    gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
-    run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
+
+
+def _run(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> State[Any]:
+    """The end of the flow, once its stages have ended."""
+    root, force = run.root, run.force
     get_run_logger().info("pipeline run %s: %s", run.pipeline, ", ".join(stages))
     entries = graph.lock_entries(root)
     with forwarding(root, [run.pipeline], run.environment, get_run_logger().warning) as told:
         run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
-        states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
+        states = _walk(run, stages, again)
     graph.order_lock(root, [*entries, *stages])
     _publish(run, states)
+    _report_on_teachers(run, states)
     cached = sum(state.name == "Cached" for state in states.values())
     done = Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
     return unfinished(states.values(), "stopped") or done
-
-
-def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> dict[str, Stage]:
-    """The stages to run, once params.yaml is changed and checked. Errors: whatever a user has mistaken, in one line."""
-    parameters.change(root, preset, assignments)
-    return graph.select(graph.read_graph(root), targets)
 
 
 def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
@@ -108,6 +115,25 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
         run.stop.set()
         raise
     return {name: future.state for name, future in futures.items()}
+
+
+def _report_on_teachers(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
+    """Where all but the student could be trained, evaluates and reports what there is: dvc.yaml knows no part of it."""
+    student = states.get(STUDENT)
+    trained = [state for name, state in states.items() if name in TEACHERS and state.is_completed()]
+    if student is None or not student.is_failed() or len(trained) < len(TEACHERS):
+        return
+    log = get_run_logger()
+    log.info("%s ended as %s: the report is on the teachers alone", STUDENT, student.name)
+    names = [stage.removeprefix("train_") for stage in TEACHERS]
+    models = [f"--model={name}=models/{name}.safetensors" for name in names]
+    out = Path("evaluation/teachers")
+    options = ["--data", "data/normalized.safetensors", "--params", PARAMS, "--out", str(out)]
+    with gpu_slot(run.gpu, run.stop, log.info):
+        run.process([sys.executable, "-m", "temper", "evaluate", *models, *options], log.info)
+    if table := results(run.root, "--markdown", document=out / RESULT.name):
+        artifacts.create_markdown_artifact(table, key="teachers", description=f"Without a student: {out}")
+        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="report on the teachers")
 
 
 def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:

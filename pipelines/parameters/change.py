@@ -7,44 +7,54 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from components.foundation.errors import InputError
+from components.foundation.params import mapping_of
+from components.foundation.process import WORK
 from components.foundation.recipes import changed
 from components.foundation.storage import write_text
 from pipelines.parameters.check import PARAMS, check
+from pipelines.parameters.in_place import WIDTH, in_place
 from pipelines.parameters.presets import PRESETS, layers
+from pipelines.parameters.watched import with_files
+from pipelines.running.checkout import sole_run
 
-WIDTH = 120
+KEPT = WORK / "params.before.yaml"
+"""What a preset has replaced, changes by hand included."""
 _HEAD = re.compile(r"(?:(?:#.*)?\n)*")
 
 
 def change(root: Path, preset: str | None = None, assignments: Sequence[str] = ()) -> None:
     """Puts the preset in place of params.yaml, then sets single keys, then checks the result.
 
-    A file that fails the check is taken back, so a mistake leaves params.yaml as it was.
+    A file that fails the check is taken back, so a mistake leaves params.yaml as it was. What a preset replaces is kept
+    in .temper/params.before.yaml. Errors: also another run in this checkout, before anything is touched.
 
     Args:
         root: the project's root.
         preset: name of a file in presets/, without `.yaml`; None keeps the present file.
         assignments: `dotted.key=value` each, together a delta; values are read as YAML.
     """
-    path = root / PARAMS
-    before = _read(path)
-    after = preset_text(root, preset) if preset else before
-    if assignments:
-        after = edited(after, delta_of(assignments), "--set")
-    if after != before:
-        write_text(path, after)
-    try:
-        check(root)
-    except BaseException:
+    with sole_run(root):
+        path = root / PARAMS
+        before = _read(path)
+        after = preset_text(root, preset) if preset else before
+        if assignments:
+            after = edited(after, delta_of(assignments), "--set")
         if after != before:
-            write_text(path, before)
-        raise
+            write_text(path, after)
+        try:
+            check(root)
+        except BaseException:
+            if after != before:
+                write_text(path, before)
+            raise
+        if preset and after != before:
+            write_text(root / KEPT, before)
 
 
 def preset_text(root: Path, name: str) -> str:
@@ -60,13 +70,19 @@ def preset_text(root: Path, name: str) -> str:
 
 
 def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
-    """The YAML text with a delta applied; comments, order and quotes are kept."""
+    """The YAML text with a delta applied: values in their places, else with comments and quotes kept."""
+    delta = with_files(delta, where)
+    if (same := in_place(text, delta, where, _yaml())) is not None:
+        return same
     yaml, values = _load(text, PARAMS)
     result = changed(values, delta, where)
     _lay_out(result, 0)
     out = io.StringIO()
     yaml.dump(result, out)
-    return _spaced(out.getvalue(), text)
+    new = _spaced(out.getvalue(), text)
+    if mapping_of(new, PARAMS) != changed(mapping_of(text, PARAMS), delta, where):
+        raise InputError(f"{where}: {PARAMS} shares a block by an alias (*): write the block out, then change it")
+    return new
 
 
 def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
@@ -119,14 +135,17 @@ def _lay_out(block: CommentedMap, indent: int) -> None:
     for key, value in block.items():
         if isinstance(value, CommentedMap):
             _lay_out(value, indent + 2)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) or (isinstance(value, list) and not isinstance(value, CommentedSeq)):
             block[key] = _styled(value, indent, key)
 
 
 def _styled(value: Any, indent: int, key: str) -> Any:
-    if not isinstance(value, dict):
+    if isinstance(value, list):
+        styled = CommentedSeq(_styled(inner, indent + 2, "") for inner in value)
+    elif isinstance(value, dict):
+        styled = CommentedMap((name, _styled(inner, indent + 2, name)) for name, inner in value.items())
+    else:
         return value
-    styled = CommentedMap((name, _styled(inner, indent + 2, name)) for name, inner in value.items())
     styled.fa.set_flow_style()
     line = io.StringIO()
     _yaml().dump(styled, line)

@@ -4,6 +4,8 @@
 (`components.foundation.recipes`). Needs no package that only DVC or Prefect bring.
 """
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,8 @@ from components.foundation.recipes import changed
 
 PRESETS = "presets"
 COMPLETE = "digits"
+# So many names stand in a message.
+FEW = 8
 
 
 class Layer(NamedTuple):
@@ -31,7 +35,7 @@ def layers(root: Path, name: str) -> list[Layer]:
     """The files that make up a recipe: the complete one first, then each delta. Errors: unknown names, a circle."""
     known, found, where = presets(root), list[Layer](), "--preset"
     while True:
-        path = choose(known, name, where)
+        path = _file(known, name, where)
         if path in [layer.path for layer in found]:
             raise InputError(f"{where}: {name!r} is a base of itself")
         where = f"{PRESETS}/{name}.yaml: base"
@@ -41,6 +45,16 @@ def layers(root: Path, name: str) -> list[Layer]:
         if name == COMPLETE:
             return found
         name = base
+
+
+def _file(known: Mapping[str, Path], name: str, where: str) -> Path:
+    """The file of a recipe. Error: no such name; of many names the message has those that are most like it."""
+    if len(known) <= FEW or name in known:
+        return choose(known, name, where)
+    like = ", ".join(get_close_matches(str(name), known, 3, 0.5))
+    raise InputError(
+        f"{where}: unknown {name!r}{f', perhaps {like}' if like else ''} (temper params presets lists all)"
+    )
 
 
 def preset_values(root: Path, name: str) -> dict[str, Any]:

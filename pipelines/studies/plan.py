@@ -131,7 +131,8 @@ def read_boxes(root: Path) -> dict[str, Box]:
         written = [entry for kind in ("outs", "metrics", "plots") for entry in box.get(kind, [])]
         boxes[name] = Box(
             sections=tuple(box["params"]),
-            reads=tuple(dep for dep in box["deps"] if not dep.startswith("components/")),
+            # Images of a user's own are read where they are, as sections of params.yaml say.
+            reads=tuple(dep for dep in box["deps"] if not dep.startswith(("components/", "${"))),
             writes=tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in written),
             code=tuple(dep for dep in box["deps"] if dep.startswith("components/")),
         )
@@ -151,7 +152,7 @@ def _trained(
             stage=stage,
             command=(sys.executable, "-m", f"components.stages.{stage}"),
             params=params,
-            told={section: params.get(section) for section in box.sections},
+            told={section: params.get(*section.split(".")) for section in box.sections},
             reads=reads,
             writes=box.writes,
             code=tuple(_resolved(path, params) for path in box.code),
@@ -188,7 +189,7 @@ def _evaluation(
         stage=stage,
         command=(sys.executable, "-m", "temper", "evaluate", *models, *options),
         params=params,
-        told={section: params.get(section) for section in box.sections},
+        told={section: params.get(*section.split(".")) for section in box.sections},
         reads=(data, *reads),
         writes=tuple(f"evaluation/{name}" for name in ("evaluation.json", "outcomes.safetensors", "robustness.json")),
         code=(*(_resolved(path, params) for path in box.code), *(f"components/commands/{name}.py" for name in OUTSIDE)),

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from components.foundation.errors import InputError
 from components.foundation.provenance import fingerprint
 from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
@@ -43,6 +44,10 @@ def prepared(
 ) -> tuple[JobPlan, Workplace]:
     """The plan of a study and the place where it runs. Errors: mistakes in study.yaml, and in any arm's parameters."""
     root, folder = Path.cwd(), Path(name) if (Path(name) / STUDY).exists() else STUDIES / name
+    if not (folder / STUDY).exists():
+        names = ", ".join(sorted(path.parent.name for path in STUDIES.glob(f"*/{STUDY}")))
+        told = f"no study {name!r}" if name else "which study?"
+        raise InputError(f"{told} ({STUDIES}/ has {names or 'none'}; a folder with a {STUDY} will do, too)")
     planned = plan(root, folder, scale, seeds, arms)
     own = (root / work / folder.resolve().name).absolute()
     place = Workplace(root=root, work=own, data=Path(data).absolute() if data else None, keep=keep)

@@ -1,5 +1,6 @@
 """`temper params`: what params.yaml says, may say, and other recipes."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,8 @@ def check(
     from components.commands.check_params import check as checked
 
     for path in files or [Path("params.yaml")]:
-        checked(_recipe(path))
+        for line in checked(_recipe(path)) or ():
+            print(f"warning: {path}: {line}", file=sys.stderr)
         print(f"{path}: every section is valid")
 
 

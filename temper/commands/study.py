@@ -7,7 +7,7 @@ import typer
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="A folder of studies/, or any with a study.yaml.")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A folder of studies/, or any with a study.yaml.")] = "",
     scale: Annotated[str, typer.Option(help="A size that study.yaml has.")] = "cpu",
     seed: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Only this seed. Repeatable. By default study.yaml's.")

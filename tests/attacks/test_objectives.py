@@ -63,7 +63,7 @@ def test_equal_logits_give_finite_values():
     assert values.detach().isfinite().all() and flat.grad is not None and flat.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("classes, loss, remedy", [(2, "dlr", "use margin"), (3, "targeted_dlr", "use dlr or margin")])
+@pytest.mark.parametrize("classes, loss, remedy", [(2, "dlr", "use cross_"), (3, "targeted_dlr", "use cross_")])
 def test_too_few_classes_are_refused(classes, loss, remedy):
     logits, labels = torch.zeros(1, classes), torch.zeros(1, dtype=torch.long)
     with pytest.raises(InputError, match=f"{loss}: the model has {classes} classes.*{remedy}"):

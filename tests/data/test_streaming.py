@@ -215,7 +215,7 @@ def test_the_stages_take_a_streamed_set(tmp_path, monkeypatch):
     monkeypatch.setattr(normalize_data, "STATISTICS_IMAGES", 90)
     pipeline(folder, 16)
     name, source = read_source("data/raw.safetensors")
-    assert name == "image_folder" and source.classes == CLASSES and source.test is not None
+    assert name == "photos" and source.classes == CLASSES and source.test is not None
     assert (len(source.train), len(source.test)) == (200, 30)
     assert source.train.path(0) == folder / "train/ant/00000.JPEG"
     assert Path("data/raw.safetensors").stat().st_size < 40_000

@@ -213,12 +213,16 @@ def test_more_test_classes_than_train_classes(photos):
 
 
 def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(InputError, match=r"missing: no such folder, want one folder per class"):
+        load_folder(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"no folder in it, want CLASS/\*.png or train/CLASS/\*.png"):
+        load_folder(tmp_path)
+    (tmp_path / "test/ant").mkdir(parents=True)
     with pytest.raises(InputError, match=r"train: no such folder, want one folder per class"):
         load_folder(tmp_path)
-    (tmp_path / "train").mkdir()
+    (tmp_path / "train/ant").mkdir(parents=True)
     with pytest.raises(InputError, match="train: no images at all"):
         load_folder(tmp_path)
-    (tmp_path / "train/ant").mkdir()
     for number in range(2):
         picture(number).save(tmp_path / f"train/ant/{number}.png")
     with pytest.raises(InputError, match=r"train: 1 class folder\(s\), want at least 2"):
@@ -232,7 +236,7 @@ def test_missing_and_empty_folders(tmp_path):
         ({"image_size": "8"}, "image_size"),
         ({"color": "hsv"}, "color: input should be 'rgb' or 'gray', got 'hsv'"),
         ({"resize": "pad"}, "resize: input should be 'crop' or 'stretch', got 'pad'"),
-        ({"colour": "rgb"}, r"colour: unknown key \(allowed: color, folder, image_size, resize, streamed\)"),
+        ({"colour": "rgb"}, r"colour: unknown key \(allowed: color, folder, image_size, resize, streamed, title\)"),
     ],
 )
 def test_wrong_fields_are_refused(photos, changes, message):

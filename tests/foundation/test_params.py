@@ -132,11 +132,11 @@ def test_members_are_built_by_name():
     [
         (b"", "want a mapping of sections, got NoneType"),
         (b"- 1\n", "want a mapping of sections, got list"),
-        (b"a: [1\nb: 2\n", "not readable as YAML: .* line 2, column 2"),
+        (b"a: [1\nb: 2\n", "not readable as YAML: .*line 2, column 2"),
         (b"a: 1\n\tb: 2\n", "not readable as YAML: "),
         (b"a: \xff\xfe\n", "not readable as YAML: "),
         (b"section: {50: 1}\n", r"section: key 50 is read as int, put it in quotes$"),
-        (b"a: {b: {on: 1}}\n", r"a\.b: key True is read as bool, put it in quotes$"),
+        (b"a: {b: {true: 1}}\n", r"a\.b: key True is read as bool, put it in quotes$"),
         (b"1: 2\n", "key 1 is read as int"),
     ],
 )

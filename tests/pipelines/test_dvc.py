@@ -80,3 +80,35 @@ def test_the_graph_from_nothing_to_report(clone):
     path.write_text(yaml.safe_dump(changed(values, {"report.gallery_images": 2}), sort_keys=False), encoding="utf-8")
     assert ran(dvc(clone, "repro")) == ["report"]
     assert hashes(clone, *STAGES[:-1]) == {path: before[1][path] for path in files(clone, *STAGES[:-1])}
+
+
+def test_a_changed_added_or_removed_image_is_noticed(tmp_path):
+    """Of a folder inside the project, outside of it, and behind a link: what dvc.yaml watches for fetch_data."""
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project / "inside", outside):
+        for name in ("ant", "bee"):
+            (folder / name).mkdir(parents=True)
+            for number in range(2):
+                (folder / name / f"{number}.png").write_bytes(bytes([number]))
+    (project / "linked").symlink_to(outside)
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["fetch_data"]
+    box = {"cmd": "true", "deps": [dep for dep in stage["deps"] if not dep.startswith("components/")]}
+    assert box["deps"], "dvc.yaml watches no files"
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"fetch_data": box}}), encoding="utf-8")
+    git(project, "init", "--quiet")
+    dvc(project, "init", "--quiet")
+    for folder in ("inside", "linked", str(outside)):
+        (project / "params.yaml").write_text(yaml.safe_dump({"fetch_data": {"files": folder}}), encoding="utf-8")
+        dvc(project, "repro")
+        assert "up to date" in dvc(project, "status")
+        image = project / folder / "ant/0.png"
+        for step in (
+            lambda image: image.write_bytes(image.read_bytes() + b"changed"),
+            lambda image: image.with_name("2.png").write_bytes(b"added"),
+            lambda image: image.with_name("2.png").unlink(),
+            lambda image: image.rename(image.parents[1] / "bee/3.png"),
+        ):
+            step(image)
+            assert "modified" in dvc(project, "status") and ran(dvc(project, "repro")) == ["fetch_data"]
+            assert "up to date" in dvc(project, "status")
+        (image.parents[1] / "bee/3.png").rename(image)

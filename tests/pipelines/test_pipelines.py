@@ -27,7 +27,8 @@ from components.tracking.journal_files import Reader, Sent
 from pipelines.flows import harden as flow
 from pipelines.parameters import change as parameters
 from pipelines.running import process, stage
-from pipelines.running.tasks import environment
+from pipelines.running.process import ProcessEnd
+from pipelines.running.tasks import FlowRun, environment
 from temper.cli import main as temper
 from tests.parts.pipeline_toy import PARAMS, PYTHON, dvc, is_alive, journal, started, wait_until
 
@@ -145,7 +146,7 @@ def test_the_temporary_server_ends_with_the_command(toy: Path, number: int, pref
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nope"], "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        (["nope"], "unknown stage 'nope' (allowed: join, left, right, fetch)"),
         (["--preset", "nope"], "--preset: unknown 'nope' (allowed: digits, toy)"),
         (["--set", "devise=x"], "--set: no key 'devise' (allowed: compute, fetch, left, right, join)"),
         (["--set", "compute.device=toaster"], "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
@@ -238,7 +239,7 @@ def _flow_run(state: State[Any]) -> UUID:
     [
         ({"preset": "nope"}, "--preset: unknown 'nope' (allowed: digits, toy)"),
         ({"set": ["compute.device=toaster"]}, "params.yaml: compute.device: got 'toaster', want cpu or cuda"),
-        ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: fetch, left, right, join)"),
+        ({"targets": ["nope"]}, "unknown stage 'nope' (allowed: join, left, right, fetch)"),
     ],
     ids=str,
 )
@@ -247,3 +248,29 @@ def test_flow_refuses_before_anything_runs(toy: Path, run: Harden, given: dict[s
     assert state.name == "Refused" and state.message == message
     assert (toy / "params.yaml").read_text() == PARAMS
     assert not journal(toy)
+
+
+def test_without_a_student_the_teachers_are_evaluated(toy: Path, run: Harden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose student is refused ends as refused, and with a report on what could be trained."""
+    evaluated: list[list[str]] = []
+    whole = FlowRun.process
+
+    def recorded(self: FlowRun, command: list[str], log: Callable[[str], None], **extra: str) -> ProcessEnd:
+        if "evaluate" not in command:
+            return whole(self, command, log, **extra)
+        evaluated.append(command)
+        return ProcessEnd(returncode=0, lines=(), ended_by="itself")
+
+    monkeypatch.setattr(FlowRun, "process", recorded)
+    monkeypatch.setattr(flow, "TEACHERS", ("left", "right"))
+    monkeypatch.setattr(flow, "STUDENT", "join")
+    state = run(set=["join.does=refuses"])
+    assert state.name == "Refused" and "join" in str(state.message)
+    assert [part for part in evaluated[0] if "=" in part] == [
+        f"--model={n}=models/{n}.safetensors" for n in ("left", "right")
+    ]
+    assert evaluated[0][-2:] == ["--out", "evaluation/teachers"] and len(evaluated) == 1
+    # Not where a teacher is missing, too, and not where all is well.
+    run(set=["left.does=refuses"])
+    run(set=["left.does=works", "join.does=works"])
+    assert len(evaluated) == 1

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 pytest.importorskip("ruamel.yaml")
 
 from components.commands.check_params import check
 from components.foundation.errors import InputError
-from components.foundation.params import Params
+from components.foundation.params import Params, mapping_of
 from components.foundation.recipes import changed, nested
 from pipelines.parameters.change import preset_text
 from pipelines.parameters.presets import COMPLETE, layers, preset_values, presets
@@ -30,7 +29,7 @@ def test_every_preset_is_valid_and_complete(name):
 @pytest.mark.parametrize("name", presets(ROOT))
 def test_the_file_of_a_preset_holds_its_values(name):
     text = preset_text(ROOT, name)
-    assert yaml.safe_load(text) == preset_values(ROOT, name)
+    assert mapping_of(text, name) == preset_values(ROOT, name)
     assert text.split("\n\n")[0] == (presets(ROOT)[name]).read_text().split("\n\n")[0]
     # Sections are apart, and what a key means is said there, too.
     assert text.count("\n\n") == (ROOT / "presets/digits.yaml").read_text().count("\n\n")

@@ -34,6 +34,7 @@ CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "com
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
 EXTRAS = {
     "components/data/picture.py": {"PIL"},
+    "components/commands/survey_images.py": {"PIL"},
     "components/datasets": {"sklearn"},
     "components/reports": {"jinja2", "pandas"},
 }
@@ -276,7 +277,8 @@ def resolved(dep: str) -> str:
 
 def dependencies(stage: str) -> set[str]:
     """The files and folders of code that a stage depends on."""
-    return {dep for dep in map(resolved, stages()[stage]["deps"]) if dep.startswith("components/")}
+    deps = {resolved(dep) for dep in stages()[stage]["deps"] if dep != "${fetch_data.files}"}
+    return {dep for dep in deps if dep.startswith("components/")}
 
 
 def under(file: str, deps: set[str]) -> str | None:

@@ -107,7 +107,7 @@ def test_presets_and_keys_that_commands_name_exist(page):
 
 
 def test_image_folder_example_has_the_fields_of_the_member():
-    example = re.search(r"fetch_data\.dataset: (\{name: image_folder.*?\})", (ROOT / "README.md").read_text())
+    example = re.search(r"fetch_data\.dataset: (\{name: image_folder.*?\})", (ROOT / "docs/image-files.md").read_text())
     assert example is not None
     fields = yaml.safe_load(example[1])
     assert DATASETS[fields.pop("name")](**fields)

@@ -20,6 +20,7 @@ from components.reports.robustness.figures import capacities, staircase
 from components.reports.robustness.gallery import hard_images, png
 from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
+from components.reports.robustness.table import text_table
 from components.statistics.documents import document_of
 from components.statistics.number_text import points
 from tests.parts.evaluation_files import (
@@ -286,6 +287,28 @@ def test_hard_images_are_shown_where_their_pixels_are_known() -> None:
     shown = {row["index"]: row["picture"] for row in hard_images(made, tensors, metadata)}
     assert shown[hard] and list(shown) == [image.index for image in made.hardest.images]
     assert f'src="{shown[hard]}"' in render(made, {}, tensors, metadata, 0)
+
+
+def test_images_are_called_by_their_files_where_they_have_some() -> None:
+    """The hardest images and the gallery; a name is text, whatever is in it."""
+    made, (tensors, metadata) = document(), gallery(4, torch.Generator().manual_seed(0))
+    assert made.hardest is not None
+    metadata["indices"][3] = hard = made.hardest.images[0].index
+    plain = render(made, {}, tensors, metadata, 4)
+    assert f"image {hard}" in plain
+    metadata["files"] = [f"train/cat/{place}.png" for place in range(3)] + ["<b>/no \\xff.png"]
+    assert {row["index"]: row["file"] for row in hard_images(made, tensors, metadata)}[hard] == "<b>/no \\xff.png"
+    page = render(made, {}, tensors, metadata, 4)
+    assert page.count("&lt;b&gt;/<wbr>no \\xff.<wbr>png") == 2 and "<b>/no" not in page and f"image {hard}" not in page
+    assert "train/<wbr>cat/<wbr>0.<wbr>png" in page
+
+
+def test_the_report_says_what_a_limit_left_out() -> None:
+    made, (tensors, metadata) = document(), gallery(4, torch.Generator().manual_seed(0))
+    said = "A limit left out 8000 of 10000 test images."
+    assert said not in render(made, {}, tensors, metadata, 4) + text_table(made)
+    made = made.model_copy(update={"data": {"left_out": {"test": {"images": 8000, "of": 10000}}}})
+    assert said in render(made, {}, tensors, metadata, 4) and said in text_table(made)
 
 
 def test_what_a_model_makes_of_a_hard_image_is_what_was_measured() -> None:

@@ -20,10 +20,12 @@ NORMALIZE = {"validation": 0.1, "test": "1/5", "duplicates": "drop", "method": "
 NORMALIZE |= {"train_limit": None, "test_limit": None}
 
 
-def run_stages(dataset: dict[str, Any], **changes: Any) -> Any:
+def run_stages(dataset: dict[str, Any], cascade: str = "none", **changes: Any) -> Any:
     """Both stages in the present folder; gives the journal, which remembers what it was told."""
     journal = create_autospec(Journal, instance=True)
-    params = Params({"seed": 0, "fetch_data": {"dataset": dataset}, "normalize_data": NORMALIZE | changes})
+    fetch = {"dataset": dataset, "files": dataset.get("folder", "no_files.txt")}
+    sections = {"fetch_data": fetch, "normalize_data": NORMALIZE | changes}
+    params = Params({"seed": 0, **sections, "evaluate_attacks": {"attacks": {}, "cascade": cascade}})
     fetch_data.main(params, journal)
     normalize_data.main(params, journal)
     return journal
@@ -86,7 +88,7 @@ def test_fetch_data_looks_where_temper_data_says(tmp_path, monkeypatch, value, w
     monkeypatch.delenv("TEMPER_DATA", raising=False)
     if value is not None:
         monkeypatch.setenv("TEMPER_DATA", value)
-    params = Params({"fetch_data": {"dataset": {"name": "nearby"}}})
+    params = Params({"fetch_data": {"dataset": {"name": "nearby"}, "files": "no_files.txt"}})
     fetch_data.main(params, create_autospec(Journal, instance=True))
     assert read_source("data/raw.safetensors")[1].classes[0] == want
 

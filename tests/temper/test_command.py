@@ -12,7 +12,7 @@ from temper import help as pages
 from temper.cli import app, main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("harden", "evaluate", "compare", "promote", "study", "report", "params", "records")
+COMMANDS = ("init", "harden", "evaluate", "compare", "promote", "study", "report", "params", "records")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("report", "diff"), ("params", "schema")])
@@ -41,10 +41,14 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["evaluate", "--model", "a=b", "--data", "c", "--cascade", "slow"], "'slow' is not one of"),
         (["report", "none.json"], "none.json: no such file"),
         (["params", "show", "threat.size"], "params.yaml: missing key 'threat.size'"),
-        (["params", "show", "--preset", "none"], "--preset: unknown 'none' (allowed: "),
+        (["params", "show", "--preset", "none"], "--preset: unknown 'none' (temper params presets lists all)"),
         (["params", "check", "none.yaml"], "none.yaml: no such file"),
         (["params", "change"], "nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1"),
-        (["study", "none"], "none"),
+        (["init"], "Missing option '--images'"),
+        (["init", "--images", "none"], "--images: none: no such folder"),
+        (["params", "show", "--preset", "cifar_fast"], "--preset: unknown 'cifar_fast', perhaps cifar10_fast, "),
+        (["study", "none"], "no study 'none' (studies/ has guidance, scale, smooth, smooth_labels; a folder with a "),
+        (["study"], "which study? (studies/ has guidance, scale, smooth, smooth_labels; a folder with a "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

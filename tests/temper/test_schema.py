@@ -93,7 +93,8 @@ def test_a_mistake_is_seen(validator: jsonschema.Draft202012Validator, path: str
 def test_ranges_are_those_of_the_checks() -> None:
     tops = schema.sections()
     recipe = tops["train_robust_teacher"].children["recipe"].children
-    assert recipe["epochs"].allowed == "at least 1" and recipe["batch_size"].allowed == "at least 2"
+    assert recipe["epochs"].allowed == "at least 1, at most 100000"
+    assert recipe["batch_size"].allowed == "at least 2, at most 1048576"
     assert recipe["learning_rate"].allowed == "above 0" and recipe["momentum"].allowed == "at least 0, below 1"
     threat = tops["threat"].children
     assert threat["epsilon"].allowed == "at least 0" and threat["norm"].schema["enum"] == ["l1", "l2", "linf"]

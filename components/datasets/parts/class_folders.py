@@ -5,17 +5,12 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from components.data.layout import LEFT_BEHIND, SUFFIXES
 from components.data.splits import require_counts
 from components.foundation.errors import InputError, printable
 
-SUFFIXES = (
-    *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
-)
 # Pictures too, which cannot be read.
 FOREIGN = (".avif", ".dng", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".psd", ".svg")
-# What a system leaves behind by itself, as it does with names that begin with a dot.
-LEFT_BEHIND = ("desktop.ini", "ehthumbs.db", "thumbs.db")
 
 
 def class_folders(folder: Path, minimum: int) -> dict[str, list[Path]]:

@@ -15,7 +15,7 @@ from components.attacks.parts.kurakin import grey_steps, one_step
 from components.attacks.parts.objectives import Aim
 from components.data.batch import Batch
 from components.foundation.errors import InputError
-from components.foundation.params import Fractional, NotNegative, PositiveFraction, Ratio, strict
+from components.foundation.params import Fractional, NotNegative, PositiveLength, Ratio, strict
 from components.methods.parts.contract import Loss, Method, Teacher
 from components.methods.parts.crafting import BatchNormMode, crafting
 from components.numerics import parallel
@@ -55,7 +55,7 @@ class Mix:
     attack: InnerAttack  # How the images to train on are attacked.
     adversarial: Annotated[Fractional, Field(gt=0, lt=1)]  # Share of each batch that is attacked.
     weight: NotNegative  # How many times the loss of an attacked image counts.
-    epsilon_sigma: PositiveFraction | None  # Standard deviation of each image's own epsilon; null: always the largest.
+    epsilon_sigma: PositiveLength | None  # Standard deviation of each image's own epsilon; null: always the largest.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def num_attacked(self, batch: Batch) -> int:

@@ -11,7 +11,7 @@ from components.data.normalization import Normalization, Normalize
 from components.foundation.errors import InputError
 from components.foundation.params import Real
 
-Width = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
+Width = Annotated[Real, Field(gt=0, le=16)]
 """The multiplier of all channel counts; 1 is the published network."""
 ImageShape = tuple[int, int, int]
 """Channels, height and width of one image."""

@@ -24,7 +24,8 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
 
     Args:
         tensors: `images` uint8 [K, C, H, W] and `adversarial/<model>` float [K, C, H, W] in [0, 1].
-        metadata: indices and labels [K], the attack, and per model the answers to the clean and adversarial images.
+        metadata: indices and labels [K], the attack, per model the answers to the clean and adversarial images, and,
+            where the images have some, the names of their files.
         document: the robustness document, for the class names.
         limit: how many images to show at most.
     Without a tensor `images` there are no samples.
@@ -51,6 +52,7 @@ def gallery(tensors: Mapping[str, Tensor], metadata: dict[str, Any], document: R
     samples = [
         {
             "index": metadata["indices"][index],
+            "file": _file(metadata, index),
             "label": classes[metadata["labels"][index]],
             "image": data_uri(image),
             "models": [answered(name, index) for name in models],
@@ -82,6 +84,7 @@ def hard_images(document: Report, tensors: Mapping[str, Tensor], metadata: dict[
     return [
         {
             "index": image.index,
+            "file": _file(metadata, at[image.index]) if image.index in at else None,
             "class_": image.class_,
             "picture": data_uri(tensors["images"][at[image.index]].float() / 255) if image.index in at else None,
             "fates": [_fate(name, image, document.threat.epsilon, answers.get(image.index, {})) for name in models],
@@ -99,6 +102,11 @@ def _fate(name: str, image: HardImage, threat: str, answers: Mapping[str, str]) 
         return {"good": True, "text": "stands"}
     falls = min(image.falls_at.get(name, threat), threat, key=Fraction)
     return {"good": None, "text": f"falls at {grey_text(falls)}"}
+
+
+def _file(metadata: Mapping[str, Any], place: int) -> str | None:
+    """The name of the file of the gallery's image there, if it has one."""
+    return metadata["files"][place] if "files" in metadata else None
 
 
 def _named(answer: int, classes: list[str]) -> str:

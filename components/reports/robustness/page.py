@@ -125,6 +125,7 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "best": best,
         "subject": subject(document),
         "summary": sentences.summary(document),
+        "left_out": sentences.left_out(document),
         "weakest": sentences.weakest_text(document),
         "measurement": sentences.measurement(document, subject(document)),
         "norm": wording.NORM_WORDS[document.threat.norm],

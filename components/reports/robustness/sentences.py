@@ -42,6 +42,12 @@ def weakest_text(document: Report) -> str:
     return f"“{row.class_}”, {percent(rate.value)} % right in the worst case ({bounds(rate)} %, n = {rate.n})"
 
 
+def left_out(document: Report) -> list[str]:
+    """A sentence for each split that a limit cut: `A limit left out 8000 of 10000 test images.`"""
+    cut = document.data.get("left_out", {})
+    return [f"A limit left out {found['images']} of {found['of']} {split} images." for split, found in cut.items()]
+
+
 def measurement(document: Report, name: str) -> str:
     """What the verdict on a model's numbers means: `no check found a reason to doubt the numbers`."""
     return MEASUREMENT.get(status(document, name), "nothing checked the numbers")

@@ -5,7 +5,7 @@ import textwrap
 from components.reports import grids, wording
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, subject
-from components.reports.robustness.sentences import summary, verdict_text, weakest_text
+from components.reports.robustness.sentences import left_out, summary, verdict_text, weakest_text
 from components.reports.wording import ABSENT, WIDTH, title
 from components.statistics.number_text import half_width, percent
 from components.statistics.outcomes import Interval
@@ -102,4 +102,5 @@ def _notes(document: Report) -> list[str]:
         f"± is half the {100 * document.confidence:.0f} % interval.",
         "Worst case: right clean and under every attack, image by image; balanced: every class counts alike.",
         "W-Robust: mean of clean and worst case.",
+        *left_out(document),
     ]

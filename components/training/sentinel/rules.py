@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from components.foundation.params import Count, NotNegative, PositiveFraction, Real, Share, strict
+from components.foundation.params import Count, NotNegative, PositiveLength, Real, Share, strict
 
 Look = Mapping[str, float]
 """`epoch` (a whole number at an epoch's end), `clean_accuracy`, `fgsm_accuracy`, `pgd_accuracy`, `clean_loss`,
@@ -38,7 +38,7 @@ class Rules:
     distortion: Share  # Least share of the recent length of the Frank-Wolfe perturbation.
     velocity: Real  # How many times as fast as before the kernel may turn.
     rank: Share  # Least share of the recent effective rank of the kernel.
-    memory: Count  # Recent looks that shares refer to.
+    memory: Annotated[int, Field(ge=1, le=10_000)]  # Recent looks that shares refer to.
 
     def __post_init__(self) -> None:
         if self.stride[1] < self.stride[0]:
@@ -58,9 +58,9 @@ class Sentinel:
     """
 
     images: Annotated[int, Field(ge=2)]  # Held-out images of a look, stratified by class.
-    looks: Count  # Looks per epoch, the last at its end.
+    looks: Annotated[int, Field(ge=1, le=10_000)]  # Looks per epoch, the last at its end.
     steps: Count  # Steps of the PGD of a look.
-    step_size: PositiveFraction  # Length of one PGD step, a fraction of the pixel range.
+    step_size: PositiveLength  # Length of one PGD step, a fraction of the pixel range.
     alarm_on: tuple[RuleName, ...]  # The rules that raise an alarm.
     action: Literal["note", "stop", "roll_back"]  # What an alarm does.
     changes: tuple[dict[str, Any], ...]  # Changes of the training section, one for each `roll_back`; else none.

@@ -1,0 +1,47 @@
+"""What is required of teachers: refused, warned of, or nothing to say."""
+
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+import torch
+
+from components.data.normalization import Normalization
+from components.data.splits import LabelledImages, Splits
+from components.foundation.errors import InputError
+from components.stages.distill_student import Measured, Required, require_teachers
+from components.tracking.journal import Journal
+
+
+def told(clean: float, robust: float, required: Required | None) -> list[str]:
+    """The notes, on a validation split of which 6 of 10 images are of one class."""
+    part = LabelledImages(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.tensor([1] * 6 + [0, 2, 2, 3]))
+    identity = Normalization(method="none", offset=(0.0,), scale=(1.0,))
+    splits = Splits("pets", ("ant", "bee", "cow", "dog"), part, part, part, identity)
+    found = [Measured("clean_teacher", "clean accuracy", clean), Measured("robust_teacher", "accuracy under x", robust)]
+    journal: Any = create_autospec(Journal, instance=True)
+    try:
+        require_teachers(found, splits, required, journal)
+    finally:
+        notes = [call.args[0] for call in journal.note.call_args_list]
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "warned"), [(0.7, 0.61, []), (0.6, 0.7, ["clean"]), (0.1, 0.2, ["clean", "robust"])]
+)
+def test_nothing_required_warns_of_a_teacher_that_knows_nothing(clean, robust, warned):
+    notes = told(clean, robust, None)
+    warnings = [note for note in notes if note.startswith("warning: ")]
+    assert [note.split()[2] for note in warnings] == [f"{name}_teacher" for name in warned]
+    assert all("no better than to answer 'bee' always (60.0% right)" in note for note in warnings)
+    assert sum("(nothing is required)" in note for note in notes) == 2
+
+
+def test_what_is_required_is_refused_with_the_way_to_a_report(capsys):
+    required = Required(clean_accuracy=0.5, robust_accuracy=0.4)
+    assert not [note for note in told(0.5, 0.4, required) if "warning" in note]
+    with pytest.raises(InputError, match=r"clean_teacher.safetensors: clean accuracy is 49.0% .* want at least 50.0%"):
+        told(0.49, 0.9, required)
+    with pytest.raises(InputError, match=r"robust_teacher.safetensors: accuracy under x is 39.0%"):
+        told(0.9, 0.39, required)
