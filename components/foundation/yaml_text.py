@@ -110,7 +110,7 @@ class _Reader(yaml.SafeLoader):
             raise _refusal(f"more than {DEEPEST} blocks one inside the other", event)
         if self.count > MOST_VALUES:
             raise _refusal(f"more than {MOST_VALUES} values", event)
-        node = super().compose_node(parent, index)
+        node = super().compose_node(parent, cast(int, index))
         self.deep -= 1
         return node
 
