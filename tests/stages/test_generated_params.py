@@ -1,4 +1,4 @@
-"""Generated mistakes in params.yaml, of every key: one line that names a key, at once; nothing a later stage dies of."""
+"""Generated mistakes in params.yaml, of every key: one line that names it, at once; nothing that a stage dies of."""
 
 import random
 import time
