@@ -73,7 +73,7 @@ def _length(value: object, info: ValidationInfo) -> Ratio:
     text = value.replace(" ", "") if isinstance(value, str) else ""
     if "epsilon" not in text:
         return _ratio(value)
-    relative, epsilon = _RELATIVE.fullmatch(text), (info.context or {}).get("epsilon")
+    relative, epsilon = _RELATIVE.fullmatch(text), cast(dict[str, Any], info.context or {}).get("epsilon")
     if relative is None:
         raise ValueError(f"got {short(value)}, want epsilon, epsilon/4, 2*epsilon or 5/4*epsilon, or a number")
     if epsilon is None:
@@ -147,7 +147,7 @@ class Params:
     @property
     def seed(self) -> int:
         """The top-level key `seed`."""
-        return self.typed(Seed, "seed")  # pyright: ignore[reportArgumentType]
+        return cast(int, typed(Seed, self.get("seed"), f"{self.path}: seed"))
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _require_plain(value: Any, where: str, depth: int = 0) -> None:
     """Refuses numbers that no key means, whatever its own bounds are, and a tree without an end."""
     if depth > DEEPEST:
         raise InputError(f"{where}: more than {DEEPEST} blocks one inside the other")
-    if isinstance(value, int | float) and abs(value) > LARGEST and math.isfinite(value):
+    if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
         raise InputError(f"{where}: got {short(value)}, want at most {LARGEST}")
     if isinstance(value, Mapping):
         for key, inner in cast(Mapping[object, object], value).items():

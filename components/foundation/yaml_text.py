@@ -4,6 +4,9 @@ What the two readers could see differently is refused: explicit tags, directives
 is what no file of parameters has and what would take long: a large file, deep nesting, aliases that multiply.
 """
 
+# PyYAML leaves its types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -100,14 +103,14 @@ class _Reader(yaml.SafeLoader):
             raise _refusal(f"the tag {event.tag!r}, which is not taken here", event)
         if isinstance(event, AliasEvent) and isinstance(parent, MappingNode) and index is None:
             raise _refusal("an alias as a key", event)
-        if isinstance(parent, MappingNode) and index is not None and _is_bare_pair(parent, event):
-            raise _refusal("a key without a value in a list", event)
+        if isinstance(parent, MappingNode) and index is not None and _is_bare(parent, event):
+            raise _refusal("a key without a value, want a space behind its colon", event)
         self.count, self.deep = self.count + 1, self.deep + 1
         if self.deep > DEEPEST:
             raise _refusal(f"more than {DEEPEST} blocks one inside the other", event)
         if self.count > MOST_VALUES:
             raise _refusal(f"more than {MOST_VALUES} values", event)
-        node = super().compose_node(parent, index)
+        node = super().compose_node(parent, cast(int, index))
         self.deep -= 1
         return node
 
@@ -137,11 +140,11 @@ _Reader.add_constructor(_PREFIX + "float", _Reader.construct_yaml_float)
 _Reader.add_constructor(_PREFIX + "timestamp", _Reader.refuse_date)
 
 
-def _is_bare_pair(parent: MappingNode, value: Any) -> bool:
-    """Whether a value is the nothing of `[a:, b]`, which DVC's reader takes for the text `a:`."""
-    start = parent.start_mark
-    empty = isinstance(value, ScalarEvent) and not value.value and not value.style
-    return empty and bool(parent.flow_style) and start.buffer[start.pointer] != "{"
+def _is_bare(parent: MappingNode, value: Any) -> bool:
+    """Whether a value is the nothing of `{a:}`, which DVC's reader takes for the text `a:`."""
+    at, empty = value.start_mark, isinstance(value, ScalarEvent) and not value.value and not value.style
+    around = at.buffer[max(0, at.pointer - 1) : at.pointer + 1]
+    return bool(parent.flow_style) and empty and around[:1] == ":" and around[1:] in (",", "]", "}")
 
 
 def _number(node: ScalarNode) -> tuple[str, int]:

@@ -57,7 +57,8 @@ def _edits(node: Node | None, delta: Mapping[str, Any], wanted: Any, yaml: YAML)
     """Where each value of the delta stands, from and to which character, and what takes its place."""
     children = _children(node)
     for key, value in delta.items():
-        child, new = children.get(key), wanted[key if is_mapping(wanted) else int(key)]
+        place: Any = int(key) if isinstance(wanted, list) else key
+        child, new = children.get(key), wanted[place]
         if is_mapping(value) and value and not isinstance(child, ScalarNode) and not _replaces(child, value):
             yield from _edits(child, value, new, yaml)
         elif isinstance(child, ScalarNode) or (isinstance(child, CollectionNode) and child.flow_style):

@@ -278,7 +278,7 @@ def held_out_given() -> None:
         (["--shard", "2/2"], "--shard: got '2/2', want I/N with I from 0 to N - 1, such as 0/4"),
         (["--images", "0"], "--images: got 0, want at least 1"),
         (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want at least 1"),
-        (["--seed", "-1"], "small.yaml: seed: got -1, want 0 to"),
+        (["--seed", "-1"], "small.yaml: seed: got -1, want at least 0"),
         (["--threads", "0"], "small.yaml: compute.threads: got 0, want at least 1"),
         (["--params", "none.yaml"], "none.yaml: no such file"),
         (["--data", "none.safetensors"], "none.safetensors: no such file"),

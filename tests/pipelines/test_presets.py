@@ -10,7 +10,7 @@ pytest.importorskip("ruamel.yaml")
 
 from components.commands.check_params import check
 from components.foundation.errors import InputError
-from components.foundation.params import Params, mapping_of
+from components.foundation.params import Params, flat, mapping_of, read_yaml
 from components.foundation.recipes import changed, nested
 from pipelines.parameters.change import preset_text
 from pipelines.parameters.presets import COMPLETE, layers, preset_values, presets
@@ -123,3 +123,30 @@ def test_mistakes_in_a_preset_are_one_line(text, message, tmp_path):
         assert str(error.value) == message
     with pytest.raises(InputError, match=r"^--preset: unknown 'two' \(allowed: digits, one\)$"):
         preset_text(tmp_path, "two")
+
+
+# As published: TRADES, and its robust teacher in B-MTARD.
+ABSOLUTE = {"0.003", "0.007"}
+
+
+def lengths(values: dict[str, Any]) -> Iterator[str]:
+    """What stands at every length of a recipe but epsilon itself."""
+    for key, value in flat(values).items():
+        if key.endswith(("step_size", "epsilon_sigma", "epsilons")):
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+@pytest.mark.parametrize("name", presets(ROOT))
+def test_epsilon_stands_once(name: str) -> None:
+    values = preset_values(ROOT, name)
+    assert {one for one in lengths(values) if "epsilon" not in one} <= ABSOLUTE | {"0"}
+    for epsilon in ("4/255", "13/510"):
+        check(Params(changed(values, {"threat.epsilon": epsilon}, name)))
+
+
+def test_a_stage_that_reads_a_multiple_of_epsilon_depends_on_it() -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    for name in presets(ROOT):
+        for stage, section in preset_values(ROOT, name).items():
+            if stage in stages and any("epsilon" in one for one in lengths(section)):
+                assert "threat" in stages[stage]["params"]
