@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from components.attacks.parts.ascent import grey_level_steps
+from components.attacks.parts.kurakin import num_steps
 from components.evaluation.campaign import Shard
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
@@ -25,8 +25,8 @@ SEARCHES = {precision: {"precision": precision, "compiled": False} for precision
 # attacks.
 CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2")
 
-# Attacks by steps of one grey level are left out where they would take more: L1 has radii of thousands of levels.
-MOST_GREY_STEPS = 1000
+# Attacks by steps of one grey level are left out where they would take more: a side table costs no more than a cascade.
+MOST_GREY_STEPS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
         for many in (CURVE, GRID)
     )
     one_step = {"fgsm": {"name": "fgsm"}, "fgsm_predicted": {"name": "fgsm", "aim": "predicted"}}
-    many = ("bim", "iter_ll") if grey_level_steps(Ratio(grid[-1])) <= MOST_GREY_STEPS else ()
+    many = ("bim", "iter_ll") if num_steps(threat.at(Ratio(grid[-1]))) <= MOST_GREY_STEPS else ()
     tabled = one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", *many)}
     steps = {"steps": 20, "step_size": str(Ratio(epsilon / 4)), "start": "uniform"}
     pgd = {"name": "pgd", **steps, "loss": "cross_entropy", "restarts": 1}
