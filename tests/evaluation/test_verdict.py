@@ -152,6 +152,21 @@ def test_both_sides_of_a_bound(rule, path, good, bad, status):
     assert verdict.status == ("broken" if "broken" in {check.status for check in verdict.checks} else "suspect")
 
 
+def test_bounds_name_the_numbers_of_the_attacks_that_are_run():
+    attacks = probes.wanted(Threat(norm=Linf(), epsilon=Ratio(1, 5)), (1, 8, 8))
+    bounds = {rule.name: rule.bound for rule in RULES}
+    few, many = (attacks[name]["queries"] for name in ("square_few", "square"))
+    assert f"from {few} to {many} queries" in bounds["more_queries"] and f"than {many} queries" in bounds["black_box"]
+    assert f"from {attacks['pgd_few']['steps']} to {attacks['pgd']['steps']} steps" in bounds["more_steps"]
+    assert f"from 1 to {attacks['pgd_restarts']['restarts']} restarts" in bounds["more_restarts"]
+    assert bounds["one_step"].startswith(f"{attacks['pgd']['steps']} steps of PGD")
+
+
+@pytest.mark.parametrize("text", [text for rule in RULES for text in (rule.bound, rule.meaning, rule.remedy)])
+def test_no_name_of_a_check_stands_raw_in_a_text(text):
+    assert not {rule.name for rule in RULES if "_" in rule.name} & set(re.findall(r"\w+", text))
+
+
 def test_every_rule_has_a_bound_that_is_tested():
     assert {row[0] for row in BOUNDS} | {"mask_gap_steps"} == {rule.name for rule in RULES}
 

@@ -155,6 +155,7 @@ def test_gradients_at_every_logit_are_those_of_double_precision(name, gap, batch
             found = []
             for dtype in (torch.float32, torch.float64):
                 method, model = MEMBERS[name]().to(dtype), Table(clean.to(dtype), attacked.to(dtype))
+                assert isinstance(method, Crafting)
                 given = batch._replace(images=images.to(dtype))
                 if isinstance(method, Relabelling):
                     given = method.relabelled(model, given)

@@ -55,7 +55,7 @@ CRITERIA: dict[str, Any] = {
     "clean": None,
     "worst_case": None,
     "weakest_class": None,
-    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher"},
+    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher", "margin": None},
     "champion": True,
 }
 

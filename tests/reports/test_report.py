@@ -278,6 +278,11 @@ def test_metrics_of_attacks_with_other_settings_have_other_names(made_up: Report
     for name, other in zip(made_up.attacks, described, strict=True):
         (changed,) = {key for key in names - set(headline(other)) if key.startswith("student.")}
         assert changed.startswith(f"student.{name}.")
+    cascades = [
+        made_up.cascade.model_copy(update={"name": "custom", "attacks": {"a": f"Apgd(steps={n})"}}) for n in (5, 9)
+    ]
+    one, two = (set(headline(made_up.model_copy(update={"cascade": cascade}))) for cascade in cascades)
+    assert {key.rsplit(".", 1)[0] for key in one ^ two if key.startswith("student.")} == {"student.custom"}
     other = set(headline(made_up.model_copy(update={"threat": threat})))
     assert {key.rsplit(".", 1)[0] for key in names - other if key.startswith("student.")} == {
         f"student.{name}" for name in made_up.attacks

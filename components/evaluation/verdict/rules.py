@@ -138,7 +138,7 @@ RULES = (
         findings.epsilon_zero,
         bound="an attack at epsilon 0 changes no answer; else broken",
         meaning="the evaluation changes answers without changing images",
-        remedy="see the checks “deterministic”, “eval mode” and “batch independence”; check that the attack honours its radius",
+        remedy="see the checks “deterministic”, “eval mode”, “batch independence”; does the attack honour its radius?",
     ),
     Rule(
         findings.large_epsilon,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.evaluation import cascades
 from components.evaluation.criteria import Criteria, Decision, decide
 from components.evaluation.document import Evaluation, Passes
 from components.evaluation.verdict.rules import Check, Verdict
@@ -118,7 +117,7 @@ def headline(document: Report) -> dict[str, float | int]:
     threat = (document.threat.norm, document.threat.epsilon)
     marks = {n: f"{n}.{fingerprint({'attack': told, 'threat': threat})[:4]}" for n, told in document.attacks.items()}
     marks["cascade"] = document.cascade.name
-    if document.cascade.name not in cascades.NAMES:
+    if document.cascade.name == "custom":
         own = {"cascade": document.cascade.attacks, "threat": threat}
         marks["cascade"] += f".{fingerprint(own)[:4]}"
     flat: dict[str, float | int] = {"num_images": document.num_images}
