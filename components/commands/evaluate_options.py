@@ -13,9 +13,10 @@ import yaml
 
 from components.attacks.parts.kurakin import num_steps
 from components.evaluation.campaign import Shard
+from components.evaluation.criteria import Criteria
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Ratio
+from components.foundation.params import Params, Ratio, typed
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 
@@ -46,6 +47,7 @@ class EvaluateOptions:
     adversarial: str | None = None
     architecture: Sequence[str] = ()
     normalization: Sequence[str] = ()
+    criteria: str | None = None
     shard: str = "0/1"
     device: str | None = None
     threads: int | None = None
@@ -161,6 +163,24 @@ def foreign_of(given: EvaluateOptions) -> dict[str, Foreign]:
     read = {name: mapping(text, "--architecture") for name, text in architectures.items()}
     measured = {name: _normalization(text) for name, text in normalizations.items()}
     return {name: Foreign(read.get(name), measured.get(name)) for name in names}
+
+
+def criteria_of(given: EvaluateOptions) -> Criteria | None:
+    """What `--criteria` asks of one of the models; what it leaves out asks for nothing.
+
+    Errors: an unknown key, a share out of range, a model that is not evaluated.
+    """
+    if given.criteria is None:
+        return None
+    names, told = list(named_models(given.model)), mapping(given.criteria, "--criteria")
+    nothing = {"clean": None, "worst_case": None}
+    rest: dict[str, Any] = {"model": names[0], **nothing, "weakest_class": None, "not_worse_than": nothing}
+    criteria: Criteria = typed(Criteria, rest | {"champion": False} | told, "--criteria")
+    others = criteria.not_worse_than
+    for name in (criteria.model, others.clean, others.worst_case):
+        if name is not None and name not in names:
+            raise InputError(f"--criteria: no model {name!r} (given: {', '.join(names)})")
+    return criteria
 
 
 def mapping(text: str, option: str) -> dict[str, Any]:

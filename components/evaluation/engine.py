@@ -116,7 +116,7 @@ def _write(
     results: Path,
     known: Mapping[str, Any],
 ) -> None:
-    """Writes the files of an evaluation; `known` are keys of evaluation.json that exist already, evidence among them."""
+    """Writes the files of an evaluation; `known` are keys of evaluation.json that exist already, such as evidence."""
     files = {name: results / "adversarial" / f"{name}.npy" for name in kept}
     for name, path in files.items():
         path.unlink(missing_ok=True)

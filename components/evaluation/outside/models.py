@@ -1,7 +1,6 @@
 """Models and images that a team already has, read from files. No pickle is read, and no code of a file is run."""
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
 from components.threats.parts.threat import require_pixels
 
+PROGRAM = ".pt2"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 CONVERT = "save its state dict with safetensors.torch.save_file, or the model with torch.export.save"
 # What wrappers put in front of every name: nn.DataParallel, Lightning, torch.compile, robustness libraries.
@@ -132,17 +132,30 @@ def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
     require_arrays(part, num_classes, str(path))
 
 
-def load_outside(name: str, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device) -> Outside:
-    """The model that a reference means: a file, or `models:/…` and `runs:/…` of MLflow.
+def local_file(reference: str, folder: Path) -> Path:
+    """The file that a reference means; `models:/…` and `runs:/…` of MLflow are fetched into `folder`.
 
-    A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
-    a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
+    Error: a pickle, by its name.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        recorded = reference.startswith(("models:/", "runs:/"))
-        path = _fetched(reference, Path(folder)) if recorded else Path(reference)
-        model, facts, classes = _read_model(path, reference, images, foreign, device)
-        digest = sha256(path)
+    path = Path(reference)
+    if reference.startswith(("models:/", "runs:/")):
+        # By the process that may import MLflow.
+        path = folder / ask_temper("records", "fetch-model", reference, str(folder)).splitlines()[-1]
+    if path.suffix in PICKLES:
+        raise InputError(f"{reference}: a {path.suffix} file is a pickle, and pickles are not read ({CONVERT})")
+    return path
+
+
+def load_outside(
+    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
+) -> Outside:
+    """The model in the file at `path`, which `reference` means.
+
+    It is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors: a
+    missing file, weights that do not fit, a model of other images, anything but logits, no gradient.
+    """
+    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    digest = sha256(path)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -154,9 +167,7 @@ def _read_model(
     path: Path, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device
 ) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
     unknown = {"epoch": None, "upstream": {}}
-    if path.suffix in PICKLES:
-        raise InputError(f"{reference}: a {path.suffix} file is a pickle, and pickles are not read ({CONVERT})")
-    if path.suffix == ".pt2":
+    if path.suffix == PROGRAM:
         program = load_program(path, device)
         _require_shape(program.image_shape, images, reference)
         return program, {"architecture": {"name": "torch.export program", "file": path.name}, **unknown}, ()
@@ -236,11 +247,6 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"{fixed.get(first, first)}.{rest}"
         found[name] = tensor
     return found
-
-
-def _fetched(uri: str, folder: Path) -> Path:
-    """The file of a model in MLflow, fetched by the process that may import it."""
-    return folder / ask_temper("records", "fetch-model", uri, str(folder)).splitlines()[-1]
 
 
 def _require_shape(shape: tuple[int, int, int], images: OutsideImages, reference: str) -> None:
