@@ -49,6 +49,7 @@ def built(name: str) -> nn.Module:
     if name == "attention":
         return Attention().eval().requires_grad_(False)
     fields = {"width": 0.25, "batch_norm": ARCHITECTURE["batch_norm"]}
+    fields |= {"depth": 10, "widen_factor": 1} if name == "wide_resnet" else {}
     return (
         member(MODELS, {"name": name, **fields}, name).build(10, (1, 8, 8), NORMALIZATION).eval().requires_grad_(False)
     )
@@ -85,6 +86,35 @@ def test_a_program_answers_and_differentiates_like_its_model(tmp_path, name, bat
     )
     assert sum(p.numel() for p in program.parameters()) == sum(p.numel() for p in model.parameters())
     assert not any(p.requires_grad for p in program.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet56")) for name in sorted(MODELS)]
+)
+def test_every_architecture_of_ours_passes_as_a_program(tmp_path, name):
+    program = load_program(export(tmp_path / "m.pt2", built(name)))
+    assert same(program, built(name), pixels(3))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("decompose", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s inception_v3 maxvit_t mobilenet_v2 "
+    "mobilenet_v3_small mnasnet0_5 regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t "
+    "swin_v2_t vgg11_bn vit_b_16 wide_resnet50_2".split(),
+)
+def test_typical_vision_models_pass(tmp_path, name, decompose):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    model = getattr(models, name)(weights=None, num_classes=10).eval().requires_grad_(False)
+    images = torch.rand(2, 3, *((299, 299) if name == "inception_v3" else (224, 224)))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program.run_decompositions() if decompose else program, tmp_path / "m.pt2")
+    with torch.no_grad():
+        assert torch.allclose(load_program(tmp_path / "m.pt2")(images), model(images), rtol=1e-3, atol=1e-4)
 
 
 def test_a_program_keeps_the_mode_it_was_exported_in(tmp_path):

@@ -144,6 +144,9 @@ class Program(nn.Module):
                 raise InputError(f"{self.where}: operator {target} fails: {_reason(error)}") from None
             for name in unused:
                 values.pop(name, None)
+        for name in (self._output, *(name for name, _ in self._moved)):
+            if not isinstance(values.get(name), Tensor):
+                raise InputError(f"{self.where}: returns {name!r}, which is no tensor that it computes")
         return values
 
 
