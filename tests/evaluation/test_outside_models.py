@@ -12,9 +12,7 @@ from components.data.splits import LabelledImages, Splits, write_splits
 from components.evaluation.outside.models import (
     Foreign,
     OutsideImages,
-    own_names,
     read_images,
-    without_wrappers,
 )
 from components.foundation.errors import InputError
 from components.foundation.storage import sha256
@@ -95,30 +93,6 @@ def test_normalisation_is_the_first_layer(tmp_path):
     normalised = loaded("a", path, some(), OURS, CPU).model
     with torch.no_grad():
         assert torch.allclose(plain((pixels() - 0.3) / 0.4), normalised(pixels()), atol=1e-4)
-
-
-def test_torchvision_names_of_a_residual_network(tmp_path):
-    """The whole of torchvision's ResNet-18 with a small stem, and the names that are usual on CIFAR."""
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    theirs = resnet18(num_classes=10).eval()
-    theirs.conv1, theirs.maxpool = nn.Conv2d(1, 64, 3, 1, 1, bias=False), nn.MaxPool2d(1)
-    state = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
-    usual = {n.replace("fc.", "linear.").replace("downsample.", "shortcut."): t for n, t in state.items()}
-    assert own_names(usual).keys() == own_names(state).keys() != state.keys()
-    foreign = Foreign({"name": "resnet18", "width": 1, "batch_norm": ARCHITECTURE["batch_norm"]}, ((), ()))
-    for number, one in enumerate((state, usual)):
-        save_file(one, tmp_path / f"{number}.safetensors")
-        found = loaded("a", str(tmp_path / f"{number}.safetensors"), some(), foreign, CPU)
-        with torch.no_grad():
-            assert torch.allclose(found.model(pixels(4)), theirs(pixels(4)), atol=1e-4)
-
-
-def test_only_prefixes_of_every_name_go():
-    state = {"model.a": torch.zeros(1), "other.b": torch.zeros(1)}
-    assert without_wrappers(state).keys() == state.keys()
-    assert without_wrappers({"features.a": torch.zeros(1)}).keys() == {"features.a"}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ CPU = torch.device("cpu")
 NOTHING = Foreign(None, None)
 
 
+TYPICAL = """
+alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s inception_v3 maxvit_t mobilenet_v2
+mobilenet_v3_small mnasnet0_5 regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t
+swin_v2_t vgg11_bn vit_b_16 wide_resnet50_2
+"""
+
+
 class Attention(nn.Module):
     """Everything that the small networks have not: views, lists, constants, numbers made of shapes."""
 
@@ -89,7 +96,8 @@ def test_a_program_answers_and_differentiates_like_its_model(tmp_path, name, bat
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet56")) for name in sorted(MODELS)]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("resnet56", "mobilenet_v2"))) for name in sorted(MODELS)],
 )
 def test_every_architecture_of_ours_passes_as_a_program(tmp_path, name):
     program = load_program(export(tmp_path / "m.pt2", built(name)))
@@ -99,12 +107,7 @@ def test_every_architecture_of_ours_passes_as_a_program(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("decompose", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s inception_v3 maxvit_t mobilenet_v2 "
-    "mobilenet_v3_small mnasnet0_5 regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t "
-    "swin_v2_t vgg11_bn vit_b_16 wide_resnet50_2".split(),
-)
+@pytest.mark.parametrize("name", TYPICAL.split())
 def test_typical_vision_models_pass(tmp_path, name, decompose):
     from torchvision import models
 
