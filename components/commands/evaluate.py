@@ -64,8 +64,7 @@ def main(given: EvaluateOptions) -> None:
         options.criteria_of(given),
     )
     options.foreign_of(given)
-    if given.images is not None and given.images < 1:
-        raise InputError(f"--images: got {given.images}, want at least 1")
+    options.require_possible(given)
     # Once as for ten classes and 8-bit images: a mistake shows before anything is loaded or downloaded.
     read_suite(options.params_of(given, uint8=True), SECTION, 10)
     with tempfile.TemporaryDirectory() as folder:

@@ -28,6 +28,7 @@ CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2"
 
 # Attacks by steps of one grey level are left out where they would take more: a side table costs no more than a cascade.
 MOST_GREY_STEPS = 128
+MOST_IMAGES, MOST_THREADS = 10**9, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,22 @@ def foreign_of(given: EvaluateOptions) -> dict[str, Foreign]:
     read = {name: mapping(text, "--architecture") for name, text in architectures.items()}
     measured = {name: _normalization(text) for name, text in normalizations.items()}
     return {name: Foreign(read.get(name), measured.get(name)) for name in names}
+
+
+def require_possible(given: EvaluateOptions) -> None:
+    """Returns if numbers are ones that a machine can have, and results can go where they shall."""
+    for option, value, most in (
+        ("--images", given.images, MOST_IMAGES),
+        ("--batch-size", given.batch_size, MOST_IMAGES),
+        ("--threads", given.threads, MOST_THREADS),
+    ):
+        if value is not None and value > most:
+            raise InputError(f"{option}: got {value}, want at most {most}")
+    if given.images is not None and given.images < 1:
+        raise InputError(f"--images: got {given.images}, want at least 1")
+    there = next(path for path in (given.out, *given.out.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: got {given.out}, but {there} is a file, want a folder")
 
 
 def criteria_of(given: EvaluateOptions) -> Criteria | None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from components.data.splits import LabelledImages, Splits, write_splits
 from components.evaluation.outside.models import (

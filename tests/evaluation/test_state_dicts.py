@@ -1,4 +1,4 @@
-"""Weights under the names of published code, in every wrapping: the same logits, or one line that says what was found."""
+"""Weights under the names of published code, in every wrapping: the same logits, or one line that says why not."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from components.data.dividing import stratified_subset
 from components.data.normalization import Normalization
-from components.data.splits import LabelledImages, read_splits, require_arrays
+from components.data.splits import LabelledImages, class_names, read_splits, require_arrays
 from components.evaluation.outside.programs import load_program
 from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
@@ -100,7 +100,8 @@ def read_images(path: Path) -> OutsideImages:
     if "test.images" in tensors and isinstance(metadata, dict) and "normalization" in metadata:
         splits = read_splits(path)
         return OutsideImages(splits.dataset, splits.classes, splits.test, splits.validation)
-    classes = tuple(map(str, metadata.get("classes", ()))) if isinstance(metadata, dict) else ()
+    named = isinstance(metadata, dict) and "classes" in metadata
+    classes = class_names(metadata["classes"], path) if named else ()
     test = _labelled(tensors, "", path)
     held_out = _labelled(tensors, "held_out.", path) if "held_out.images" in tensors else None
     images = OutsideImages(path.stem, classes, test, held_out)
@@ -125,9 +126,9 @@ def _labelled(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> Labelle
 
 
 def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
-    if not len(part.images):
+    if part.images.ndim == 4 and not len(part.images):
         raise InputError(f"{path}: no images at all")
-    if part.images.is_floating_point():
+    if part.images.is_floating_point() and part.images.numel():
         try:
             require_pixels(part.images)
         except InputError as error:
