@@ -5,7 +5,6 @@ them knows no password, no token and no address of a server: of the environment 
 """
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,9 +18,7 @@ from pydantic import TypeAdapter
 
 from components.commands.evaluate_options import EvaluateOptions, named_models
 from components.evaluation.outside.models import PROGRAM
-from components.foundation.child import finish_requested
 from components.foundation.errors import InputError
-from components.foundation.process import as_process
 
 # What torch, CUDA, the interpreter and this project read. Nothing that the list does not name is passed on.
 PASSED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
@@ -41,7 +38,7 @@ def evaluate_apart(given: EvaluateOptions, files: Mapping[str, Path], note: Call
     Errors: the line that it ends with; how it died, with the programs' names.
     """
     told = [TypeAdapter(kind).dump_json(value).decode() for kind, value in _message(given, files)]
-    command = [sys.executable, "-m", "components.commands.evaluate_apart", *told]
+    command = [sys.executable, "-m", "components.commands.evaluate_child", *told]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         status = _run(command, errors, note)
         errors.seek(0)
@@ -94,20 +91,3 @@ def _ended(names: str, status: int, said: list[str]) -> str:
         return f"{names}: the process that ran it was killed by {signal.Signals(-status).name}{reason}"
     last = said[-1] if said else f"exit status {status}"
     return last.removeprefix("error: ") if last.startswith("error: ") else f"{names}: could not be evaluated: {last}"
-
-
-def main(told: str, files: str) -> None:
-    """The other side: the evaluation as this process, which ends with the one that started it."""
-    from components.commands.evaluate import attack, images_of
-
-    finish_requested()
-    # A dead process leaves no copy of what it had in memory.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with as_process():
-        given = TypeAdapter(EvaluateOptions).validate_json(told)
-        paths = TypeAdapter(dict[str, Path]).validate_json(files)
-        attack(given, paths, images_of(given.data), lambda text: print(text, flush=True))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

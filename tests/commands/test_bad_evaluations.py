@@ -73,7 +73,7 @@ def damaged(seed: int) -> Callable[[Path], None]:
 
 
 PIXELS, LABELS = good()["images"], good()["labels"]
-FILES: dict[str, Callable[[Path], None]] = {
+FILES: dict[str, Callable[[Path], object]] = {
     "no images": changed(images=PIXELS[:0], labels=LABELS[:0]),
     "no pixels": changed(images=PIXELS[:, :, :0]),
     "no channels": changed(images=PIXELS[:, :0]),

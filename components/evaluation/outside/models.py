@@ -13,10 +13,8 @@ from components.data.splits import LabelledImages, class_names, read_splits, req
 from components.evaluation.outside.programs import load_program
 from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
-from components.foundation.params import member
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
-from components.models import MODELS
 from components.models.parts.model_file import ModelCard, assemble, load_model
 from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
@@ -212,7 +210,7 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     try:
         return assemble(card, {**counters, **floats, **first}, reference), architecture
     except InputError as error:
-        raise InputError(f"{_printable(str(error))}; found {_listed(unwrapped.state)}{_wanted(card)}") from None
+        raise InputError(f"{_printable(str(error))}; found {_listed(unwrapped.state)}") from None
 
 
 def _normalization(
@@ -252,17 +250,6 @@ def _numbers(state: Mapping[str, Tensor], images: OutsideImages) -> tuple[str, .
 
 def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _wanted(card: ModelCard) -> str:
-    """How many tensors an architecture has, and some of their names; nothing where there is no such architecture."""
-    try:
-        with torch.device("meta"):
-            architecture = member(MODELS, card.architecture, "architecture")
-            model = architecture.build(len(card.classes), card.image_shape, card.normalization)
-    except InputError:
-        return ""
-    return f"; wanted {_listed(model.state_dict())}"
 
 
 def _listed(state: Mapping[str, Tensor]) -> str:
