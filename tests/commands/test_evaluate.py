@@ -441,3 +441,9 @@ def test_a_data_set_of_the_table_gives_its_official_test_split(tmp_path, monkeyp
         found = images_of(data)
         assert (found.name, found.classes) == ("cifar10", CLASSES) and torch.equal(found.test.images, images[90:150])
         assert found.held_out is not None and len(found.held_out) == 90
+
+
+def test_criteria_give_a_decision_on_one_of_the_models(case, capsys):
+    main(arguments("--criteria", "{model: two, worst_case: 0.99}"))
+    decision = read_json("out/robustness.json")["decision"]
+    assert (decision["model"], decision["answer"]) == ("two", "NO-GO") and "NO-GO" in capsys.readouterr().out
