@@ -14,8 +14,8 @@ from components.threats.parts.threat import Threat
 class Bim:
     """From the image itself, steps of one grey level up the cross-entropy; their number follows from epsilon.
 
-    In L2 and L1 a step is one grey level long in all, so the same rule takes as many steps as the radius is long and a
-    few more: 3,064 for a radius of 12.
+    In L2 and L1, where a radius is not counted in grey levels, ten steps of an eighth of epsilon, what the rule
+    gives for eight grey levels.
     """
 
     aim: Literal["true", "predicted"] = "true"  # The class that is left: the label, or the model's own.

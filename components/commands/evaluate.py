@@ -6,6 +6,7 @@ The same attacks, journal, verdict and report as the pipeline's own evaluation (
 import contextlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,16 +15,24 @@ from typing import Any
 import torch
 
 from components.commands import evaluate_options as options
+from components.commands.evaluate_apart import evaluate_apart
 from components.commands.evaluate_options import SECTION, EvaluateOptions
 from components.data.decoding import in_memory
 from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
+from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
-from components.evaluation.outside.models import HELD_OUT, OutsideImages, load_outside, read_images
-from components.evaluation.suite import Suite
+from components.evaluation.outside.models import (
+    HELD_OUT,
+    PROGRAM,
+    OutsideImages,
+    load_outside,
+    local_file,
+    read_images,
+)
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
 from components.foundation.params import member
@@ -46,21 +55,48 @@ Note = Callable[[str], None]
 
 
 def main(given: EvaluateOptions) -> None:
-    """Writes the files of the folder `out`, prints the table with the verdict and where the page is."""
+    """Writes the files of the folder `out`, prints the table with the verdict and where the page is.
+
+    Where a model is a program from outside, the attacks run in a process of their own (see `evaluate_apart`).
+    """
     began = time.monotonic()
-    models, foreign, shard = options.named_models(given.model), options.foreign_of(given), options.shard_of(given.shard)
-    if given.images is not None and given.images < 1:
-        raise InputError(f"--images: got {given.images}, want at least 1")
+    models, shard, criteria = (
+        options.named_models(given.model),
+        options.shard_of(given.shard),
+        options.criteria_of(given),
+    )
+    options.foreign_of(given)
+    options.require_possible(given)
     # Once as for ten classes and 8-bit images: a mistake shows before anything is loaded or downloaded.
-    suite = read_suite(options.params_of(given, uint8=True), SECTION, 10)
-    everything = images_of(given.data)
+    read_suite(options.params_of(given, uint8=True), SECTION, 10)
+    with tempfile.TemporaryDirectory() as folder:
+        # What the network has comes here: passwords are not passed on.
+        files = {name: local_file(reference, Path(folder, name)) for name, reference in models.items()}
+        apart = any(path.suffix == PROGRAM for path in files.values())
+        images = images_of(given.data)
+        params = options.params_of(given, images.test.images.dtype == torch.uint8)
+        with _notes(given.track and shard.number == 0, params.values) as (journal, note):
+            if apart:
+                del images
+                evaluate_apart(given, files, note)
+            else:
+                attack(given, files, images, note)
+            if shard.number == 0:
+                report(given.out, criteria, time.monotonic() - began, journal)
+            else:
+                note(f"shard {shard.number} of {shard.processes}: done; shard 0 writes the results")
+
+
+def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: OutsideImages, note: Note) -> None:
+    """Attacks the models in `files` and writes the evaluation's files of the folder `out`; `note` gets its lines."""
     params = options.params_of(given, everything.test.images.dtype == torch.uint8)
+    suite, foreign = read_suite(params, SECTION, 10), options.foreign_of(given)
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
     device = suite.compute.prepare()
     candidates, classes = {}, images.classes
-    for name, reference in models.items():
-        model, facts, own = load_outside(name, reference, images, foreign[name], device)
+    for name, reference in options.named_models(given.model).items():
+        model, facts, own = load_outside(name, reference, files[name], images, foreign[name], device)
         candidates[name], classes = Candidate(model, facts), classes or own
     images = images._replace(classes=classes or _numbered(candidates, images, device))
     suite = read_suite(params, SECTION, images.num_classes)
@@ -68,12 +104,8 @@ def main(given: EvaluateOptions) -> None:
     code = fingerprint(attack_code(candidates, suite))
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
-    with _notes(given.track and shard.number == 0, params.values) as (journal, note):
-        evaluate(candidates, data, suite, Folders(given.out, given.out, shard), evidence_on, extra, note)
-        if shard.number == 0:
-            report(given.out, suite, data, time.monotonic() - began, journal)
-        else:
-            note(f"shard {shard.number} of {shard.processes}: done; shard 0 writes the results")
+    place = Folders(given.out, given.out, options.shard_of(given.shard))
+    evaluate(candidates, data, suite, place, evidence_on, extra, note)
 
 
 def images_of(data: str) -> OutsideImages:
@@ -112,21 +144,22 @@ def _data(images: OutsideImages, batch_size: int, device: torch.device) -> Data:
     return Data(images.name, digest({"test": images.test}), images.classes, there(images.test), held_out, files)
 
 
-def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Journal | None) -> None:
+def report(folder: Path, criteria: Criteria | None, seconds: float, journal: Journal | None) -> None:
     """Writes robustness.json and the page, plain and dated, of the evaluation in `folder`, and prints the table.
 
-    `seconds` is what this process took so far. Nothing is decided: no criteria were written down for these models.
+    `seconds` is what this process took so far. Without criteria nothing is decided.
     """
     evaluation = read_document(Evaluation, folder / "evaluation.json")
     outcomes, _ = read_tensors(folder / "outcomes.safetensors")
     gallery, metadata = read_tensors(folder / "gallery.safetensors")
-    about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
-    document = build(evaluation, outcomes, {}, about, judge)
+    digest_of_images = evaluation.provenance["test.sha256"]
+    about = {"dataset": evaluation.dataset, "num_images": evaluation.num_images, "sha256": digest_of_images}
+    document = build(evaluation, outcomes, {}, about, judge, criteria=criteria)
     write_document(folder / "robustness.json", document)
     declared = folder / "robustness.html"
-    write_text(declared, page(document, {}, gallery, metadata, suite.section.gallery_images))
+    write_text(declared, page(document, {}, gallery, metadata, evaluation.params[SECTION]["gallery_images"]))
     run = journal.pipeline if journal is not None else ""
-    dated = write_dated(declared, run, data.test.images.device.type, {"evaluation": seconds})
+    dated = write_dated(declared, run, evaluation.provenance["device"], {"evaluation": seconds})
     if journal is not None:
         _record(journal, folder, dated, document)
     print(f"\n{text_table(document)}\n\nReport: {dated}")

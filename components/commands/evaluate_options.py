@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from components.attacks.parts.ascent import grey_level_steps
+from components.attacks.parts.kurakin import num_steps
 from components.evaluation.campaign import Shard
+from components.evaluation.criteria import Criteria
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Ratio
+from components.foundation.params import Params, Ratio, typed
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 
@@ -25,8 +26,9 @@ SEARCHES = {precision: {"precision": precision, "compiled": False} for precision
 # attacks.
 CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2")
 
-# Attacks by steps of one grey level are left out where they would take more: L1 has radii of thousands of levels.
-MOST_GREY_STEPS = 1000
+# Attacks by steps of one grey level are left out where they would take more: a side table costs no more than a cascade.
+MOST_GREY_STEPS = 128
+MOST_IMAGES, MOST_THREADS = 10**9, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class EvaluateOptions:
     adversarial: str | None = None
     architecture: Sequence[str] = ()
     normalization: Sequence[str] = ()
+    criteria: str | None = None
     shard: str = "0/1"
     device: str | None = None
     threads: int | None = None
@@ -132,7 +135,7 @@ def default_section(threat: Threat, several: bool) -> dict[str, Any]:
         for many in (CURVE, GRID)
     )
     one_step = {"fgsm": {"name": "fgsm"}, "fgsm_predicted": {"name": "fgsm", "aim": "predicted"}}
-    many = ("bim", "iter_ll") if grey_level_steps(Ratio(grid[-1])) <= MOST_GREY_STEPS else ()
+    many = ("bim", "iter_ll") if num_steps(threat.at(Ratio(grid[-1]))) <= MOST_GREY_STEPS else ()
     tabled = one_step | {name: {"name": name} for name in ("step_ll", "r_fgsm", *many)}
     steps = {"steps": 20, "step_size": str(Ratio(epsilon / 4)), "start": "uniform"}
     pgd = {"name": "pgd", **steps, "loss": "cross_entropy", "restarts": 1}
@@ -161,6 +164,40 @@ def foreign_of(given: EvaluateOptions) -> dict[str, Foreign]:
     read = {name: mapping(text, "--architecture") for name, text in architectures.items()}
     measured = {name: _normalization(text) for name, text in normalizations.items()}
     return {name: Foreign(read.get(name), measured.get(name)) for name in names}
+
+
+def require_possible(given: EvaluateOptions) -> None:
+    """Returns if numbers are ones that a machine can have, and results can go where they shall."""
+    for option, value, most in (
+        ("--images", given.images, MOST_IMAGES),
+        ("--batch-size", given.batch_size, MOST_IMAGES),
+        ("--threads", given.threads, MOST_THREADS),
+    ):
+        if value is not None and value > most:
+            raise InputError(f"{option}: got {value}, want at most {most}")
+    if given.images is not None and given.images < 1:
+        raise InputError(f"--images: got {given.images}, want at least 1")
+    there = next(path for path in (given.out, *given.out.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: got {given.out}, but {there} is a file, want a folder")
+
+
+def criteria_of(given: EvaluateOptions) -> Criteria | None:
+    """What `--criteria` asks of one of the models; what it leaves out asks for nothing.
+
+    Errors: an unknown key, a share out of range, a model that is not evaluated.
+    """
+    if given.criteria is None:
+        return None
+    names, told = list(named_models(given.model)), mapping(given.criteria, "--criteria")
+    nothing = {"clean": None, "worst_case": None}
+    rest: dict[str, Any] = {"model": names[0], **nothing, "weakest_class": None, "not_worse_than": nothing}
+    criteria: Criteria = typed(Criteria, rest | {"champion": False} | told, "--criteria")
+    others = criteria.not_worse_than
+    for name in (criteria.model, others.clean, others.worst_case):
+        if name is not None and name not in names:
+            raise InputError(f"--criteria: no model {name!r} (given: {', '.join(names)})")
+    return criteria
 
 
 def mapping(text: str, option: str) -> dict[str, Any]:

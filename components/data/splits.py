@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -248,4 +248,19 @@ def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> Lab
 def _names(metadata: Any, path: Path | str) -> tuple[str, tuple[str, ...]]:
     if not isinstance(metadata, dict) or not {"dataset", "classes"} <= set(metadata):
         raise InputError(f"{path}: no metadata on data set and classes, so no data file of this pipeline")
-    return str(metadata["dataset"]), tuple(metadata["classes"])
+    return str(metadata["dataset"]), class_names(metadata["classes"], path)
+
+
+def class_names(value: Any, path: Path | str) -> tuple[str, ...]:
+    """The classes' names in a file's metadata. Error: anything but a list of texts, of which none is there twice."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in cast(list[Any], value)):
+        raise InputError(f"{path}: classes are {_shown(value)}, want a list of names")
+    if len(set(names := cast(list[str], value))) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: two classes are called {twice!r}, want names that differ")
+    return tuple(names)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

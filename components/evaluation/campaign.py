@@ -98,17 +98,36 @@ class Campaign:
         return results
 
     def _work(self, model: str, task: Task, survivors: Tensor | None, standing: Tensor) -> None:
+        """Does this process's units of a task, but those that another process did or is about; returns when all are."""
         counter = PassCounter(*self.victims[model].networks)
-        for number, (images, labels, places) in enumerate(self.test.batches(survivors)):
-            unit = f"{model}/{task.name}/{number}"
-            if unit in self.journal.units or number % self.shard.processes != self.shard.number:
-                continue
-            record, classes, images_adv = self._attack(model, task, images, labels, places)
-            fallen = (classes != labels) & standing[places].bool()
-            if task.counts and model in self.adversarials:
-                self.adversarials[model].keep(places[fallen], images_adv[fallen])
-            self.journal.append(unit, record | {"passes": counter.take()})
+        own = [
+            (f"{model}/{task.name}/{number}", places)
+            for number, places in enumerate(self._parts(survivors))
+            if number % self.shard.processes == self.shard.number
+        ]
+        while own := [(unit, places) for unit, places in own if unit not in self.journal.units]:
+            for unit, places in own:
+                with self.journal.claim(unit) as free:
+                    if free and unit not in self.journal.units:
+                        self._unit(model, task, unit, places, standing, counter)
+            if any(unit not in self.journal.units for unit, _ in own):
+                time.sleep(POLL_SECONDS)
+            self.journal.refresh()
         counter.close()
+
+    def _parts(self, survivors: Tensor | None) -> Sequence[Tensor]:
+        """The places of each unit's images."""
+        places = torch.arange(len(self.test.labels), device=self.test.labels.device) if survivors is None else survivors
+        # split() of an empty tensor gives one empty part.
+        return places.split(self.test.batch_size) if len(places) else ()
+
+    def _unit(self, model: str, task: Task, unit: str, chosen: Tensor, standing: Tensor, counter: PassCounter) -> None:
+        images, labels, places = next(self.test.batches(chosen))
+        record, classes, images_adv = self._attack(model, task, images, labels, places)
+        fallen = (classes != labels) & standing[places].bool()
+        if task.counts and model in self.adversarials:
+            self.adversarials[model].keep(places[fallen], images_adv[fallen])
+        self.journal.append(unit, record | {"passes": counter.take()})
 
     def _attack(
         self, model: str, task: Task, images: Tensor, labels: Tensor, places: Tensor
@@ -150,8 +169,7 @@ class Campaign:
 
     def _records(self, model: str, task: Task, survivors: Tensor | None) -> Iterator[dict[str, Any]]:
         """The task's records in order, waiting for those of other processes. Error: a record of other images."""
-        places = torch.arange(len(self.test.labels)) if survivors is None else survivors.cpu()
-        for number, part in enumerate(places.split(self.test.batch_size) if len(places) else ()):
+        for number, part in enumerate(self._parts(survivors)):
             unit = f"{model}/{task.name}/{number}"
             while unit not in self.journal.units:
                 time.sleep(POLL_SECONDS)

@@ -94,32 +94,52 @@ def evaluate(
         found_images = place.unfinished / f"adversarial.{journal.id}"
         kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
         campaign = Campaign(victims, data.test, suite.seed, journal, selected, kept, place.shard)
+        if journal.shared:
+            note("another process evaluates into this folder: the two share the work")
         found = {}
         for name in candidates:
             found[name] = campaign.run(name, _tasks(candidates[name], suite))
             note(f"{name:20} " + _rates(found[name]))
-    if place.shard.number:
-        return
-    evidence = {name: evidence_on(name, victims, found, data, suite, kept[name], precision) for name in selected}
-    files = {name: place.results / "adversarial" / f"{name}.npy" for name in selected}
+        if not place.shard.number:
+            # Two that shared the work write the same bytes, one after the other.
+            with journal.claim("results", wait=True):
+                evidence = {
+                    name: evidence_on(name, victims, found, data, suite, kept[name], precision) for name in selected
+                }
+                known = {"evidence": evidence, "precision": precision, **extra}
+                _write(candidates, victims, found, kept, data, suite, place.results, known)
+
+
+def _write(
+    candidates: Mapping[str, Candidate],
+    victims: Mapping[str, Victim],
+    found: Mapping[str, ModelResults],
+    kept: Mapping[str, Adversarials],
+    data: Data,
+    suite: Suite,
+    results: Path,
+    known: Mapping[str, Any],
+) -> None:
+    """Writes the files of an evaluation; `known` are keys of evaluation.json that exist already, such as evidence."""
+    files = {name: results / "adversarial" / f"{name}.npy" for name in kept}
     for name, path in files.items():
         path.unlink(missing_ok=True)
-        evidence[name]["rescored_file"] = scored = _publish(kept[name], path, victims[name], data.test, suite)
-        evidence[name]["unanswered"] = max(evidence[name]["unanswered"], scored["unanswered"])
+        scored = _publish(kept[name], path, victims[name], data.test, suite)
+        evidence = known["evidence"][name]
+        evidence["rescored_file"] = scored
+        evidence["unanswered"] = max(evidence["unanswered"], scored["unanswered"])
     outcomes = {"labels": data.test.labels} | outcome_tensors(found)
-    write_tensors(place.results / "outcomes.safetensors", outcomes)
-    shown = _shown(selected, outcomes, data, suite)
-    _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
+    write_tensors(results / "outcomes.safetensors", outcomes)
+    shown = _shown(list(kept), outcomes, data, suite)
+    _write_gallery({name: victims[name] for name in kept}, shown, data, suite, results)
     content = _setting(data, suite) | {
         "models": {name: candidate.facts for name, candidate in candidates.items()},
-        "evidence": evidence,
         "adversarial": {"dtype": suite.section.adversarial, "files": {name: str(path) for name, path in files.items()}},
-        "cost": {name: results.passes for name, results in found.items()},
-        "precision": precision,
-        **extra,
-        "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
+        "cost": {name: model_results.passes for name, model_results in found.items()},
+        **known,
+        "provenance": {"test.sha256": data.sha256, **known["provenance"]},
     }
-    write_document(place.results / "evaluation.json", Evaluation.model_validate(content))
+    write_document(results / "evaluation.json", Evaluation.model_validate(content))
 
 
 def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:

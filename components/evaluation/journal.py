@@ -1,8 +1,8 @@
 """The journal of an evaluation: what is finished stays finished when the process is killed; what is stale is refused.
 
 One file, one JSON line per finished unit of work, appended by a single write. The first line is the key: the hashes of
-models, data, threat model, attacks and seed. Several processes may share a journal: each appends what it did and reads
-what the others did.
+models, data, threat model, attacks and seed. Several processes may share a journal: each claims what it works on,
+appends what it did and reads what the others did.
 """
 
 import fcntl
@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.foundation.errors import InputError
-from components.foundation.storage import beginning
+from components.foundation.storage import beginning, locked
 
 SCHEMA = "temper/outcome-journal/1"
 
 
 class OutcomeJournal:
-    """The finished units of one evaluation, by name. `id` is short for its key."""
+    """The finished units of one evaluation, by name. `id` is short for its key.
 
-    def __init__(self, path: Path, file: BinaryIO, head: bytes) -> None:
-        self.path, self.id = path, hashlib.sha256(head).hexdigest()[:12]
+    `shared`: another process had it open when this one came.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, claims: BinaryIO, head: bytes, shared: bool) -> None:
+        self.path, self.id, self.shared = path, hashlib.sha256(head).hexdigest()[:12], shared
         self.units: dict[str, dict[str, Any]] = {}
-        self._file, self._read = file, len(head)
+        self._file, self._claims, self._read = file, claims, len(head)
         self.refresh()
 
     @classmethod
@@ -35,14 +38,37 @@ class OutcomeJournal:
         """The journal at `path`, begun if it is not there. Error: it belongs to another key; the message says how."""
         path = Path(path)
         head = _line({"schema": SCHEMA, "key": key})
+        if path.is_dir():
+            raise InputError(f"{path}: a folder, want the journal of an evaluation, or nothing there")
         if not path.exists():
             with beginning(path) as begun:
                 begun.write(head)
         with path.open("r+b", buffering=0) as file:
-            _drop_torn_line(file)
+            # Before anything is changed: the file may be someone else's.
             if (first := file.readline()) != head:
                 raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
-            yield cls(path, file, head)
+            shared = not _drop_torn_line(file)
+            with path.with_name(f".{path.name}.claims").open("ab") as claims:
+                yield cls(path, file, claims, head, shared)
+
+    @contextmanager
+    def claim(self, name: str, wait: bool = False) -> Generator[bool]:
+        """Whether no other process may do the same inside the block; `wait` for it if one does.
+
+        A claim ends with the block, or with its process. What the last holder appended has been read.
+        """
+        # A lock on one byte of a file that has none: of which, the name says.
+        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        try:
+            self.refresh()
+            yield True
+        finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
 
     def append(self, unit: str, record: Mapping[str, Any]) -> None:
         """Adds a finished unit; it is on the disk when this returns."""
@@ -78,16 +104,19 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _drop_torn_line(file: BinaryIO) -> None:
-    """Cuts off half a line that a kill or a full disk left, unless another process holds the journal and may write."""
-    with suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _drop_torn_line(file: BinaryIO) -> bool:
+    """Cuts off half a line that a kill or a full disk left; not where another process has the journal and may write.
+
+    Returns whether this process was alone with it.
+    """
+    if alone := locked(file.fileno()):
+        file.seek(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             file.truncate(whole)
-        file.seek(0)
     fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
 
 
 def key_of(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from components.data.normalization import Normalization
 from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, classifier, pooled_head, scaled
-from components.models.parts.preactivation import preactivation_features
+from components.models.parts.preactivation import Projected, preactivation_features
 
 
 @strict
@@ -19,9 +19,10 @@ class PreActResNet18:
 
     width: Width  # Multiplies the number of channels; 1 is the published network.
     batch_norm: BatchNorm  # How batch norm computes its statistics.
+    shortcut: Projected = "activated"  # What convolutions of shortcuts see; `plain` in the code of fast_adversarial.
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]."""
         stages = [(scaled(64 * 2**index, self.width), 2, 2 if index else 1) for index in range(4)]
-        features = preactivation_features(self.batch_norm, image_shape[0], stages[0][0], stages)
+        features = preactivation_features(self.batch_norm, image_shape[0], stages[0][0], stages, self.shortcut)
         return classifier(normalization, image_shape, features, pooled_head(stages[-1][0], num_classes))

@@ -9,11 +9,11 @@ from components.reports.wording import ABSENT, grey_text, measured_text, sentenc
 
 # What an attack does that none of its fields says.
 _DOES = {
-    "bim": "steps of one grey level",
+    "bim": "steps of one grey level, in L2 and L1 of ε / 8",
     "eot": "the mean answer",
     "fab": "towards the nearest decision boundary",
     "fgsm": "one step of length ε",
-    "iter_ll": "steps of one grey level towards the least likely class",
+    "iter_ll": "steps of one grey level, in L2 and L1 of ε / 8, towards the least likely class",
     "r_fgsm": "a random step, then one step, of ε / 2 each",
     "square": "random search without gradients",
     "step_ll": "one step of length ε towards the least likely class",

@@ -28,6 +28,7 @@ class L1:
     name: ClassVar[str] = "l1"
     largest: ClassVar[Ratio | None] = None
     standard: ClassVar[StandardApgd | None] = StandardApgd(restarts=5, targets=5)
+    by_pixel: ClassVar[bool] = False
 
     def size(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).abs().sum(1)

@@ -24,6 +24,7 @@ class L2:
     name: ClassVar[str] = "l2"
     largest: ClassVar[Ratio | None] = None
     standard: ClassVar[StandardApgd | None] = StandardApgd()
+    by_pixel: ClassVar[bool] = False
 
     def size(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).norm(dim=1)

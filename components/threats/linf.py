@@ -26,6 +26,7 @@ class Linf:
     name: ClassVar[str] = "linf"
     largest: ClassVar[Ratio | None] = Ratio(1)
     standard: ClassVar[StandardApgd | None] = StandardApgd()
+    by_pixel: ClassVar[bool] = True
 
     def size(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).abs().amax(1)

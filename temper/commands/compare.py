@@ -9,7 +9,8 @@ import typer
 
 from temper.commands.shared import Markdown
 
-SIDE = "A folder, an MLflow run id, models:/NAME/VERSION or models:/NAME@ALIAS."
+EVALUATION = "evaluation.json"
+SIDE = "A folder with its evaluation.json, an MLflow run id, models:/NAME/VERSION or models:/NAME@ALIAS."
 
 
 def compare(
@@ -45,10 +46,13 @@ def _side(reference: str, model: str | None, scratch: Path) -> Any:
     from components.tracking.mlflow_runs import asked
     from components.tracking.registry import fetch, resolve
 
-    if Path(reference).is_dir():
-        return load(reference, model)
+    path = Path(reference)
+    if path.name == EVALUATION and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return load(path, model)
     if not re.match(r"models:/|runs:/|[0-9a-f]{32}$", reference):
-        raise InputError(f"{reference}: no such folder, and neither a run id nor models:/NAME/VERSION or @ALIAS")
+        raise InputError(f"{reference}: no folder with an {EVALUATION}, no run id, no models:/NAME/VERSION or @ALIAS")
 
     def fetched(client: object) -> tuple[str, str | None]:
         source = resolve(client, reference)

@@ -49,6 +49,10 @@ def evaluate(
     normalization: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]MEAN:STD", help="Of a state dict, or identity.")
     ] = None,
+    criteria: Annotated[
+        str | None,
+        typer.Option(metavar="{...}", help="What a model must reach, as in params.yaml, such as {worst_case: 0.4}."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="This is process I of N that share the work, from 0.")
     ] = None,

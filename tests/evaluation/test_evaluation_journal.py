@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ def test_what_was_appended_is_there_again(path):
     assert lines[1:] == [{"unit": f"one/clean/{number}", **unit(number)} for number in range(3)]
     with OutcomeJournal.open(path, KEY) as journal:
         assert journal.units == {f"one/clean/{number}": unit(number) for number in range(3)}
-    assert not list(path.parent.glob(".*"))
+    assert not list(path.parent.glob(".*.partial"))
 
 
 def test_opening_changes_nothing_and_appending_only_adds(path):
@@ -103,12 +105,56 @@ def test_a_stale_journal_is_refused_and_left_alone(path, change, said):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b'{"schema":"other/1","key":{}}\n', b"[]\n", b'{"key":3}\n'])
-def test_another_file_is_refused(tmp_path, content):
-    (tmp_path / "journal.jsonl").write_bytes(content)
-    refused = pytest.raises(InputError, match="no journal of an evaluation")
-    with refused, OutcomeJournal.open(tmp_path / "journal.jsonl", KEY):
+LINES = (b"hello", b'{"schema":"other/1","key":{}}', b"[]", b'{"key":3}', b"\0" * 50, b"\xff\xfe", b"\x1b[31m", b"")
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\nhalf a line", b"\n\0\0\0"], ids=repr)
+@pytest.mark.parametrize("first", LINES, ids=repr)
+def test_another_file_is_refused_and_left_as_it_is(tmp_path, first, ending):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(first + ending)
+    with pytest.raises(InputError, match="no journal of an evaluation") as refused, OutcomeJournal.open(path, KEY):
         pass
+    assert path.read_bytes() == first + ending and list(tmp_path.iterdir()) == [path]
+    assert str(refused.value).isprintable()
+
+
+def test_a_journal_of_another_key_keeps_even_its_torn_line(path):
+    before = path.read_bytes() + b'{"unit":"one/clean/3","ima'
+    path.write_bytes(before)
+    with pytest.raises(InputError, match="seed was 0, is 1"), OutcomeJournal.open(path, KEY | {"seed": 1}):
+        pass
+    assert path.read_bytes() == before
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a folder, want the journal"), OutcomeJournal.open(tmp_path, KEY):
+        pass
+
+
+def _hold(path: str, taken: Any) -> None:
+    with OutcomeJournal.open(path, KEY) as journal, journal.claim("one/clean/7") as free:
+        assert free
+        taken.set()
+        time.sleep(600)
+
+
+def test_a_claim_ends_with_its_process(path):
+    context = get_context("spawn")
+    taken = context.Event()
+    holder = context.Process(target=_hold, args=(str(path), taken))
+    holder.start()
+    assert taken.wait(60)
+    with OutcomeJournal.open(path, KEY) as journal:
+        assert journal.shared
+        with journal.claim("one/clean/7") as free, journal.claim("one/clean/8") as other:
+            assert not free and other
+        holder.kill()
+        with journal.claim("one/clean/7", wait=True) as free:
+            assert free
+    holder.join()
+    with OutcomeJournal.open(path, KEY) as journal:
+        assert not journal.shared
 
 
 def test_a_journal_is_called_by_its_key(path, tmp_path):

@@ -6,22 +6,29 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from components.data.splits import LabelledImages, Splits, write_splits
 from components.evaluation.outside.models import (
     Foreign,
     OutsideImages,
-    load_outside,
-    own_names,
     read_images,
-    without_wrappers,
 )
 from components.foundation.errors import InputError
 from components.foundation.storage import sha256
 from components.numerics.tensor_files import write_tensors
 from components.tracking.download import fetch_model
-from tests.parts.outside_files import ARCHITECTURE, CLASSES, NORMALIZATION, bomb, digits, network, pixels, same, save
+from tests.parts.outside_files import (
+    ARCHITECTURE,
+    CLASSES,
+    NORMALIZATION,
+    bomb,
+    digits,
+    loaded,
+    network,
+    pixels,
+    same,
+    save,
+)
 
 CPU = torch.device("cpu")
 NOTHING = Foreign(None, None)
@@ -38,7 +45,7 @@ def some(count: int = 20, classes: tuple[str, ...] = CLASSES) -> OutsideImages:
 
 def test_our_own_file_says_everything_itself(tmp_path):
     path = save(tmp_path / "one.safetensors")
-    found = load_outside("mine", str(path), some(), NOTHING, CPU)
+    found = loaded("mine", str(path), some(), NOTHING, CPU)
     assert same(found.model, network(), pixels()) and found.classes == CLASSES and not found.model.training
     assert found.facts == {
         "file": str(path),
@@ -65,14 +72,14 @@ def test_our_own_file_says_everything_itself(tmp_path):
 )
 def test_a_state_dict_with_an_architecture(tmp_path, wrapped):
     save_file(wrapped({n: t.contiguous() for n, t in network().state_dict().items()}), tmp_path / "s.safetensors")
-    found = load_outside("mine", str(tmp_path / "s.safetensors"), some(), OURS, CPU)
+    found = loaded("mine", str(tmp_path / "s.safetensors"), some(), OURS, CPU)
     assert same(found.model, network(), pixels()) and found.facts["architecture"] == ARCHITECTURE
 
 
 def test_half_precision_weights_decide_in_float32(tmp_path):
     state = {n: t.half() if t.is_floating_point() else t for n, t in network().state_dict().items()}
     save_file(state, tmp_path / "s.safetensors")
-    found = load_outside("mine", str(tmp_path / "s.safetensors"), some(), OURS, CPU)
+    found = loaded("mine", str(tmp_path / "s.safetensors"), some(), OURS, CPU)
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
     with torch.no_grad():
         assert torch.allclose(found.model(pixels()), network()(pixels()), atol=0.1)
@@ -81,34 +88,10 @@ def test_half_precision_weights_decide_in_float32(tmp_path):
 def test_normalisation_is_the_first_layer(tmp_path):
     save_file({n: t for n, t in network().state_dict().items() if "normalize" not in n}, tmp_path / "s.safetensors")
     path = str(tmp_path / "s.safetensors")
-    plain = load_outside("a", path, some(), Foreign(ARCHITECTURE, ((), ())), CPU).model
-    normalised = load_outside("a", path, some(), OURS, CPU).model
+    plain = loaded("a", path, some(), Foreign(ARCHITECTURE, ((), ())), CPU).model
+    normalised = loaded("a", path, some(), OURS, CPU).model
     with torch.no_grad():
         assert torch.allclose(plain((pixels() - 0.3) / 0.4), normalised(pixels()), atol=1e-4)
-
-
-def test_torchvision_names_of_a_residual_network(tmp_path):
-    """The whole of torchvision's ResNet-18 with a small stem, and the names that are usual on CIFAR."""
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    theirs = resnet18(num_classes=10).eval()
-    theirs.conv1, theirs.maxpool = nn.Conv2d(1, 64, 3, 1, 1, bias=False), nn.MaxPool2d(1)
-    state = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
-    usual = {n.replace("fc.", "linear.").replace("downsample.", "shortcut."): t for n, t in state.items()}
-    assert own_names(usual).keys() == own_names(state).keys() != state.keys()
-    foreign = Foreign({"name": "resnet18", "width": 1, "batch_norm": ARCHITECTURE["batch_norm"]}, ((), ()))
-    for number, one in enumerate((state, usual)):
-        save_file(one, tmp_path / f"{number}.safetensors")
-        found = load_outside("a", str(tmp_path / f"{number}.safetensors"), some(), foreign, CPU)
-        with torch.no_grad():
-            assert torch.allclose(found.model(pixels(4)), theirs(pixels(4)), atol=1e-4)
-
-
-def test_only_prefixes_of_every_name_go():
-    state = {"model.a": torch.zeros(1), "other.b": torch.zeros(1)}
-    assert without_wrappers(state).keys() == state.keys()
-    assert without_wrappers({"features.a": torch.zeros(1)}).keys() == {"features.a"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +115,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, foreign, change, messag
     state: dict[str, Any] = {n: t for n, t in network().state_dict().items() if "normalize" not in n} | change
     save_file({n: t for n, t in state.items() if t is not None}, tmp_path / "s.safetensors")
     with pytest.raises(InputError) as refused:
-        load_outside("mine", str(tmp_path / "s.safetensors"), some(), foreign, CPU)
+        loaded("mine", str(tmp_path / "s.safetensors"), some(), foreign, CPU)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -140,7 +123,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, foreign, change, messag
 def test_pickles_are_refused_by_name_and_never_opened(tmp_path, suffix):
     (tmp_path / f"m{suffix}").write_bytes(bomb(tmp_path))
     with pytest.raises(InputError, match="is a pickle, and pickles are not read"):
-        load_outside("mine", str(tmp_path / f"m{suffix}"), some(), OURS, CPU)
+        loaded("mine", str(tmp_path / f"m{suffix}"), some(), OURS, CPU)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -149,14 +132,14 @@ def test_a_model_of_other_images_or_classes(tmp_path):
     images, labels = digits()
     wide = OutsideImages("d", CLASSES, LabelledImages(images[:9].repeat(1, 1, 2, 1), labels[:9]), None)
     with pytest.raises(InputError, match=r"takes images of \[1, 8, 8\], the data has \[1, 16, 8\]"):
-        load_outside("mine", path, wide, NOTHING, CPU)
+        loaded("mine", path, wide, NOTHING, CPU)
     with pytest.raises(InputError, match="made for classes 0, 1, 2, 3, 4, …, the data has a, b, c, d, e, …"):
-        load_outside("mine", path, some(classes=tuple("abcdefghij")), NOTHING, CPU)
+        loaded("mine", path, some(classes=tuple("abcdefghij")), NOTHING, CPU)
     # Labels alone say how many classes there are at least.
     nine = OutsideImages("d", (), LabelledImages(images[:9], labels[:9].clamp_max(5)), None)
-    assert load_outside("mine", path, nine, NOTHING, CPU).classes == CLASSES
+    assert loaded("mine", path, nine, NOTHING, CPU).classes == CLASSES
     with pytest.raises(InputError, match=r"gives \[1, 10\] for one image, want \[1, at least 29\] logits"):
-        load_outside("mine", path, nine._replace(test=LabelledImages(images[:9], labels[:9] + 20)), NOTHING, CPU)
+        loaded("mine", path, nine._replace(test=LabelledImages(images[:9], labels[:9] + 20)), NOTHING, CPU)
 
 
 # --- models that MLflow keeps ---
@@ -217,12 +200,12 @@ def test_a_registered_model_of_someone_else(tmp_path, monkeypatch, request):
         mlflow.log_artifact(str(save(tmp_path / "one.safetensors")), "kept")
     mlflow.MlflowClient(place).set_registered_model_alias("theirs", "champion", "1")
     for uri in ("models:/theirs/1", "models:/theirs@champion", f"runs:/{run.info.run_id}/kept/one.safetensors"):
-        found = load_outside("a", uri, some(), NOTHING, CPU)
+        found = loaded("a", uri, some(), NOTHING, CPU)
         assert same(found.model, network(), pixels()) and found.facts["file"] == uri
     with pytest.raises(InputError, match="pickles are not read"):
-        load_outside("a", "models:/old/1", some(), NOTHING, CPU)
+        loaded("a", "models:/old/1", some(), NOTHING, CPU)
     with pytest.raises(InputError, match="version=7"):
-        load_outside("a", "models:/theirs/7", some(), NOTHING, CPU)
+        loaded("a", "models:/theirs/7", some(), NOTHING, CPU)
 
 
 # --- images ---

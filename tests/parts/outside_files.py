@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from components.commands.evaluate import main as evaluate
 from components.commands.evaluate_options import EvaluateOptions
 from components.data.normalization import Normalization
+from components.evaluation.outside.models import Foreign, Outside, OutsideImages, load_outside, local_file
 from components.models import MODELS
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.model_file import ModelCard, save_model
@@ -139,6 +141,12 @@ def arguments(*more: str, out: str = "out", models: tuple[str, ...] = ("one", "t
     """The command line of an evaluation in such a folder."""
     given = [option for name in models for option in ("--model", f"{name}={name}.safetensors")]
     return [*given, "--data", "images.safetensors", "--params", "small.yaml", "--out", out, *more]
+
+
+def loaded(name: str, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device) -> Outside:
+    """The model that a reference means, as an evaluation loads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_outside(name, reference, local_file(reference, Path(folder)), images, foreign, device)
 
 
 def options_of(arguments: Sequence[str]) -> EvaluateOptions:

@@ -446,7 +446,10 @@ def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["compare", "student", "."], "no such folder, and neither a run id nor models:/NAME/VERSION or @ALIAS"),
+        (
+            ["compare", "student", "."],
+            "no folder with an evaluation.json, no run id, no models:/NAME/VERSION or @ALIAS",
+        ),
         (["promote", "student"], "want a run id (32 hex digits), models:/NAME/VERSION or models:/NAME@ALIAS"),
         (["compare", f"models:/{NAME}/77", "."], "not found"),
         (["compare", "0" * 32, "."], "not found"),

@@ -30,7 +30,7 @@ def journal(folder: Path) -> list[str]:
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of the results but the journal, whose lines several processes write in any order."""
     # The dated page says when and how long, which is never the same twice.
-    other = ("journal.jsonl", "robustness.dated.html")
+    other = ("journal.jsonl", ".journal.jsonl.claims", "robustness.dated.html")
     paths = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name not in other]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -127,6 +127,23 @@ def test_shards_write_the_same_journal_and_the_same_results(fresh, evaluated, pr
     assert "Report: out/robustness.dated.html" in ended[0][1]
     for number, (_, out, _) in enumerate(ended[1:], start=1):
         assert "Report" not in out and f"shard {number} of {processes}: done; shard 0 writes the results" in out
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_evaluations_into_one_folder_share_the_work(fresh, evaluated, killed):
+    """Nobody told them of each other. What one was about when it was killed is done by the other."""
+    first = start_evaluation(fresh)
+    await_lines(first, fresh, 2)
+    second = start_evaluation(fresh)
+    if killed:
+        await_lines(second, fresh, 12)
+        first.kill()
+        first.communicate()
+    ended = [finish(process) for process in ([second] if killed else [first, second])]
+    assert all((status, err) == (0, "") for status, _, err in ended)
+    # No unit was done twice.
+    assert sorted(journal(fresh)) == sorted(journal(evaluated)) and content(fresh) == content(evaluated)
+    assert not partial_files(fresh)
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ class Mean:
     name: ClassVar[str] = "mean"
     largest: ClassVar[Ratio | None] = Ratio(1)
     standard: ClassVar[StandardApgd | None] = None
+    by_pixel: ClassVar[bool] = False
 
     def size(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).square().mean(1).sqrt()

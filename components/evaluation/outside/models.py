@@ -1,7 +1,5 @@
 """Models and images that a team already has, read from files. No pickle is read, and no code of a file is run."""
 
-import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +9,9 @@ from torch import Tensor, nn
 
 from components.data.dividing import stratified_subset
 from components.data.normalization import Normalization
-from components.data.splits import LabelledImages, read_splits, require_arrays
+from components.data.splits import LabelledImages, class_names, read_splits, require_arrays
 from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
@@ -21,10 +20,9 @@ from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
 from components.threats.parts.threat import require_pixels
 
+PROGRAM = ".pt2"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 CONVERT = "save its state dict with safetensors.torch.save_file, or the model with torch.export.save"
-# What wrappers put in front of every name: nn.DataParallel, Lightning, torch.compile, robustness libraries.
-WRAPPERS = ("module", "model", "_orig_mod", "net", "network")
 HELD_OUT, HELD_OUT_SHARE = 512, 10
 
 
@@ -67,6 +65,10 @@ class OutsideImages(NamedTuple):
         return self._replace(test=everything.take(chosen), held_out=other if held_out else None)
 
 
+Named = tuple[nn.Module, dict[str, Any]]
+"""A model and its architecture."""
+
+
 class Foreign(NamedTuple):
     """What a state dict does not say of itself: `architecture` as in params.yaml, `{name: …, …}`, and normalisation.
 
@@ -96,7 +98,8 @@ def read_images(path: Path) -> OutsideImages:
     if "test.images" in tensors and isinstance(metadata, dict) and "normalization" in metadata:
         splits = read_splits(path)
         return OutsideImages(splits.dataset, splits.classes, splits.test, splits.validation)
-    classes = tuple(map(str, metadata.get("classes", ()))) if isinstance(metadata, dict) else ()
+    named = isinstance(metadata, dict) and "classes" in metadata
+    classes = class_names(metadata["classes"], path) if named else ()
     test = _labelled(tensors, "", path)
     held_out = _labelled(tensors, "held_out.", path) if "held_out.images" in tensors else None
     images = OutsideImages(path.stem, classes, test, held_out)
@@ -121,9 +124,9 @@ def _labelled(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> Labelle
 
 
 def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
-    if not len(part.images):
+    if part.images.ndim == 4 and not len(part.images):
         raise InputError(f"{path}: no images at all")
-    if part.images.is_floating_point():
+    if part.images.is_floating_point() and part.images.numel():
         try:
             require_pixels(part.images)
         except InputError as error:
@@ -132,17 +135,30 @@ def _require_images(part: LabelledImages, num_classes: int, path: Path) -> None:
     require_arrays(part, num_classes, str(path))
 
 
-def load_outside(name: str, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device) -> Outside:
-    """The model that a reference means: a file, or `models:/…` and `runs:/…` of MLflow.
+def local_file(reference: str, folder: Path) -> Path:
+    """The file that a reference means; `models:/…` and `runs:/…` of MLflow are fetched into `folder`.
 
-    A file is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors:
-    a missing file, a pickle, weights that do not fit, a model of other images, anything but logits.
+    Error: a pickle, by its name.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        recorded = reference.startswith(("models:/", "runs:/"))
-        path = _fetched(reference, Path(folder)) if recorded else Path(reference)
-        model, facts, classes = _read_model(path, reference, images, foreign, device)
-        digest = sha256(path)
+    path = Path(reference)
+    if reference.startswith(("models:/", "runs:/")):
+        # By the process that may import MLflow.
+        path = folder / ask_temper("records", "fetch-model", reference, str(folder)).splitlines()[-1]
+    if path.suffix in PICKLES:
+        raise InputError(f"{reference}: a {path.suffix} file is a pickle, and pickles are not read ({CONVERT})")
+    return path
+
+
+def load_outside(
+    name: str, reference: str, path: Path, images: OutsideImages, foreign: Foreign, device: torch.device
+) -> Outside:
+    """The model in the file at `path`, which `reference` means.
+
+    It is one of ours, a safetensors state dict (`foreign` says of what), or a torch.export program (.pt2). Errors: a
+    missing file, weights that do not fit, a model of other images, anything but logits, no gradient.
+    """
+    model, facts, classes = _read_model(path, reference, images, foreign, device)
+    digest = sha256(path)
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     _require_logits(model, images, reference, device)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -154,9 +170,7 @@ def _read_model(
     path: Path, reference: str, images: OutsideImages, foreign: Foreign, device: torch.device
 ) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
     unknown = {"epoch": None, "upstream": {}}
-    if path.suffix in PICKLES:
-        raise InputError(f"{reference}: a {path.suffix} file is a pickle, and pickles are not read ({CONVERT})")
-    if path.suffix == ".pt2":
+    if path.suffix == PROGRAM:
         program = load_program(path, device)
         _require_shape(program.image_shape, images, reference)
         return program, {"architecture": {"name": "torch.export program", "file": path.name}, **unknown}, ()
@@ -167,80 +181,80 @@ def _read_model(
         if images.classes and card.classes != images.classes:
             raise InputError(f"{reference}: made for classes {_few(card.classes)}, the data has {_few(images.classes)}")
         return model, {"architecture": card.architecture, "epoch": card.epoch, "upstream": card.upstream}, card.classes
-    model = _of_state(tensors, reference, images, foreign)
-    return model.to(device), {"architecture": dict(foreign.architecture or {}), **unknown}, ()
+    model, architecture = _of_state(tensors, reference, images, foreign)
+    return model.to(device), {"architecture": architecture, **unknown}, ()
 
 
-def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImages, foreign: Foreign) -> nn.Module:
-    """A state dict of one of our architectures, also under torchvision's names of it, as a model."""
+def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImages, foreign: Foreign) -> Named:
+    """A state dict of one of our architectures, also under the names of published code, as a model."""
     if foreign.architecture is None:
         raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
-    state = own_names(without_wrappers(tensors))
-    if foreign.normalization is None and "normalize.offset" not in state:
-        raise InputError(f"{reference}: a state dict without normalisation, say --normalization identity or MEAN:STD")
-    offset, scale = foreign.normalization or ((), ())
-    channels = images.shape[0]
-    normalization = Normalization(
-        method="standardize" if offset else "none",
-        offset=offset * channels if len(offset) == 1 else offset or (0.0,) * channels,
-        scale=scale * channels if len(scale) == 1 else scale or (1.0,) * channels,
-    )
-    if len(normalization.offset) != channels:
-        raise InputError(f"{reference}: normalisation of {len(offset)} channels, the images have {channels}")
-    # Class names play no part in building a model, their number does.
-    classes = images.classes or tuple(map(str, range(images.num_classes)))
+    unwrapped = unwrap(tensors, reference)
+    state, architecture = own_names(unwrapped.state, foreign.architecture)
+    normalization = _normalization(unwrapped.normalization, foreign, images.shape[0], reference)
     card = ModelCard(
-        architecture=dict(foreign.architecture),
-        classes=classes,
+        architecture=architecture,
+        classes=_numbers(state, images),
         image_shape=images.shape,
         normalization=normalization,
         stage="outside",
         epoch=0,
         upstream={},
     )
-    layer = {} if foreign.normalization is None else {"offset": normalization.offset, "scale": normalization.scale}
+    layer = {"offset": normalization.offset, "scale": normalization.scale}
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     means = [name for name in state if "running_mean" in name]
     counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in means}
-    return assemble(card, {**counters, **floats, **first}, reference)
+    try:
+        return assemble(card, {**counters, **floats, **first}, reference), architecture
+    except InputError as error:
+        raise InputError(f"{_printable(str(error))}; found {_listed(unwrapped.state)}") from None
 
 
-def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without what wrappers put in front of all names: `module.model.conv1.weight` is `conv1.weight`."""
-    state = dict(tensors)
-    while len(first := {name.partition(".")[0] for name in state}) == 1 and first <= set(WRAPPERS):
-        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
-    return state
+def _normalization(
+    inside: tuple[tuple[float, ...], tuple[float, ...]] | None, foreign: Foreign, channels: int, reference: str
+) -> Normalization:
+    """The first layer: what the file holds, or what was said of it. Errors: neither, or both and they differ."""
+    given = foreign.normalization if foreign.normalization is not None else inside
+    if given is None:
+        raise InputError(f"{reference}: a state dict without normalisation, say --normalization identity or MEAN:STD")
+    wide = tuple(part * channels if len(part) == 1 else part for part in given)
+    offset, scale = wide[0] or (0.0,) * channels, wide[1] or (1.0,) * channels
+    if len(offset) != channels:
+        raise InputError(f"{reference}: normalisation of {len(offset)} channels, the images have {channels}")
+    if inside is not None and not _close(inside, (offset, scale)):
+        shown = ":".join(",".join(f"{number:.4g}" for number in part) for part in inside)
+        raise InputError(
+            f"{reference}: the file itself normalises by {shown}, leave --normalization out or say the same"
+        )
+    return Normalization(method="standardize" if given[0] else "none", offset=offset, scale=scale)
 
 
-def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A residual network's state dict under our names, if it has torchvision's or those that are usual on CIFAR.
-
-    `layer2.1.conv1` is the block after all of layer 1 and the first of layer 2, `fc` or `linear` the head, `shortcut`
-    the projection. Any other state dict stays as it is.
-    """
-    if not {"conv1.weight", "layer1.0.conv1.weight"} <= set(state):
-        return dict(state)
-    pattern = re.compile(r"layer(\d+)\.(\d+)\.(.*)")
-    places = sorted({(int(m[1]), int(m[2])) for name in state if (m := pattern.fullmatch(name))})
-    fixed = {"conv1": "features.0", "bn1": "features.1", "fc": "head.linear", "linear": "head.linear"}
-    found = {}
-    for name, tensor in state.items():
-        if match := pattern.fullmatch(name):
-            block, rest = places.index((int(match[1]), int(match[2]))), match[3].replace("shortcut.", "downsample.")
-            name = f"features.3.{block}.{rest}"
-        else:
-            first, _, rest = name.partition(".")
-            name = f"{fixed.get(first, first)}.{rest}"
-        found[name] = tensor
-    return found
+def _close(inside: tuple[tuple[float, ...], ...], given: tuple[tuple[float, ...], ...]) -> bool:
+    """Whether two normalisations are the same, up to how many digits of one were typed; one number is for all."""
+    pairs = ((part * len(other) if len(part) == 1 else part, other) for part, other in zip(inside, given, strict=True))
+    return all(
+        len(part) == len(other) and all(abs(a - b) <= 1e-3 for a, b in zip(part, other, strict=True))
+        for part, other in pairs
+    )
 
 
-def _fetched(uri: str, folder: Path) -> Path:
-    """The file of a model in MLflow, fetched by the process that may import it."""
-    return folder / ask_temper("records", "fetch-model", uri, str(folder)).splitlines()[-1]
+def _numbers(state: Mapping[str, Tensor], images: OutsideImages) -> tuple[str, ...]:
+    """Names for as many classes as the head has logits. Names play no part in building a model, their number does."""
+    heads = [tensor for name, tensor in state.items() if name.startswith("head.") and name.endswith(".weight")]
+    count = len(heads[0]) if len(heads) == 1 and heads[0].ndim == 2 else images.num_classes
+    return tuple(map(str, range(count)))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _listed(state: Mapping[str, Tensor]) -> str:
+    names = list(state)
+    return f"{len(names)} tensors: {', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''}"
 
 
 def _require_shape(shape: tuple[int, int, int], images: OutsideImages, reference: str) -> None:

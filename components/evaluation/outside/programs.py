@@ -1,12 +1,13 @@
 """Programs of torch.export (.pt2 files), read as what they are: JSON and raw bytes.
 
 `torch.export.load` unpickles sample inputs and weights and evaluates text from the file, so a file can make it run any
-code. Here the list of operators is carried out one by one, operators of ATen and of integer arithmetic alone, on the
-raw bytes of the weights. What would need more is refused.
+code. Here the list of operators is carried out one by one, those that are on a list of our own alone, on the raw bytes
+of the weights. What would need more is refused. A trial without memory finds out first whether the operators fit each
+other, and how large what they compute is.
 """
 
 import json
-import operator
+import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,9 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
 
 SCHEMA = 8
+# Bytes of anything that a program computes, of one image, and of a whole batch where its size is fixed.
+MOST_OF_AN_IMAGE, MOST_OF_A_BATCH = 2**28, 2**32
+# Weights may share bytes of their file, so they can be larger than it: by how much, and what always passes.
+MOST_SHARING, SMALL = 4, 2**26
 # The codes of the file format.
 DTYPES = {
     1: torch.uint8,
@@ -33,10 +39,6 @@ DTYPES = {
     13: torch.bfloat16,
 }
 MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
-# What shapes are computed with.
-ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-# Operators of ATen that touch files, or things that are no tensors.
-FORBIDDEN = ("from_file", "save", "load", "open", "hash", "warn", "print")
 # Kinds of arguments that do not depend on what was computed, and what the file's value means.
 CONSTANTS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists"), lambda value: value),
@@ -81,7 +83,10 @@ class Program(nn.Module):
         self._input, self._output = _input(graph, signature, where), _output(signature, where)
         self._moved = [(name, self._places[argument]) for name, argument in _mutations(signature)]
         self.image_shape, self.batch_size = _shape(graph["tensor_values"][self._input], where)
+        self._targets = [node["target"] for node in graph["nodes"]]
         self._nodes = [_node(node, where) for node in graph["nodes"]]
+        # An image that is written into would no longer be the one that was attacked.
+        self._writes = any(map(is_in_place, self._targets))
         self._forget = _last_uses(graph["nodes"], {self._output, *(name for name, _ in self._moved)})
 
     def train(self, mode: bool = True) -> "Program":
@@ -99,20 +104,53 @@ class Program(nn.Module):
             logits.append(self._run(filled)[: len(part)])
         return torch.cat(logits)
 
+    def try_out(self) -> None:
+        """Runs the program without memory. Error: operators that do not fit, or compute more than any model needs."""
+        own = {name: tensor.to("meta") for name, tensor in self._own().items()}
+        most = MOST_OF_AN_IMAGE if self.batch_size is None else MOST_OF_A_BATCH
+        most = max(most, *(tensor.untyped_storage().nbytes() for tensor in own.values())) if own else most
+
+        def bounded(value: object) -> None:
+            for part in value if isinstance(value, list | tuple) else [value]:
+                # What only looks at other memory, as a view of large weights does, takes none.
+                if isinstance(part, Tensor) and part.untyped_storage().nbytes() > most:
+                    raise MemoryError(f"a tensor {list(part.shape)}, want at most {most} bytes")
+
+        images = torch.empty(self.batch_size or 1, *self.image_shape, device="meta")
+        bounded(images)
+        self._values(images, own, bounded)
+
+    def _own(self) -> Values:
+        return {argument: getattr(self, place) for argument, place in self._places.items()}
+
     def _run(self, images: Tensor) -> Tensor:
-        values: Values = {argument: getattr(self, place) for argument, place in self._places.items()}
-        values[self._input] = images
-        for (function, arguments, options, results), unused in zip(self._nodes, self._forget, strict=True):
-            # A program may name the device on which it was made.
-            named = {name: read(values, images) for name, read in options.items()}
-            found = function(*(read(values, images) for read in arguments), **named)
-            values.update(results(found))
-            for name in unused:
-                values.pop(name, None)
+        values = self._values(images.clone() if self._writes else images, self._own(), lambda value: None)
         with torch.no_grad():
             for name, place in self._moved:
                 getattr(self, place).copy_(values[name])
         return values[self._output]
+
+    def _values(self, images: Tensor, own: Values, seen: Callable[[object], None]) -> Values:
+        """What the program returns, by name, with its buffers' new content; `seen` is shown all that is computed."""
+        values = {**own, self._input: images}
+        steps = zip(self._targets, self._nodes, self._forget, strict=True)
+        for target, (function, arguments, options, results), unused in steps:
+            try:
+                # A program may name the device on which it was made.
+                named = {name: read(values, images) for name, read in options.items()}
+                found = function(*(read(values, images) for read in arguments), **named)
+                seen(found)
+                values.update(results(found))
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise InputError(f"{self.where}: operator {target} fails: {_reason(error)}") from None
+            for name in unused:
+                values.pop(name, None)
+        for name in (self._output, *(name for name, _ in self._moved)):
+            if not isinstance(values.get(name), Tensor):
+                raise InputError(f"{self.where}: returns {name!r}, which is no tensor that it computes")
+        return values
 
 
 def load_program(path: Path | str, device: torch.device | str = "cpu") -> Program:
@@ -123,6 +161,8 @@ def load_program(path: Path | str, device: torch.device | str = "cpu") -> Progra
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise InputError(f"{path}: compressed, which torch.export.save never does ({SAVE_AGAIN})")
             files = {name.partition("/")[2]: name for name in archive.namelist()}
             if "models/model.json" not in files:
                 raise InputError(f"{path}: no program of torch.export in it ({SAVE_AGAIN})")
@@ -132,14 +172,22 @@ def load_program(path: Path | str, device: torch.device | str = "cpu") -> Progra
                 raise InputError(f"{path}: schema {version} of torch.export, want {SCHEMA} ({SAVE_AGAIN})")
             tensors = _tensors(archive, files, "weights", path) | _tensors(archive, files, "constants", path)
         module = program["graph_module"]
-        return Program(module["graph"], module["signature"], tensors, str(path)).to(device).eval()
+        built = Program(module["graph"], module["signature"], tensors, str(path))
+        built.try_out()
+        return built.to(device).eval()
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: no readable program of torch.export: {type(error).__name__}: {reason}") from None
+    # Whatever a file holds instead of what is expected: there is no end to the kinds of errors.
+    except Exception as error:
+        raise InputError(f"{path}: no readable program of torch.export: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line of some length, without what would move a terminal's cursor."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
 
 
 def _tensors(
@@ -148,14 +196,17 @@ def _tensors(
     name = f"data/{kind}/model_{kind}_config.json"
     if name not in files:
         raise InputError(f"{path}: its {kind} are pickled, and pickles are not read ({SAVE_AGAIN})")
-    found = {}
+    found, left = {}, max(SMALL, MOST_SHARING * Path(path).stat().st_size)
     for target, entry in json.loads(archive.read(files[name]))["config"].items():
         if entry["use_pickle"] or entry["tensor_meta"] is None:
-            raise InputError(f"{path}: {target} is pickled, and pickles are not read ({SAVE_AGAIN})")
+            raise InputError(f"{path}: {target!r} is pickled, and pickles are not read ({SAVE_AGAIN})")
         meta = entry["tensor_meta"]
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
-        data = bytearray(archive.read(files[f"data/{kind}/{entry['path_name']}"]))
         dtype = DTYPES[meta["dtype"]]
+        left -= math.prod(sizes) * dtype.itemsize
+        if left < 0:
+            raise InputError(f"{path}: {target!r} is larger than the file ({sizes})")
+        data = bytearray(archive.read(files[f"data/{kind}/{entry['path_name']}"]))
         flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         strided = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
         found[target] = strided.clone(), bool(entry["is_param"])
@@ -193,7 +244,8 @@ def _mutations(signature: Spec) -> list[tuple[str, str]]:
 def _shape(meta: Spec, where: str) -> tuple[tuple[int, int, int], int | None]:
     """Channels, height and width of the images, and how many a batch has, if that is fixed."""
     sizes = [size.get("as_int") for size in meta["sizes"]]
-    if len(sizes) != 4 or None in sizes[1:] or meta["dtype"] != 7:
+    fixed = all(isinstance(size, int) and size > 0 for size in sizes[1:])
+    if len(sizes) != 4 or not fixed or not isinstance(sizes[0] or 1, int) or meta["dtype"] != 7:
         raise InputError(f"{where}: takes sizes {sizes} (dtype code {meta['dtype']}), want float32 images [N, C, H, W]")
     return (sizes[1], sizes[2], sizes[3]), sizes[0]
 
@@ -207,19 +259,7 @@ def _node(node: Spec, where: str) -> Node:
     inputs = [(given, _argument(given["arg"], where)) for given in node["inputs"]]
     arguments = [read for given, read in inputs if given["kind"] != 2]
     options = {given["name"]: read for given, read in inputs if given["kind"] == 2}
-    return _operator(node["target"], where), arguments, options, _results(node["outputs"], where)
-
-
-def _operator(target: str, where: str) -> Callable[..., Any]:
-    if found := re.fullmatch(r"_operator\.([a-z]+)", target):
-        if found[1] in ARITHMETIC:
-            return getattr(operator, found[1])
-    elif (found := re.fullmatch(r"torch\.ops\.aten\.(_?[a-z]\w*)\.(\w+)", target)) and "__" not in target:
-        packet = getattr(torch.ops.aten, found[1], None)
-        overload = getattr(packet, found[2], None)
-        if isinstance(overload, torch._ops.OpOverload) and found[1] not in FORBIDDEN:
-            return overload
-    raise InputError(f"{where}: operator {target!r} (allowed: operators of torch.ops.aten)")
+    return operator_of(node["target"], where), arguments, options, _results(node["outputs"], where)
 
 
 def _argument(given: Spec, where: str) -> Read:
@@ -238,7 +278,7 @@ def _argument(given: Spec, where: str) -> Read:
         return lambda values, images: [part(values, images) for part in parts]
     if kind == "as_device":
         return lambda values, images: images.device
-    raise InputError(f"{where}: an argument of kind {kind} (want tensors, numbers and shapes alone)")
+    raise InputError(f"{where}: an argument of kind {kind!r} (want tensors, numbers and shapes alone)")
 
 
 def _maybe_named(given: Spec) -> Read:
@@ -264,7 +304,7 @@ def _names(output: Spec, where: str) -> str | list[str]:
         return [one["name"] for one in value]
     if kind in ("as_tensor", "as_sym_int", "as_sym_bool", "as_sym_float", "as_none"):
         return str(value.get("name") or value.get("as_name")) if isinstance(value, Mapping) else "nothing"
-    raise InputError(f"{where}: a result of kind {kind} (want tensors, numbers and shapes alone)")
+    raise InputError(f"{where}: a result of kind {kind!r} (want tensors, numbers and shapes alone)")
 
 
 def _last_uses(nodes: list[Spec], kept: set[str]) -> list[list[str]]:

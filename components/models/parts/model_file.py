@@ -102,7 +102,8 @@ def _require_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
     problems += [f"{name} is {got}, want {want}" for name, (got, want) in forms.items() if got != want]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{path}: weights do not fit the model card: {problems[0]}{more}")
+        wanted = f"; wanted {len(expected)} tensors: {', '.join(list(expected)[:3])}, …"
+        raise InputError(f"{path}: weights do not fit the model card: {problems[0]}{more}{wanted}")
 
 
 def _form(tensor: Tensor) -> str:

@@ -28,12 +28,14 @@ class Norm(Protocol):
     """A way to measure perturbations, and what follows from it.
 
     `name` is its key in params.yaml, `largest` the radius beyond which nothing changes whatever the images are (None:
-    there is none), `standard` how AutoAttack runs APGD in it (None: AutoAttack knows no such norm).
+    there is none), `standard` how AutoAttack runs APGD in it (None: AutoAttack knows no such norm), `by_pixel` whether
+    a radius is the most that each number of an image may change, so that it counts in grey levels.
     """
 
     name: ClassVar[str]
     largest: ClassVar[Ratio | None]
     standard: ClassVar[StandardApgd | None]
+    by_pixel: ClassVar[bool]
 
     def size(self, offset: Tensor) -> Tensor:
         """The norm of each image's perturbation (any axes after the first), [N]."""
