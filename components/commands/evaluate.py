@@ -17,18 +17,18 @@ from components.commands import evaluate_options as options
 from components.commands.evaluate_options import SECTION, EvaluateOptions
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
-from components.evaluation.document import Evaluation
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import HELD_OUT, OutsideImages, load_outside, read_images
+from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.suite import Suite
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
+from components.foundation.lines import say
 from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
-from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import build, headline
@@ -37,7 +37,7 @@ from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.fetch_data import DOWNLOADS
 from components.stages.tasks import read_suite
-from components.statistics.documents import read_document, write_document
+from components.statistics.documents import write_document
 from components.tracking.journal import Journal
 
 Note = Callable[[str], None]
@@ -112,9 +112,8 @@ def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Jour
 
     `seconds` is what this process took so far. Nothing is decided: no criteria were written down for these models.
     """
-    evaluation = read_document(Evaluation, folder / "evaluation.json")
-    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
-    gallery, metadata = read_tensors(folder / "gallery.safetensors")
+    evaluation, outcomes = read_evaluation(folder)
+    gallery, metadata = read_gallery(folder, evaluation)
     about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
     document = build(evaluation, outcomes, {}, about, judge)
     write_document(folder / "robustness.json", document)
@@ -124,7 +123,7 @@ def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Jour
     dated = write_dated(declared, run, data.test.images.device.type, {"evaluation": seconds})
     if journal is not None:
         _record(journal, folder, dated, document)
-    print(f"\n{text_table(document)}\n\nReport: {dated}")
+    say(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
 def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> None:
@@ -141,7 +140,7 @@ def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> No
 def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | None, Note]]:
     """Where lines go: to the terminal, and with `track` also into a journal that is forwarded to MLflow."""
     if not track:
-        yield None, lambda text: print(text, flush=True)
+        yield None, say
         return
     with Journal.open("evaluate", inputs=fingerprint(told)) as journal:
         journal.params(told)

@@ -189,6 +189,7 @@ def read_splits(path: Path | str) -> Splits:
         if not len(split):
             raise InputError(f"{path} {name}: no images at all")
     require_one_shape(splits.parts, str(path))
+    normalization.require_channels(splits.image_shape[0], f"{path}: normalization")
     return splits
 
 
@@ -218,4 +219,5 @@ def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> Lab
 def _names(metadata: Any, path: Path | str) -> tuple[str, tuple[str, ...]]:
     if not isinstance(metadata, dict) or not {"dataset", "classes"} <= set(metadata):
         raise InputError(f"{path}: no metadata on data set and classes, so no data file of this pipeline")
-    return str(metadata["dataset"]), tuple(metadata["classes"])
+    classes = typed(list[str], metadata["classes"], f"{path}: classes")
+    return typed(str, metadata["dataset"], f"{path}: dataset"), tuple(classes)

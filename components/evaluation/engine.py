@@ -13,12 +13,13 @@ from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
-from components.evaluation.document import Evaluation
+from components.evaluation.document import DOCUMENT, GALLERY, OUTCOMES, Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.evaluation.search_network import parity, refusal
 from components.evaluation.suite import Suite
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
+from components.foundation.storage import sha256
 from components.numerics.compute import resolved
 from components.numerics.random_numbers import Noise, derived
 from components.numerics.tensor_files import write_tensors
@@ -102,10 +103,11 @@ def evaluate(
         path.unlink(missing_ok=True)
         evidence[name]["rescored_file"] = _publish(kept[name], path, victims[name], data.test, suite)
     outcomes = {"labels": data.test.labels} | outcome_tensors(found)
-    write_tensors(place.results / "outcomes.safetensors", outcomes)
+    write_tensors(place.results / OUTCOMES, outcomes)
     shown = _shown(selected, outcomes, data, suite)
     _write_gallery({name: victims[name] for name in selected}, shown, data, suite, place.results)
     content = _setting(data, suite) | {
+        "files": {name: sha256(place.results / name) for name in (OUTCOMES, GALLERY)},
         "models": {name: candidate.facts for name, candidate in candidates.items()},
         "evidence": evidence,
         "adversarial": {"dtype": suite.section.adversarial, "files": {name: str(path) for name, path in files.items()}},
@@ -114,7 +116,7 @@ def evaluate(
         **extra,
         "provenance": {"test.sha256": data.sha256, **extra["provenance"]},
     }
-    write_document(place.results / "evaluation.json", Evaluation.model_validate(content))
+    write_document(place.results / DOCUMENT, Evaluation.model_validate(content))
 
 
 def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
@@ -207,7 +209,7 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
         answers["clean"][name] = predict(victim, images).tolist()
         answers["adversarial"][name] = predict(victim, images_adv).tolist()
     about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
-    write_tensors(results / "gallery.safetensors", tensors, about | answers)
+    write_tensors(results / GALLERY, tensors, about | answers)
 
 
 def _setting(data: Data, suite: Suite) -> dict[str, Any]:
