@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f $(VENV)/.synced-* && touch $@
 
 demo: setup  ## run the whole pipeline on params.yaml and print the result
-	@TEMPER_TRACKING=off dvc repro; code=$$?; [ "$$TEMPER_TRACKING" = off ] || temper records send; exit $$code
+	@TEMPER_TRACKING=$${TEMPER_TRACKING:-later} dvc repro; code=$$?; [ "$$TEMPER_TRACKING" = off ] || temper records send; exit $$code
 	@temper report
 
 flow: setup  ## the same as a Prefect flow

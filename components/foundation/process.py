@@ -17,6 +17,8 @@ from components.foundation.lines import one_line, say
 WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
 
+# What becomes of a stage's records (`tracking.journal`).
+SWITCH, ON, LATER, OFF = "TEMPER_TRACKING", "on", "later", "off"
 USER_ERROR = 2
 """The exit status for a user's mistake. A retry cannot help."""
 
