@@ -9,6 +9,7 @@ import torch
 from components.foundation.params import Params
 from components.foundation.process import WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
+from components.foundation.starter import end_with_dvc
 from components.foundation.storage import write_json
 from components.tracking.journal import Journal
 
@@ -31,6 +32,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     """Runs a stage as a process: a user's mistake becomes one line and exit status 2, a kill is recorded as one."""
     began = time.monotonic()
     with as_process(stage):
+        end_with_dvc()
         params = Params.read()
         params.require_known(KNOWN)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}

@@ -20,6 +20,7 @@ from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
+from pipelines.running.cancellation import cancellable
 from pipelines.running.forwarder import forwarding
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use
@@ -62,7 +63,8 @@ def harden(
     entries = graph.lock_entries(root)
     with forwarding(root, [run.pipeline], run.environment, get_run_logger().warning) as told:
         run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
-        states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
+        with cancellable(run.stop):
+            states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
     graph.order_lock(root, [*entries, *stages])
     _publish(run, states)
     cached = sum(state.name == "Cached" for state in states.values())
