@@ -6,6 +6,7 @@ Prefect's own worker gives up looking for cancellations once its server was away
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.objects import StateType
@@ -36,7 +37,7 @@ def cancellable(stop: threading.Event, seconds: float = ASK_SECONDS) -> Iterator
 def _is_cancelled(run: str) -> bool:
     try:
         with get_client(sync_client=True) as client:
-            state = client.read_flow_run(run).state
+            state = client.read_flow_run(UUID(run)).state
     except Exception:
         # Whatever is wrong with the server, the stages go on, and the next look may find it well.
         return False

@@ -38,7 +38,11 @@ SETTINGS = {
 
 
 def configure() -> None:
-    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then."""
+    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then.
+
+    Errors: those of `await_server`, before anything is changed.
+    """
+    await_server(os.environ)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
 
@@ -56,9 +60,8 @@ def await_server(environment: Mapping[str, str]) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             advice = "start it: prefect server start; or unset PREFECT_API_URL for a temporary one"
-            raise InputError(
-                f"PREFECT_API_URL: no answer from {shown(address)} ({problem}) after {patience:g} s; {advice}"
-            )
+            said = f"no answer from {shown(address)} ({problem}) after {patience:g} s"
+            raise InputError(f"PREFECT_API_URL: {said}; {advice}")
         if left + 1 > patience:
             say(f"waiting up to {patience:g} s for {shown(address)} ({problem})", to=sys.stderr)
         time.sleep(min(left, 1))
@@ -96,7 +99,6 @@ def status_of(flow: Callable[..., Any], **parameters: Any) -> int:
     """
     from pipelines.running.tasks import MISTAKE, STOPPED
 
-    await_server(os.environ)
     state = flow(**parameters, return_state=True)
     if state.is_completed():
         return 0
