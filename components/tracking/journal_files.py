@@ -82,7 +82,7 @@ class Reader:
             self._offset += len(line) + 1
             self.lines += 1
             # Half a line, or what somebody else has written there, is no record.
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict) and isinstance(event.get("event"), str) and "time" in event:
                     events.append((self.lines, event))
@@ -95,7 +95,11 @@ class Reader:
 
 def folder_of(root: Path, pipeline: str) -> Path:
     """The folder of a pipeline run's journals."""
-    return root / "journals" / re.sub(r"[^\w.-]", "-", pipeline)
+    return root / "journals" / _part(pipeline)
+
+
+def _part(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def journals(folder: Path) -> list[Path]:
@@ -127,7 +131,7 @@ def pipeline_id(root: Path) -> str:
     A file that a power cut has left without content is none. Errors: a name that is no single part of a path.
     """
     if given := os.environ.get("TEMPER_PIPELINE"):
-        if not _NAME.fullmatch(folder_of(root, given).name):
+        if not _NAME.fullmatch(_part(given)):
             raise InputError(f"TEMPER_PIPELINE: got {given!r}, want a name of at most 100 characters, no '.' in front")
         return given
     if opened := open_pipeline(root):
