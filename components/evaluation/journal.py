@@ -39,9 +39,10 @@ class OutcomeJournal:
             with beginning(path) as begun:
                 begun.write(head)
         with path.open("r+b", buffering=0) as file:
-            _drop_torn_line(file)
+            # Looked at before anything is cut: a file that is no journal of this evaluation stays as it is.
             if (first := file.readline()) != head:
                 raise InputError(f"{path}: {_difference(first, json.loads(head)['key'])}; delete it to start anew")
+            _drop_torn_line(file, len(head))
             yield cls(path, file, head)
 
     def append(self, unit: str, record: Mapping[str, Any]) -> None:
@@ -69,24 +70,27 @@ class OutcomeJournal:
                 break
             self._read += len(line)
             # Half a line is work that was not finished.
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError, KeyError, AttributeError):
                 record = json.loads(line)
-                self.units.setdefault(record.pop("unit"), record)
+                self.units.setdefault(str(record.pop("unit")), record)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _drop_torn_line(file: BinaryIO) -> None:
-    """Cuts off half a line that a kill or a full disk left, unless another process holds the journal and may write."""
+def _drop_torn_line(file: BinaryIO, start: int) -> None:
+    """Cuts off half a line that a kill or a full disk left, unless another process holds the journal and may write.
+
+    `start` is where the first line ends.
+    """
     with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(start)
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            file.truncate(whole)
-        file.seek(0)
+            file.truncate(start + whole)
     fcntl.flock(file, fcntl.LOCK_SH)
 
 
@@ -97,7 +101,7 @@ def key_of(path: Path) -> dict[str, Any]:
 
 
 def _key_in(first: bytes) -> dict[str, Any]:
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         head = json.loads(first)
         if head.get("schema") == SCHEMA and isinstance(head["key"], dict):
             return head["key"]
