@@ -70,7 +70,7 @@ class OutcomeJournal:
                 break
             self._read += len(line)
             # Half a line is work that was not finished.
-            with suppress(ValueError, RecursionError, KeyError, AttributeError):
+            with suppress(ValueError, RecursionError, KeyError, AttributeError, TypeError):
                 record = json.loads(line)
                 self.units.setdefault(str(record.pop("unit")), record)
 

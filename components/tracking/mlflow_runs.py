@@ -36,8 +36,7 @@ BOUNDS = {
 # MLflow's limits are 1000 metrics and 100 parameters or tags a batch; long values are hard to read in its tables.
 METRICS_PER_BATCH, ENTRIES_PER_BATCH, MAX_PARAM, MAX_TAG = 500, 100, 250, 5000
 # The record itself is wrong: sending it again would not help.
-ABSENT = "RESOURCE_DOES_NOT_EXIST"
-REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", ABSENT)
+REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 
 
 class Mlflow:
@@ -287,9 +286,6 @@ def asked(question: Callable[[Any], Any]) -> Any:
     except Exception as error:
         if not type(error).__module__.startswith("mlflow."):
             raise
-        if getattr(error, "error_code", "") == ABSENT:
-            unsent = "temper records status says what is not sent"
-            raise InputError(f"no such record in {shown(uri)} ({first_line(error)}; {unsent})") from None
         raise InputError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
 
 

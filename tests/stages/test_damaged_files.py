@@ -11,6 +11,7 @@ import torch
 
 from components.foundation.process import USER_ERROR
 from components.numerics.tensor_files import read_tensors, write_tensors
+from components.stages.resume import KeptWork
 from tests.parts.pipeline_files import hashes, partial_files, run_here
 
 Damage = Callable[[Path], None]
@@ -214,3 +215,19 @@ def test_curves_of_no_numbers(column, value, refused):
 def test_a_model_that_was_not_evaluated_is_not_registered(project, refused):
     other = (project / "models/clean_teacher.safetensors").read_bytes()
     refused("models/student.safetensors", "report", lambda path: path.write_bytes(other))
+
+
+@pytest.mark.parametrize("content", [*BYTES.values(), b'{"a": 1}', b"{}"])
+@pytest.mark.parametrize("file", ["finished.json", "inputs.json"])
+def test_broken_notes_of_finished_work_count_as_absent(file, content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").write_text("result")
+    kept = KeptWork("stage", {"seed": "1"})
+    kept.begin(print)
+    kept.finish(["out"])
+    (kept.folder / file).write_bytes(content)
+    said: list[str] = []
+    again = KeptWork("stage", {"seed": "1" if file == "finished.json" else "2"})
+    assert not again.published_again()
+    again.begin(said.append)
+    assert Path("out").read_text() == "result"
