@@ -75,8 +75,10 @@ def _require_outcomes(evaluation: Evaluation, outcomes: Outcomes, path: Path) ->
 
 def _require_gallery(tensors: Mapping[str, Tensor], told: GalleryText, evaluation: Evaluation, path: Path) -> None:
     images, count, classes = tensors.get("images"), len(told.indices), len(evaluation.classes)
-    if images is None or images.dtype != torch.uint8 or images.ndim != 4 or len(images) != count:
-        raise InputError(f"{path}: no uint8 images [{count}, C, H, W], as many as its metadata tells of")
+    # Floats where the images that were attacked are.
+    fits = images is not None and (images.dtype == torch.uint8 or images.is_floating_point())
+    if images is None or not fits or images.ndim != 4 or len(images) != count:
+        raise InputError(f"{path}: no images [{count}, C, H, W], as many as its metadata tells of")
     for name, answers in {"labels": told.labels, **told.clean, **told.adversarial}.items():
         if len(answers) != count or any(not -1 <= answer < classes for answer in answers):
             raise InputError(f"{path}: metadata: {name}: want {count} places of the {classes} classes")
