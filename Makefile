@@ -25,7 +25,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f $(VENV)/.synced-* && touch $@
 
 demo: setup  ## run the whole pipeline on params.yaml and print the result
-	@TEMPER_TRACKING=off dvc repro; code=$$?; [ "$$TEMPER_TRACKING" = off ] || temper records send; exit $$code
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config .dvc/config.local || \
+		{ echo "error: no Git repository here, which DVC wants (git init, or without Git: dvc config core.no_scm true)" >&2; exit 2; }
+	@TEMPER_TRACKING=$${TEMPER_TRACKING:-later} dvc repro; code=$$?; [ "$$TEMPER_TRACKING" = off ] || temper records send; exit $$code
 	@temper report
 
 flow: setup  ## the same as a Prefect flow

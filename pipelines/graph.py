@@ -41,6 +41,9 @@ def read_graph(root: Path) -> dict[str, Stage]:
         with Repo(str(root), _wait_for_lock=True) as repo:
             graph, changed = repo.index.graph, set(repo.status())
     except DvcException as error:
+        if "not a git repository" in str(error):
+            remedy = "git init, or without Git: dvc config core.no_scm true"
+            raise InputError(f"{root} is not a Git repository, which DVC wants ({remedy})") from None
         raise InputError(f"dvc.yaml: {' '.join(str(error).split())}") from None
     for node in dfs_postorder_nodes(graph):  # edges point to dependencies
         if getattr(node, "cmd", None):

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 import temper
-from components.foundation.errors import InputError
-from components.foundation.process import USER_ERROR
+from components.foundation.lines import say
+from components.foundation.process import USER_ERROR, in_one_line, is_users
 from temper.commands import compare, evaluate, harden, init, params, promote, records, report, study
 
 app = typer.Typer(
@@ -50,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(arguments, prog_name="temper", standalone_mode=False)
-    except InputError as error:
-        return _refused(str(error))
     except typer.Abort:
         return _refused("stopped")
     except typer.TyperException as error:
         return _usage(error)
+    except Exception as error:
+        if not is_users(error):
+            raise
+        return _refused(in_one_line(error))
     return status if isinstance(status, int) else 0
 
 
@@ -69,5 +71,5 @@ def _usage(error: typer.TyperException) -> int:
 
 
 def _refused(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    say(f"error: {text}", to=sys.stderr)
     return USER_ERROR

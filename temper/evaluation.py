@@ -14,23 +14,22 @@ from components.attacks import ATTACKS
 from components.attacks.parts.attack import Attack
 from components.commands.evaluate_options import default_section
 from components.data.splits import LabelledImages, digest
-from components.evaluation.document import Evaluation as EvaluationDocument
 from components.evaluation.engine import Candidate, Data, Folders, attack_code
 from components.evaluation.engine import evaluate as run_engine
 from components.evaluation.one_attack import TestSet, run_attack
+from components.evaluation.results import read_evaluation
 from components.evaluation.suite import EvaluationSection, Suite
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
 from components.foundation.params import member, typed
 from components.foundation.provenance import fingerprint, versions
 from components.numerics.compute import Compute
-from components.numerics.tensor_files import read_tensors, tensor_bytes
+from components.numerics.tensor_files import tensor_bytes
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import build
 from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.tasks import suite_of
-from components.statistics.documents import read_document
 from components.statistics.outcomes import Rate, share
 from components.threats.parts.threat import Threat
 from temper.arrays import (
@@ -235,9 +234,9 @@ def _facts(model: nn.Module) -> dict[str, Any]:
 
 
 def _read(folder: Path, threat: Threat, data: Data) -> Evaluation:
-    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
+    evaluation, outcomes = read_evaluation(folder)
     about = {"dataset": data.dataset, "num_images": len(data.test.labels), "sha256": data.sha256}
-    document = build(read_document(EvaluationDocument, folder / "evaluation.json"), outcomes, {}, about, judge)
+    document = build(evaluation, outcomes, {}, about, judge)
     mine = {name.removeprefix(f"{NAME}/"): o.clone() for name, o in outcomes.items() if name.startswith(f"{NAME}/")}
     verdict = document.verdict[NAME]
     objecting = [check for check in verdict.checks if check.rule in verdict.reasons]

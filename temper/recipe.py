@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from components.commands.own_recipe import Effort, Sizes, Wishes, delta, efforts, relative, sizes
 from components.commands.survey_images import Survey, epsilon_for, survey
 from components.evaluation.few_classes import require_classes
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.params import Params, PositiveFraction, strict, typed
 from components.foundation.process import WORK
 from components.foundation.provenance import fingerprint
@@ -64,12 +65,12 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     """
     complete = preset_values(root, COMPLETE)
     given = None if wanted.epsilon is None else typed(Asked, {"epsilon": wanted.epsilon}, "init").epsilon
-    if printable(wanted.images.absolute()) != str(wanted.images.absolute()) or "${" in str(wanted.images):
-        raise InputError(f"--images: {printable(wanted.images)}: want a path of printable characters, without ${{")
+    if one_line(wanted.images.absolute()) != str(wanted.images.absolute()) or "${" in str(wanted.images):
+        raise InputError(f"--images: {one_line(wanted.images)}: want a path of printable characters, without ${{")
     if not force:
         _require_replaceable(out, root)
     found = survey(relative(wanted.images, root))
-    require_classes(complete["evaluate_attacks"], len(found.classes), printable(wanted.images))
+    require_classes(complete["evaluate_attacks"], len(found.classes), one_line(wanted.images))
     yield _found(found)
     epsilon, reason = (given, "as asked for") if given is not None else epsilon_for(found)
     side, title = (
@@ -169,7 +170,7 @@ def _found(found: Survey) -> str:
     layout = " and ".join(found.counts) if len(found.counts) > 1 else "no test folder, so a fifth is drawn for the test"
     color = "grey" if found.gray else "colour"
     return (
-        f"{printable(found.folder)}: {found.total} {color} images of {width} x {height}{many} pixels, "
+        f"{one_line(found.folder)}: {found.total} {color} images of {width} x {height}{many} pixels, "
         f"{len(found.classes)} classes of {each}; {layout}"
     )
 
@@ -177,7 +178,7 @@ def _found(found: Survey) -> str:
 def _about(found: Survey, effort: Effort, split: Sizes) -> str:
     limits = " To keep the time, not all images are used (train_limit, test_limit)." if effort.limited else ""
     return (
-        f"{printable(found.folder)}: {found.total} images, {len(found.classes)} classes; about {split.train} to train, "
+        f"{one_line(found.folder)}: {found.total} images, {len(found.classes)} classes; about {split.train} to train, "
         f"{split.validation} to choose an epoch, {split.test} to test.{limits}"
     )
 

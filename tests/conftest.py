@@ -43,7 +43,7 @@ def one_thread() -> Iterator[None]:
 def tracking_off() -> Iterator[None]:
     """No stage starts a forwarder, unless a test asks for one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEMPER_TRACKING", "off")
+        patch.setenv("TEMPER_TRACKING", "later")
         yield
 
 

@@ -22,7 +22,6 @@ from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.criteria import Criteria
-from components.evaluation.document import Evaluation
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import (
@@ -33,13 +32,14 @@ from components.evaluation.outside.models import (
     local_file,
     read_images,
 )
+from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
+from components.foundation.lines import say
 from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
-from components.numerics.tensor_files import read_tensors
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import build, headline
@@ -48,7 +48,7 @@ from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
 from components.stages.fetch_data import DOWNLOADS
 from components.stages.tasks import read_suite
-from components.statistics.documents import read_document, write_document
+from components.statistics.documents import write_document
 from components.tracking.journal import Journal
 
 Note = Callable[[str], None]
@@ -149,9 +149,8 @@ def report(folder: Path, criteria: Criteria | None, seconds: float, journal: Jou
 
     `seconds` is what this process took so far. Without criteria nothing is decided.
     """
-    evaluation = read_document(Evaluation, folder / "evaluation.json")
-    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
-    gallery, metadata = read_tensors(folder / "gallery.safetensors")
+    evaluation, outcomes = read_evaluation(folder)
+    gallery, metadata = read_gallery(folder, evaluation)
     digest_of_images = evaluation.provenance["test.sha256"]
     about = {"dataset": evaluation.dataset, "num_images": evaluation.num_images, "sha256": digest_of_images}
     document = build(evaluation, outcomes, {}, about, judge, criteria=criteria)
@@ -162,7 +161,7 @@ def report(folder: Path, criteria: Criteria | None, seconds: float, journal: Jou
     dated = write_dated(declared, run, evaluation.provenance["device"], {"evaluation": seconds})
     if journal is not None:
         _record(journal, folder, dated, document)
-    print(f"\n{text_table(document)}\n\nReport: {dated}")
+    say(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
 def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> None:
@@ -179,7 +178,7 @@ def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> No
 def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | None, Note]]:
     """Where lines go: to the terminal, and with `track` also into a journal that is forwarded to MLflow."""
     if not track:
-        yield None, lambda text: print(text, flush=True)
+        yield None, say
         return
     with Journal.open("evaluate", inputs=fingerprint(told)) as journal:
         journal.params(told)

@@ -11,7 +11,8 @@ from statistics import median
 import numpy as np
 
 from components.data.layout import SUFFIXES, split_folders
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 
 Side = tuple[int, int]
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -70,7 +71,7 @@ def survey(folder: Path) -> Survey:
         raise InputError("init: needs pillow, which is not installed (pip install 'temper[data]')")
     files = {split: _class_files(path) for split, path in split_folders(folder).items()}
     if not any(map(len, files["train"].values())):
-        raise InputError(f"--images: {printable(folder)}: no images in it, want CLASS/*.png or train/CLASS/*.png")
+        raise InputError(f"--images: {one_line(folder)}: no images in it, want CLASS/*.png or train/CLASS/*.png")
     train = files["train"]
     looked = [_looked_at(path, decode=False)[0] for path in _some(list(train.values()), HEADERS)]
     some = {name: list(_some([paths], max(2, DECODED // len(train)))) for name, paths in train.items()}
@@ -102,7 +103,7 @@ def epsilon_for(found: Survey) -> tuple[Fraction, str]:
 def _class_files(folder: Path) -> dict[str, list[Path]]:
     """The files of every class folder, by the class; what does not belong there is refused when the images are read."""
     if not folder.is_dir():
-        raise InputError(f"--images: {printable(folder)}: no such folder, want one folder per class in it")
+        raise InputError(f"--images: {one_line(folder)}: no such folder, want one folder per class in it")
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return {
         path.name: sorted(file for file in path.iterdir() if file.is_file() and _is_named_as_image(file))
@@ -131,7 +132,7 @@ def _looked_at(path: Path, decode: bool) -> tuple[Side, Pixels]:
             size = image.size
             pixels = np.asarray(image.convert("RGB")) if decode else np.zeros((0, 0, 3), np.uint8)
     except Exception as error:  # a broken file may raise anything inside a decoder
-        raise InputError(f"{printable(path)}: not readable as an image: {' '.join(str(error).split())}") from None
+        raise InputError(f"{one_line(path)}: not readable as an image: {' '.join(str(error).split())}") from None
     return size, pixels
 
 

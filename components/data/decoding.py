@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from components.data.listing import LabelledFiles
 from components.data.picture import decode
 from components.data.splits import LabelledImages, Split
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 
 # Shards that each worker has ready or in hand.
 AHEAD = 2
@@ -116,7 +117,7 @@ class Stream:
 
     def _lost(self, reason: str) -> str:
         places = [place for shard in self._plan.in_hand for place in shard.places]
-        files = f"{printable(self._files.path(places[0]))} or one of the {len(places) - 1} files after it"
+        files = f"{one_line(self._files.path(places[0]))} or one of the {len(places) - 1} files after it"
         return (
             f"a process that decodes images was lost with {files} in hand ({reason.strip().rstrip('.')}); out of "
             "memory, or of shared memory? TEMPER_WORKERS=0 decodes without such processes"
@@ -174,5 +175,5 @@ def decode_shard(files: LabelledFiles, shard: FileGroup) -> Tensor:
             try:
                 image.copy_(decode(data, files.decoding, rng))
             except ValueError as error:
-                raise InputError(f"{printable(files.path(place))}: not readable as an image: {error}") from None
+                raise InputError(f"{one_line(files.path(place))}: not readable as an image: {error}") from None
     return images

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.params import Real, strict
 
 DIGEST_BYTES = 32
@@ -111,7 +112,7 @@ class LabelledFiles(Labelled):
         data = _bytes(path)
         if hashlib.sha256(data).digest() != self.hashes[index].numpy().tobytes():
             raise InputError(
-                f"{printable(path)}: changed since it was listed, run fetch_data again (dvc repro -f -s fetch_data)"
+                f"{one_line(path)}: changed since it was listed, run fetch_data again (dvc repro -f -s fetch_data)"
             )
         return data
 
@@ -120,10 +121,10 @@ def _bytes(path: Path) -> bytes:
     try:
         # A pipe or a device would be waited for, perhaps for ever.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{printable(path)}: want a regular file")
+            raise InputError(f"{one_line(path)}: want a regular file")
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror or error}") from None
+        raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
 
 
 def file_names(names: Tensor) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from components.foundation.errors import InputError
 from components.foundation.params import strict
 
 Scaling = Literal["standardize", "minmax", "none"]
@@ -18,6 +19,14 @@ class Normalization:
     method: Scaling
     offset: tuple[float, ...]
     scale: tuple[float, ...]
+
+    def require_channels(self, channels: int, where: str) -> None:
+        """Refuses anything but one offset and one scale, which is not 0, per channel."""
+        if not len(self.offset) == len(self.scale) == channels:
+            found = f"{len(self.offset)} offsets and {len(self.scale)} scales"
+            raise InputError(f"{where}: {found} for {channels} channel(s), want one of each per channel")
+        if 0 in self.scale:
+            raise InputError(f"{where}: scale: got 0, which nothing can be divided by")
 
 
 class Normalize(nn.Module):

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from components.data.listing import Decoding
-from components.foundation.errors import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +54,7 @@ def decode(data: bytes, decoding: Decoding, rng: random.Random | None) -> Tensor
     except Image.UnidentifiedImageError:
         raise ValueError(f"want a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Exception as error:  # a broken file may raise anything inside a decoder
-        raise ValueError(printable(" ".join(str(error).split())) or type(error).__name__) from None
+        raise ValueError(one_line(" ".join(str(error).split())) or type(error).__name__) from None
     top, left, height, width = _window(image.height, image.width, decoding, rng)
     # Cut before it is resized: what is outside of the window must not mix into its edge.
     cut = torch.from_numpy(np.array(image.crop((left, top, left + width, top + height))))

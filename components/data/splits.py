@@ -219,6 +219,7 @@ def read_splits(path: Path | str) -> Splits:
         if not len(split):
             raise InputError(f"{path} {name}: no images at all")
     require_one_shape(splits.parts, str(path))
+    normalization.require_channels(splits.image_shape[0], f"{path}: normalization")
     return splits
 
 
@@ -248,7 +249,7 @@ def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> Lab
 def _names(metadata: Any, path: Path | str) -> tuple[str, tuple[str, ...]]:
     if not isinstance(metadata, dict) or not {"dataset", "classes"} <= set(metadata):
         raise InputError(f"{path}: no metadata on data set and classes, so no data file of this pipeline")
-    return str(metadata["dataset"]), class_names(metadata["classes"], path)
+    return typed(str, metadata["dataset"], f"{path}: dataset"), class_names(metadata["classes"], path)
 
 
 def class_names(value: Any, path: Path | str) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from components.datasets.parts.class_folders import (
     require_same_classes,
     subfolders,
 )
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.params import Real, strict
 
 LONGEST_TITLE = 100
@@ -69,7 +70,7 @@ class ImageFolder:
         splits = {name: self._read(listing) for name, listing in listings.items()}
         # ImageNet calls its test split val.
         test, validation = ("test", "val") if "test" in splits else ("val", "test")
-        name = printable(os.path.basename(os.path.abspath(Path(self.folder).expanduser())))
+        name = one_line(os.path.basename(os.path.abspath(Path(self.folder).expanduser())))
         return Source(splits["train"], splits.get(test), classes, splits.get(validation), self.title or name or None)
 
     def listings(self) -> dict[str, dict[str, list[Path]]]:
@@ -77,11 +78,11 @@ class ImageFolder:
         folder = Path(self.folder).expanduser()
         folders = split_folders(folder)
         if folders["train"] == folder and folder.is_dir() and not subfolders(folder):
-            raise InputError(f"{printable(folder)}: no folder in it, want CLASS/*.png or train/CLASS/*.png")
+            raise InputError(f"{one_line(folder)}: no folder in it, want CLASS/*.png or train/CLASS/*.png")
         listings = {"train": class_folders(folders["train"], minimum=2)}
         classes = tuple(listings["train"])
         if len(classes) < 2:
-            raise InputError(f"{printable(folders['train'])}: {len(classes)} class folder(s), want at least 2")
+            raise InputError(f"{one_line(folders['train'])}: {len(classes)} class folder(s), want at least 2")
         if folders["train"] == folder:
             return listings
         require_no_other_split(folder, SPLITS, classes)

@@ -7,6 +7,9 @@ from pydantic import Field
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import Count, Epsilon, NumImages
 
+# The files of an evaluation.
+DOCUMENT, OUTCOMES, GALLERY = "evaluation.json", "outcomes.safetensors", "gallery.safetensors"
+
 CascadeName = Literal["autoattack", "quick", "custom", "none"]
 CheckpointName = Literal["best", "last"]
 # Fields that documents share, each with its text.
@@ -131,6 +134,8 @@ class Evaluation(Document):
 
     schema_: Annotated[Literal["temper/evaluation/2"], FORMAT]
     dataset: Dataset
+    files: dict[str, Sha256] = Field(default={})
+    """The files beside this document that belong to it, name to SHA-256; absent before version 0.1.1."""
     threat: ThreatModel
     classes: Classes
     num_images: NumImages

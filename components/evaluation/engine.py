@@ -13,12 +13,13 @@ from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
-from components.evaluation.document import Evaluation
+from components.evaluation.document import DOCUMENT, GALLERY, OUTCOMES, Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
 from components.evaluation.search_network import parity, refusal
 from components.evaluation.suite import Suite
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
+from components.foundation.storage import sha256
 from components.numerics.compute import resolved
 from components.numerics.random_numbers import Noise, derived
 from components.numerics.tensor_files import write_tensors
@@ -129,17 +130,18 @@ def _write(
         evidence["rescored_file"] = scored
         evidence["unanswered"] = max(evidence["unanswered"], scored["unanswered"])
     outcomes = {"labels": data.test.labels} | outcome_tensors(found)
-    write_tensors(results / "outcomes.safetensors", outcomes)
+    write_tensors(results / OUTCOMES, outcomes)
     shown = _shown(list(kept), outcomes, data, suite)
     _write_gallery({name: victims[name] for name in kept}, shown, data, suite, results)
     content = _setting(data, suite) | {
+        "files": {name: sha256(results / name) for name in (OUTCOMES, GALLERY)},
         "models": {name: candidate.facts for name, candidate in candidates.items()},
         "adversarial": {"dtype": suite.section.adversarial, "files": {name: str(path) for name, path in files.items()}},
         "cost": {name: model_results.passes for name, model_results in found.items()},
         **known,
         "provenance": {"test.sha256": data.sha256, **known["provenance"]},
     }
-    write_document(results / "evaluation.json", Evaluation.model_validate(content))
+    write_document(results / DOCUMENT, Evaluation.model_validate(content))
 
 
 def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
@@ -233,7 +235,7 @@ def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, su
         answers["adversarial"][name] = predict(victim, images_adv).tolist()
     about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
     files = {"files": [data.files[place] for place in places.tolist()]} if data.files else {}
-    write_tensors(results / "gallery.safetensors", tensors, about | files | answers)
+    write_tensors(results / GALLERY, tensors, about | files | answers)
 
 
 def _setting(data: Data, suite: Suite) -> dict[str, Any]:

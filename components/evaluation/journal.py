@@ -95,9 +95,9 @@ class OutcomeJournal:
                 break
             self._read += len(line)
             # Half a line is work that was not finished.
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError, KeyError, AttributeError, TypeError):
                 record = json.loads(line)
-                self.units.setdefault(record.pop("unit"), record)
+                self.units.setdefault(str(record.pop("unit")), record)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -126,7 +126,7 @@ def key_of(path: Path) -> dict[str, Any]:
 
 
 def _key_in(first: bytes) -> dict[str, Any]:
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         head = json.loads(first)
         if head.get("schema") == SCHEMA and isinstance(head["key"], dict):
             return head["key"]

@@ -1,6 +1,6 @@
 """How a process of ours ends, and where it leaves what."""
 
-import errno
+import os
 import secrets
 import signal
 import subprocess
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line, say
 
 WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
@@ -19,6 +20,8 @@ WORK = Path(".temper")
 RECIPE = "TEMPER_RECIPE"
 """The variable by which a run tells its stages the fingerprint of the parameters that it began with."""
 
+# What becomes of a stage's records (`tracking.journal`).
+SWITCH, ON, LATER, OFF = "TEMPER_TRACKING", "on", "later", "off"
 USER_ERROR = 2
 """The exit status for a user's mistake. A retry cannot help."""
 
@@ -40,9 +43,9 @@ def as_process(name: str = "") -> Generator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_users(error):
+        if not is_users(error):
             raise
-        print(f"{speaker}error: {_one_line(error)}", file=sys.stderr, flush=True)
+        say(f"{speaker}error: {in_one_line(error)}", to=sys.stderr)
         raise SystemExit(USER_ERROR) from None
 
 
@@ -60,20 +63,27 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _is_users(error: BaseException) -> bool:
+def is_users(error: BaseException) -> bool:
+    """Whether an error is the user's or the machine's to mend, so that one line says all there is to say."""
+    return isinstance(error, InputError | OSError) or _is_out_of_gpu_memory(error)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What such an error says, in one line; of the operating system's errors the path and the reason."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-    return isinstance(error, InputError) or _is_out_of_gpu_memory(error)
+        # Libraries raise some without a number, with all they have to say in their text.
+        reason = error.strerror or one_line(error) or type(error).__name__
+        names = " -> ".join(_path(name) for name in (error.filename, error.filename2) if name not in (None, ""))
+        return one_line(f"{names or 'output'}: {reason}")
+    if _is_out_of_gpu_memory(error):
+        return one_line(f"out of GPU memory, lower batch_size ({str(error).splitlines()[0]})")
+    return one_line(error)
+
+
+def _path(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
 
 
 def _is_out_of_gpu_memory(error: BaseException) -> bool:
     # By name, since importing torch takes seconds, and such an error can only occur where torch is loaded already.
     return "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror}"
-    if _is_out_of_gpu_memory(error):
-        return f"out of GPU memory, lower batch_size ({str(error).splitlines()[0]})"
-    return str(error)

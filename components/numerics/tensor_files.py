@@ -12,7 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from components.foundation.errors import InputError
-from components.foundation.storage import replacing
+from components.foundation.storage import reading, replacing
 
 # safetensors writes several metadata keys in hash order, so we use a single one: then the bytes are always the same.
 METADATA_KEY = "temper"
@@ -40,13 +40,12 @@ def read_metadata(path: Path | str) -> Any:
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Any]:
+    foreign = "truncated, or no safetensors file"
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with reading(path, foreign), safe_open(str(path), framework="pt") as file:
             yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(f"{path}: truncated, or no safetensors file: {error}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: {foreign}: {error}") from None
 
 
 def _metadata(file: Any) -> Any:

@@ -10,11 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from components.evaluation.document import Evaluation
+from components.evaluation.results import read_evaluation
 from components.foundation.errors import InputError
 from components.foundation.storage import replacing
-from components.numerics.tensor_files import read_tensors
 from components.reports.frames import frame, joined
-from components.statistics.documents import read_document
 from components.statistics.outcomes import Outcomes
 
 SUFFIXES = (".parquet", ".csv")
@@ -28,13 +27,11 @@ def outcome_table(folder: Path) -> Any:
 
     Errors: missing, broken or foreign files, outcomes of another number of images, pandas is not installed.
     """
-    evaluation, where = read_document(Evaluation, folder / "evaluation.json"), folder / "outcomes.safetensors"
-    outcomes, _ = read_tensors(where)
-    n = evaluation.num_images
-    for name, outcome in outcomes.items():
-        if outcome.shape != (n,):
-            raise InputError(f"{where}: {name} is {list(outcome.shape)}, want [{n}]")
-    about = {"image": np.arange(n), "label": np.array(evaluation.classes)[outcomes["labels"].numpy()]}
+    evaluation, outcomes = read_evaluation(folder)
+    about = {
+        "image": np.arange(evaluation.num_images),
+        "label": np.array(evaluation.classes)[outcomes["labels"].numpy()],
+    }
     return joined(
         frame({"model": model, **about, "attack": attack, "epsilon": epsilon, "right": right.numpy() != 0})
         for model, attack, epsilon, right in _measured(evaluation, outcomes)

@@ -11,6 +11,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.process import RECIPE, WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
+from components.foundation.starter import end_with_dvc
 from components.foundation.storage import write_json
 from components.tracking.journal import Journal
 
@@ -33,6 +34,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     """Runs a stage as a process: a user's mistake becomes one line and exit status 2, a kill is recorded as one."""
     began = time.monotonic()
     with as_process(stage):
+        end_with_dvc()
         params = Params.read()
         _require_recipe(params)
         params.require_known(KNOWN)

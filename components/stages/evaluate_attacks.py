@@ -9,6 +9,7 @@ import torch
 
 from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
+from components.evaluation.document import Passes
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
@@ -17,12 +18,13 @@ from components.foundation.arguments import take_none
 from components.foundation.params import Params
 from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
-from components.foundation.storage import read_json, sha256
+from components.foundation.storage import read_mapping, sha256
 from components.models.parts.model_file import load_frozen
 from components.stages import run
 from components.stages.evidence import evidence_on
 from components.stages.resume import KeptWork
 from components.stages.tasks import read_suite
+from components.statistics.documents import as_json, document_of
 from components.tracking.journal import Journal
 
 STAGE = "evaluate_attacks"
@@ -50,7 +52,7 @@ def main(params: Params, journal: Journal) -> None:
     candidates = load_candidates(splits, device)
     hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}
-    costs = {role: read_json(f"metrics/{role}.json")["passes"] for role in ROLES}
+    costs = {role: training_passes(Path(f"metrics/{role}.json")) for role in ROLES}
     code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
     kept = KeptWork(STAGE, inputs_of(code, told | {"data": sha256(DATA), "models": hashes, "costs": costs}))
     if kept.published_again():
@@ -78,6 +80,12 @@ def main(params: Params, journal: Journal) -> None:
     journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
+
+
+def training_passes(path: Path) -> dict[str, int]:
+    """The passes that a training took, from its metrics. Errors: a file that does not tell them."""
+    passes = document_of(Passes, read_mapping(path).get("passes"), f"{path}: passes")
+    return as_json(passes)
 
 
 def tell_of_another(unfinished: Path, key: Mapping[str, Any], journal: Journal) -> None:

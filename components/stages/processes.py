@@ -16,6 +16,7 @@ from typing import cast
 from components.foundation.child import finish_requested
 from components.foundation.params import Params
 from components.foundation.process import USER_ERROR, as_process
+from components.foundation.starter import end_with_dvc
 from components.numerics import parallel
 from components.stages import run
 from components.tracking.journal import Journal
@@ -37,6 +38,7 @@ def run_together(stage: str, main: Main) -> None:
         _run_one(stage, main)
         return
     with as_process(stage):
+        end_with_dvc()
         processes = Params.read().typed(parallel.Parallel, "parallel").processes
         if processes > 1:
             raise SystemExit(_start(stage, processes))

@@ -1,6 +1,8 @@
 """Stage report: the evaluation and the curves become robustness.json, one page, DVC metrics and plots, and a table."""
 
 import json
+import math
+from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -12,24 +14,36 @@ from torch import Tensor
 from components.data.pixels import to_pixels
 from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
+from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Whole, strict
+from components.foundation.lines import say
+from components.foundation.params import Params, Whole, strict, typed
 from components.foundation.process import WORK
-from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
-from components.numerics.tensor_files import read_tensors
+from components.foundation.storage import (
+    read_csv,
+    read_json,
+    read_mapping,
+    reading,
+    replacing,
+    sha256,
+    write_csv,
+    write_json,
+    write_text,
+)
 from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
 from components.reports.robustness.page import figure_files, page
 from components.reports.robustness.table import text_table
 from components.stages import CRITERIA, STAGES, run
-from components.statistics.documents import read_document, write_document
-from components.statistics.outcomes import Rate
+from components.statistics.documents import write_document
+from components.statistics.outcomes import Outcomes, Rate
 from components.tracking.journal import Journal
 
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
+EVALUATED = Path("evaluation")
 STUDENT = "models/student.safetensors"
 TRAINED = ("clean_teacher", "robust_teacher", "student")
 
@@ -56,16 +70,18 @@ def read(params: Params) -> tuple[ReportSection, Criteria]:
 def main(params: Params, journal: Journal) -> None:
     """Writes every file of the report, prints the table, journals decision and headline and registers the student."""
     section, criteria = read(params)
-    curves = {name: read_csv(f"curves/{name}.csv") for name in TRAINED}
-    document = _document(params, criteria, curves)
-    tensors, metadata = read_tensors("evaluation/gallery.safetensors")
+    curves = {name: read_curve(f"curves/{name}.csv") for name in TRAINED}
+    evaluation, outcomes = read_evaluation(EVALUATED)
+    tensors, metadata = read_gallery(EVALUATED, evaluation)
+    _require_student(evaluation)
+    document = _document(params, criteria, curves, evaluation, outcomes)
     html, numbers = page(document, curves, tensors, metadata, section.gallery_images), headline(document)
     write_document(DOCUMENT, document)
     write_json("metrics/report.json", numbers)
     write_csv("plots/epsilon.csv", epsilon_rows(document))
     write_csv("plots/transfer.csv", transfer_rows(document))
     write_text(PAGE, html)
-    costs = {path.stem: read_json(path) for path in sorted((WORK / "costs").glob("*.json"))}
+    costs = stage_costs()
     write_json("reports/costs.json", costs)
     seconds = {stage: costs[stage]["seconds"] for stage in STAGES if stage in costs}
     dated = write_dated(Path(PAGE), journal.pipeline, document.provenance.get("device", ""), seconds)
@@ -77,7 +93,7 @@ def main(params: Params, journal: Journal) -> None:
         write_text(WORK / "figures" / name, svg)
         journal.artifact(WORK / "figures" / name, "figures")
     register_student(document, criteria, numbers, tensors["images"], journal)
-    print(f"\n{text_table(document)}\n\nReport: {dated}")
+    say(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
 def decision_tags(document: Report) -> dict[str, str]:
@@ -124,21 +140,57 @@ def register_student(
     journal.upstream({"student": student.sha256} | student.upstream)
 
 
-def _document(params: Params, criteria: Criteria, curves: dict[str, list[dict[str, str]]]) -> Report:
-    outcomes, _ = read_tensors("evaluation/outcomes.safetensors")
+def _require_student(evaluation: Evaluation) -> None:
+    """Refuses a model file that is not the one evaluated: it would be registered with another's numbers."""
+    evaluated = evaluation.models.get("student")
+    if evaluated is None:
+        raise InputError(f"{EVALUATED / 'evaluation.json'}: models: no student")
+    # Where it is missing, it is not registered either.
+    if Path(STUDENT).exists() and evaluated.sha256 != sha256(STUDENT):
+        raise InputError(f"{STUDENT}: not the file that was evaluated (its SHA-256 is another)")
+
+
+def _document(
+    params: Params, criteria: Criteria, curves: dict[str, list[dict[str, str]]], evaluation: Evaluation, found: Outcomes
+) -> Report:
     training = {}
     for name, rows in curves.items():
         file = f"curves/{name}.csv"
         training[name] = Training(file=file, sha256=sha256(file), epochs=len(rows), alarms=alarms(name))
-    evaluation = read_document(Evaluation, "evaluation/evaluation.json")
     # All parameters, for whoever reads the page: dvc.yaml declares every section for this stage.
-    return build(evaluation, outcomes, training, read_json("metrics/data.json"), judge, params.values, criteria)
+    return build(evaluation, found, training, read_mapping("metrics/data.json"), judge, params.values, criteria)
+
+
+def read_curve(path: str) -> list[dict[str, str]]:
+    """The rows of a curves file: the epochs in order, every other value a number or empty. Errors: anything else."""
+    rows = read_csv(path)
+    with reading(path, "not the curve of a training"):
+        epochs = [int(row["epoch"]) for row in rows]
+        if not rows or epochs != sorted(set(epochs)):
+            raise ValueError("want epochs, each once and in order")
+        for row in rows:
+            for key, value in row.items():
+                if value and not math.isfinite(float(value)):
+                    raise ValueError(f"{key} of epoch {row['epoch']} is {value}")
+    return rows
+
+
+def stage_costs() -> dict[str, dict[str, float]]:
+    """What each stage cost the last time it ran; without what cannot be read, which is only left out of a page."""
+    costs = {}
+    for path in sorted((WORK / "costs").glob("*.json")):
+        with suppress(InputError):
+            cost = typed(dict[str, float], read_json(path), str(path))
+            costs |= {path.stem: cost} if "seconds" in cost else {}
+    return costs
 
 
 def alarms(name: str) -> list[str]:
     """What the overfitting sentinel said while a model was trained, in order."""
-    events = read_json(f"curves/{name}.sentinel.json")["events"]
-    return [event["line"].removeprefix("sentinel: ") for event in events]
+    path = f"curves/{name}.sentinel.json"
+    events = typed(list[dict[str, Any]], read_mapping(path).get("events"), f"{path}: events")
+    lines = [typed(str, event.get("line"), f"{path}: events.{place}.line") for place, event in enumerate(events)]
+    return [line.removeprefix("sentinel: ") for line in lines]
 
 
 def _bounds(found: Rate) -> dict[str, float]:

@@ -7,8 +7,11 @@ is continued or published that would come out otherwise today.
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from components.foundation.errors import InputError
+from components.foundation.params import typed
 from components.foundation.process import WORK
 from components.foundation.provenance import Inputs, differences, fingerprint
 from components.foundation.storage import read_json, replacing, sha256, write_json
@@ -54,10 +57,10 @@ class KeptWork:
         """Whether the stage is finished under these inputs; then its outputs are in place again, each in one step."""
         if not (self.folder / "finished.json").exists():
             return False
-        hashes = read_json(self.folder / "finished.json")
+        hashes = noted(self.folder / "finished.json")
         kept = {path: self.folder / "outputs" / str(number) for number, path in enumerate(hashes)}
         # Somebody may have changed a file in place, through whatever link: then it is not what was published.
-        whole = all(copy.exists() and sha256(copy) == hashes[path] for path, copy in kept.items())
+        whole = bool(hashes) and all(copy.exists() and sha256(copy) == hashes[path] for path, copy in kept.items())
         if not whole or os.environ.get(ANEW) == "1":
             shutil.rmtree(self.folder)
             self.given_up = True
@@ -90,10 +93,17 @@ def _link(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
+def noted(path: Path) -> dict[str, str]:
+    """The texts by name that a file of ours holds; none where a power cut has left something else."""
+    with suppress(InputError):
+        return typed(dict[str, str], read_json(path), str(path))
+    return {}
+
+
 def _shown(other: Path, inputs: Inputs) -> str:
     """What differs from the inputs of another folder, as far as a line can hold it."""
-    if not (other / "inputs.json").exists():
+    if not (other_inputs := noted(other / "inputs.json")):
         return "they were not noted down"
-    found = differences(read_json(other / "inputs.json"), inputs)
+    found = differences(other_inputs, inputs)
     more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return ", ".join(found[:SHOWN]) + more

@@ -18,14 +18,17 @@ from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from components.foundation.lines import one_line, say, shown
 from components.foundation.storage import locked
-from components.tracking.journal_files import Reader, Sent, end_abandoned, is_sent, journals
+from components.tracking.journal_files import Reader, Sent, end_abandoned, is_sent, journals, open_pipeline
 
 Event = Mapping[str, Any]
 
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 15
 CONNECT_SECONDS = 2
+# For `temper records status`, and to continue a stage of a run that was thought to have ended.
+KEPT_SENT = 20
 PORTS = {"http": 80, "https": 443}
 
 
@@ -42,8 +45,8 @@ class Outbox:
 
     def __init__(self, path: Path, place: str) -> None:
         self.path, self.reader, self.state = path, Reader(path), Sent.of(path)
-        if self.state.tracker != place and not is_sent(path):
-            self.state = Sent(tracker=place)
+        if self.state.tracker != shown(place) and not is_sent(path):
+            self.state = Sent(tracker=shown(place))
         self.waiting: list[tuple[int, Event]] = []
         self.notes: list[str] = []
         self.experiment = ""
@@ -72,7 +75,7 @@ class Outbox:
                 tracker.send(self, [self._unseen(event) for event in events])
             except Refused as error:
                 self._refused = f"MLflow refused a record: {error}"
-                print(self.path, self._refused, events, file=sys.stderr, flush=True)
+                say(f"{self.path} {self._refused} {events}", to=sys.stderr)
             for event in events:
                 self._seen.update(_points(event))
             self.note(self.waiting[count - 1][0], self._refused)
@@ -82,7 +85,7 @@ class Outbox:
 
     def note(self, sent: int, problem: str) -> None:
         """Notes beside the journal how far it is sent and what is in the way."""
-        self.state.sent, self.state.problem = sent, problem
+        self.state.sent, self.state.problem = sent, shown(problem)
         self.state.save(self.path)
 
     def _unseen(self, event: Event) -> Event:
@@ -176,8 +179,10 @@ def forward(
             if not (problem or finish.is_set()) and (earlier := next(left, None)):
                 send(earlier, place, connect)
             elif ending and all(folder in served or not journals(folder) for folder in own):
-                return not problem
+                break
             time.sleep(POLL_SECONDS) if ending else finish.wait(POLL_SECONDS)
+    forget_old(root)
+    return not problem
 
 
 def send(folder: Path, place: str, connect: Callable[[str], Tracker]) -> Forwarder | None:
@@ -187,7 +192,18 @@ def send(folder: Path, place: str, connect: Callable[[str], Tracker]) -> Forward
     with lock:
         forwarder = Forwarder(folder, place, connect)
         forwarder.send_pending()
+    forget_old(folder.parent.parent)
     return forwarder
+
+
+def forget_old(root: Path) -> None:
+    """Removes the journals of pipeline runs that are sent and ended, but for the latest ones."""
+    ended = [folder for folder in folders(root) if _all_sent(folder) and folder.name != open_pipeline(root)]
+    for folder in ended[:-KEPT_SENT]:
+        # Whoever holds the lock may be about to write there.
+        if lock := lock_folder(folder):
+            with lock:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def unsent(root: Path) -> list[Path]:
@@ -212,12 +228,12 @@ def require_reachable(uri: str) -> None:
     try:
         socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), CONNECT_SECONDS).close()
     except OSError as error:
-        raise Unreachable(f"no answer from {uri} ({first_line(error)})") from error
+        raise Unreachable(f"no answer from {shown(uri)} ({first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
     """An exception's text in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 def _all_sent(folder: Path) -> bool:
@@ -226,7 +242,7 @@ def _all_sent(folder: Path) -> bool:
 
 def _is_left(folder: Path, place: str) -> bool:
     """Whether sending a pipeline run to this tracker was begun, and not ended."""
-    return any(Sent.of(path).tracker == place for path in journals(folder)) and not _all_sent(folder)
+    return any(Sent.of(path).tracker == shown(place) for path in journals(folder)) and not _all_sent(folder)
 
 
 def _points(event: Event) -> set[tuple[str, int | None]]:

@@ -1,7 +1,8 @@
 """The record of a stage: an append-only file of JSON lines that another process forwards to MLflow.
 
 While a stage works it only appends to a local file, so no tracker can slow or stop it. At its end a child process sends
-the records, within a time limit, unless whoever started the stage forwards them (TEMPER_TRACKING=off; a flow does).
+the records, within a time limit, unless whoever started the stage sends them (TEMPER_TRACKING=later; a flow does). With
+TEMPER_TRACKING=off nothing is kept: the journal only shows others that the stage runs, and goes with it.
 A stage that was killed or failed and is run again continues its journal, and so its MLflow run. Imports neither MLflow
 nor torch.
 """
@@ -18,6 +19,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 from components.foundation.child import Child
+from components.foundation.errors import InputError
+from components.foundation.lines import say, shown
+from components.foundation.process import LATER, OFF, ON, SWITCH
 from components.tracking import journal_files
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -36,8 +40,10 @@ class Journal:
     def __init__(self, path: Path, root: Path) -> None:
         self.path, self.root, self.stage, self.pipeline = path, root, journal_files.stage_of(path), path.parent.name
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o644)
-        self._ended = False
+        self._ended, self._kept = False, tracking() != OFF
         journal_files.own(self._file, self.stage)
+        # What an earlier try has recorded stays.
+        self._forgotten = not self._kept and not os.fstat(self._file).st_size
         self._gap = journal_files.gap(self._file)
 
     @classmethod
@@ -99,7 +105,7 @@ class Journal:
 
     def artifact(self, path: Path | str, folder: str = "", on_pipeline: bool = False) -> None:
         """Records a file as it is now, under `folder` of the stage's artifacts and, if asked, of the pipeline's."""
-        if kept := self._keep(Path(path)):
+        if self._kept and (kept := self._keep(Path(path))):
             self._append("artifact", kept=[kept], folder=folder, on_pipeline=on_pipeline)
 
     def model(
@@ -121,7 +127,7 @@ class Journal:
             example: a .npy file of a few such images [N, C, H, W].
             tags: of the version: metrics, hashes, verdict.
         """
-        kept = [self._keep(Path(path)), self._keep(Path(example))]
+        kept = [self._keep(Path(path)), self._keep(Path(example))] if self._kept else [""]
         text = {key: str(value) for key, value in tags.items()}
         if all(kept):
             form = {"image_shape": list(image_shape), "num_classes": num_classes}
@@ -129,8 +135,8 @@ class Journal:
 
     def note(self, text: str) -> None:
         """Records a line, and prints it at once."""
-        self._append("note", text=text)
-        print(text, flush=True)
+        self._append("note", text=shown(text))
+        say(text)
 
     def end(self, status: EndStatus) -> None:
         """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now."""
@@ -141,7 +147,9 @@ class Journal:
         os.close(self._file)
         if status == "FINISHED" and self.stage == journal_files.CLOSING_STAGE:
             journal_files.close_pipeline(self.root, self.pipeline)
-        if sends_at_end():
+        if self._forgotten:
+            journal_files.forget(self.path)
+        elif tracking() == ON:
             self._send(KILLED_SECONDS if status == "KILLED" else SEND_SECONDS)
 
     def __enter__(self) -> "Journal":
@@ -188,9 +196,15 @@ class Journal:
         _warn(f"{self.stage}: {state.problem or ended}; the records are kept, send them later: {SEND_LATER}")
 
 
-def sends_at_end() -> bool:
-    """Whether a stage sends its records: not with TEMPER_TRACKING=off, which a flow sets that forwards them itself."""
-    return os.environ.get("TEMPER_TRACKING", "").lower() != "off"
+def tracking() -> str:
+    """What becomes of records: `off`, nothing is kept; `later`, whoever started the stage sends them; else it does.
+
+    Errors: another value of TEMPER_TRACKING.
+    """
+    value = os.environ.get(SWITCH, "").lower()
+    if value not in ("", ON, LATER, OFF):
+        raise InputError(f"{SWITCH}: got {value!r} (allowed: {ON}, {LATER}, {OFF})")
+    return value or ON
 
 
 def _status(error: BaseException | None) -> EndStatus:
@@ -202,4 +216,4 @@ def _status(error: BaseException | None) -> EndStatus:
 
 
 def _warn(text: str) -> None:
-    print(f"temper: {text}", file=sys.stderr, flush=True)
+    say(f"temper: {text}", to=sys.stderr)

@@ -8,11 +8,11 @@ A writer holds a lock on its journal as long as it lives, so that others see whe
 the folder. Imports neither MLflow nor torch.
 """
 
-import contextlib
 import json
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from components.foundation.errors import InputError
 from components.foundation.process import new_pipeline_id
-from components.foundation.storage import beginning, locked, read_json, write_json
+from components.foundation.storage import beginning, locked, read_mapping, write_json
 
 # The last stage of a pipeline run: its successful end closes the run.
 CLOSING_STAGE = "report"
@@ -28,11 +28,13 @@ CLOSING_STAGE = "report"
 OPEN = "pipeline.json"
 # A writer that is being killed, or a forwarder looking whether the writer lives, holds the lock only for moments.
 LOCK_SECONDS = 10
+# One part of a path, and not a hidden one.
+_NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
 
 @dataclass
 class Sent:
-    """How far a journal has been sent: to which tracker and run, how many lines, and what was in the way."""
+    """How far a journal has been sent: to which tracker (without secrets) and run, how many lines, the obstacle."""
 
     tracker: str = ""
     run: str = ""
@@ -43,11 +45,13 @@ class Sent:
     def of(cls, journal: Path) -> "Sent":
         """The state beside a journal, or the state of one never sent."""
         try:
-            noted = json.loads(journal.with_suffix(".sent.json").read_text(encoding="utf-8"))
+            noted = read_mapping(journal.with_suffix(".sent.json"))
             # Versions before this one noted more.
-            return cls(**{field.name: noted[field.name] for field in fields(cls)})
-        except (OSError, ValueError, TypeError, KeyError):
+            state = cls(**{field.name: noted[field.name] for field in fields(cls)})
+        except (InputError, KeyError):
             return cls()
+        fits = all(type(getattr(state, field.name)) is type(field.default) for field in fields(cls))
+        return state if fits else cls()
 
     def save(self, journal: Path) -> None:
         """Replaces the state beside a journal in one step."""
@@ -77,8 +81,11 @@ class Reader:
         for line in whole:
             self._offset += len(line) + 1
             self.lines += 1
-            with contextlib.suppress(ValueError):
-                events.append((self.lines, json.loads(line)))
+            # Half a line, or what somebody else has written there, is no record.
+            with suppress(ValueError, RecursionError):
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("event"), str) and "time" in event:
+                    events.append((self.lines, event))
         for _, event in events:
             if event["event"] in ("open", "end"):
                 self.status = event.get("status", "RUNNING")
@@ -88,7 +95,11 @@ class Reader:
 
 def folder_of(root: Path, pipeline: str) -> Path:
     """The folder of a pipeline run's journals."""
-    return root / "journals" / re.sub(r"[^\w.-]", "-", pipeline)
+    return root / "journals" / _part(pipeline)
+
+
+def _part(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def journals(folder: Path) -> list[Path]:
@@ -115,20 +126,43 @@ def pipeline_status(folder: Path) -> str:
 
 
 def pipeline_id(root: Path) -> str:
-    """The pipeline run: TEMPER_PIPELINE (from the flow), else the one open in pipeline.json, opened here if none is."""
+    """The pipeline run: TEMPER_PIPELINE (from the flow), else the one open in pipeline.json, opened here if none is.
+
+    A file that a power cut has left without content is none. Errors: a name that is no single part of a path.
+    """
     if given := os.environ.get("TEMPER_PIPELINE"):
+        if not _NAME.fullmatch(_part(given)):
+            raise InputError(f"TEMPER_PIPELINE: got {given!r}, want a name of at most 100 characters, no '.' in front")
         return given
-    if not (root / OPEN).exists():
-        now = datetime.now(UTC)
-        opened = {"id": new_pipeline_id(now), "opened": now.isoformat(timespec="seconds")}
-        with beginning(root / OPEN) as file:
-            file.write(f"{json.dumps(opened)}\n".encode())
-    return read_json(root / OPEN)["id"]
+    if opened := open_pipeline(root):
+        return opened
+    now = datetime.now(UTC)
+    opened = {"id": new_pipeline_id(now), "opened": now.isoformat(timespec="seconds")}
+    with suppress(FileNotFoundError):
+        (root / OPEN).unlink()
+    with beginning(root / OPEN) as file:
+        file.write(f"{json.dumps(opened)}\n".encode())
+    return open_pipeline(root) or str(opened["id"])
+
+
+def open_pipeline(root: Path) -> str | None:
+    """The pipeline run that is open in pipeline.json; None where there is none, or nothing that is a name."""
+    with suppress(InputError):
+        name = read_mapping(root / OPEN).get("id")
+        return name if isinstance(name, str) and _NAME.fullmatch(name) else None
+    return None
+
+
+def forget(journal: Path) -> None:
+    """Removes a journal that is not to be kept, with its folder where that was all."""
+    journal.unlink(missing_ok=True)
+    with suppress(OSError):
+        journal.parent.rmdir()
 
 
 def labels() -> dict[str, str]:
     """Tags that every run carries: TEMPER_LABELS, a JSON mapping of texts; anything else is none."""
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         found = json.loads(os.environ.get("TEMPER_LABELS", ""))
         return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
     return {}
@@ -141,9 +175,8 @@ def experiment_name() -> str:
 
 def close_pipeline(root: Path, pipeline: str) -> None:
     """Closes the pipeline run if it is the open one, so that the next stage opens another."""
-    with contextlib.suppress(OSError, ValueError):
-        if read_json(root / OPEN)["id"] == pipeline:
-            (root / OPEN).unlink()
+    if open_pipeline(root) == pipeline:
+        (root / OPEN).unlink(missing_ok=True)
 
 
 def end_abandoned(journal: Path) -> None:

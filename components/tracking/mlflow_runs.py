@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from components.foundation.errors import InputError
+from components.foundation.lines import say, shown
 from components.foundation.params import flat
+from components.tracking import database
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
 from components.tracking.registry import updated, version_of
@@ -42,8 +45,8 @@ class Mlflow:
     def __init__(self, uri: str) -> None:
         self.client = open_client(uri)
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
-        local = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
-        self._artifacts = str(local) if uri.startswith("sqlite:") else None
+        file = database.file_of(uri)
+        self._artifacts = str(file.parent / database.ARTIFACTS) if file else None
         self._experiments: dict[str, str] = {}
         self.enter(experiment_name())
 
@@ -245,8 +248,10 @@ def connect(uri: str) -> Mlflow:
         return Mlflow(uri)
     except Unreachable:
         raise
+    except InputError as error:
+        raise Unreachable(str(error)) from None
     except Exception as error:
-        raise Unreachable(f"MLflow at {uri}: {first_line(error)}") from error
+        raise Unreachable(f"MLflow at {shown(uri)}: {first_line(error)}") from error
 
 
 def open_client(uri: str) -> Any:
@@ -258,13 +263,20 @@ def open_client(uri: str) -> Any:
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    return MlflowClient(uri)
+    if (file := database.file_of(uri)) is None:
+        return MlflowClient(uri)
+    with database.alone(file):
+        client = MlflowClient(uri)
+        # Each makes its tables when it is first asked.
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
+        return client
 
 
 def asked(question: Callable[[Any], Any]) -> Any:
     """What `question` finds out from the client. Errors: InputError, also where nothing was recorded."""
     uri = place()
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := database.file_of(uri)) and not file.exists():
         # Opening it would make it.
         raise InputError(f"{uri}: no such database, nothing has been recorded here (set MLFLOW_TRACKING_URI?)")
     try:
@@ -274,7 +286,7 @@ def asked(question: Callable[[Any], Any]) -> Any:
     except Exception as error:
         if not type(error).__module__.startswith("mlflow."):
             raise
-        raise InputError(f"MLflow at {uri}: {first_line(error)}") from None
+        raise InputError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
 
 
 def download(uri: str, folder: Path) -> Path:
@@ -287,7 +299,7 @@ def download(uri: str, folder: Path) -> Path:
 def _sorted_out(error: Exception) -> Exception:
     from mlflow.exceptions import MlflowException
 
-    traceback.print_exception(error)
+    say("".join(traceback.format_exception(error)).rstrip(), to=sys.stderr)
     later = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if isinstance(error, MlflowException):
         later = error.error_code not in REFUSED  # pyright: ignore[reportAttributeAccessIssue]

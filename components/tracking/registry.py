@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.foundation.errors import InputError
+from components.foundation.errors import InputError, choose
 
 FILES = ("evaluation.json", "outcomes.safetensors")
 # What an evaluation asks, as tags of a version: with other images or another threat model a number is another number.
@@ -21,7 +21,7 @@ QUESTION = ("norm", "epsilon", "test.sha256", "num_images")
 NAMED = ("quick", "autoattack")
 # The worst first.
 _VERDICTS = ("broken", "suspect", "trusted")
-_VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+_VERSION = re.compile(r"models:/(?P<name>[^/@']+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _READ = re.compile(r"upstream\..+\.sha256")
 _RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})")
 
@@ -41,13 +41,23 @@ def resolve(client: Any, reference: str) -> RecordedEvaluation:
     found = _VERSION.fullmatch(reference)
     if not found:
         raise InputError(f"{reference}: want a run id (32 hex digits), models:/NAME/VERSION or models:/NAME@ALIAS")
-    if found["alias"]:
-        version = client.get_model_version_by_alias(found["name"], found["alias"])
-    else:
-        version = client.get_model_version(found["name"], found["version"])
+    version = _version(client, reference, found)
     if not version.run_id:
         raise InputError(f"{reference}: registered without a run, so it has no evaluation")
     return RecordedEvaluation(f"{version.name} {version.version}", client.get_run(version.run_id), version)
+
+
+def _version(client: Any, reference: str, found: re.Match[str]) -> Any:
+    """The version that a reference names, or who has the alias. Errors: no such model, version or alias."""
+    named = f"name = '{found['name']}'"
+    known = client.search_registered_models(named)
+    if not known:
+        raise InputError(f"{reference}: no registered model {found['name']!r}")
+    if found["version"]:
+        versions = {str(version.version): version for version in client.search_model_versions(named)}
+        return choose(versions, found["version"], f"{reference}: version")
+    number = choose(known[0].aliases, found["alias"], f"{reference}: alias")
+    return client.get_model_version(found["name"], str(number))
 
 
 def fetch(client: Any, source: RecordedEvaluation, folder: Path) -> str | None:

@@ -17,6 +17,7 @@ from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from pipelines.flows.harden import page_uri, results
+from pipelines.running.cancellation import cancellable
 from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended, meaning
 from pipelines.running.retries import retries as retried
@@ -99,6 +100,7 @@ def _processes(run: FlowRun, arguments: list[str], shards: int, track: bool, aga
     log = get_run_logger()
     with (
         gpu_slot(run.gpu, run.stop, log.info, shards),
+        cancellable(run.stop),
         forwarding(run.root, [run.pipeline] if track else [], run.environment, log.warning) as told,
     ):
         run.environment.update(told)

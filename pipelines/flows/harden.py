@@ -21,6 +21,7 @@ from components.foundation.provenance import fingerprint
 from pipelines import graph
 from pipelines.graph import Stage
 from pipelines.parameters.check import PARAMS
+from pipelines.running.cancellation import cancellable
 from pipelines.running.checkout import sole_run
 from pipelines.running.forwarder import forwarding
 from pipelines.running.prepare import prepared
@@ -74,7 +75,8 @@ def _run(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> St
     entries = graph.lock_entries(root)
     with forwarding(root, [run.pipeline], run.environment, get_run_logger().warning) as told:
         run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
-        states = _walk(run, stages, again)
+        with cancellable(run.stop):
+            states = _walk(run, stages, again)
     graph.order_lock(root, [*entries, *stages])
     _publish(run, states)
     _report_on_teachers(run, states)

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.foundation.errors import InputError
+from pipelines.running.cancellation import cancellable
 from pipelines.running.process import Ended
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
@@ -64,7 +65,8 @@ def study(
         state = here.copy().run(one, job, place, hours * 3600, ended, return_state=True)  # pyright: ignore
         return ended[-1] if ended else Ended("failed", state.message or "the task did not start")
 
-    status, said = runner.run_jobs(planned, own, jobs, start, stop_after, get_run_logger().warning)
+    with cancellable(own.stop):
+        status, said = runner.run_jobs(planned, own, jobs, start, stop_after, get_run_logger().warning)
     if status == MORE_TO_DO:
         return Cancelled(name=STOPPED, message=said)
     _publish(planned)

@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.foundation.child import Child
-from components.foundation.process import WORK
+from components.foundation.process import LATER, OFF, SWITCH, WORK
 
-# With "off" a stage only writes its journal.
-SWITCH = "TEMPER_TRACKING"
 # Importing MLflow takes a few seconds, a model its upload. A Prefect worker kills a cancelled flow after 30 s, of which
 # stopping the stages takes up to 20 (process.STOP_SEQUENCE).
 FINISH_SECONDS, INTERRUPTED_SECONDS = 60, 6
@@ -27,7 +25,7 @@ def forwarding(
         environment: of the process; says where MLflow is.
         warn: takes one line if records are left unsent.
     """
-    if not pipelines or environment.get(SWITCH, "").lower() == "off":
+    if not pipelines or environment.get(SWITCH, "").lower() == OFF:
         yield {}
         return
     (root / WORK).mkdir(parents=True, exist_ok=True)
@@ -36,7 +34,7 @@ def forwarding(
     child = Child(command, log=log, root=root, environment=environment)
     seconds = INTERRUPTED_SECONDS
     try:
-        yield {SWITCH: "off"}
+        yield {SWITCH: LATER}
         seconds = FINISH_SECONDS
     finally:
         if child.finish(seconds) != 0:

@@ -56,10 +56,23 @@ def meaning(end: ProcessEnd, time_limit: float) -> Ended:
         return Ended("timed out", f"stopped after its time limit of {time_limit:g} s")
     if end.returncode == 0:
         return Ended("ran", "ran")
+    if killed := _killed_by(end.returncode):
+        return Ended("failed", killed)
     said = end.lines[-1] if end.lines else "no output"
     if end.returncode == USER_ERROR:
         return Ended("refused", said.split("error: ", 1)[-1])
     return Ended("failed", f"{said} (exit code {end.returncode})")
+
+
+def _killed_by(returncode: int) -> str:
+    """What the exit status of a process that a signal has ended means; nothing where none did."""
+    # A shell between reports 128 and the signal.
+    number = -returncode if returncode < 0 else returncode - 128
+    if number == signal.SIGKILL:
+        return f"killed (signal {number:d}; out of memory?)"
+    if returncode in (130, 143) or number not in set(signal.Signals):
+        return ""
+    return f"ended by {signal.Signals(number).name} (signal {number})"
 
 
 def run(

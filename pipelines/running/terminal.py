@@ -5,14 +5,23 @@ Without PREFECT_API_URL Prefect starts a temporary server for the run.
 
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
+from components.foundation.errors import InputError
+from components.foundation.lines import say, shown
 from components.foundation.process import USER_ERROR
 
 INTERRUPTED, MORE_TO_DO = 130, 3
+PORTS = {"http": 80, "https": 443}
+# How long a server that is away at the start is waited for, and the variable that says otherwise.
+PATIENCE, SERVER_SECONDS, MOST_SECONDS, CONNECT_SECONDS = "TEMPER_SERVER_SECONDS", 5, 86400, 2
 SETTINGS = {
     # Lines of the flow and its stages, and warnings of everything else.
     "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
@@ -29,9 +38,58 @@ SETTINGS = {
 
 
 def configure() -> None:
-    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then."""
+    """Sets Prefect's settings where the user has not; before the first import of Prefect, which reads them then.
+
+    Errors: those of `await_server`, before anything is changed.
+    """
+    await_server(os.environ)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def await_server(environment: Mapping[str, str]) -> None:
+    """Waits for the server at PREFECT_API_URL, for TEMPER_SERVER_SECONDS at most, after one line that says so.
+
+    Errors: no answer by then, or no address of a server. Without PREFECT_API_URL there is none to wait for.
+    """
+    address, patience = environment.get("PREFECT_API_URL", ""), _patience(environment)
+    if not address:
+        return
+    place, deadline = _place(address), time.monotonic() + patience
+    while problem := _problem(place):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            advice = "start it: prefect server start; or unset PREFECT_API_URL for a temporary one"
+            said = f"no answer from {shown(address)} ({problem}) after {patience:g} s"
+            raise InputError(f"PREFECT_API_URL: {said}; {advice}")
+        if left + 1 > patience:
+            say(f"waiting up to {patience:g} s for {shown(address)} ({problem})", to=sys.stderr)
+        time.sleep(min(left, 1))
+
+
+def _patience(environment: Mapping[str, str]) -> float:
+    value = environment.get(PATIENCE, "") or str(SERVER_SECONDS)
+    with suppress(ValueError):
+        if 0 <= float(value) <= MOST_SECONDS:
+            return float(value)
+    raise InputError(f"{PATIENCE}: got {value!r}, want seconds from 0 to {MOST_SECONDS}")
+
+
+def _place(address: str) -> tuple[str, int]:
+    with suppress(ValueError):
+        parts = urlsplit(address)
+        if parts.hostname and parts.scheme in PORTS:
+            return parts.hostname, parts.port or PORTS[parts.scheme]
+    raise InputError(f"PREFECT_API_URL: got {shown(address)!r}, want an address such as http://127.0.0.1:4200/api")
+
+
+def _problem(place: tuple[str, int]) -> str:
+    """Why nobody answers there; nothing where somebody does."""
+    try:
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
 
 
 def status_of(flow: Callable[..., Any], **parameters: Any) -> int:
@@ -44,7 +102,7 @@ def status_of(flow: Callable[..., Any], **parameters: Any) -> int:
     state = flow(**parameters, return_state=True)
     if state.is_completed():
         return 0
-    print(f"error: {state.message}", file=sys.stderr)
+    say(f"error: {state.message}", to=sys.stderr)
     return {MISTAKE: USER_ERROR, STOPPED: MORE_TO_DO}.get(state.name, 1)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from components.foundation.lines import say
 from temper.commands.shared import Markdown
 
 EVALUATION = "evaluation.json"
@@ -33,7 +34,7 @@ def compare(
         compared = document.compare(*sides)
     if json:
         write_document(json, compared)
-    print(text.markdown(compared) if markdown else text.text(compared))
+    say(text.markdown(compared) if markdown else text.text(compared))
 
 
 def _side(reference: str, model: str | None, scratch: Path) -> Any:

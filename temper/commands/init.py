@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 
 
 def init(
@@ -39,7 +40,7 @@ def init(
     A params.yaml with changes that are neither in presets/ nor in the last commit is kept, unless --force is given.
     """
     if not images.is_dir():
-        raise InputError(f"--images: {printable(images)}: no such folder")
+        raise InputError(f"--images: {one_line(images)}: no such folder")
     from temper.recipe import Wanted, write
 
     told = Wanted(images=images, epsilon=epsilon, flip=flip, size=size, title=title, minutes=minutes)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from components.foundation.lines import say
+
 BOUND = "the lower bound of its 95 % interval, from 0 to 1."
 
 
@@ -57,7 +59,7 @@ def promote(
 
     title, failed, passed = asked(decided)
     if failed:
-        print(f"refused: {title} does not become {alias}: {'; '.join(failed)}")
+        say(f"refused: {title} does not become {alias}: {'; '.join(failed)}")
     else:
-        print(f"{title} is {alias}: {'; '.join(passed)}")
+        say(f"{title} is {alias}: {'; '.join(passed)}")
     raise typer.Exit(1 if failed else 0)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from components.foundation.lines import say
+
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Send the records of stages to MLflow, or say what is unsent."
 )
@@ -19,17 +21,17 @@ def send(root: Root = Path(".temper")) -> None:
 
     failed, waiting = False, delivery.unsent(root)
     if not waiting:
-        print("all records are sent")
+        say("all records are sent")
     for folder in waiting:
         forwarder = delivery.send(folder, place(), connect)
         if forwarder is None:
-            print(f"{folder.name}: being sent by another process")
+            say(f"{folder.name}: being sent by another process")
         elif forwarder.problem:
             failed = True
-            print(f"{folder.name}: {forwarder.problem}")
+            say(f"{folder.name}: {forwarder.problem}")
         else:
             problems = sorted({box.state.problem for box in forwarder.boxes.values()} - {""})
-            print(f"{folder.name}: sent to {place()}", *problems, sep="; ")
+            say("; ".join([f"{folder.name}: sent to {place()}", *problems]))
     raise typer.Exit(failed)
 
 
@@ -43,11 +45,11 @@ def status(root: Root = Path(".temper")) -> None:
     from components.tracking.journal_files import Reader, Sent, is_sent, journals
 
     if not unsent(root):
-        print("all records are sent")
+        say("all records are sent")
     for path in (path for folder in folders(root) for path in journals(folder)):
         reader, state = Reader.to_end(path), Sent.of(path)
         share = "sent" if is_sent(path) else f"{state.sent} of {reader.lines} records sent"
-        print(path.parent.name, path.stem, reader.status, share, state.problem, sep="  ")
+        say("  ".join((path.parent.name, path.stem, reader.status, share, state.problem)))
 
 
 @app.command(hidden=True)
@@ -76,4 +78,4 @@ def fetch_model(
     """Fetch the file of a model, and print its name."""
     from components.tracking import download, mlflow_runs
 
-    print(mlflow_runs.asked(lambda _client: download.fetch_model(uri, folder, mlflow_runs.download)))
+    say(mlflow_runs.asked(lambda _client: download.fetch_model(uri, folder, mlflow_runs.download)))

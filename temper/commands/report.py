@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from components.foundation.lines import say
 from temper.commands.shared import Markdown
 
 
@@ -49,12 +50,12 @@ def show(
     from components.statistics.documents import read_document
 
     if outcomes is not None:
-        print(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
+        say(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
         return
     path = document / "robustness.json" if document.is_dir() else document
     shown, page = read_document(Report, path), page_to_show(path.with_suffix(".html"))
     table, place = (markdown_table(shown), f"`{page}`") if markdown else (text_table(shown), page)
-    print(f"{table}\n\nReport: {place}")
+    say(f"{table}\n\nReport: {place}")
 
 
 def evaluation_beside(report: Path) -> Path:
@@ -80,4 +81,4 @@ def diff(
     from components.statistics.documents import read_document
 
     before, after = read_document(Report, old), read_document(Report, new)
-    print(changes.text(changes.differences(before, after), (str(old), str(new)), markdown))
+    say(changes.text(changes.differences(before, after), (str(old), str(new)), markdown))

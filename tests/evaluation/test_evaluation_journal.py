@@ -208,3 +208,27 @@ def test_a_journal_that_may_not_be_written_is_no_mistake_of_its_content(path, mo
             with pytest.raises(OSError) as full:
                 journal.append("one/clean/3", unit(3))
         assert full.value.errno == errno.ENOSPC and "one/clean/3" not in journal.units
+
+
+FOREIGN = [b"mine, without an end", b"a line\nhalf", b"\0" * 50, b"null", b"[" * 100_000, b"\n\n", b"{}\nhalf", b""]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_foreign_file_is_refused_and_stays_as_it_is(content, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no journal of an evaluation"), OutcomeJournal.open(path, {"seed": 1}):
+        pass
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", [b"null", b"[]", b"{}", b'{"unit": 3', b'"x"', b"[" * 100_000, b"\xff", b"3"])
+def test_a_line_that_is_no_record_is_work_that_was_not_done(line, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with OutcomeJournal.open(path, {"seed": 1}) as journal:
+        journal.append("a", {"x": 1})
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    with OutcomeJournal.open(path, {"seed": 1}) as journal:
+        journal.append("b", {"x": 2})
+        assert journal.units == {"a": {"x": 1}, "b": {"x": 2}}

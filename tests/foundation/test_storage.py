@@ -2,6 +2,9 @@
 
 import errno
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,16 @@ import torch
 from safetensors.torch import save_file
 
 from components.foundation.errors import InputError
-from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
+from components.foundation.storage import (
+    locked,
+    read_csv,
+    read_json,
+    replacing,
+    sha256,
+    write_csv,
+    write_json,
+    write_text,
+)
 from components.numerics.tensor_files import read_tensors, tensor_bytes, write_tensors
 
 
@@ -147,3 +159,38 @@ def test_hashes_are_of_the_bytes(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert tensor_bytes(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).t()) == bytes([1, 3, 2, 4])
+
+
+def test_errors_of_writing_name_the_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "folder", tmp_path / "file/below", tmp_path / ("x" * 300), tmp_path / "loop/x"):
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            write_text(path, "text")
+        assert str(path).startswith(str(caught.value.filename)), (path, caught.value)
+    with pytest.raises(OSError, match=r"\[Errno") as caught, replacing(tmp_path / "full"):
+        raise OSError(errno.EFBIG, "File too large")
+    assert caught.value.filename == str(tmp_path / "full") and files(tmp_path) == ["file", "folder", "loop"]
+
+
+def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = int(ended.stdout)
+    kept = {f".file.{os.getppid()}.partial", f".other.{dead}.partial", ".file.x.partial", f".file.{dead}.part"}
+    for name in (*kept, f".file.{dead}.partial"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "file", "text")
+    assert {*files(tmp_path)} == {*kept, "file"}
+
+
+def test_a_file_that_its_writer_still_holds_is_not_swept(tmp_path):
+    """Its process may be another container's, with numbers of its own."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    half = tmp_path / f".file.{int(ended.stdout)}.partial"
+    with half.open("wb") as file:
+        assert locked(file.fileno())
+        write_text(tmp_path / "file", "text")
+        assert half.exists()
+    write_text(tmp_path / "file", "text")
+    assert not half.exists()

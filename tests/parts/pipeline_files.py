@@ -90,7 +90,7 @@ def make_project(folder: Path, **changes: Any) -> Path:
 
 def environment(code: Path = ROOT) -> dict[str, str]:
     """What a stage's process needs to find the code and to leave trackers alone."""
-    return {**os.environ, "PYTHONPATH": str(code), "TEMPER_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(code), "TEMPER_TRACKING": "later", "OMP_NUM_THREADS": "1"}
 
 
 def start_stage(stage: str, folder: Path, code: Path = ROOT) -> subprocess.Popen[str]:

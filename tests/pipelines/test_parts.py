@@ -209,7 +209,7 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
             "TimedOut",
             "a: stopped after its time limit of 60 s",
         ),
-        (ProcessEnd(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: no output (exit code -9)"),
+        (ProcessEnd(returncode=-9, lines=(), ended_by="itself"), "Failed", "a: killed (signal 9; out of memory?)"),
         (
             ProcessEnd(returncode=255, lines=("ERROR: failed to reproduce 'a': missing data 'x'",), ended_by="itself"),
             "Failed",
@@ -229,7 +229,7 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
                 returncode=255, lines=("> run me", "ERROR: failed to run: run me, exited with -9"), ended_by="itself"
             ),
             "Failed",
-            "a: no output (exit code -9)",
+            "a: killed (signal 9; out of memory?)",
         ),
     ],
     ids=lambda value: value.ended_by if isinstance(value, ProcessEnd) else None,

@@ -451,10 +451,10 @@ def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pyte
             "no folder with an evaluation.json, no run id, no models:/NAME/VERSION or @ALIAS",
         ),
         (["promote", "student"], "want a run id (32 hex digits), models:/NAME/VERSION or models:/NAME@ALIAS"),
-        (["compare", f"models:/{NAME}/77", "."], "not found"),
+        (["compare", f"models:/{NAME}/77", "."], f"models:/{NAME}/77: version: unknown '77' (allowed: "),
         (["compare", "0" * 32, "."], "not found"),
         (["promote", f"models:/{NAME}@nobody"], "nobody"),
-        (["promote", "models:/nothing/1"], "not found"),
+        (["promote", "models:/nothing/1"], "models:/nothing/1: no registered model 'nothing'"),
         (["promote", reference(1), "--min-clean", "90"], "want a share from 0 to 1"),
     ],
 )

@@ -57,6 +57,8 @@ def test_service(name: str) -> None:
     assert re.fullmatch(r"[\w/-]+:\d+\.\d+[\w.-]*", service["image"]), "the tag is no pinned version"
     assert service.get("user", "postgres") == "postgres" and (name in OURS or "user" in service)
     assert service["cap_drop"] == ["ALL"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert re.fullmatch(r"\$\{\w+_MEMORY:-\d+g\}", service["mem_limit"]) and service["pids_limit"] > 0
     for needed in service.get("depends_on", {}).items():
         assert needed[1] == {"condition": "service_healthy"} and "healthcheck" in SERVICES[needed[0]]
     for mount in service.get("volumes", []):
@@ -115,6 +117,21 @@ def test_env_example_names_every_variable_and_no_password() -> None:
     assert set(example) == set(used) - {"STAGE"}
     assert not [name for name, operator in used.items() if (operator == "?") != name.endswith("PASSWORD")]
     assert not [name for name, value in example.items() if value and name.endswith("PASSWORD")]
+
+
+def test_prefect_takes_its_own_pages_and_who_knows_the_password() -> None:
+    from prefect.settings.models.server.api import ServerAPISettings
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SERVICES["prefect"]["environment"].items():
+            patch.setenv(name, re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda found: f"<{found[1]}>", value))
+        settings = ServerAPISettings()
+    assert settings.cors_allowed_origins == "http://localhost:<PREFECT_PORT>,http://127.0.0.1:<PREFECT_PORT>"
+    assert settings.auth_string is not None
+    assert settings.auth_string.get_secret_value() == "temper:<PREFECT_API_PASSWORD>"
+    for name in ("worker", "stage"):
+        given = SERVICES[name]["environment"]["PREFECT_API_AUTH_STRING"]
+        assert given == SERVICES["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
 
 
 def test_mlflow_names_the_database_driver_that_the_image_has() -> None:

@@ -21,3 +21,9 @@ def test_markdown_escapes_what_would_end_a_cell() -> None:
     head, align, first, _ = grids.markdown(GRID, right_from=1).splitlines()
     assert (head, align, first) == ("| name | share | why |", "| :--- | ---: | ---: |", "| a | 1.0 | x\\|y |")
     assert grids.markdown([["only"]]).splitlines() == ["| only |", "| :--- |"]
+
+
+def test_a_cell_forges_no_line_and_moves_no_cursor():
+    grid = [["class", "n"], ["a\nforged\x1b[2J", "1"]]
+    for text in (grids.ruled(grid), grids.markdown(grid)):
+        assert text.count("forged") == 1 and "\\nforged\\x1b[2J" in text and "\x1b" not in text

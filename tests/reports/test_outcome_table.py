@@ -88,5 +88,5 @@ def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_outcomes_of_another_number_of_images_are_refused(folder: Path) -> None:
     write_json(folder / "evaluation.json", read_json(folder / "evaluation.json") | {"num_images": 61})
-    with pytest.raises(InputError, match=r"outcomes\.safetensors: .* is \[60\], want \[61\]"):
+    with pytest.raises(InputError, match=r"outcomes\.safetensors: .* is uint8 \[60\], want uint8 \[61\]"):
         outcome_table(folder)

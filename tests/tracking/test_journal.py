@@ -34,7 +34,7 @@ time.sleep(60)
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPER_TRACKING", "off")
+    monkeypatch.setenv("TEMPER_TRACKING", "later")
     monkeypatch.delenv("TEMPER_PIPELINE", raising=False)
     monkeypatch.delenv("TEMPER_FLOW_RUN", raising=False)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from components.data.layout import LEFT_BEHIND, SUFFIXES
 from components.data.splits import require_counts
-from components.foundation.errors import InputError, printable
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 
 # Pictures too, which cannot be read.
 FOREIGN = (".avif", ".dng", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".psd", ".svg")
@@ -20,10 +21,10 @@ def class_folders(folder: Path, minimum: int) -> dict[str, list[Path]]:
     class name that is no text or looks like another.
     """
     if not folder.is_dir():
-        raise InputError(f"{printable(folder)}: no such folder, want one folder per class in it")
+        raise InputError(f"{one_line(folder)}: no such folder, want one folder per class in it")
     listing = {path.name: _image_files(path) for path in subfolders(folder)}
     _require_distinct(listing, folder)
-    require_counts([len(files) for files in listing.values()], list(listing), minimum, printable(folder))
+    require_counts([len(files) for files in listing.values()], list(listing), minimum, one_line(folder))
     return listing
 
 
@@ -32,7 +33,7 @@ def subfolders(folder: Path) -> list[Path]:
     folders, files = _entries(folder)
     for path in files:
         if path.suffix.lower() in SUFFIXES + FOREIGN:
-            raise InputError(f"{printable(path)}: an image that belongs to no class, want it in a class folder")
+            raise InputError(f"{one_line(path)}: an image that belongs to no class, want it in a class folder")
     return folders
 
 
@@ -42,7 +43,7 @@ def require_no_other_split(folder: Path, splits: Collection[str], classes: Itera
         same = [name for name in classes if (path / name).is_dir()]
         if path.name not in splits and same:
             raise InputError(
-                f"{printable(path)}: holds the class {same[0]!r} as the train folder does, but is no split (splits are "
+                f"{one_line(path)}: holds the class {same[0]!r} as the train folder does, but is no split (splits are "
                 f"called {', '.join(splits)}; rename it or move it away)"
             )
 
@@ -55,7 +56,7 @@ def require_same_classes(train: Collection[str], held_out: Collection[str], spli
         twin = next((other for other in differing[1:] if _looks(other) == _looks(name)), None)
         shown = repr(name) if twin is None else f"{name!a}, which looks the same as {twin!a},"
         where = "train" if name in train else split
-        raise InputError(f"{printable(folder)}: {counts}, want the same; {shown} is only in {where}")
+        raise InputError(f"{one_line(folder)}: {counts}, want the same; {shown} is only in {where}")
 
 
 def _looks(name: str) -> str:
@@ -66,10 +67,10 @@ def _looks(name: str) -> str:
 def _image_files(folder: Path) -> list[Path]:
     folders, files = _entries(folder)
     for path in folders:
-        raise InputError(f"{printable(path)}: a folder inside a class folder, want image files only")
+        raise InputError(f"{one_line(path)}: a folder inside a class folder, want image files only")
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{printable(path)}: no known image type (allowed: {' '.join(SUFFIXES)})")
+            raise InputError(f"{one_line(path)}: no known image type (allowed: {' '.join(SUFFIXES)})")
     return files
 
 
@@ -85,11 +86,11 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
                 if not entry.is_dir() and not entry.is_file():
                     # Raises for a link to nowhere.
                     here.stat()
-                    raise InputError(f"{printable(here)}: a pipe, socket or device, want an image file or a folder")
+                    raise InputError(f"{one_line(here)}: a pipe, socket or device, want an image file or a folder")
                 (folders if entry.is_dir() else files).append(here)
     except OSError as error:
-        target = f" (a link to {printable(os.readlink(here))})" if here.is_symlink() else ""
-        raise InputError(f"{printable(here)}: {error.strerror or error}{target}") from None
+        target = f" (a link to {one_line(os.readlink(here))})" if here.is_symlink() else ""
+        raise InputError(f"{one_line(here)}: {error.strerror or error}{target}") from None
     return sorted(folders), sorted(files)
 
 
@@ -99,7 +100,7 @@ def _require_distinct(classes: Iterable[str], folder: Path) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise InputError(f"{printable(folder / name)}: a class name of bytes that are no UTF-8") from None
+            raise InputError(f"{one_line(folder / name)}: a class name of bytes that are no UTF-8") from None
         twin = seen.setdefault(_looks(name), name)
         if twin != name:
-            raise InputError(f"{printable(folder)}: the classes {twin!a} and {name!a} look the same, want one name")
+            raise InputError(f"{one_line(folder)}: the classes {twin!a} and {name!a} look the same, want one name")

@@ -13,6 +13,7 @@ from components.data.splits import LabelledImages, class_names, read_splits, req
 from components.evaluation.outside.programs import load_program
 from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
@@ -210,7 +211,7 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     try:
         return assemble(card, {**counters, **floats, **first}, reference), architecture
     except InputError as error:
-        raise InputError(f"{_printable(str(error))}; found {_listed(unwrapped.state)}") from None
+        raise InputError(f"{one_line(error)}; found {_listed(unwrapped.state)}") from None
 
 
 def _normalization(
@@ -246,10 +247,6 @@ def _numbers(state: Mapping[str, Tensor], images: OutsideImages) -> tuple[str, .
     heads = [tensor for name, tensor in state.items() if name.startswith("head.") and name.endswith(".weight")]
     count = len(heads[0]) if len(heads) == 1 and heads[0].ndim == 2 else images.num_classes
     return tuple(map(str, range(count)))
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _listed(state: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 
 SCHEMA = 8
 # Bytes of anything that a program computes, of one image, and of a whole batch where its size is fixed.
@@ -186,8 +187,7 @@ def load_program(path: Path | str, device: torch.device | str = "cpu") -> Progra
 
 def _reason(error: Exception) -> str:
     """An error in one line of some length, without what would move a terminal's cursor."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
 
 
 def _tensors(

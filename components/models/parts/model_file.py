@@ -13,6 +13,7 @@ from components.data.normalization import Normalization
 from components.data.splits import Splits
 from components.foundation.errors import InputError
 from components.foundation.params import flat, member, strict, typed
+from components.foundation.storage import reading
 from components.models import MODELS
 from components.numerics.tensor_files import read_tensors, write_tensors
 
@@ -49,7 +50,15 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: no model card in the file (want a file that a training stage wrote)")
     card = typed(ModelCard, metadata, f"{path}: model card")
+    _require_sizes(card, f"{path}: model card")
     return assemble(card, tensors, path).to(device), card
+
+
+def _require_sizes(card: ModelCard, where: str) -> None:
+    if min(card.image_shape) < 1 or len(card.classes) < 2:
+        shape = f"{len(card.classes)} classes of {card.image_shape} images"
+        raise InputError(f"{where}: got {shape}, want at least 2 and every size at least 1")
+    card.normalization.require_channels(card.image_shape[0], f"{where}: normalization")
 
 
 def load_frozen(path: Path, splits: Splits, device: torch.device) -> tuple[nn.Module, ModelCard]:
@@ -68,7 +77,7 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -
     """The model that a card describes, with these weights, in evaluation mode. Error: weights that do not fit."""
     architecture = member(MODELS, card.architecture, f"{path}: architecture")
     # Without memory and without random numbers for weights that are replaced at once.
-    with torch.device("meta"):
+    with reading(path, "no such model can be built"), torch.device("meta"):
         model = architecture.build(len(card.classes), card.image_shape, card.normalization)
     _require_fit(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, assign=True)

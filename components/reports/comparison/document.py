@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from components.evaluation.document import Cascade, Evaluation, ModelFacts
+from components.evaluation.results import read_evaluation
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError, choose
-from components.numerics.tensor_files import read_tensors
 from components.reports.attack_words import attack_text
 from components.reports.comparison import contents
 from components.reports.comparison.contents import Comparison, PairedDifference, paired_difference
 from components.reports.wording import title
 from components.statistics import intervals
 from components.statistics import outcomes as per_image
-from components.statistics.documents import read_document
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired
 from components.statistics.number_text import p_text, percent, points
 from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
@@ -69,8 +68,7 @@ def load(folder: Path | str, model: str | None = None, title: str = "") -> Side:
     if not (folder / "evaluation.json").exists() and (folder / "evaluation/evaluation.json").exists():
         folder = folder / "evaluation"
     where = folder / "evaluation.json"
-    evaluation = read_document(Evaluation, where)
-    outcomes, _ = read_tensors(folder / "outcomes.safetensors")
+    evaluation, outcomes = read_evaluation(folder)
     try:
         side = Side(title or str(folder), _chosen(evaluation, model, where), evaluation, outcomes)
         needed = [side.labels, outcomes[f"{side.model}/clean"], *side.attacked.values()]

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from components.foundation.lines import one_line
 from components.reports import grids, wording
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, subject
@@ -94,7 +95,7 @@ def _cell(found: Interval[float]) -> str:
 
 
 def _heading(document: Report) -> str:
-    return wording.setting_text(document.dataset, document.num_images, document.threat)
+    return one_line(wording.setting_text(document.dataset, document.num_images, document.threat))
 
 
 def _notes(document: Report) -> list[str]:

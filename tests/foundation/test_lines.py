@@ -1,0 +1,62 @@
+"""What people read holds no control characters and no secrets of addresses, whatever goes in."""
+
+import random
+
+import pytest
+
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line, say, shown
+from components.foundation.process import as_process
+
+SCHEMES = ("http", "https", "postgresql+psycopg2", "mysql", "sqlite", "s3", "ssh", "socks5")
+SECRET = "SECRETPW"
+
+
+def addresses(count: int) -> list[str]:
+    rng, found = random.Random(3), []
+    for _ in range(count):
+        user = rng.choice(["", "me", "me@firm", "a%40b", "token"])
+        word = SECRET + rng.choice(["", "@", ":", "%2F", "$&+,;=!*()"])
+        port, path = rng.choice(["", ":80"]), rng.choice(["", "/api", "/x?y=z@w", "/a@b/c"])
+        found.append(f"{rng.choice(SCHEMES)}://{user}:{word}@host.example{port}{path}")
+    return found
+
+
+def test_no_address_shows_its_secret():
+    for address in addresses(300):
+        for text in (address, f"no answer from {address} (refused)", f"'{address}', {address}; {address}"):
+            assert SECRET not in shown(text) and "host.example" in shown(text), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://127.0.0.1:4200/api", "models:/a@champion", "me@firm.example", "sqlite:////a/b@c.db", "a://b/c@d", ""],
+)
+def test_what_holds_no_secret_stays(text):
+    assert shown(text) == text
+
+
+def test_a_line_is_one_line_of_printable_characters():
+    rng = random.Random(4)
+    for _ in range(300):
+        text = "".join(chr(rng.choice([*range(0x100), 0x202E, 0x2028, 0x65E5])) for _ in range(20))
+        line = one_line(text)
+        assert all(letter.isprintable() or letter in "\xa0\xad" for letter in line), line
+
+
+def test_a_table_keeps_its_lines_and_nothing_else(capsys):
+    say("  a\n\x1b[31mred\rforged\n\nhttp://u:SECRETPW@h/")
+    assert capsys.readouterr().out == "  a\n\\x1b[31mred\\rforged\n\nhttp://h/\n"
+
+
+def test_a_mistake_cannot_forge_a_second_line(capsys):
+    with pytest.raises(SystemExit), as_process("stage"):
+        raise InputError("classes 'x\nerror: all is well\x1b[2J'")
+    assert capsys.readouterr().err == "stage: error: classes 'x\\nerror: all is well\\x1b[2J'\n"
+
+
+@pytest.mark.parametrize("number", [*range(1, 134)])
+def test_every_error_of_the_operating_system_is_one_line_with_its_path(number, capsys):
+    with pytest.raises(SystemExit) as caught, as_process("stage"):
+        raise OSError(number, "its words", "some/file")
+    assert caught.value.code == 2 and capsys.readouterr().err == "stage: error: some/file: its words\n"

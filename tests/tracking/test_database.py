@@ -1,0 +1,116 @@
+"""An MLflow database that is a file: opened by one process at a time, whole, and moved together with its artifacts."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from components.foundation.errors import InputError
+from components.tracking import database
+from components.tracking.delivery import Unreachable
+from components.tracking.mlflow_runs import BOUNDS, asked, connect
+from tests.parts.pipeline_files import ROOT, environment
+
+# MLflow and what it needs warn of themselves.
+pytestmark = pytest.mark.filterwarnings("ignore")
+MAKE_A_RUN = """
+import sys
+from components.tracking.mlflow_runs import connect
+tracker = connect(sys.argv[1])
+run = tracker.client.create_run(tracker.experiment).info.run_id
+tracker.client.log_text(run, "hello", "said.txt")
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*BOUNDS, "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def start(uri: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", MAKE_A_RUN, uri], env=environment(), cwd=ROOT)
+
+
+def said(uri: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is in the artifact of each run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    def read(client) -> list[str]:
+        place = client.get_experiment_by_name("temper").experiment_id
+        runs = [run.info.run_id for run in client.search_runs([place])]
+        return [Path(client.download_artifacts(run, "said.txt")).read_text() for run in runs]
+
+    return asked(read)
+
+
+def test_two_first_uses_at_once_and_a_project_that_moves(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'old/mlflow.db'}"
+    processes = [start(uri), start(uri)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert said(uri, monkeypatch) == ["hello", "hello"]
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    (tmp_path / "old").rename(tmp_path / "moved")
+    for name in ("copy", "moved"):
+        assert said(f"sqlite:///{tmp_path / name / 'mlflow.db'}", monkeypatch) == ["hello", "hello"]
+        with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as connection:
+            assert str(tmp_path / "old") not in "\n".join(connection.iterdump())
+    # Of the copy, not of what it was copied from.
+    shutil.rmtree(tmp_path / "copy/mlartifacts")
+    with pytest.raises(Exception, match=r"said\.txt|No such"):
+        said(f"sqlite:///{tmp_path / 'copy/mlflow.db'}", monkeypatch)
+
+
+def test_a_half_changed_database_is_named_with_its_remedy(tmp_path):
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE _alembic_tmp_tags (name TEXT)")
+    before = path.read_bytes()
+    remedy = r"mlflow\.db: a change of its tables was interrupted.*delete it, then: temper records send"
+    with pytest.raises(Unreachable, match=remedy):
+        connect(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no database", bytes(range(256)) * 20, b"SQLite format 3\0" + b"\xff" * 200])
+def test_a_file_that_is_no_database_is_named(content, tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"mlflow\.db: no database of MLflow"), database.alone(path):
+        pass
+    assert path.read_bytes() == content
+
+
+def test_a_database_that_another_process_opens_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.3)
+    path = tmp_path / "mlflow.db"
+    with (
+        database.alone(path),
+        pytest.raises(InputError, match=r"another process opens the database for more than 0\.3 s"),
+        database.alone(path),
+    ):
+        pass
+    with database.alone(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////a/b.db", "/a/b.db"),
+        ("sqlite:////a/b.db?timeout=3", "/a/b.db"),
+        ("sqlite:///b.db", f"{os.getcwd()}/b.db"),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("http://host/b.db", None),
+        ("postgresql://u:p@host/b.db", None),
+    ],
+)
+def test_what_is_a_file(uri, file):
+    assert database.file_of(uri) == (Path(file) if file else None)
