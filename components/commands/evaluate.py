@@ -29,9 +29,10 @@ from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
 from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
-from components.reports.robustness.document import build, headline
+from components.reports.robustness.document import build
 from components.reports.robustness.page import page
 from components.reports.robustness.table import text_table
 from components.stages.evidence import evidence_on
@@ -123,18 +124,21 @@ def report(folder: Path, suite: Suite, data: Data, seconds: float, journal: Jour
     run = journal.pipeline if journal is not None else ""
     dated = write_dated(declared, run, data.test.images.device.type, {"evaluation": seconds})
     if journal is not None:
-        _record(journal, folder, dated, document)
+        _record(journal, folder, dated, document, data)
     print(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
-def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> None:
-    journal.headline(headline(document))
+def _record(journal: Journal, folder: Path, dated: Path, document: Report, data: Data) -> None:
+    journal.headline(run_numbers(document))
     journal.tags({f"verdict.{name}": found.status for name, found in document.verdict.items()})
     journal.upstream({name: model.sha256 for name, model in document.models.items()})
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(folder / name)
     for path in (folder / "robustness.json", dated):
         journal.artifact(path, "report", on_pipeline=True)
+    shape, counts = tuple(data.test.images.shape[1:]), {"test": document.num_images}
+    journal.dataset(data.dataset, data.sha256, "", shape, document.classes, counts, evaluated=True)
+    journal.summary(run_title(document), run_text(document), f"report/{dated.name}", run_tags(document))
 
 
 @contextlib.contextmanager
@@ -144,7 +148,7 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield None, lambda text: print(text, flush=True)
         return
     with Journal.open("evaluate", inputs=fingerprint(told)) as journal:
-        journal.params(told)
+        journal.params({}, told)
         yield journal, journal.note
 
 

@@ -17,6 +17,7 @@ from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
 from components.numerics.tensor_files import read_tensors
+from components.reports.robustness.brief import model_card, run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
@@ -29,6 +30,12 @@ from components.tracking.journal import Journal
 
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
 STUDENT = "models/student.safetensors"
+DATA = "data/normalized.safetensors"
+ABOUT = """\
+Image classifiers that Temper hardened: each version is a student, with its measured accuracy as its description.
+The tag of an alias, such as champion, says which version `temper promote` let through, and with which numbers.
+A version's tag `promoted.ALIAS` or `refused.ALIAS` says why. An alias that was given by hand has none.
+"""
 TRAINED = ("clean_teacher", "robust_teacher", "student")
 
 
@@ -60,13 +67,14 @@ def main(params: Params, journal: Journal) -> None:
     write_json("reports/costs.json", costs)
     seconds = {stage: costs[stage]["seconds"] for stage in STAGES if stage in costs}
     dated = write_dated(Path(PAGE), journal.pipeline, document.provenance.get("device", ""), seconds)
-    journal.headline(numbers)
+    journal.headline(run_numbers(document))
     journal.tags(decision_tags(document))
     for path in (DOCUMENT, dated):
         journal.artifact(path, "report", on_pipeline=True)
     for name, svg in figure_files(document, curves).items():
         write_text(WORK / "figures" / name, svg)
         journal.artifact(WORK / "figures" / name, "figures")
+    journal_summary(document, dated, tuple(tensors["images"].shape[1:]), journal)
     register_student(document, criteria, numbers, tensors["images"], journal)
     print(f"\n{text_table(document)}\n\nReport: {dated}")
 
@@ -82,6 +90,14 @@ def decision_tags(document: Report) -> dict[str, str]:
         "verdict.reasons": ", ".join(reasons(document, me)) or "none",
         **each,
     }
+
+
+def journal_summary(document: Report, page: Path, image_shape: tuple[int, ...], journal: Journal) -> None:
+    """Records what one reads first of a run with a report: its name and description, its data set, links, columns."""
+    digest = document.provenance.get("test.sha256", "")
+    counts = {"test": document.num_images}
+    journal.dataset(document.dataset, digest, str(DATA), image_shape, document.classes, counts, evaluated=True)
+    journal.summary(run_title(document), run_text(document), f"report/{page.name}", run_tags(document))
 
 
 def register_student(
@@ -110,7 +126,8 @@ def register_student(
         "test.sha256": document.provenance.get("test.sha256", ""),
     }
     tags = {**asked, **own, **verdict, **decided, **hashes}
-    journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
+    shape, card = tuple(images.shape[1:]), model_card(document, "student")
+    journal.model(STUDENT, "temper-student", shape, len(document.classes), example, tags, card, ABOUT)
     journal.upstream({"student": student.sha256} | student.upstream)
 
 

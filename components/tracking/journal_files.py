@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,25 @@ LOCK_SECONDS = 10
 
 @dataclass
 class Sent:
-    """How far a journal has been sent: to which tracker and run, how many lines, and what was in the way."""
+    """How far a journal has been sent: to which tracker and run, how many lines, and what was in the way.
+
+    `pages` are the tracker's pages for people, by name, behind its server's address.
+    """
 
     tracker: str = ""
     run: str = ""
     sent: int = 0
     problem: str = ""
+    pages: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, journal: Path) -> "Sent":
         """The state beside a journal, or the state of one never sent."""
         try:
             noted = json.loads(journal.with_suffix(".sent.json").read_text(encoding="utf-8"))
-            # Versions before this one noted more.
-            return cls(**{field.name: noted[field.name] for field in fields(cls)})
-        except (OSError, ValueError, TypeError, KeyError):
+            # Other versions noted more, or less.
+            return cls(**{one.name: noted[one.name] for one in fields(cls) if one.name in noted})
+        except (OSError, ValueError, TypeError):
             return cls()
 
     def save(self, journal: Path) -> None:
