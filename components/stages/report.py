@@ -117,17 +117,20 @@ def register_student(
         "verdict.reasons": ", ".join(reasons(document, "student")) or "none",
     }
     decision = {k: v for k, v in decision_tags(document).items() if k.startswith("decision")}
-    decided = (decision if criteria.model == "student" else {}) | {"criteria": json.dumps(asdict(criteria))}
+    decided = decision if criteria.model == "student" else {}
     hashes = {"sha256": student.sha256, **{f"upstream.{k}": v for k, v in student.upstream.items()}}
     asked = {
         "norm": document.threat.norm,
         "epsilon": document.threat.epsilon,
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
+        "criteria": json.dumps(asdict(criteria)),
     }
-    tags = {**asked, **own, **verdict, **decided, **hashes}
+    # In the order in which the registry shows them.
+    first = {key: own[key] for key in ("worst_case", "clean") if key in own}
+    tags = {**decided, **verdict, **first, **own, **asked, **hashes}
     shape, card = tuple(images.shape[1:]), model_card(document, "student")
-    journal.model(STUDENT, "temper-student", shape, len(document.classes), example, tags, card, ABOUT)
+    journal.model(STUDENT, "temper-student", shape, len(document.classes), example, tags, card=card, about=ABOUT)
     journal.upstream({"student": student.sha256} | student.upstream)
 
 

@@ -4,17 +4,28 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from components.tracking.delivery import Event, Outbox
 from components.tracking.registry import described, updated, version_of
 
-# It imports this module.
-if TYPE_CHECKING:
-    from components.tracking.delivery import Event, Outbox
-    from components.tracking.mlflow_runs import Mlflow
+
+class Connection(Protocol):
+    """What is needed of `mlflow_runs.Mlflow`."""
+
+    client: Any
+    experiment: str
+
+    def pipeline(self, box: Outbox, event: Event) -> str:
+        """The id of the pipeline's run."""
+        ...
+
+    def tag(self, run: str, tags: dict[str, Any]) -> None:
+        """Sets tags of a run."""
+        ...
 
 
-def log_dataset(mlflow: "Mlflow", box: "Outbox", event: "Event") -> None:
+def log_dataset(mlflow: Connection, box: Outbox, event: Event) -> None:
     """Links the stage's run, and the pipeline's where that is asked for, with the images used; once each."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -35,7 +46,7 @@ def log_dataset(mlflow: "Mlflow", box: "Outbox", event: "Event") -> None:
             mlflow.client.log_inputs(run, [DatasetInput(dataset, [tag])])
 
 
-def register(mlflow: "Mlflow", box: "Outbox", event: "Event") -> None:
+def register(mlflow: Connection, box: Outbox, event: Event) -> None:
     """Registers a model file for the pipeline's run, or brings the version that it has already up to date."""
     client, name, tags = mlflow.client, event["name"], event["tags"]
     run, digest = mlflow.pipeline(box, event), tags.get("sha256")
@@ -54,7 +65,7 @@ def register(mlflow: "Mlflow", box: "Outbox", event: "Event") -> None:
         mlflow.tag(one, {"registered": f"{name} version {version}"})
 
 
-def _registered(mlflow: "Mlflow", box: "Outbox", event: "Event", run: str) -> tuple[str, str]:
+def _registered(mlflow: Connection, box: Outbox, event: Event, run: str) -> tuple[str, str]:
     """The number of a new version, and its logged model."""
     from mlflow.exceptions import MlflowException
 
@@ -76,7 +87,7 @@ def _registered(mlflow: "Mlflow", box: "Outbox", event: "Event", run: str) -> tu
     return version.version, logged.model_id
 
 
-def _link(mlflow: "Mlflow", run: str, logged: str | None) -> None:
+def _link(mlflow: Connection, run: str, logged: str | None) -> None:
     """Shows a logged model on the run's page, once; versions of other tools have none."""
     from mlflow.entities import LoggedModelOutput
 

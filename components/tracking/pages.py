@@ -23,9 +23,9 @@ _NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "dur
 # Beside the run's name and time: what each column shows, and its width in pixels. The first ones are seen on a screen
 # 1280 wide beside MLflow's own panels.
 _COLUMNS = {
-    "tags.`decision`": 80,
-    "metrics.`worst case percent`": 120,
-    "metrics.`clean percent`": 100,
+    "tags.`decision`": 75,
+    "metrics.`worst case percent`": 140,
+    "metrics.`clean percent`": 110,
     "tags.`verdict`": 80,
     "tags.`epsilon`": 80,
     "tags.`dataset`": 110,
@@ -33,7 +33,7 @@ _COLUMNS = {
     "tags.`model`": 110,
     "metrics.`num_images`": 100,
 }
-_WIDTHS = {_NAME: 180, _CREATED: 120, **_COLUMNS, _DURATION: 80}
+_WIDTHS = {_NAME: 175, _CREATED: 110, **_COLUMNS, _DURATION: 80}
 
 
 def view_tag(present: str | None) -> str | None:

@@ -114,9 +114,8 @@ def test_a_version_finds_its_evaluation(client: Any, store: Path, tmp_path: Path
 def test_an_alias_and_every_run_of_a_pipeline_find_it(client: Any, store: Path, tmp_path: Path) -> None:
     client.set_registered_model_alias(NAME, "champion", "2")
     source = resolve(client, f"models:/{NAME}@champion")
-    report = source.run
-    pipeline = report.data.tags["mlflow.parentRunId"]
-    place = [report.info.experiment_id]
+    pipeline, place = source.run.info.run_id, [source.run.info.experiment_id]
+    assert source.run.data.tags["temper.stage"] == "pipeline", "the version belongs to the run that people open"
     family = client.search_runs(place, f"tags.`mlflow.parentRunId` = '{pipeline}'")
     assert {run.data.tags["temper.stage"] for run in family} == {"evaluate_attacks", "report"}
     for number, run in enumerate([pipeline, *(run.info.run_id for run in family), f"runs:/{pipeline}"]):
@@ -146,7 +145,22 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     assert champion(client) == "2"
     assert passed[:2] == ["cascade quick", "measurement: trusted, wanted trusted"]
     assert "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 65.0 %" in passed
-    assert client.get_model_version(NAME, "2").tags["promoted.champion"] == "; ".join(passed)
+    version = client.get_model_version(NAME, "2")
+    assert version.tags["promoted.champion"] == "; ".join(passed)
+    assert version.description.startswith("**Promoted to champion** (cascade quick; ")
+    assert client.get_registered_model(NAME).tags["champion"].startswith("version 2: ")
+
+
+def test_the_registry_says_why_a_version_was_refused_until_it_passes(client: Any) -> None:
+    card = "**GO** for the student\n\n| condition | n |"
+    client.update_model_version(NAME, "5", card)
+    for least, words in ((0.99, "Refused as"), (0.5, "Promoted to"), (0.99, "Refused as")):
+        promote(client, resolve(client, reference(5)), bar(min_worst_case=least))
+        said, *_, kept = client.get_model_version(NAME, "5").description.partition("\n\n---\n\n")
+        assert kept == card, "the card stays as it is"
+        assert f"**{words} champion** (" in said
+        assert ("Refused" in said) == (least == 0.99)
+    assert champion(client) == "5", "a refusal takes nothing from it"
 
 
 def test_a_model_file_is_one_version_whose_lowest_number_counts(client: Any) -> None:
