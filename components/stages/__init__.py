@@ -9,6 +9,7 @@ import torch
 from components.foundation.params import Params
 from components.foundation.process import WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
+from components.foundation.recipes import title_of
 from components.foundation.storage import write_json
 from components.tracking.journal import Journal
 
@@ -38,21 +39,12 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
         with Journal.open(stage, inputs=fingerprint(inputs)) as journal:
             own = {key: value for key, value in told.items() if key not in SHARED}
-            journal.params(own, params.values, _title(params))
+            journal.params(own, params.values, title_of(params.values))
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
             main(params, journal)
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
-
-
-def _title(params: Params) -> str:
-    """What the pipeline's run is called while it has no result: data set and method."""
-    named = (
-        params.values.get("fetch_data", {}).get("dataset"),
-        params.values.get("train_robust_teacher", {}).get("method"),
-    )
-    return " \u00b7 ".join(str(block["name"]) for block in named if block and "name" in block)
 
 
 def _cost(seconds: float) -> dict[str, float]:

@@ -11,15 +11,19 @@ from typing import Any
 from prefect import artifacts, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
 from components.foundation.process import ask_temper
+from components.foundation.recipes import title_of
 from pipelines import graph
+from pipelines.flows.choices import Preset, StageName
 from pipelines.graph import Stage
 from pipelines.parameters import change as parameters
 from pipelines.parameters.check import PARAMS
+from pipelines.running import pages
 from pipelines.running.forwarder import forwarding
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use
@@ -29,12 +33,17 @@ from pipelines.running.tasks import FlowRun, refused, unfinished
 RESULT = Path("reports/robustness.json")
 
 
+def _name() -> str:
+    """A run's name before its parameters are checked."""
+    return f"harden {flow_run.parameters.get('preset') or PARAMS}"
+
+
 # Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
-@flow(name="harden", persist_result=False)
+@flow(name="harden", flow_run_name=_name, persist_result=False)
 def harden(
-    preset: str | None = None,
+    preset: Preset | None = None,
     set: list[str] | None = None,
-    targets: list[str] | None = None,
+    targets: list[StageName] | None = None,
     force: bool = False,
     retries: int = 2,
     retry_delay_seconds: float = 10,
@@ -55,8 +64,11 @@ def harden(
     try:
         stages = prepared(root, preset, set or [], targets or [])
     except InputError as error:
-        return refused(error)
-    gpu = gpu_in_use((read_yaml(root / PARAMS).get("compute") or {}).get("device"))
+        pages.explain("", state := refused(error))
+        return state
+    recipe = read_yaml(root / PARAMS)
+    pages.call(title := title_of(recipe), title.split(pages.SEPARATOR))
+    gpu = gpu_in_use((recipe.get("compute") or {}).get("device"))
     run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
     get_run_logger().info("pipeline run %s: %s", run.pipeline, ", ".join(stages))
     entries = graph.lock_entries(root)
@@ -64,10 +76,14 @@ def harden(
         run.environment.update(told | ({"TEMPER_ANEW": "1"} if force else {}))
         states = _walk(run, stages, retried(retries, retry_delay_seconds, run.stop))
     graph.order_lock(root, [*entries, *stages])
-    _publish(run, states)
+    _publish_times(run, states)
+    if end := unfinished(states.values(), "stopped"):
+        pages.explain(title, end)
+        return end
+    if result := pages.told(root, RESULT):
+        pages.show(result, pages.tracked(root, run.pipeline))
     cached = sum(state.name == "Cached" for state in states.values())
-    done = Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
-    return unfinished(states.values(), "stopped") or done
+    return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
 
 
 def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> dict[str, Stage]:
@@ -76,19 +92,14 @@ def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets
     return graph.select(graph.read_graph(root), targets)
 
 
-def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
+def results(root: Path) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
-    if not (root / document).exists():
+    if not (root / RESULT).exists():
         return None
     try:
-        return ask_temper("report", "show", str(document), *options, root=root)
+        return ask_temper("report", "show", str(RESULT), root=root)
     except InputError:
         return None
-
-
-def page_uri(root: Path, table: str) -> str:
-    """The address of the page that results, as Markdown, name in their last line."""
-    return (root / table.rpartition("Report: ")[2].strip("`")).resolve().as_uri()
 
 
 def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> dict[str, State[Any]]:
@@ -110,15 +121,10 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
     return {name: future.state for name, future in futures.items()}
 
 
-def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
+def _publish_times(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     rows = [
         {"stage": name, "state": state.name, "seconds": round(run.seconds.get(name, 0.0), 1)}
         for name, state in states.items()
     ]
     about = "How each stage ended, and its last attempt's time"
     artifacts.create_table_artifact(table=rows, key="stages", description=about)
-    if not all(state.is_completed() for state in states.values()):
-        return
-    if table := results(run.root, "--markdown"):
-        artifacts.create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
-        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="robustness report")

@@ -1,0 +1,76 @@
+"""What a person reads first on the page of a flow run: its name, its tags, and the artifact with its results."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect import get_client, get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+
+from components.foundation.errors import InputError
+from components.foundation.process import ask_temper
+
+SEPARATOR = " \u00b7 "
+# A longer name is cut off by the page anyway; the whole reason is in the state and in the artifact.
+LONGEST_NAME = 140
+
+
+class Told(NamedTuple):
+    """A report in the words of a page: the run's name, tags, and the text in Markdown."""
+
+    title: str
+    tags: list[str]
+    markdown: str
+
+
+def call(title: str, tags: Iterable[str] = ()) -> None:
+    """Names the present flow run, in the list of runs and on its page, and gives it tags besides those it has."""
+    every = list(dict.fromkeys([*(flow_run.tags or ()), *filter(None, tags)]))
+    short = title if len(title) <= LONGEST_NAME else f"{title[: LONGEST_NAME - 1]}\u2026"
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=short, tags=every)
+
+
+def told(root: Path, document: Path) -> Told | None:
+    """What a report says, or None where there is none or it cannot be rendered."""
+    if not (root / document).exists():
+        return None
+    try:
+        return Told(**json.loads(ask_temper("report", "told", str(document), root=root)))
+    except InputError:
+        return None
+
+
+def tracked(root: Path, pipeline: str) -> dict[str, str]:
+    """The tracker's pages of a pipeline run: name to address or, in the last one, how to see them; may be empty."""
+    try:
+        lines = ask_temper("records", "pages", pipeline, root=root).splitlines()
+    except InputError:
+        return {}
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    return {name: address.strip() for name, address in found.items()}
+
+
+def show(result: Told, pages: Mapping[str, str]) -> None:
+    """Publishes results: the run's name and tags, an artifact with the table, and a link that a browser opens.
+
+    Browsers do not follow a link from a page to a file. So there is one only where a tracker serves the report.
+    """
+    call(result.title, result.tags)
+    lines = "\n".join(f"* {name}: {address}" for name, address in pages.items())
+    create_markdown_artifact(f"{result.markdown}\n\n{lines}".rstrip(), key="results", description=result.title)
+    served = not any(address.startswith("mlflow ui") for address in pages.values())
+    if served and "Report" in pages:
+        create_link_artifact(pages["Report"], key="report", link_text="robustness report")
+    for name, address in pages.items():
+        get_run_logger().info("%s: %s", name, address)
+
+
+def explain(begins: str, state: State[Any]) -> None:
+    """Puts why a run did not complete into its name and into the artifact `results`."""
+    said = f"{state.name}: {state.message}"
+    call(f"{begins}{SEPARATOR}{said}" if begins else said, [str(state.name)])
+    create_markdown_artifact(f"**{state.name}**\n\n{state.message}", key="results", description=said)
