@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.evaluation.document import Evaluation
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import HELD_OUT, OutsideImages, load_outside, read_images
+from components.evaluation.progress import Progress
 from components.evaluation.suite import Suite
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
@@ -35,6 +37,7 @@ from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import build
 from components.reports.robustness.page import page
 from components.reports.robustness.table import text_table
+from components.reports.wording import task_title
 from components.stages.evidence import evidence_on
 from components.stages.fetch_data import DOWNLOADS
 from components.stages.tasks import read_suite
@@ -68,7 +71,8 @@ def main(given: EvaluateOptions) -> None:
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     with _notes(given.track and shard.number == 0, params.values) as (journal, note):
-        evaluate(candidates, data, suite, Folders(given.out, given.out, shard), evidence_on, extra, note)
+        place, progress = Folders(given.out, given.out, shard), Progress(partial(print, flush=True), task_title)
+        evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
         if shard.number == 0:
             report(given.out, suite, data, time.monotonic() - began, journal)
         else:

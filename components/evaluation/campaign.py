@@ -16,6 +16,7 @@ from components.attacks.parts.victim import Victim
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
+from components.evaluation.progress import SILENT, Progress
 from components.foundation.errors import InputError
 from components.numerics.cost import PassCounter
 from components.numerics.losses import NO_ANSWER, answers
@@ -85,6 +86,7 @@ class Campaign:
     targets: Sequence[str] = ()
     adversarials: Mapping[str, Adversarials] = field(default_factory=dict)
     shard: Shard = ALONE
+    progress: Progress = SILENT
 
     def run(self, model: str, tasks: Sequence[Task]) -> ModelResults:
         """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
@@ -98,15 +100,18 @@ class Campaign:
 
     def _work(self, model: str, task: Task, survivors: Tensor | None, standing: Tensor) -> None:
         counter = PassCounter(*self.victims[model].networks)
+        total = len(self.test.labels if survivors is None else survivors)
+        self.progress.begin(model, task, total)
         for number, (images, labels, places) in enumerate(self.test.batches(survivors)):
             unit = f"{model}/{task.name}/{number}"
-            if unit in self.journal.units or number % self.shard.processes != self.shard.number:
-                continue
-            record, classes, images_adv = self._attack(model, task, images, labels, places)
-            fallen = (classes != labels) & standing[places].bool()
-            if task.counts and model in self.adversarials:
-                self.adversarials[model].keep(places[fallen], images_adv[fallen])
-            self.journal.append(unit, record | {"passes": counter.take()})
+            mine = unit not in self.journal.units and number % self.shard.processes == self.shard.number
+            if mine:
+                record, classes, images_adv = self._attack(model, task, images, labels, places)
+                fallen = (classes != labels) & standing[places].bool()
+                if task.counts and model in self.adversarials:
+                    self.adversarials[model].keep(places[fallen], images_adv[fallen])
+                self.journal.append(unit, record | {"passes": counter.take()})
+            self.progress.did(model, task, len(labels), total, fresh=mine)
         counter.close()
 
     def _attack(

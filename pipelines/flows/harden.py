@@ -5,6 +5,7 @@ retries, time limits, GPU slots, live logs and artifacts.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,15 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
-        progress = artifacts.create_progress_artifact(progress=0.0, key="progress", description="stages done")
+        progress = pages.Progress(len(stages))
+        run = replace(run, tell=progress.tell)
         for name, stage in stages.items():
             upstream = [futures[dependency] for dependency in stage.dependencies]
             one = run_stage.with_options(name=name, task_run_name=name, **again)
             futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
-        for done, future in enumerate(as_completed(list(futures.values())), start=1):
+        for future in as_completed(list(futures.values())):
             future.wait()  # takes the final state from the thread; the server may not have it yet
-            share = 100.0 * done / len(futures)
-            artifacts.update_progress_artifact(progress, progress=share)  # pyright: ignore[reportArgumentType]
+            progress.advance()
     except BaseException:
         run.stop.set()
         raise

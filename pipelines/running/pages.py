@@ -1,12 +1,19 @@
 """What a person reads first on the page of a flow run: its name, its tags, and the artifact with its results."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from prefect import get_client, get_run_logger
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
@@ -16,6 +23,8 @@ from components.foundation.process import ask_temper
 SEPARATOR = " \u00b7 "
 # A longer name is cut off by the page anyway; the whole reason is in the state and in the artifact.
 LONGEST_NAME = 140
+# Between two lines of a stage that the artifact `progress` shows; each is a request to the server.
+SECONDS_BETWEEN = 5
 
 
 class Told(NamedTuple):
@@ -24,6 +33,29 @@ class Told(NamedTuple):
     title: str
     tags: list[str]
     markdown: str
+
+
+class Progress:
+    """The artifact `progress` of a flow run: how many stages are done, and what the one that runs said last."""
+
+    def __init__(self, stages: int) -> None:
+        self._stages, self._done, self._told_at = stages, 0, 0.0
+        created: Any = create_progress_artifact(progress=0.0, key="progress", description="stages done")
+        self._id: UUID = created
+
+    def advance(self) -> None:
+        """One more stage is done."""
+        self._done += 1
+        self._update(f"{self._done} of {self._stages} stages done")
+
+    def tell(self, line: str) -> None:
+        """Shows a stage's line, unless one was shown a moment ago."""
+        if time.monotonic() - self._told_at >= SECONDS_BETWEEN:
+            self._told_at = time.monotonic()
+            self._update(line)
+
+    def _update(self, text: str) -> None:
+        update_progress_artifact(self._id, progress=100.0 * self._done / self._stages, description=text)
 
 
 def call(title: str, tags: Iterable[str] = ()) -> None:

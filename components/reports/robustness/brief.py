@@ -33,13 +33,16 @@ def method(document: Report) -> str:
 
 def run_text(document: Report) -> str:
     """A run's description as Markdown: decision and numbers in its first line, then the table and what it means."""
-    return f"{first_line(document, subject(document))}\n\n{markdown_table(document)}"
+    table = markdown_table(document)
+    # The table's own first line says less.
+    rest = table.partition("\n\n")[2] if document.decision else table
+    return f"{first_line(document, subject(document))}\n\n{rest}"
 
 
 def first_line(document: Report, name: str) -> str:
-    """`**NO-GO** · worst case **68.2 %** (63.2–72.8 %, n = 359) · clean 99.4 % (…) · measurement trusted`."""
+    """`**NO-GO: student** · worst case **68.2 %** (63.2–72.8 %, n = 359) · clean 99.4 % (…) · measurement trusted`."""
     model, decision = document.models[name], document.decision
-    answer = [f"**{decision.answer}**"] if decision and decision.model == name else []
+    answer = [f"**{decision.answer}: {title(name)}**"] if decision and decision.model == name else []
     measured = {"worst case": model.worst_case, "clean": model.clean}
     found = [f"{words} **{percent(rate.value)} %** ({_interval(rate)})" for words, rate in measured.items() if rate]
     return SEPARATOR.join([*answer, *found, f"measurement {title(status(document, name))}"])
