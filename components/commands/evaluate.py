@@ -60,6 +60,8 @@ def main(given: EvaluateOptions) -> None:
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
     device = suite.compute.prepare()
+    if slow := suite.compute.warning:
+        print(slow.partition(";")[0] + " (--threads 1)", flush=True)
     candidates, classes = {}, images.classes
     for name, reference in models.items():
         model, facts, own = load_outside(name, reference, images, foreign[name], device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.foundation.errors import InputError
 from components.foundation.params import Count, strict
 from components.numerics import parallel
+from components.numerics.threads import chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
@@ -22,12 +23,19 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class Compute:
     """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
 
-    The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again.
+    The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again. With
+    `auto` it is what is fastest at the start of a run, and recorded.
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
-    threads: Count  # CPU threads of each process; sums of floats depend on them.
+    threads: Count | Literal["auto"]  # CPU threads of each process; sums of floats depend on them.
     deterministic: bool  # Allow only operations that give the same bits again.
+
+    @property
+    def warning(self) -> str:
+        """One line where the CPU computes, and busy cores make so many threads slow; else nothing."""
+        on_gpu = self.device != "cpu" and torch.cuda.is_available()
+        return "" if on_gpu or self.threads == "auto" else warning(self.threads)
 
     def prepare(self) -> torch.device:
         """The device, after setting this process's threads and determinism and meeting those it trains with.
@@ -36,7 +44,7 @@ class Compute:
         """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(chosen() if self.threads == "auto" else self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
         if device.type == "cuda":
             index, gpus = parallel.place_on_machine(), torch.cuda.device_count()

@@ -11,6 +11,7 @@ from components.foundation.process import WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
 from components.foundation.recipes import title_of
 from components.foundation.storage import write_json
+from components.numerics.threads import settled, unsettle
 from components.tracking.journal import Journal
 
 STAGES = (
@@ -32,8 +33,9 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     """Runs a stage as a process: a user's mistake becomes one line and exit status 2, a kill is recorded as one."""
     began = time.monotonic()
     with as_process(stage):
-        params = Params.read()
-        params.require_known(KNOWN)
+        read = Params.read()
+        read.require_known(KNOWN)
+        params = settled(read, WORK)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
@@ -41,10 +43,21 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             own = {key: value for key, value in told.items() if key not in SHARED}
             journal.params(own, params.values, title_of(params.values))
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
+            tell_threads(read, params, journal)
             main(params, journal)
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
+        if stage == STAGES[-1]:
+            unsettle(WORK)
+
+
+def tell_threads(read: Params, params: Params, journal: Journal) -> None:
+    """Records the number of CPU threads, and says which one was chosen, or that it is a slow one at present."""
+    compute = params.values.get("compute") or {}
+    journal.tags({"threads": compute.get("threads")})
+    if params is not read:
+        journal.note(f"compute.threads: auto is {compute['threads']} in this run")
 
 
 def _cost(seconds: float) -> dict[str, float]:

@@ -48,6 +48,8 @@ def main(params: Params, journal: Journal) -> None:
     splits = read_splits(DATA)
     suite = read(params, len(splits.classes))
     device = suite.compute.prepare()
+    if slow := suite.compute.warning:
+        journal.note(slow)
     candidates = load_candidates(splits, device)
     hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}

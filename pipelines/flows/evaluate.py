@@ -22,7 +22,7 @@ from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended, meaning
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.tasks import FlowRun, refused, state_of, unfinished
+from pipelines.running.tasks import FlowRun, state_of, unfinished
 
 # Parameters of the flow alone; all others are options of `temper evaluate`.
 OWN = ("shards", "retries", "retry_delay_seconds", "hours")
@@ -78,14 +78,11 @@ def evaluate(
         track: record the result in MLflow, too.
         shards: processes that share the work, each on a GPU of its own where GPUs are used.
         retries: how often a failed process is tried again; it continues.
-        retry_delay_seconds: wait before a retry, varied by half.
-        hours: time limit for one attempt.
+        retry_delay_seconds, hours: wait before a retry, varied by half; time limit for one attempt.
     """
     arguments, run = command_line(locals()), FlowRun(gpu=gpu_in_use(device), time_limit=hours * 3600)
     if shards < 1:
-        state = refused(InputError(f"shards: got {shards}, want at least 1"))
-        pages.explain(_name(), state)
-        return state
+        return pages.refuse(_name(), InputError(f"shards: got {shards}, want at least 1"))
     states = _processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop))
     return _end(run, states, Path(out), track)
 

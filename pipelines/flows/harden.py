@@ -29,7 +29,7 @@ from pipelines.running.forwarder import forwarding
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use
 from pipelines.running.stage import run_stage
-from pipelines.running.tasks import FlowRun, refused, unfinished
+from pipelines.running.tasks import FlowRun, unfinished
 
 RESULT = Path("reports/robustness.json")
 
@@ -65,8 +65,7 @@ def harden(
     try:
         stages = prepared(root, preset, set or [], targets or [])
     except InputError as error:
-        pages.explain("", state := refused(error))
-        return state
+        return pages.refuse("", error)
     recipe = read_yaml(root / PARAMS)
     pages.call(title := title_of(recipe), title.split(pages.SEPARATOR))
     gpu = gpu_in_use((recipe.get("compute") or {}).get("device"))

@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 
 from components.foundation.errors import InputError
 from components.foundation.process import ask_temper
+from pipelines.running.tasks import refused
 
 SEPARATOR = " \u00b7 "
 # A longer name is cut off by the page anyway; the whole reason is in the state and in the artifact.
@@ -99,6 +100,13 @@ def show(result: Told, pages: Mapping[str, str]) -> None:
         create_link_artifact(pages["Report"], key="report", link_text="robustness report")
     for name, address in pages.items():
         get_run_logger().info("%s: %s", name, address)
+
+
+def refuse(begins: str, error: InputError) -> State[Any]:
+    """The end of a flow that a user's mistake has kept from starting, said on its page."""
+    state = refused(error)
+    explain(begins, state)
+    return state
 
 
 def explain(begins: str, state: State[Any]) -> None:

@@ -77,9 +77,10 @@ def test_what_was_measured_counts_more_than_what_was_guessed() -> None:
 
 def test_more_work_is_more_effort() -> None:
     pgd = {"step_size": Ratio(1, 255), "start": "uniform", "loss": "cross_entropy"}
-    few, many = (ATTACKS["pgd"](steps=n, restarts=r, **pgd) for n, r in ((5, 1), (20, 2)))
+    make: dict[str, Any] = dict(ATTACKS)
+    few, many = (make["pgd"](steps=n, restarts=r, **pgd) for n, r in ((5, 1), (20, 2)))
     assert effort(None) <= effort(few) < effort(many) == 40
-    assert effort(ATTACKS["eot"](samples=3, attack=many)) == 120
+    assert effort(make["eot"](samples=3, attack=many)) == 120
 
 
 @pytest.mark.parametrize(
