@@ -71,9 +71,10 @@ def _note(client: Any, version: Any, alias: str, failed: list[str], passed: list
 
 
 def _figures(version: Any) -> str:
-    """A version's numbers in a few words: `worst case 68.2 %, clean 99.4 %, n = 359`."""
+    """A version's decision and numbers in a few words: `GO, worst case 68.2 %, clean 99.4 %, n = 359`."""
     shown = {"worst_case": "worst case", "clean": "clean"}
-    found = [f"{words} {100 * float(version.tags[key]):.1f} %" for key, words in shown.items() if key in version.tags]
+    found = [version.tags["decision"]] if "decision" in version.tags else []
+    found += [f"{words} {100 * float(version.tags[key]):.1f} %" for key, words in shown.items() if key in version.tags]
     return ", ".join([*found, f"n = {version.tags['num_images']}"] if "num_images" in version.tags else found)
 
 

@@ -113,7 +113,7 @@ def version_of(client: Any, name: str, digest: str | None, run: str = "") -> Any
 def described(tags: Mapping[str, str], card: str) -> str:
     """A version's description: what the gate last said for each alias, by its tags, then the model's card."""
     said = [
-        f"**{words} {key.removeprefix(before)}** ({text})"
+        f"{words} {key.removeprefix(before)} ({text})"
         for before, words in GATE.items()
         for key, text in tags.items()
         if key.startswith(before)

@@ -1,7 +1,7 @@
 """What the forms of flows offer to choose from.
 
-A form shows a list where the schema of a parameter has one. Presets and stages are those of this checkout; a name that
-is added later is taken all the same, and an unknown one is refused when the flow starts.
+A form shows a list where the schema of a parameter has one. Presets and stages are those of this checkout when it was
+deployed: the server refuses another one. The flow itself checks them when it starts.
 """
 
 from pathlib import Path

@@ -22,8 +22,8 @@ from components.foundation.process import ask_temper
 from pipelines.running.tasks import refused
 
 SEPARATOR = " \u00b7 "
-# A longer name is cut off by the page anyway; the whole reason is in the state and in the artifact.
-LONGEST_NAME = 140
+# Three lines at the top of the page; the whole reason is in the state and in the artifact.
+LONGEST_NAME = 240
 # Between two lines of a stage that the artifact `progress` shows; each is a request to the server.
 SECONDS_BETWEEN = 5
 
@@ -61,10 +61,12 @@ class Progress:
 
 def call(title: str, tags: Iterable[str] = ()) -> None:
     """Names the present flow run, in the list of runs and on its page, and gives it tags besides those it has."""
-    every = list(dict.fromkeys([*(flow_run.tags or ()), *filter(None, tags)]))
     short = title if len(title) <= LONGEST_NAME else f"{title[: LONGEST_NAME - 1]}\u2026"
     with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, name=short, tags=every)
+        # What the runtime says of them is from the start of the run.
+        present = client.read_flow_run(UUID(str(flow_run.id))).tags
+        every = list(dict.fromkeys([*present, *filter(None, tags)]))
+        client.update_flow_run(UUID(str(flow_run.id)), name=short, tags=every)
 
 
 def told(root: Path, document: Path) -> Told | None:

@@ -147,7 +147,7 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     assert "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 65.0 %" in passed
     version = client.get_model_version(NAME, "2")
     assert version.tags["promoted.champion"] == "; ".join(passed)
-    assert version.description.startswith("**Promoted to champion** (cascade quick; ")
+    assert version.description.startswith("Promoted to champion (cascade quick; ")
     assert client.get_registered_model(NAME).tags["champion"].startswith("version 2: ")
 
 
@@ -158,7 +158,7 @@ def test_the_registry_says_why_a_version_was_refused_until_it_passes(client: Any
         promote(client, resolve(client, reference(5)), bar(min_worst_case=least))
         said, *_, kept = client.get_model_version(NAME, "5").description.partition("\n\n---\n\n")
         assert kept == card, "the card stays as it is"
-        assert f"**{words} champion** (" in said
+        assert f"{words} champion (" in said
         assert ("Refused" in said) == (least == 0.99)
     assert champion(client) == "5", "a refusal takes nothing from it"
 

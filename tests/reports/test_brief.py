@@ -18,7 +18,7 @@ def test_the_stage_tells_what_a_run_is_called_and_what_it_found(tmp_path: Path) 
     worst = 100 * told.numbers["student.worst_case"]
     parts = ["shapes", "student", f"worst case {worst:.1f} %", told.told["verdict"], told.told["decision"]]
     assert told.title == " \u00b7 ".join(parts)
-    assert told.text.startswith(f"**{told.told['decision']}: student** \u00b7 worst case **{worst:.1f} %** (")
+    assert told.text.startswith(f"{told.told['decision']}: student \u00b7 worst case **{worst:.1f} %** (")
     assert told.images == ("shapes", True)
     assert told.shown[0] == "report/robustness.dated.html"
     assert told.card.splitlines()[0] == told.text.splitlines()[0]

@@ -40,9 +40,9 @@ def run_text(document: Report) -> str:
 
 
 def first_line(document: Report, name: str) -> str:
-    """`**NO-GO: student** · worst case **68.2 %** (63.2–72.8 %, n = 359) · clean 99.4 % (…) · measurement trusted`."""
+    """`NO-GO: student · worst case **68.2 %** (63.2–72.8 %, n = 359) · clean 99.4 % (…) · measurement trusted`."""
     model, decision = document.models[name], document.decision
-    answer = [f"**{decision.answer}: {title(name)}**"] if decision and decision.model == name else []
+    answer = [f"{decision.answer}: {title(name)}"] if decision and decision.model == name else []
     measured = {"worst case": model.worst_case, "clean": model.clean}
     found = [f"{words} **{percent(rate.value)} %** ({_interval(rate)})" for words, rate in measured.items() if rate]
     return SEPARATOR.join([*answer, *found, f"measurement {title(status(document, name))}"])
