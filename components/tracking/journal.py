@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from components.foundation.child import Child
+from components.foundation.errors import InputError
 from components.tracking import journal_files
 from components.tracking.pages import told
 
@@ -160,12 +161,15 @@ class Journal:
         self._append("note", text=text)
         print(text, flush=True)
 
-    def end(self, status: EndStatus) -> None:
-        """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now."""
+    def end(self, status: EndStatus, reason: str = "") -> None:
+        """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now.
+
+        `reason` is what a person reads of a stage that did not finish.
+        """
         if self._ended:
             return
         self._ended = True
-        self._append("end", status=status)
+        self._append("end", status=status, reason=reason)
         os.close(self._file)
         if status == "FINISHED" and self.stage == journal_files.CLOSING_STAGE:
             journal_files.close_pipeline(self.root, self.pipeline)
@@ -176,7 +180,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.end(_status(error))
+        # Other errors than a user's mistake say things that only the log may hold.
+        self.end(_status(error), str(error) if isinstance(error, InputError) else "")
 
     def _append(self, event: str, **content: Any) -> None:
         line = json.dumps({"time": time.time_ns() // 1_000, "event": event, **content}, default=str)

@@ -196,6 +196,10 @@ def _artifact(mlflow: Mlflow, box: Outbox, event: Event) -> None:
 def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     if box.notes:
         mlflow.client.log_text(box.state.run, "\n".join(box.notes) + "\n", "log.txt")
+    if event.get("reason"):
+        text = f"{stage_of(box.path)}: {event['reason']}"
+        for run in (box.state.run, mlflow.pipeline(box, event)):
+            mlflow.tag(run, {"mlflow.note.content": text})
     mlflow.client.set_terminated(box.state.run, event["status"], _milliseconds(event))
     if (status := pipeline_status(box.path.parent)) != "RUNNING":
         mlflow.client.set_terminated(mlflow.pipeline(box, event), status, _milliseconds(event))

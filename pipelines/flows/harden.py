@@ -67,7 +67,7 @@ def harden(
     except InputError as error:
         return pages.refuse("", error)
     recipe = read_yaml(root / PARAMS)
-    pages.call(title := title_of(recipe), title.split(pages.SEPARATOR))
+    pages.call(title := title_of(recipe) or "harden", title.split(pages.SEPARATOR))
     gpu = gpu_in_use((recipe.get("compute") or {}).get("device"))
     run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
     get_run_logger().info("pipeline run %s: %s", run.pipeline, ", ".join(stages))

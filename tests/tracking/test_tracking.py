@@ -21,6 +21,7 @@ from tests.parts.pipeline_files import make_project
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
 from components.data.normalization import Normalization
+from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
@@ -192,6 +193,9 @@ def test_two_runs_differ_in_what_was_changed_alone(project: Path, monkeypatch: p
         for stage in stages:
             with Journal.open(stage) as journal:
                 journal.params({stage: recipe[stage]}, recipe | {"seed": seed}, "digits")
+    monkeypatch.setenv("TEMPER_PIPELINE", "refused")
+    with pytest.raises(InputError), Journal.open("train"):
+        raise InputError("params.yaml: seed: got -1")
     assert temper(["records", "send"]) == 0
     client = tracking.connect(tracking.place()).client
     (experiment,) = [one for one in client.search_experiments() if one.name == "temper"]
@@ -200,6 +204,8 @@ def test_two_runs_differ_in_what_was_changed_alone(project: Path, monkeypatch: p
     one, other = (told[name].data.params for name in ("first", "cached"))
     assert {key for key in one | other if one.get(key) != other.get(key)} == {"seed"}
     assert told["cached"].info.run_name == "digits"
+    refused = told["refused"]
+    assert refused.data.tags["mlflow.note.content"] == "train: params.yaml: seed: got -1", "why, on the first screen"
     parts = {key for run in runs if run.data.tags["temper.stage"] != "pipeline" for key in run.data.params}
     assert parts == {"train.epochs", "train.rate", "report.gallery"}, "a stage's run has its own section"
 
