@@ -2,21 +2,32 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
 from components.foundation.params import Count, strict
 from components.numerics import parallel
-from components.numerics.threads import chosen, warning
+from components.numerics.threads import AUTO, chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
 
 `auto` is the fastest: bfloat16 where the device is made for it, else float32.
 """
+
+
+def _threads(value: object) -> object:
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"got {value!r}, want at least 1, or {AUTO}")
+
+
+# One message for a union of two types.
+Threads = Annotated[Count | Literal["auto"], BeforeValidator(_threads)]
 
 
 @strict
@@ -28,7 +39,7 @@ class Compute:
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
-    threads: Count | Literal["auto"]  # CPU threads of each process; sums of floats depend on them.
+    threads: Threads  # CPU threads of each process; sums of floats depend on them.
     deterministic: bool  # Allow only operations that give the same bits again.
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.numerics import threads
 from components.numerics.compute import Compute
@@ -50,6 +51,13 @@ def test_slow_threads_are_said_only_on_busy_cores(monkeypatch: pytest.MonkeyPatc
     assert warning(2, lambda count: 1 / count) == warning(1, lambda _: pytest.fail("measured")) == ""
     monkeypatch.setattr(threads.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     assert warning(2, lambda _: pytest.fail("measured")) == ""
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "two", [], {}, "AUTO"], ids=repr)
+def test_no_other_value_is_a_number_of_threads(value: object) -> None:
+    told = Params({"compute": {"device": "cpu", "threads": value, "deterministic": True}})
+    with pytest.raises(InputError, match=r"^params.yaml: compute.threads: got .*, want at least 1, or auto$"):
+        told.typed(Compute, "compute")
 
 
 def test_a_measurement_leaves_threads_and_random_numbers_alone() -> None:
