@@ -6,7 +6,9 @@ FOLDER holds clones of the official repositories under their own names (`TRADES`
 executed as they stand, on a CPU in float64, with stand-ins for data, networks and evaluations (`benchmarks/official`);
 our training loop then runs the preset's own section on the same batches, from the same weights, with the same draws.
 The result has the largest relative difference over all steps, and all that was made equal by hand. A number of the
-official script that the run cannot keep, such as the epochs, is compared by itself. No clone is part of this project.
+official script that the run cannot keep, such as the epochs, is compared by itself. `alone` has the losses of ten steps
+of ours without any official code: a test takes them again, so a change of what a method computes does not go unseen. No
+clone is part of this project.
 """
 
 import argparse
@@ -23,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.official import b_mtard, fast_adversarial, fgsm_mep, grad_align, loss_functions, n_fgsm  # noqa: E402
+from benchmarks.official import b_mtard, fast_adversarial, fgsm_mep, grad_align, loss_functions, n_fgsm, ours  # noqa: E402  # noqa: E402
 from benchmarks.official.case import EVERYWHERE, Case  # noqa: E402
 from benchmarks.official.tape import differences  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
@@ -61,6 +63,7 @@ def compare(case: Case, code: Path) -> dict[str, Any]:
         "equalised": case.equalised,
         "differs": case.differs,
         "section": section_of(case.preset, case.stage),
+        "alone": ours.alone(case.preset, case.stage),
     }
 
 

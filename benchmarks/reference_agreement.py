@@ -38,7 +38,7 @@ from components.foundation.params import Ratio  # noqa: E402
 from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
 from components.numerics.cost import PassCounter  # noqa: E402
-from components.numerics.losses import cross_entropy  # noqa: E402
+from components.numerics.losses import answers, cross_entropy  # noqa: E402
 from components.numerics.random_numbers import Noise  # noqa: E402
 from components.threats.l1 import L1  # noqa: E402
 from components.threats.l2 import L2  # noqa: E402
@@ -204,7 +204,7 @@ def _timed(model: nn.Module, test: tuple[Tensor, Tensor], craft: Callable[..., T
     counter.close()
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
-        return Run(model(images_adv).argmax(1) == test[1], seconds, passes)
+        return Run(answers(model(images_adv)) == test[1], seconds, passes)
 
 
 def _worst(runs: list[Run]) -> Run:

@@ -1,12 +1,12 @@
-"""How fast image files become batches: torchvision's decoders against pillow's, and what worker processes add.
+"""How fast image files become batches: pillow, which decodes them, against torchvision, and what worker processes add.
 
     python benchmarks/streaming_speed.py --images 512 --rounds 3
 
 The files are generated: 500x375 JPEGs of quality 90, about as many bytes as photographs in ImageNet. Each becomes
-3x224x224: its middle square, so that both decoders do the same. `streamed` is what training does with it: read, compare
-the SHA-256, decode, crop, resize; `pillow` is how `image_folder` decodes a set into memory, without the hash. Both are
-one process and one thread, and take turns; workers run beside a training that needs its own processor. Files come from
-the page cache, so no disk is measured.
+3x224x224: its middle square. `decode_shard` is what every reader does with it: read, compare the SHA-256, decode with
+pillow, crop, resize. `torchvision` does the same with its own decoder; it is not used, since it dies of damaged PNGs
+and takes fewer kinds of files. Both are one process and one thread, and take turns; workers run beside a training that
+needs its own processor. Files come from the page cache, so no disk is measured.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import platform
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
+from torchvision.io import ImageReadMode, decode_image  # noqa: E402
+from torchvision.transforms.v2 import functional  # noqa: E402
 
 from components.data.decoding import FileGroup, Stream, decode_shard  # noqa: E402
 from components.data.listing import LabelledFiles  # noqa: E402
@@ -54,18 +57,31 @@ def write_files(folder: Path, count: int) -> float:
     return sum(sizes) / count / 1000
 
 
-def member(folder: Path, streamed: bool) -> ImageFolder:
-    """The data set, decoded by torchvision or by pillow."""
-    how = Streamed(random_crop=None) if streamed else None
-    return ImageFolder(folder=str(folder), image_size=IMAGE_SIZE, color="rgb", resize="crop", streamed=how)
+def listed(folder: Path) -> LabelledFiles:
+    """The files of the data set; decodes each once."""
+    fields = {"image_size": IMAGE_SIZE, "color": "rgb", "resize": "crop", "streamed": Streamed(random_crop=None)}
+    train = ImageFolder(folder=str(folder), **fields).load(folder).train
+    assert isinstance(train, LabelledFiles)
+    return train
 
 
-def entrants(folder: Path, files: LabelledFiles) -> dict[str, Callable[[], object]]:
+def with_torchvision(data: bytes) -> torch.Tensor:
+    """The pixels of a JPEG, by its decoder."""
+    with warnings.catch_warnings():
+        # Its decoders are to move to another package.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        image = decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
+    side = min(image.shape[1:])
+    return functional.resize(functional.center_crop(image, [side]), [IMAGE_SIZE], antialias=True)
+
+
+def entrants(files: LabelledFiles) -> dict[str, Callable[[], object]]:
     """By name: all images once, in this process."""
-    pillow = member(folder, streamed=False)
+    places = range(len(files))
     return {
-        "streamed": lambda: decode_shard(files, FileGroup(list(range(len(files))), None)),
-        "pillow": lambda: [pillow._image(files.path(index)) for index in range(len(files))],
+        "decode_shard": lambda: decode_shard(files, FileGroup(list(places), None)),
+        "torchvision": lambda: [with_torchvision(files.read(place)) for place in places],
     }
 
 
@@ -93,8 +109,8 @@ def measure(images: int, rounds: int, workers: list[int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         kilobytes = write_files(folder, images)
-        files = member(folder, streamed=True).load(folder).train
-        runs = entrants(folder, files)
+        files = listed(folder)
+        runs = entrants(files)
         for work in runs.values():
             work()
         took: dict[str, list[dict[str, float]]] = {name: [] for name in runs}

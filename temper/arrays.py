@@ -70,14 +70,19 @@ def threat(given: Threat | str) -> Threat:
     return read_threat(NORMS, {"norm": norm, "epsilon": epsilon}, "threat")
 
 
-def images_of(given: Array, device: torch.device) -> Tensor:
-    """Images [N, C, H, W] on the device: uint8, or float32 in [0, 1]. Errors: another shape, dtype or range."""
+def images_of(given: Array, device: torch.device, least: int = 1) -> Tensor:
+    """Images [N, C, H, W] on the device, `least` of them or more: uint8, or float32 in [0, 1].
+
+    Errors: another shape, dtype or range.
+    """
     images = _tensor("images", given)
-    if images.ndim != 4 or not len(images):
-        raise InputError(f"images: got shape {list(images.shape)}, want [N, C, H, W] with at least one image")
+    if images.ndim != 4 or len(images) < least:
+        number = f" with at least {least} image" if least else ""
+        raise InputError(f"images: got shape {list(images.shape)}, want [N, C, H, W]{number}")
     if images.is_floating_point():
         images = images.float()
-        require_pixels(images)
+        if images.numel():
+            require_pixels(images)
     elif images.dtype != torch.uint8:
         raise InputError(f"images: got {images.dtype}, want uint8, or floats in [0, 1]")
     return images.to(device)
@@ -90,7 +95,7 @@ def labels_of(given: Array, num_images: int, device: torch.device) -> Tensor:
         raise InputError(
             f"labels: got {labels.dtype} {list(labels.shape)}, want an integer for each image [{num_images}]"
         )
-    if int(labels.min()) < 0:
+    if len(labels) and int(labels.min()) < 0:
         raise InputError(f"labels: got {int(labels.min())}, want classes counted from 0")
     return labels.long().to(device)
 

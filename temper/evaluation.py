@@ -88,6 +88,8 @@ def attack(
 ) -> Tensor:
     """Adversarial images [N, C, H, W], float32 on the model's device, inside the ball of `threat` and in [0, 1].
 
+    Of no images, [0, C, H, W], none.
+
     >>> import temper, torch
     >>> model, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), torch.rand(3, 1, 2, 2)
     >>> float((temper.attack(model, images, torch.zeros(3).long(), "linf:1/10") - images).abs().max()) <= 0.1 + 1e-6
@@ -108,11 +110,13 @@ def attack(
     require_whole(1, batch_size=batch_size)
     require_seed(seed)
     ball, device = as_threat(threat), device_of(model)
-    pixels = images_of(images, device)
+    pixels = images_of(images, device, least=0)
     classes = labels_of(labels, len(pixels), device)
+    built = _attack(attack, ball, "attack")
+    if not len(pixels):
+        return pixels.float()
     with looked_at(model):
         num_classes_of(model, pixels, classes)
-        built = _attack(attack, ball, "attack")
         return run_attack(model, TestSet(pixels, classes, batch_size), built, ball, seed).images_adv
 
 

@@ -1,5 +1,6 @@
 """Runs a training section of a preset through the project's own loop, on given batches, from given weights."""
 
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmarks.official.tape import Step, Tape, TinyNet, recording, replaying
+from benchmarks.official.tape import Step, Tape, TinyNet, pictures, recording, replaying
 from components.data.batch import Batch
 from components.data.normalization import Normalization, Normalize
 from components.distillation import DISTILLATIONS
@@ -95,6 +96,25 @@ def train(
         with patch.object(torch, "save", None):
             list(fit(state, Replay(epochs), plan, Path(folder)))
     return own.steps
+
+
+def alone(preset: str, stage: str) -> list[float]:
+    """The losses of ten steps of the preset's section, without official code: from seeded weights, with seeded draws.
+
+    Whoever changes what a method computes changes them, so that a comparison that was made once is known to hold.
+    """
+    settings = settings_of(preset, stage, {"recipe.epochs": 2})
+    tape, teachers = Tape(), range(1, 1 + len(inspect.signature(settings.method.build).parameters))
+    with torch.random.fork_rng(), recording(Tape(), TinyNet, ()):
+        torch.manual_seed(0)
+        for _ in range(1 + len(teachers)):
+            tape.network()
+        tape.begin()
+    given = batches(epochs_of(pictures(80, 0, saturated=True), 2, 5))
+    steps = train(
+        settings, tape, given, teachers=teachers, drawn=lambda x: torch.rand(x.shape, generator=tape.generator)
+    )
+    return [float(step.loss) for step in steps]
 
 
 def batches(epochs: Sequence[Sequence[tuple[Tensor, ...]]]) -> list[list[Batch]]:

@@ -16,6 +16,7 @@ import torch
 
 from components.commands import evaluate_options as options
 from components.commands.evaluate_options import SECTION, EvaluateOptions
+from components.data.decoding import in_memory
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
 from components.evaluation.document import Evaluation
@@ -93,7 +94,8 @@ def images_of(data: str) -> OutsideImages:
             f"--data: {name} has no official test split, so nobody knows which images a model was trained on "
             "(want data/normalized.safetensors, or a file of images and labels that it was not)"
         )
-    return OutsideImages(name, source.classes, source.test, source.train)
+    others = source.train if isinstance(source.train, LabelledImages) else None
+    return OutsideImages(name, source.classes, in_memory(source.test, "lower image_size"), others)
 
 
 def _numbered(candidates: Mapping[str, Candidate], images: OutsideImages, device: torch.device) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
-"""Image files to pixels, with torchvision's decoders, in worker processes ahead of their use.
+"""Image files to pixels, in worker processes ahead of their use.
 
 The pixels are a function of the files, a seed and the images' places. So neither the number of workers nor a stop and
 a new start changes a pixel.
 """
 
-import math
 import os
 import random
+import signal
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -15,22 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from components.data.listing import Decoding, LabelledFiles
+from components.data.listing import LabelledFiles
+from components.data.picture import decode
 from components.data.splits import LabelledImages, Split
-from components.foundation.errors import InputError
+from components.foundation.errors import InputError, printable
 
 # Shards that each worker has ready or in hand.
 AHEAD = 2
 # Images of a shard where no step waits for a batch of its own size.
 CHUNK = 64
+# What torch's error says of a worker that ended without an answer.
+LOST = "DataLoader worker (pid"
 # Below this number of images, decoding in this process is faster than starting workers.
 WORTH_WORKERS = 2_000
-JPEG, PNG = b"\xff\xd8", b"\x89PNG"
-# The byte of a PNG that says what its pixels are, and some of its values.
-COLOR_TYPE, PALETTE, WITH_ALPHA = 25, 3, (4, 6)
-# Aspect ratios of random crops, and how often one that does not fit is drawn again (arXiv 1409.4842, section 6).
-NARROWEST, WIDEST = 3 / 4, 4 / 3
-ATTEMPTS = 10
 
 
 class FileGroup(NamedTuple):
@@ -40,8 +38,10 @@ class FileGroup(NamedTuple):
     seed: int | None
 
 
-def in_memory(split: Split) -> LabelledImages:
-    """The split with its images decoded. Error: they would take more than half of the machine's memory."""
+def in_memory(split: Split, remedy: str) -> LabelledImages:
+    """The split with its images decoded. Errors: as `decode_shard`; they would take more than half of the machine's
+    memory, and `remedy` says what can be done about it.
+    """
     if isinstance(split, LabelledImages):
         return split
     shape = (len(split), *split.image_shape)
@@ -49,7 +49,7 @@ def in_memory(split: Split) -> LabelledImages:
     if size > memory / 2:
         raise InputError(
             f"{len(split)} decoded images of {shape[1:]} take {size / 2**30:.1f} GiB, want at most half of this "
-            f"machine's {memory / 2**30:.1f} (lower normalize_data.validation or test_limit, or image_size)"
+            f"machine's {memory / 2**30:.1f} ({remedy})"
         )
     images = torch.empty(shape, dtype=torch.uint8)
     begin = 0
@@ -72,7 +72,7 @@ class Stream:
     """Shards of a listing, decoded ahead of their use by worker processes; with 0 workers, decoded when used."""
 
     def __init__(self, files: LabelledFiles, workers: int, pinned: bool) -> None:
-        self._plan = _Pending()
+        self._plan, self._files = _Pending(), files
         self._loader = DataLoader(
             _Decoded(files),
             batch_size=None,
@@ -88,12 +88,39 @@ class Stream:
         )
 
     def decoded(self, shards: Iterable[FileGroup]) -> Iterator[Tensor]:
-        """Each shard's images, uint8 [N, C, H, W], in their order. Errors: as `decode_shard`."""
-        self._plan.shards = shards
-        for images in self._loader:
+        """Each shard's images, uint8 [N, C, H, W], in their order. Errors: as `decode_shard`; a worker that is lost."""
+        self._plan.begin(shards)
+        batches = self._started()
+        while True:
+            try:
+                images = next(batches, None)
+            except RuntimeError as error:
+                if LOST not in str(error):
+                    raise
+                raise InputError(self._lost(str(error))) from None
+            if images is None:
+                return
             if isinstance(images, InputError):
                 raise images
+            self._plan.in_hand.popleft()
             yield images
+
+    def _started(self) -> Iterator[Tensor | InputError]:
+        """A pass through what is planned. A lost worker raises where a batch is waited for, and nowhere else."""
+        before = signal.getsignal(signal.SIGCHLD)
+        batches = iter(self._loader)
+        # torch's own handler raises in whatever line is running, where nobody knows which files were in hand.
+        if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, before)
+        return batches
+
+    def _lost(self, reason: str) -> str:
+        places = [place for shard in self._plan.in_hand for place in shard.places]
+        files = f"{printable(self._files.path(places[0]))} or one of the {len(places) - 1} files after it"
+        return (
+            f"a process that decodes images was lost with {files} in hand ({reason.strip().rstrip('.')}); out of "
+            "memory, or of shared memory? TEMPER_WORKERS=0 decodes without such processes"
+        )
 
 
 def num_workers() -> int:
@@ -108,12 +135,18 @@ def num_workers() -> int:
 
 
 class _Pending:
-    """What the workers are to decode next; new with each pass, while they stay."""
+    """What the workers are to decode next, new with each pass while they stay, and what of it they have in hand."""
 
-    shards: Iterable[FileGroup] = ()
+    def __init__(self) -> None:
+        self.begin(())
+
+    def begin(self, shards: Iterable[FileGroup]) -> None:
+        self._shards, self.in_hand = shards, deque[FileGroup]()
 
     def __iter__(self) -> Iterator[FileGroup]:
-        return iter(self.shards)
+        for shard in self._shards:
+            self.in_hand.append(shard)
+            yield shard
 
 
 class _Decoded(Dataset[Tensor | InputError]):
@@ -132,73 +165,14 @@ def decode_shard(files: LabelledFiles, shard: FileGroup) -> Tensor:
     """The shard's images, uint8 [N, C, H, W]. Errors, with the file: missing, changed, broken, no image."""
     images = torch.empty((len(shard.places), *files.image_shape), dtype=torch.uint8)
     with warnings.catch_warnings():
-        # torchvision plans to move its decoders to another package, and warns at each image.
-        warnings.filterwarnings("ignore", "The image decoding and encoding capabilities", DeprecationWarning)
+        # pillow's remarks on a file name no file, and what matters of them is an error.
+        warnings.simplefilter("ignore")
         for image, place in zip(images, shard.places, strict=True):
             # Text as a seed is hashed, so neighbouring places and seeds have nothing in common.
             rng = None if shard.seed is None else random.Random(f"{shard.seed} {place}")
             data = files.read(place)
             try:
                 image.copy_(decode(data, files.decoding, rng))
-            except (RuntimeError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{files.path(place)}: not readable as an image: {reason}") from None
+            except ValueError as error:
+                raise InputError(f"{printable(files.path(place))}: not readable as an image: {error}") from None
     return images
-
-
-def decode(data: bytes, decoding: Decoding, rng: random.Random | None) -> Tensor:
-    """One image, uint8 [C, size, size]; `rng` places a random crop. Error: RuntimeError for what is no image."""
-    # torchvision takes seconds to import, which only those who use it should pay.
-    from torchvision.transforms.v2 import functional
-
-    image = _rgb(data)
-    top, left, height, width = _window(image.shape[1], image.shape[2], decoding, rng)
-    size = [decoding.image_size, decoding.image_size]
-    image = functional.resized_crop(image, top, left, height, width, size, antialias=True)
-    return image if decoding.color == "rgb" else functional.rgb_to_grayscale(image)
-
-
-def _rgb(data: bytes) -> Tensor:
-    """The whole image, uint8 [3, H, W], upright, transparent parts white."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    # The camera's note of which side is up is part of the image.
-    if data.startswith(JPEG):
-        return decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
-    mode = ImageReadMode.RGB_ALPHA if _has_alpha(data) else ImageReadMode.RGB
-    image = decode_image(encoded, mode, apply_exif_orientation=True)
-    if image.dtype == torch.uint16:
-        image = ((image.int() + 128) // 257).to(torch.uint8)
-    if len(image) == 3:
-        return image
-    alpha = image[3:].int()
-    return ((image[:3].int() * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
-
-
-def _has_alpha(data: bytes) -> bool:
-    """Whether an image has an alpha channel. Asked for one that a PNG lacks, torchvision gives random numbers."""
-    if not data.startswith(PNG):
-        return True
-    header = data[: data.find(b"IDAT")]
-    if b"tRNS" not in header:
-        return header[COLOR_TYPE] in WITH_ALPHA
-    if header[COLOR_TYPE] != PALETTE:
-        # torchvision would show that colour.
-        raise ValueError("one of its colours stands for transparency, want an alpha channel")
-    return True
-
-
-def _window(height: int, width: int, decoding: Decoding, rng: random.Random | None) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part that is kept."""
-    if rng is not None and decoding.random_crop is not None:
-        for _ in range(ATTEMPTS):
-            area = height * width * rng.uniform(decoding.random_crop, 1)
-            aspect = math.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST)))
-            rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < rows <= height and 0 < columns <= width:
-                return rng.randint(0, height - rows), rng.randint(0, width - columns), rows, columns
-    if decoding.resize == "stretch":
-        return 0, 0, height, width
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side

@@ -52,10 +52,11 @@ def _draw(labels: Tensor, num_taken: Sequence[int], seed: int) -> tuple[Tensor, 
 @strict
 class Division:
     """How images become three splits: `validation` is a share of all images where the source has no test split, else of
-    its train split; `test` a share of all images where it has none.
+    its train split; `test` a share of all images where it has none. A validation split of the source's own is kept.
 
     `duplicates` says what to do about an image that is in two splits. `train_limit` images at most are drawn, per
-    class, for train and validation together, `test_limit` for test; null: all.
+    class, for train and validation together, `test_limit` for test; null: all. A validation split of the source's own
+    is limited as test is.
     """
 
     validation: PositiveFraction  # Share of all images; of the train split where there is an official test split.
@@ -80,9 +81,13 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
         train, held_out, validation = train.take(rest), train.take(part), validation / (1 - division.test)
     train = limited(train, division.train_limit, derived(seed, "train limit"))
     held_out = limited(held_out, division.test_limit, derived(seed, "test limit"))
-    require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
-    rest, part = stratified_split(train.labels, validation, derived(seed, "validation split"))
-    splits = {"train": train.take(rest), "validation": train.take(part), "test": held_out}
+    if source.validation is None:
+        require_counts(train.counts(num_classes), classes, 2, "train (to be divided in two)")
+        rest, part = stratified_split(train.labels, validation, derived(seed, "validation split"))
+        train, chosen = train.take(rest), train.take(part)
+    else:
+        chosen = limited(source.validation, division.test_limit, derived(seed, "validation limit"))
+    splits = {"train": train, "validation": chosen, "test": held_out}
     splits, dropped = drop_or_refuse_duplicates(splits, division.duplicates)
     for name, split in splits.items():
         require_counts(split.counts(num_classes), classes, 1, name)

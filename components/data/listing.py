@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +12,9 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from components.foundation.errors import InputError
+from components.foundation.errors import InputError, printable
 from components.foundation.params import Real, strict
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-"""The kinds of files that can be decoded while training."""
 DIGEST_BYTES = 32
 READERS = 8
 """How many files are read at the same time while they are listed: most of the time goes into waiting for the disk."""
@@ -108,15 +107,20 @@ class LabelledFiles(Labelled):
         path = self.path(index)
         data = _bytes(path)
         if hashlib.sha256(data).digest() != self.hashes[index].numpy().tobytes():
-            raise InputError(f"{path}: changed since it was listed, run fetch_data again (dvc repro -f -s fetch_data)")
+            raise InputError(
+                f"{printable(path)}: changed since it was listed, run fetch_data again (dvc repro -f -s fetch_data)"
+            )
         return data
 
 
 def _bytes(path: Path) -> bytes:
     try:
+        # A pipe or a device would be waited for, perhaps for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{printable(path)}: want a regular file")
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from None
 
 
 def _packed(names: Sequence[str]) -> Tensor:

@@ -46,11 +46,18 @@ S = TypeVar("S", bound=Split)
 
 @dataclass(frozen=True)
 class Source(Generic[S]):
-    """A dataset as its publisher divides it; `test` is None where there is no official test split."""
+    """A dataset as its publisher divides it; `test` and `validation` are None where there is no such official split."""
 
     train: S
     test: S | None
     classes: tuple[str, ...]
+    validation: S | None = None
+
+    @property
+    def parts(self) -> dict[str, S]:
+        """The splits that there are, by name."""
+        splits = {"train": self.train, "test": self.test, "validation": self.validation}
+        return {name: split for name, split in splits.items() if split is not None}
 
 
 @dataclass(frozen=True)
@@ -113,16 +120,14 @@ def require_counts(counts: Sequence[int], classes: Sequence[str], minimum: int, 
 
 
 def require_source(source: Source, where: str) -> Source:
-    """`source`, after checking its arrays, that both splits share one image shape, and that no class is too small."""
+    """`source`, after checking its arrays, that its splits share one image shape, and that no class is too small."""
     num_classes = len(source.classes)
     if num_classes < 2:
         raise InputError(f"{where}: {num_classes} class(es), want at least 2")
-    require_arrays(source.train, num_classes, f"{where} train")
-    require_counts(source.train.counts(num_classes), source.classes, 2, f"{where} train")
-    if source.test is not None:
-        require_arrays(source.test, num_classes, f"{where} test")
-        require_counts(source.test.counts(num_classes), source.classes, 1, f"{where} test")
-        require_one_shape({"train": source.train, "test": source.test}, where)
+    for name, split in source.parts.items():
+        require_arrays(split, num_classes, f"{where} {name}")
+        require_counts(split.counts(num_classes), source.classes, 2 if name == "train" else 1, f"{where} {name}")
+    require_one_shape(source.parts, where)
     return source
 
 
@@ -156,7 +161,7 @@ def digest(splits: Mapping[str, Split]) -> str:
 
 def write_source(path: Path | str, dataset: str, source: Source) -> None:
     """Writes the raw data file."""
-    tensors = _tensors("train", source.train) | (_tensors("test", source.test) if source.test else {})
+    tensors = {key: tensor for name, part in source.parts.items() for key, tensor in _tensors(name, part).items()}
     write_tensors(path, tensors, {"dataset": dataset, "classes": source.classes} | _decoding(source.train))
 
 
@@ -164,8 +169,11 @@ def read_source(path: Path | str) -> tuple[str, Source]:
     """The dataset's name and images from the raw data file, checked again. Errors: missing, broken, foreign file."""
     tensors, metadata = read_tensors(path)
     dataset, classes = _names(metadata, path)
-    test = _split(tensors, metadata, "test", path) if "test.labels" in tensors else None
-    return dataset, require_source(Source(_split(tensors, metadata, "train", path), test, classes), str(path))
+    others = {
+        name: _split(tensors, metadata, name, path) for name in ("test", "validation") if f"{name}.labels" in tensors
+    }
+    source = Source(_split(tensors, metadata, "train", path), others.get("test"), classes, others.get("validation"))
+    return dataset, require_source(source, str(path))
 
 
 def write_splits(path: Path | str, splits: Splits) -> None:

@@ -12,6 +12,7 @@ from components.data.batch import Batch
 from components.foundation.params import NotNegative, Positive, strict
 from components.methods.parts.contract import Attacked, Loss, Method, Teacher
 from components.methods.parts.crafting import BatchNormMode
+from components.methods.parts.soft_targets import softened
 from components.methods.parts.two_views import logits_of
 from components.numerics.losses import accuracy, cross_entropy
 
@@ -64,5 +65,5 @@ class KdSwa:
 
     def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
         with torch.no_grad():
-            target = (teacher(images_adv).to(logits.dtype) / self.temperature).softmax(1)
+            target = softened(teacher(images_adv).to(logits.dtype), self.temperature)
         return self.temperature**2 * cross_entropy(logits / self.temperature, target).mean()

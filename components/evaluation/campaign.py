@@ -59,12 +59,13 @@ class ModelResults:
 
     `outcomes`: per task uint8 [N], 1 where the model was right. `transfer`: per task and target model the same.
     `worst_case` is right under every task that counts. `passes`: single images forward and backward, per task.
-    `unanswered`: bool [N], where the model gave no answer under some task, whether that counts or not.
+    `unanswered`: per model bool [N], where it gave no answer under some task, whether that counts or not; the other
+    models answer what transfers to them.
     `largest`: the largest perturbation of a task, in its norm; absent where no image was attacked.
     """
 
     worst_case: Tensor
-    unanswered: Tensor
+    unanswered: dict[str, Tensor] = field(default_factory=dict)
     outcomes: dict[str, Tensor] = field(default_factory=dict)
     transfer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     passes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Campaign:
     def run(self, model: str, tasks: Sequence[Task]) -> ModelResults:
         """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
         right = torch.ones_like(self.test.labels, dtype=torch.uint8)
-        results = ModelResults(worst_case=right, unanswered=torch.zeros_like(right, dtype=torch.bool))
+        results = ModelResults(worst_case=right)
         for task in tasks:
             survivors = None if task.after is None else results.outcomes[task.after].nonzero().squeeze(1)
             self._work(model, task, survivors, results.worst_case)
@@ -142,8 +143,8 @@ class Campaign:
                 right = classes == labels[places]
                 into = outcome if name == model else transfer.setdefault(name, torch.zeros_like(outcome))
                 into[places] = right.to(torch.uint8)
-                if name == model:
-                    results.unanswered[places] |= classes == NO_ANSWER
+                unanswered = results.unanswered.setdefault(name, torch.zeros_like(outcome, dtype=torch.bool))
+                unanswered[places] |= classes == NO_ANSWER
             passes = {kind: passes[kind] + record["passes"][kind] for kind in passes}
             results.largest[task.name] = max(record["largest"], results.largest.get(task.name, 0.0))
         results.outcomes[task.name], results.passes[task.name] = outcome, passes
@@ -185,17 +186,20 @@ def cascade(attacks: Mapping[str, Attack], threats: Sequence[Threat], clean: str
 def rescore(victim: Victim, test: TestSet, threat: Threat, adversarials: Adversarials) -> dict[str, Any]:
     """What the exact model makes of the adversarial images read back from disk, in batches of another size.
 
-    `fooled` of `n` are misclassified; `undecided`: those whose two largest logits differ by float rounding alone;
-    `largest`: the largest perturbation found; `dtype`: how the images were kept.
+    `fooled` of `n` are misclassified; `unanswered`: those of them without an answer; `undecided`: those whose two
+    largest logits differ by float rounding alone; `largest`: the largest perturbation found; `dtype`: how the images
+    were kept.
     """
-    found: dict[str, Any] = {"n": len(test.labels), "fooled": 0, "undecided": 0, "largest": 0.0}
+    found: dict[str, Any] = {"n": len(test.labels), "fooled": 0, "unanswered": 0, "undecided": 0, "largest": 0.0}
     other = test._replace(batch_size=max(1, test.batch_size * 2 // 3))
     for images, labels, places in other.batches():
         images_adv = adversarials.read(places)
         with torch.no_grad():
             logits = victim.exact.eval()(images_adv)
         two = logits.topk(2).values
-        found["fooled"] += int((answers(logits) != labels).sum())
+        classes = answers(logits)
+        found["fooled"] += int((classes != labels).sum())
+        found["unanswered"] += int((classes == NO_ANSWER).sum())
         found["undecided"] += int((two[:, 0] - two[:, 1] <= 1e-5 * logits.abs().amax(1)).sum())
         found["largest"] = max(found["largest"], float(threat.size(images_adv - images).max()))
     return found | {"dtype": adversarials.dtype}

@@ -25,10 +25,15 @@ NOT_MEASURED = "not measured"
 
 @strict
 class NotWorseThan:
-    """Models that a model must not be significantly worse than, image by image; null asks for nothing."""
+    """Models that a model must not be worse than, image by image; null asks for nothing.
+
+    Without a margin, worse means significantly worse: with few images, no difference may only mean that none can be
+    told.
+    """
 
     clean: str | None  # A model to compare with on clean images.
     worst_case: str | None  # A model to compare with in the worst case.
+    margin: Share | None = None  # Largest loss that the 95 % interval of the difference may hold; null: significance.
 
 
 @strict
@@ -96,15 +101,21 @@ def decide(criteria: Criteria, verdict: str, outcomes: Outcomes, classes: Sequen
     return Decision(model=criteria.model, answer=answer, criteria=asked, champion=criteria.champion)
 
 
-def not_worse(condition: Condition, other: str, theirs: Tensor | None, own: Tensor | None) -> Criterion:
-    """That a model's outcomes [n] are not significantly worse than those of the model `other` on the same images."""
+def not_worse(
+    condition: Condition, other: str, theirs: Tensor | None, own: Tensor | None, margin: float | None = None
+) -> Criterion:
+    """That a model's outcomes [n] are not worse than those of the model `other` on the same images.
+
+    Without a margin: not significantly; with one, surely by no more than it (non-inferiority).
+    """
     name = f"{NAMES[condition]} against {other}"
+    wanted = NOT_WORSE if margin is None else f"surely at most {percent(margin)} points worse on the same images"
     if theirs is None or own is None:
-        return Criterion(name=name, wanted=NOT_WORSE, measured=NOT_MEASURED, met=False)
+        return Criterion(name=name, wanted=wanted, measured=NOT_MEASURED, met=False)
     pair = paired(theirs, own)
     measured = f"{points(pair.value)} points ({points(pair.low)} to {points(pair.high)}, {p_text(pair.p)})"
-    worse = pair.value < 0 and pair.p < 1 - CONFIDENCE
-    return Criterion(name=name, wanted=NOT_WORSE, measured=measured, met=not worse)
+    worse = pair.value < 0 and pair.p < 1 - CONFIDENCE if margin is None else pair.low < -margin
+    return Criterion(name=name, wanted=wanted, measured=measured, met=not worse)
 
 
 def _robust_at_all(model: str, outcomes: Outcomes) -> Criterion:
@@ -144,7 +155,7 @@ def _teachers(criteria: Criteria, outcomes: Outcomes) -> Iterator[Criterion]:
     for condition in get_args(Condition):
         if (other := getattr(criteria.not_worse_than, condition)) is not None:
             theirs, own = (outcomes.get(f"{model}/{condition}") for model in (other, criteria.model))
-            yield not_worse(condition, other.replace("_", " "), theirs, own)
+            yield not_worse(condition, other.replace("_", " "), theirs, own, criteria.not_worse_than.margin)
 
 
 def _told(rate: Interval[float], n: int) -> str:

@@ -104,7 +104,8 @@ def evaluate(
     files = {name: place.results / "adversarial" / f"{name}.npy" for name in selected}
     for name, path in files.items():
         path.unlink(missing_ok=True)
-        evidence[name]["rescored_file"] = _publish(kept[name], path, victims[name], data.test, suite)
+        evidence[name]["rescored_file"] = scored = _publish(kept[name], path, victims[name], data.test, suite)
+        evidence[name]["unanswered"] = max(evidence[name]["unanswered"], scored["unanswered"])
     outcomes = {"labels": data.test.labels} | outcome_tensors(found)
     write_tensors(place.results / "outcomes.safetensors", outcomes)
     shown = _shown(selected, outcomes, data, suite)

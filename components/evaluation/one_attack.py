@@ -56,7 +56,8 @@ def run_attack(model: nn.Module, test: TestSet, attack: Attack | None, threat: T
     from `seed` and an image's place alone: every model meets the same ones, in batches of any size.
     """
     counter = PassCounter(*model.networks) if isinstance(model, Victim) else PassCounter(model)
-    batches_adv, predicted = [], []
+    # An empty one first, so that a set without images has an outcome, too.
+    batches_adv, predicted = [test.images[:0].float()], [test.labels[:0]]
     for images, labels, places in test.batches():
         images_adv = images if attack is None else attack(model, images, labels, threat, Noise(seed, places))
         predicted.append(predict(model, images_adv))

@@ -212,6 +212,8 @@ def _attacked(
     pairs = {rule: [pair(a, right[a], b, right[b]) for a, b in chain] for rule, chain in chains.items()}
     found = {"right": {name: int(outcome.sum()) for name, outcome in right.items()}, "pairs": pairs} | found
     found["unanswered"] = int(unanswered.sum())
+    if "pgd_large" in right:
+        found["large_classes"] = len(test.labels[right["pgd_large"].bool()].unique())
     if "pgd_few" in attacks:
         # On how many images an attack that may change nothing changes the answer.
         still = run_attack(model, test, attacks["pgd_few"], threat.at(Ratio(0)), seed)

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the check that a name is in a family's table."""
+"""The one exception for a user's mistake, how it shows foreign text, and the check that a name is in a table."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,6 +8,11 @@ T = TypeVar("T")
 
 class InputError(ValueError):
     """A user's mistake in one line: what was given, what is allowed, where (file and key)."""
+
+
+def printable(text: object) -> str:
+    """The text on one line that shows every character: what no terminal shows as itself is written as an escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
 
 
 def choose(table: Mapping[str, T], name: object, where: str) -> T:

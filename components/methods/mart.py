@@ -36,8 +36,10 @@ class Mart:
         adversarial = cross_entropy(views.adversarial, batch.labels)
         wrong = views.adversarial.scatter(1, labels[:, None], -torch.inf).argmax(1)
         boosted = (adversarial - (CERTAIN + _without(views.adversarial, wrong)).log()).mean()
-        divergence = kl_divergence(views.clean, views.adversarial, "none")
-        weighted = (divergence * _without(views.clean, labels)).mean()
+        # In double precision: a large divergence times a weight of nearly 0 has a gradient in which little may be lost.
+        clean, attacked = views.clean.double(), views.adversarial.double()
+        weights = _without(clean, labels)
+        weighted = (kl_divergence(clean, attacked, "none") * weights).mean().to(boosted.dtype)
         parts = {"loss_adversarial": boosted.detach(), "loss_smoothness": weighted.detach()}
         return Loss(
             boosted + self.beta * weighted,

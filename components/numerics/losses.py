@@ -53,7 +53,9 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """
     top = _largest(logits, 4, "targeted_dlr", "dlr or margin")
     ahead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
-    return ahead.squeeze(1) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
+    # Halves of two differences: a sum of large logits would lose what sets them apart.
+    below = (top[:, 0] - top[:, 2]) / 2 + (top[:, 0] - top[:, 3]) / 2
+    return ahead.squeeze(1) / (below + TINY)
 
 
 def _largest(logits: Tensor, count: int, loss: str, remedy: str) -> Tensor:

@@ -43,6 +43,11 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def unbroken(words: str) -> str:
+    """Words in which no line ends between a number and its sign or unit: `10.0 %`, `n = 359`, `p < 0.001`."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[np]) (?=[=<])|(?<=[=<]) (?=\d)|(?<=ε) (?==)", "\u00a0", words)
+
+
 def cascade_title(cascade: Cascade) -> str:
     """The cascade's name: AutoAttack only where it is that, else the attacks it consists of, or how many."""
     attacks = [title(attack) for attack in cascade.attacks]
@@ -113,12 +118,19 @@ def measured_text(value: Any) -> str:
     if isinstance(value, dict) and {"first", "then", "right_first", "right_then", "n"} <= value.keys():
         return _pair_text(value)
     if isinstance(value, dict):
-        return ", ".join(f"{rule_title(key)} {measured_text(inner)}" for key, inner in value.items()) or ABSENT
+        return ", ".join(f"{rule_title(key)} {_named_text(key, inner)}" for key, inner in value.items()) or ABSENT
     if isinstance(value, list):
         return ", ".join(map(measured_text, value)) or ABSENT
     if value is None:
         return ABSENT
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _named_text(key: str, value: Any) -> str:
+    """A value of a check as its key says it is: an attack by its title."""
+    if key == "attack" and isinstance(value, str) and "(" not in value:
+        return title(value.rpartition("/")[2])
+    return measured_text(value)
 
 
 def exact_text(value: Any) -> str:

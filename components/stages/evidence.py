@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from components.attacks import ATTACKS
@@ -16,6 +17,7 @@ from components.attacks.pgd import Pgd
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ModelResults, Task, rescore
+from components.evaluation.cascades import TARGETS
 from components.evaluation.engine import Data
 from components.evaluation.one_attack import TestSet
 from components.evaluation.probes import pair, probe, wanted
@@ -42,17 +44,19 @@ def evidence_on(
         attacks = {n: member(ATTACKS, s, f"probe {n}") for n, s in wanted(suite.threat, shape).items()}
         seed, claimed = derived(suite.seed, "probe"), results.worst_case[images]
         evidence = probe(victims[name].exact, part, suite.threat, attacks, seed, claimed)
-    # On the probed images and on all images: one is enough.
-    evidence["unanswered"] = evidence.get("unanswered", 0) + int(results.unanswered.sum())
+    # Of all images, those made for other models included; the probed and the saved ones are some of them.
+    unanswered = [other.unanswered[name] for other in found.values() if name in other.unanswered]
+    evidence["unanswered"] = max(evidence.get("unanswered", 0), int(torch.stack(unanswered).any(0).sum()))
     evidence["constant"] = _constant(results.outcomes["clean"], data)
     fallen = int((results.worst_case == 0).sum())
     evidence["rescored"] = {"claimed": fallen} | rescore(victims[name], data.test, suite.threat, adversarials)
+    evidence["unanswered"] = max(evidence["unanswered"], evidence["rescored"]["unanswered"])
     counted = _counted(results, suite)
     evidence["budget"] = [*evidence.get("budget", []), *_budgets(results, counted)]
     # What fell at a smaller radius is counted too, but says nothing of how hard the claimed one was tried.
     at_claim = [task for task in counted if task.threat == suite.threat]
     evidence["reach"] = [found for task in at_claim for found in _reach(task)]
-    evidence["apgd"] = [_apgd(task) for task in at_claim if isinstance(task.attack, Apgd)]
+    evidence["apgd"] = [_apgd(task, len(data.classes)) for task in at_claim if isinstance(task.attack, Apgd)]
     evidence |= _of_the_cascade(results)
     if victims[name].search is not victims[name].exact:
         evidence["parity"] = precision["parity"][name]
@@ -95,9 +99,13 @@ def _reach(task: Task) -> Iterator[dict[str, Any]]:
         yield {"attack": task.name, "reach": reach, "wanted": (2 if random else 1) * task.threat.radius}
 
 
-def _apgd(task: Task) -> dict[str, Any]:
+def _apgd(task: Task, num_classes: int) -> dict[str, Any]:
+    """The settings of an APGD, beside how many targets the standard one would have."""
     assert isinstance(task.attack, Apgd)
-    return {"attack": task.name, "loss": task.attack.loss, "steps": task.attack.steps}
+    standard = task.threat.norm.standard
+    wanted_targets = min(standard.targets if standard else TARGETS, num_classes - 1)
+    settings = {key: getattr(task.attack, key) for key in ("loss", "steps", "rho", "targets")}
+    return {"attack": task.name, **settings, "wanted_targets": wanted_targets}
 
 
 def _of_the_cascade(results: ModelResults) -> dict[str, Any]:

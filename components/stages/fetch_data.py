@@ -34,11 +34,10 @@ def main(params: Params, journal: Journal) -> None:
     name, dataset = read(params)
     source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
     write_source(RAW, name, source)
-    parts = {"train": source.train} | ({"test": source.test} if source.test else {})
-    sizes = {part: len(images) for part, images in parts.items()}
+    sizes = {part: len(images) for part, images in source.parts.items()}
     shape = source.train.image_shape
     journal.note(f"{name}: {sizes} images of shape {shape}, {len(source.classes)} classes")
-    journal.dataset(name, digest(parts), RAW, shape, source.classes, sizes)
+    journal.dataset(name, digest(source.parts), RAW, shape, source.classes, sizes)
     journal.produced({"raw": sha256(RAW)})
 
 

@@ -15,6 +15,7 @@ from components.tracking.journal import Journal
 RAW = Path("data/raw.safetensors")
 NORMALIZED = Path("data/normalized.safetensors")
 METRICS = Path("metrics/data.json")
+LESS_HELD_OUT = "lower normalize_data.validation or test_limit, or image_size"
 STATISTICS_IMAGES = 10_000
 """Of a streamed train split: with so many, the statistics differ in the third digit."""
 
@@ -36,7 +37,7 @@ def main(params: Params, journal: Journal) -> None:
     section = read(params)
     name, source = read_source(RAW)
     parts, dropped = divide(source, section, params.seed)
-    held_out = in_memory(parts["validation"]), in_memory(parts["test"])
+    held_out = in_memory(parts["validation"], LESS_HELD_OUT), in_memory(parts["test"], LESS_HELD_OUT)
     normalization = fit_normalization(chunks(sample(parts["train"], params.seed)), section.method)
     splits = Splits(name, source.classes, parts["train"], *held_out, normalization)
     write_splits(NORMALIZED, splits)

@@ -13,6 +13,7 @@ from components.data.pixels import to_pixels
 from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
 from components.evaluation.verdict.rules import judge
+from components.foundation.errors import InputError
 from components.foundation.params import Params, Whole, strict
 from components.foundation.process import WORK
 from components.foundation.storage import read_csv, read_json, replacing, sha256, write_csv, write_json, write_text
@@ -47,8 +48,15 @@ class ReportSection:
 
 
 def read(params: Params) -> tuple[ReportSection, Criteria]:
-    """The stage's section and the criteria of the decision, checked."""
-    return params.typed(ReportSection, "report"), params.typed(Criteria, CRITERIA)
+    """The stage's section and the criteria of the decision, checked. Error: criteria about no model of the pipeline."""
+    section, criteria = params.typed(ReportSection, "report"), params.typed(Criteria, CRITERIA)
+    others = {f"not_worse_than.{key}": getattr(criteria.not_worse_than, key) for key in ("clean", "worst_case")}
+    for key, name in {"model": criteria.model, **others}.items():
+        if name is not None and name not in TRAINED:
+            raise InputError(f"{CRITERIA}.{key}: got {name!r}, want one of {', '.join(TRAINED)}")
+        if key != "model" and name == criteria.model:
+            raise InputError(f"{CRITERIA}.{key}: got {name!r}, which is the model that is decided on")
+    return section, criteria
 
 
 def main(params: Params, journal: Journal) -> None:
@@ -125,6 +133,7 @@ def register_student(
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
         "criteria": json.dumps(asdict(criteria)),
+        "cascade": document.cascade.name,
     }
     # In the order in which the registry shows them.
     first = {key: own[key] for key in ("worst_case", "clean") if key in own}

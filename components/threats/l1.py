@@ -50,7 +50,7 @@ class L1:
         """A Laplace direction of size 1 times radius · u^(1 / D): uniform in the ball of D numbers."""
         draws = uniform(rng, images) * 2 - 1
         direction = -draws.sign() * torch.log1p(-draws.abs().clamp_max(1 - 2**-24))
-        length = uniform(rng, images, (1, 1, 1)) ** (1 / images[0].numel())
+        length = uniform(rng, images, (1, 1, 1)) ** (1 / images.shape[1:].numel())
         scale = radius * length / self.size(direction).view(-1, 1, 1, 1).clamp_min(1e-12)
         return (images + direction * scale).clamp_(0, 1)
 

@@ -39,7 +39,7 @@ class L2:
 
     def random_start(self, images: Tensor, radius: float | Tensor, rng: Rng) -> Tensor:
         direction = normal(rng, images)
-        length = uniform(rng, images, (1, 1, 1)) ** (1 / images[0].numel())
+        length = uniform(rng, images, (1, 1, 1)) ** (1 / images.shape[1:].numel())
         scale = radius * length / self._sizes(direction).clamp_min(1e-12)
         return (images + direction * scale).clamp_(0, 1)
 

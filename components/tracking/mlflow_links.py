@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.tracking.delivery import Event, Outbox
-from components.tracking.registry import described, updated, version_of
+from components.tracking.registry import card_of, described, updated, version_of
 
 
 class Connection(Protocol):
@@ -55,8 +55,10 @@ def register(mlflow: Connection, box: Outbox, event: Event) -> None:
         for key, value in new.items():
             client.set_model_version_tag(name, known.version, key, value)
         # The numbers that count are described, and what the gate has said stays.
-        if "worst_case" in new or not known.description:
-            client.update_model_version(name, known.version, described({**known.tags, **new}, event.get("card", "")))
+        card = card_of(known.description)
+        if "worst_case" in new or not card:
+            card = event.get("card", "")
+        client.update_model_version(name, known.version, described({**known.tags, **new}, card))
         version, logged = known.version, known.model_id
     else:
         version, logged = _registered(mlflow, box, event, run)

@@ -1,7 +1,7 @@
-"""Whether a registered version may have an alias: by the criteria that its report was made with, and never by fewer.
+"""Whether a registered version may have an alias: by the criteria that it was registered with, and never by fewer.
 
-They were written down before the result was known, and the report says what became of them, so a change of params.yaml
-afterwards lets nothing through. Options add to them.
+They were written down before the result was known. Criteria that are written afterwards count only where somebody says
+so, and what let the version through is noted on it. Options add to them.
 """
 
 import json
@@ -14,28 +14,39 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.foundation.errors import InputError
 from components.foundation.params import typed
-from components.tracking.registry import RecordedEvaluation, card_of, described, evaluations, resolve
+from components.tracking.registry import (
+    NAMED,
+    QUESTION,
+    RecordedEvaluation,
+    card_of,
+    described,
+    evaluations,
+    resolve,
+    strength,
+)
 
 # These need torch, so functions import them.
 if TYPE_CHECKING:
     from components.evaluation.criteria import Criteria, Criterion
     from components.reports.comparison.document import Side
 
-TRUSTED = "trusted"
-# Cascades that a promotion believes: with attacks of one's own anything can be left standing.
-NAMED = ("quick", "autoattack")
+TRUSTED, BROKEN, NOT_JUDGED = "trusted", "broken", "not judged"
 
 Rules = Iterator[tuple[str, bool]]
 
 
 class Bar(NamedTuple):
-    """The alias to give, and what is asked for beside the criteria: least lower bounds, no loss against its holder."""
+    """The alias to give, and what is asked for beside the criteria: least lower bounds, no loss against its holder.
+
+    `changed_criteria`: judge by the criteria that were written last, not by those that were written first.
+    """
 
     alias: str
     min_clean: float | None = None
     min_worst_case: float | None = None
     min_weakest_class: float | None = None
     not_worse: bool = False
+    changed_criteria: bool = False
 
 
 def promote(client: Any, source: RecordedEvaluation, bar: Bar) -> tuple[list[str], list[str]]:
@@ -84,7 +95,8 @@ def criteria_of(version: Any, bar: Bar) -> "Criteria":
 
     if "criteria" not in version.tags:
         raise InputError("no criteria are recorded with it (run the stage report again: dvc repro -f -s report)")
-    written = typed(Criteria, json.loads(version.tags["criteria"]), f"{version.name} {version.version}: criteria")
+    text = version.tags["criteria.changed" if _changed(version) and bar.changed_criteria else "criteria"]
+    written = typed(Criteria, json.loads(text), f"{version.name} {version.version}: criteria")
     floors = {
         name: max((floor for floor in (getattr(written, name), asked) if floor is not None), default=None)
         for name, asked in (
@@ -100,8 +112,11 @@ def _judged(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> 
     """Every rule: what it found out, and whether that passes."""
     from components.evaluation.criteria import decide
 
-    sides = _alike(_sides(client, source, folder / "own"))
+    sides = _asked(source.version, list(_sides(client, source, folder / "own")))
     criteria, named = criteria_of(source.version, bar), _named(sides)
+    yield f"asked: {_question(sides[0])}", True
+    if _changed(source.version):
+        yield _CHANGED[bar.changed_criteria], True
     ran = ", ".join(dict.fromkeys(side.cascade.name for side in named or sides))
     yield f"cascade {ran}" + ("" if named else f", want {' or '.join(NAMED)}"), bool(named)
     if source.version.name != f"temper-{criteria.model}":
@@ -109,14 +124,14 @@ def _judged(client: Any, source: RecordedEvaluation, bar: Bar, folder: Path) -> 
     decision = decide(
         # Under whatever name the version was evaluated.
         replace(criteria, model=sides[0].model),
-        _verdict(source.version, named),
+        _verdict(source.version, sides),
         _outcomes(sides),
         sides[0].evaluation.classes,
     )
     several = f" (lowest of {len(sides)} evaluations)" if len(sides) > 1 else ""
     yield from (_told(criterion, several) for criterion in decision.criteria)
     if criteria.champion:
-        yield from _against_holder(client, source, bar.alias, sides, folder)
+        yield from _against_holder(client, source, bar.alias, sides, criteria.not_worse_than.margin, folder)
 
 
 def _told(criterion: "Criterion", several: str = "") -> tuple[str, bool]:
@@ -136,28 +151,66 @@ def _sides(client: Any, source: RecordedEvaluation, folder: Path) -> Iterator["S
         yield comparison.load(place, model, source.title)
 
 
-def _alike(sides: Iterator["Side"]) -> list["Side"]:
-    """The evaluations with the images and the threat model of the first: their lowest number counts."""
+def _changed(version: Any) -> bool:
+    """Whether a report was made with other criteria after the version was registered."""
+    return version.tags.get("criteria.changed", version.tags.get("criteria")) != version.tags.get("criteria")
+
+
+_CHANGED = {
+    False: "criteria: those it was registered with (others were written afterwards: --changed-criteria)",
+    True: "criteria: written after it was registered",
+}
+
+
+def _asked(version: Any, sides: list["Side"]) -> list["Side"]:
+    """The evaluations that ask what the version's tags say: of the same images and threat model the lowest counts.
+
+    Error: none of them does, so what is known of the version is not what would be judged.
+    """
     from components.reports.comparison.document import other_question
 
-    first, *others = sides
-    return [first, *(side for side in others if not other_question(first, side))]
+    wanted = {key: version.tags.get(key, "") for key in QUESTION}
+    first = next((side for side in sides if _tags_of(side) == wanted), None)
+    if first is None:
+        told = f"{wanted['norm']} {wanted['epsilon']} on {wanted['num_images']} test images"
+        raise InputError(f"its numbers are under {told}, and none of its evaluations in MLflow asks that")
+    return [first, *(side for side in sides if side is not first and not other_question(first, side))]
+
+
+def _tags_of(side: "Side") -> dict[str, str]:
+    one = side.evaluation
+    values = (one.threat.norm, one.threat.epsilon, one.provenance.get("test.sha256", ""), str(one.num_images))
+    return dict(zip(QUESTION, values, strict=True))
+
+
+def _question(side: "Side") -> str:
+    from components.reports.wording import setting_text
+
+    return setting_text(side.evaluation.dataset, side.evaluation.num_images, side.evaluation.threat)
 
 
 def _named(sides: Sequence["Side"]) -> list["Side"]:
     return [side for side in sides if side.cascade.name in NAMED]
 
 
-def _verdict(version: Any, named: Sequence["Side"]) -> str:
-    """The verdict that the version was registered with, unless today's rules, which may be stricter, say another."""
+def _verdict(version: Any, sides: Sequence["Side"]) -> str:
+    """The verdict that the version was registered with, unless today's rules say worse of one of its evaluations.
+
+    Where a stronger cascade was run, what a weaker one could not be sure of no longer counts. `broken` always does.
+    """
     from components.evaluation.verdict.rules import judge
 
-    if (verdict := version.tags.get("verdict", "not judged")) != TRUSTED:
+    if (verdict := version.tags.get("verdict", NOT_JUDGED)) != TRUSTED:
         return verdict
-    today = [judge(evidence) for side in named if (evidence := side.evaluation.evidence.get(side.model))]
-    if not today or any(one.status == TRUSTED for one in today):
-        return TRUSTED
-    return f"{today[0].status} by today's rules ({', '.join(today[0].reasons)})"
+    strongest = max(strength(side.cascade.name) for side in sides)
+    for side in sides:
+        counts, evidence = strength(side.cascade.name) == strongest, side.evaluation.evidence.get(side.model)
+        if counts and not evidence:
+            return NOT_JUDGED
+        today = judge(evidence or {})
+        if (counts and today.status != TRUSTED) or (evidence and today.status == BROKEN):
+            return f"{today.status} by today's rules ({', '.join(today.reasons)})"
+    return TRUSTED
 
 
 def _outcomes(sides: Sequence["Side"]) -> dict[str, Any]:
@@ -191,9 +244,9 @@ def _lowest(sides: Sequence["Side"], digest: str) -> dict[str, Any]:
 
 
 def _against_holder(
-    client: Any, source: RecordedEvaluation, alias: str, sides: Sequence["Side"], folder: Path
+    client: Any, source: RecordedEvaluation, alias: str, sides: Sequence["Side"], margin: float | None, folder: Path
 ) -> Rules:
-    """That a version is not significantly worse than who has the alias now, each with its lowest numbers."""
+    """That a version is not worse than who has the alias now, each with its lowest numbers."""
     from components.evaluation.criteria import NAMES, not_worse
     from components.reports.comparison.document import other_question
 
@@ -217,4 +270,4 @@ def _against_holder(
         return
     theirs, own = _lowest(holders, holders[0].facts.sha256), _lowest(sides, sides[0].facts.sha256)
     for condition in NAMES:
-        yield _told(not_worse(condition, title, theirs.get(condition), own.get(condition)))
+        yield _told(not_worse(condition, title, theirs.get(condition), own.get(condition), margin))

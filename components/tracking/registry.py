@@ -21,7 +21,12 @@ QUESTION = ("norm", "epsilon", "test.sha256", "num_images")
 GATE = {"promoted.": "Promoted to", "refused.": "Refused as"}
 # Between what the gate said and the card, in a description.
 CARD = "\n\n---\n\n"
+# Cascades that a promotion believes, the weakest first: with attacks of one's own anything can be left standing.
+NAMED = ("quick", "autoattack")
+# The worst first.
+_VERDICTS = ("broken", "suspect", "trusted")
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+_READ = re.compile(r"upstream\..+\.sha256")
 _RUN = re.compile(r"(runs:/)?(?P<run>[0-9a-f]{32})")
 
 
@@ -89,10 +94,21 @@ def _runs(client: Any, source: RecordedEvaluation) -> Iterator[str]:
     newest = {"order_by": ["attributes.start_time DESC"]}
     family = client.search_runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", **newest)
     yield from (run.info.run_id for run in family if _has_evaluation(client, run.info.run_id))
-    for run in (source.run, *family):
-        if digest := run.data.tags.get("upstream.student.sha256"):
-            others = client.search_runs(place, f"tags.`upstream.student.sha256` = '{digest}'", **newest)
-            yield from (run.info.run_id for run in others if _has_evaluation(client, run.info.run_id))
+    digests = {run.data.tags.get("upstream.student.sha256") for run in (source.run, *family)} - {None}
+    # Under whatever name the model file was evaluated.
+    for run in _every(client, place, "tags.`temper.stage` LIKE 'evaluate%'") if digests else ():
+        read = {value for key, value in run.data.tags.items() if _READ.fullmatch(key)}
+        if digests & read and _has_evaluation(client, run.info.run_id):
+            yield run.info.run_id
+
+
+def _every(client: Any, place: list[str], filtered: str) -> Iterator[Any]:
+    """Every run that a filter finds, the newest first."""
+    token = None
+    while token != "":
+        found = client.search_runs(place, filtered, order_by=["attributes.start_time DESC"], page_token=token)
+        yield from found
+        token = found.token or ""
 
 
 def _has_evaluation(client: Any, run: str) -> bool:
@@ -118,6 +134,13 @@ def described(tags: Mapping[str, str], card: str) -> str:
         for key, text in tags.items()
         if key.startswith(before)
     ]
+    if (
+        (decision := tags.get("decision"))
+        and card.startswith(("GO:", "NO-GO:"))
+        and not card.startswith(f"{decision}:")
+    ):
+        # Another evaluation of the same file decided, with a stronger cascade or other criteria.
+        said.append(f"{decision}: decided by another evaluation of this file than the one below")
     return CARD.join(["  \n".join(said), card]) if said else card
 
 
@@ -129,12 +152,30 @@ def card_of(description: str | None) -> str:
 def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
     """The tags of a version that change when its model file has been evaluated again, with these tags.
 
-    To the same question the lower worst case counts; an evaluation that was trusted stays so.
+    The criteria that it was registered with stay; others are noted beside them, as `criteria.changed`. To the same
+    question the lower worst case counts, and NO-GO stays until a stronger cascade says GO. The verdict is that of the
+    stronger cascade, of equal ones the worse, and `broken` wherever it was found.
     """
+    criteria = {"criteria", "criteria.changed"} if "criteria" in known else set()
+    new = {key: value for key, value in tags.items() if key not in criteria}
+    if criteria and (tags.get("criteria") != known["criteria"] or "criteria.changed" in known):
+        new["criteria.changed"] = tags["criteria"]
     if any(key not in known or known[key] != tags.get(key) for key in QUESTION):
-        return dict(tags)
-    verdict = {key: value for key, value in tags.items() if key.startswith("verdict")}
+        return new
+    judged = _judged_anew(known, tags)
     lower = float(tags["worst_case"]) <= float(known["worst_case"])
-    better = tags["verdict"] == "trusted" or known["verdict"] != "trusted"
-    numbers = {key: value for key, value in tags.items() if key not in verdict}
-    return (numbers if lower else {}) | (verdict if better else {})
+    decided = tags.get("decision") == "NO-GO" or (judged and lower)
+    counts = {"verdict": judged, "cascade": judged, "decision": decided, "criteria": True}
+    return {key: value for key, value in new.items() if counts.get(key.partition(".")[0], lower)}
+
+
+def _judged_anew(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    """Whether the verdict of a later evaluation replaces the known one."""
+    stronger = strength(tags.get("cascade")) - strength(known.get("cascade"))
+    before, now = (_VERDICTS.index(one["verdict"]) for one in (known, tags))
+    return min(before, now) == now if not stronger or 0 in (before, now) else stronger > 0
+
+
+def strength(cascade: str | None) -> int:
+    """The place of a cascade among the named ones, the weakest first; -1 for none and for attacks of one's own."""
+    return NAMED.index(cascade) if cascade in NAMED else -1

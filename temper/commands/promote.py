@@ -26,11 +26,18 @@ def promote(
             help="Refuse if significantly less robust, or less accurate, than who has the alias now.",
         ),
     ] = False,
+    changed_criteria: Annotated[
+        bool,
+        typer.Option(
+            "--changed-criteria",
+            help="Judge by the criteria of the last report, where they were changed after the version was registered.",
+        ),
+    ] = False,
 ) -> None:
     """Give a registered model an alias, if its criteria are met.
 
-    They are those of params.yaml (section criteria) that its report was made with. Options add to them; nothing
-    overrides one.
+    They are those of params.yaml (section criteria) that it was registered with. Options add to them; nothing
+    overrides one. Criteria that were changed later count with --changed-criteria alone, which is noted.
 
     Exit status: 0 when promoted, 1 when a criterion is not met, 2 for a mistake.
     """
@@ -42,7 +49,7 @@ def promote(
     for name, share in floors.items():
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"--min-{name}: got {share:g}, want a share from 0 to 1")
-    bar = promotion.Bar(alias, min_clean, min_worst_case, min_weakest_class, not_worse_than_champion)
+    bar = promotion.Bar(alias, min_clean, min_worst_case, min_weakest_class, not_worse_than_champion, changed_criteria)
 
     def decided(client: object) -> tuple[str, list[str], list[str]]:
         source = registry.resolve(client, version)

@@ -23,7 +23,7 @@ from components.attacks.square import Square
 from components.attacks.step_ll import StepLl
 from components.attacks.step_rnd import StepRnd
 from components.evaluation.cascades import specs
-from components.evaluation.one_attack import TestSet, run_attack
+from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.numerics.cost import PassCounter
@@ -137,6 +137,28 @@ def test_a_search_without_answers_changes_no_verdict(attack, threat, tiny, image
     victim = Victim(tiny, Unanswering(tiny, 0.5))
     images_adv = attack(victim, images, labels, threat, seeded())
     assert images_adv.isfinite().all() and threat.size(images_adv - images).max() <= threat.radius + 2e-6
+
+
+@every
+@everywhere
+def test_no_images_give_no_images(attack, threat, tiny):
+    none, labels, places = torch.rand(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), torch.arange(0)
+    for model in (tiny, Victim(tiny, TinyNet(classes=5).eval())):
+        for ball in (threat, threat.each(torch.zeros(0))):
+            for rng in (seeded(), Noise(0, places)):
+                images_adv = attack(model, none, labels, ball, rng)
+                assert images_adv.shape == none.shape and images_adv.dtype == torch.float32
+        for given in (none, none.to(torch.uint8)):
+            outcome = run_attack(model, TestSet(given, labels, 5), attack, threat, 0)
+            assert outcome.images_adv.shape == none.shape and outcome.images_adv.dtype == torch.float32
+            assert outcome.predicted.dtype == torch.int64 and len(outcome.predicted) == len(outcome.right) == 0
+
+
+def test_no_images_have_no_answers(tiny):
+    none, labels = torch.rand(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+    for model in (tiny, Victim(tiny, tiny)):
+        assert predict(model, none).shape == (0,)
+        assert run_attack(model, TestSet(none, labels, 5), None, THREATS[0], 0).right.shape == (0,)
 
 
 @every

@@ -44,6 +44,7 @@ from tests.parts.outside_files import (
     save,
     write_images,
 )
+from tests.parts.streamed_files import write_folder
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -424,3 +425,11 @@ def test_a_data_set_of_the_table_gives_its_official_test_split(tmp_path, monkeyp
         found = images_of(data)
         assert (found.name, found.classes) == ("cifar10", CLASSES) and torch.equal(found.test.images, images[90:150])
         assert found.held_out is not None and len(found.held_out) == 90
+
+
+def test_images_of_a_streamed_folder_are_those_of_the_folder(tmp_path):
+    folder = write_folder(tmp_path, train=6, val=6)
+    fields = f"name: image_folder, folder: '{folder}', image_size: 8, color: rgb, resize: crop"
+    here, there = (images_of(f"{{{fields}, streamed: {how}}}") for how in ("null", "{random_crop: 0.5}"))
+    assert torch.equal(here.test.images, there.test.images) and len(there.test) == 6
+    assert here.held_out is not None and there.held_out is None  # the train split stays in its files

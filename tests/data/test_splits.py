@@ -108,6 +108,24 @@ def test_official_test_split_is_kept():
     assert source.test is not None and torch.equal(splits["test"].images, source.test.images)
 
 
+def test_official_validation_split_is_kept_and_loses_no_image_of_train():
+    official = labelled((8, 8, 8), seed=8)
+    for test in (labelled((5, 5, 5), seed=9), None):
+        source = Source(labelled((100, 100, 100)), test, CLASSES, official)
+        splits, _ = division(source)
+        assert torch.equal(splits["validation"].images, official.images)
+        assert splits["train"].counts(3) == ([100, 100, 100] if test else [80, 80, 80])
+        limited, _ = division(source, train_limit=60, test_limit=3)
+        assert {name: len(split) for name, split in limited.items()} == {"train": 60, "validation": 3, "test": 3}
+
+
+def test_an_image_of_train_that_is_in_the_official_validation_split_goes():
+    train, official = labelled((20, 20, 20), seed=1), labelled((5, 5, 5), seed=2)
+    train.images[3] = official.images[4]
+    splits, dropped = division(Source(train, labelled((5, 5, 5), seed=9), CLASSES, official))
+    assert dropped == {"train": 1, "validation": 0, "test": 0} and len(splits["validation"]) == 15
+
+
 def test_labels_stay_with_their_images():
     source = Source(labelled((100, 200, 300)), None, CLASSES)
     label_of = dict(zip(rows(source.train), source.train.labels.tolist(), strict=True))
@@ -232,8 +250,9 @@ def test_a_class_that_only_repeats_the_test_split_is_refused():
 
 
 @pytest.mark.parametrize("test", [None, labelled((5, 5, 5), seed=9)])
-def test_raw_file_gives_back_what_was_written(tmp_path, test):
-    source = Source(labelled(), test, CLASSES)
+@pytest.mark.parametrize("validation", [None, labelled((4, 4, 4), seed=8)])
+def test_raw_file_gives_back_what_was_written(tmp_path, test, validation):
+    source = Source(labelled(), test, CLASSES, validation)
     write_source(tmp_path / "raw.safetensors", "set", source)
     name, found = read_source(tmp_path / "raw.safetensors")
     assert (name, found.classes) == ("set", CLASSES)

@@ -183,7 +183,7 @@ def test_hidden_files_are_left_out_and_others_refused(photos):
     (photos / "train/ant/.DS_Store").write_bytes(b"x")
     assert len(load_folder(photos).train) == 6
     (photos / "train/ant/notes.heic").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"notes\.heic: no known image type \(allowed: \.bmp .* \.webp\)"):
+    with pytest.raises(InputError, match=r"notes\.heic: no known image type \(allowed: \.apng .* \.webp\)"):
         load_folder(photos)
 
 

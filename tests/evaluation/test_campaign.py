@@ -318,3 +318,41 @@ def test_a_gpu_continues_what_a_cpu_began(tmp_path):
     for task, outcome in want.outcomes.items():
         # Sums of floats differ between devices, which moves an image at the edge now and then.
         assert (outcome != found.outcomes[task].cpu()).sum() <= 2, task
+
+
+class Silent(Threshold):
+    """The same, but without an answer where the top left pixel is above the others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        whole = images.mean((1, 2, 3))
+        return super().forward(images) + 0 * torch.sqrt(1e-3 + whole - images[:, 0, 0, 0])[:, None]
+
+
+@dataclass
+class Corner:
+    """Brightens the top left pixel, for images made for the model `Threshold` alone."""
+
+    def __call__(self, model, images, labels, threat, rng) -> Tensor:
+        images_adv = images.clone()
+        if not isinstance(model.exact, Silent):
+            images_adv[:, 0, 0, 0] += threat.radius
+        return images_adv.clamp(0, 1)
+
+
+def test_what_was_made_for_another_model_and_gets_no_answer_is_noted(tmp_path):
+    models = {"one": Threshold(), "two": Silent()}
+    found = run(tmp_path, models, levels(), [clean(), Task("corner", Corner(), LINF, transfers=True)])
+    assert not any(result.unanswered[name].any() for name, result in found.items()), "each on its own images"
+    # White stays white: there the corner is no brighter than the rest.
+    assert found["one"].unanswered["two"].tolist() == [True] * 7 + [False]
+    assert found["one"].transfer["corner"]["two"].tolist() == [0] * 7 + [1]
+
+
+def test_a_saved_image_without_an_answer_is_noted(tmp_path):
+    test = levels()
+    kept = Adversarials(tmp_path / "one.npy", test, "float32")
+    images_adv = (test.images.float() / 255).clone()
+    images_adv[:3, 0, 0, 0] = 1
+    kept.keep(torch.arange(8), images_adv)
+    scored = rescore(Victim(Silent()), test, LINF, kept)
+    assert scored["unanswered"] == 3 and scored["fooled"] == 3

@@ -76,6 +76,19 @@ def test_significantly_worse_than_a_teacher_does_not_go() -> None:
     assert unmet(decided(outcomes(student__worst_case=right(0)), not_worse_than=NOBODY)) == ["robust at all"]
 
 
+@pytest.mark.parametrize(
+    ("lost", "margin", "met"), [(12, 0.06, True), (12, 0.05, False), (0, 0.01, True), (0, 0.005, False)]
+)
+def test_with_a_margin_the_whole_interval_must_lie_above_it(lost: int, margin: float, met: bool) -> None:
+    """Of 400 images: 12 lost, so 5.2 points are not excluded; none lost, 0.9. Few images pass no more easily."""
+    asked = CRITERIA["not_worse_than"] | {"margin": margin}
+    decision = decided(outcomes(student__worst_case=right(280 - lost)), not_worse_than=asked | {"clean": None})
+    assert (decision.criteria[-1].met, decision.criteria[-1].wanted) == (
+        met,
+        f"surely at most {100 * margin:.1f} points worse on the same images",
+    )
+
+
 def test_significantly_better_is_not_worse() -> None:
     assert unmet(decided(outcomes(student__worst_case=right(300), student__clean=right(400)))) == []
 

@@ -136,7 +136,7 @@ class Claim:
         if self.reported:
             tasks = [Task("reported", attack, self.threat) for attack in self.reported]
             evidence["reach"] = [found for task in tasks for found in _reach(task)]
-            evidence["apgd"] = [_apgd(task) for task in tasks if isinstance(task.attack, Apgd)]
+            evidence["apgd"] = [_apgd(task, 10) for task in tasks if isinstance(task.attack, Apgd)]
             right = [run_attack(self.model, self.test, attack, self.threat, 0).right for attack in self.reported]
             claimed = torch.stack(right).amin(0)
         return judge(probes.probe(self.model, self.test, self.threat, self.attacks, 0, claimed) | evidence)

@@ -27,6 +27,9 @@ from components.threats.parts.threat import Threat
 DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
 
 
+STANDARD = {"rho": 0.75, "targets": 0, "wanted_targets": 9}
+
+
 def pair(gained: int, lost: int, n: int = 200) -> list[dict[str, Any]]:
     return [{"first": "a", "then": "b", "n": n, "right_first": 100, "right_then": 100, "gained": gained, "lost": lost}]
 
@@ -39,6 +42,7 @@ def sound() -> dict[str, Any]:
         "images": 200,
         "threat": {"norm": "linf", "epsilon": "1/5"},
         "most_common": 30,
+        "large_classes": 0,
         "pixels": {"low": 0.0, "high": 1.0},
         "training": {"modules": 0, "names": []},
         "moved_buffers": {"buffers": 0, "names": []},
@@ -54,11 +58,15 @@ def sound() -> dict[str, Any]:
         "constant": pair(gained=150, lost=0)[0],
         "claim": pair(gained=0, lost=20)[0],
         "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
-        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100}],
+        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100, **STANDARD}],
         "rescored": {"n": 200, "claimed": 100, "fooled": 100, "undecided": 0, "dtype": "float32"},
         "square_helps": {"n": 200, "before": 90, "after": 90},
         "parity": {"n": 200, "agree": 200, "only_exact": 0, "only_search": 0},
     }
+
+
+def targeted(targets: int) -> dict[str, Any]:
+    return {"attack": "apgd_t", "loss": "targeted_dlr", "steps": 100, **STANDARD, "targets": targets}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -91,19 +99,16 @@ BOUNDS = [
     ("logits", "outputs.finite", True, False, "broken"),
     ("logits", "outputs.log_probabilities", 199, 200, "suspect"),
     ("logits", "unanswered", 0, 1, "broken"),
+    ("standard_attack", "apgd", [targeted(9)], [targeted(8)], "suspect"),
+    ("standard_attack", "apgd", [targeted(9)], [targeted(9) | {"rho": 0.001}], "suspect"),
     ("constant_answer", "constant", pair(7, 0)[0], pair(6, 0)[0], "suspect"),
     ("claim", "claim", pair(2, 0)[0], pair(3, 0)[0], "suspect"),
     ("claim", "claim", pair(1, 0, n=50)[0], pair(2, 0, n=50)[0], "suspect"),
     ("reach", "reach", [{"reach": 0.4, "wanted": 0.4}], [{"reach": 0.36, "wanted": 0.4}], "suspect"),
     ("reach", "reach", [], [{"reach": 2, "wanted": 1}, {"reach": 0.9, "wanted": 1}], "suspect"),
-    ("standard_attack", "apgd", [{"loss": "targeted_dlr", "steps": 100}], [], "suspect"),
-    (
-        "standard_attack",
-        "apgd",
-        [{"loss": "cross_entropy", "steps": 100}],
-        [{"loss": "cross_entropy", "steps": 99}, {"loss": "dlr", "steps": 100}],
-        "suspect",
-    ),
+    ("standard_attack", "apgd", [targeted(9)], [], "suspect"),
+    ("standard_attack", "apgd", [targeted(9)], [targeted(9) | {"steps": 99}], "suspect"),
+    ("standard_attack", "apgd", [targeted(9)], [targeted(9) | {"loss": "dlr"}], "suspect"),
     ("eval_mode", "training", {"modules": 0, "names": []}, {"modules": 1, "names": ["norm"]}, "broken"),
     ("eval_mode", "moved_buffers", {"buffers": 0, "names": []}, {"buffers": 1, "names": ["mean"]}, "broken"),
     ("deterministic", "repeats.difference", 1e-4, 2e-4, "suspect"),
@@ -149,6 +154,21 @@ def test_both_sides_of_a_bound(rule, path, good, bad, status):
     verdict = judge(evidence)
     assert rule in verdict.reasons
     assert verdict.status == ("broken" if "broken" in {check.status for check in verdict.checks} else "suspect")
+
+
+def test_bounds_name_the_numbers_of_the_attacks_that_are_run():
+    attacks = probes.wanted(Threat(norm=Linf(), epsilon=Ratio(1, 5)), (1, 8, 8))
+    bounds = {rule.name: rule.bound for rule in RULES}
+    few, many = (attacks[name]["queries"] for name in ("square_few", "square"))
+    assert f"from {few} to {many} queries" in bounds["more_queries"] and f"than {many} queries" in bounds["black_box"]
+    assert f"from {attacks['pgd_few']['steps']} to {attacks['pgd']['steps']} steps" in bounds["more_steps"]
+    assert f"from 1 to {attacks['pgd_restarts']['restarts']} restarts" in bounds["more_restarts"]
+    assert bounds["one_step"].startswith(f"{attacks['pgd']['steps']} steps of PGD")
+
+
+@pytest.mark.parametrize("text", [text for rule in RULES for text in (rule.bound, rule.meaning, rule.remedy)])
+def test_no_name_of_a_check_stands_raw_in_a_text(text):
+    assert not {rule.name for rule in RULES if "_" in rule.name} & set(re.findall(r"\w+", text))
 
 
 def test_every_rule_has_a_bound_that_is_tested():

@@ -51,6 +51,14 @@ def test_logits_have_one_row_per_image_and_gradients_reach_everything(name: str,
 
 @EACH
 @EACH_SHAPE
+@pytest.mark.parametrize("estimator", ["running", "cumulative", "batch"])
+def test_no_images_have_no_logits(name: str, shape: tuple[int, int, int], estimator: str) -> None:
+    model = build(name, shape, batch_norm={"estimator": estimator, "momentum": 0.1}).eval()
+    assert model(images_of(shape, 0)).shape == (0, 5)
+
+
+@EACH
+@EACH_SHAPE
 @pytest.mark.parametrize("estimator", ["running", "cumulative"])
 def test_evaluation_does_not_depend_on_the_batch(name: str, shape: tuple[int, int, int], estimator: str) -> None:
     model, images = build(name, shape, batch_norm={"estimator": estimator, "momentum": 0.1}), images_of(shape)

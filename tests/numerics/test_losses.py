@@ -63,10 +63,12 @@ def with_gradients(loss: Callable[..., Tensor], *logits: Tensor) -> list[Tensor]
     return [value.detach(), *(one for one in found if one is not None)]
 
 
-def assert_near(found: list[Tensor], wanted: list[Tensor]) -> None:
+def assert_near(found: list[Tensor], wanted: list[Tensor], bound: float = BOUND) -> None:
+    """Row by row, relative to the largest number of the row where that is above 1."""
     for one, want in zip(found, wanted, strict=True):
-        bound = BOUND * max(1.0, float(want.abs().max()))
-        assert one.isfinite().all() and float((one - want).abs().max()) <= bound, (one, want)
+        rows, want_rows = (x.reshape(len(x), -1) if x.ndim else x.reshape(1, 1) for x in (one, want))
+        off = (rows - want_rows).abs().amax(1) / want_rows.abs().amax(1).clamp_min(1)
+        assert one.isfinite().all() and float(off.max()) <= bound, (one[off.argmax()], want[off.argmax()])
 
 
 def test_losses_equal_plain_formulas(rng):
@@ -125,6 +127,43 @@ def test_methods_train_a_model_that_is_very_sure(name, scale, batch, linf, rng):
     assert all(one.isfinite().all() for one in found[0])
     if isinstance(method, Crafting):
         assert_near(*found)
+
+
+class Table(nn.Module):
+    """Answers with logits of its own, one row per image: some for clean, some for attacked images."""
+
+    def __init__(self, clean: Tensor, attacked: Tensor) -> None:
+        super().__init__()
+        self.clean, self.attacked = nn.Parameter(clean), nn.Parameter(attacked)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.where(images.flatten(1)[:, :1] < 1, self.clean, self.attacked)
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("name", [name for name, build in MEMBERS.items() if isinstance(build(), Crafting)])
+def test_gradients_at_every_logit_are_those_of_double_precision(name, gap, batch):
+    images = batch.images.clone()
+    images[:, 0, 0, 0] = 0
+    images_adv, rng, n = images.clone(), torch.Generator().manual_seed(round(gap)), len(images)
+    images_adv[:, 0, 0, 0] = 1
+    for _ in range(3):
+        drawn = gap * torch.rand(n, 3, generator=rng)
+        near = torch.zeros(n, 3).scatter(1, batch.labels[:, None], gap - 20 * torch.rand(n, 1, generator=rng))
+        near = near.scatter(1, (batch.labels[:, None] + 1) % 3, gap)
+        for clean, attacked in ((drawn, gap * torch.rand(n, 3, generator=rng)), (near, -near), (drawn, near)):
+            found = []
+            for dtype in (torch.float32, torch.float64):
+                method, model = MEMBERS[name]().to(dtype), Table(clean.to(dtype), attacked.to(dtype))
+                assert isinstance(method, Crafting)
+                given = batch._replace(images=images.to(dtype))
+                if isinstance(method, Relabelling):
+                    given = method.relabelled(model, given)
+                loss = method.objective(model, given, images_adv.to(dtype)).total
+                loss.backward()
+                grads = [one.grad * n for one in (model.clean, model.attacked) if one.grad is not None]
+                found.append([loss.detach(), *grads])
+            assert_near(*found)
 
 
 def test_trades_keeps_its_gradient_where_a_clean_probability_underflows():

@@ -55,7 +55,7 @@ CRITERIA: dict[str, Any] = {
     "clean": None,
     "worst_case": None,
     "weakest_class": None,
-    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher"},
+    "not_worse_than": {"clean": "clean_teacher", "worst_case": "robust_teacher", "margin": None},
     "champion": True,
 }
 
@@ -200,6 +200,7 @@ def evidence(helped: int, n: int = 300) -> dict[str, Any]:
     return {
         "images": n,
         "most_common": n // 4,
+        "large_classes": 0,
         "pixels": {"low": 0.0, "high": 1.0},
         "outputs": {"finite": True, "probabilities": 0, "log_probabilities": 0},
         "training": {"modules": 0, "names": []},

@@ -15,13 +15,16 @@ from components.models import MODELS
 from components.models.parts.model_file import ModelCard, save_model
 from components.numerics.tensor_files import write_tensors
 from components.tracking.journal import Journal
-from tests.parts.evaluation_files import CLASSES
+from tests.parts.evaluation_files import CLASSES, evidence
 from tests.parts.evaluation_files import evaluation as made_up_evaluation
 
 NUM_IMAGES = 100
+STANDARD = {"rho": 0.75, "targets": 0, "wanted_targets": 9}
 ATTACKS = {"fgsm": "Fgsm()", "pgd": "Pgd(steps=20)"}
 CASCADE = {"name": "quick", "attacks": {"apgd_ce": "Apgd(loss='ce')", "apgd_t": "Apgd(loss='dlr')"}}
 DIGEST = "d" * 64
+# What the evaluations here ask, as the report tags a version with it.
+QUESTION = {"norm": "linf", "epsilon": "8/255", "test.sha256": DIGEST, "num_images": str(NUM_IMAGES)}
 
 
 def wrong(*images: Iterable[int]) -> Tensor:
@@ -56,12 +59,28 @@ def write_evaluation(folder: Path, found: dict[str, Tensor], digest: str = "a" *
         },
         "attacks": ATTACKS,
         "cascade": CASCADE,
-        "provenance": {"data.sha256": DIGEST},
+        "evidence": {name: honest() for name in names},
+        "provenance": {"data.sha256": DIGEST, "test.sha256": DIGEST},
     }
     write_json(folder / "evaluation.json", evaluation | changes)
     labels = {"labels": torch.arange(NUM_IMAGES) % len(CLASSES)}
     write_tensors(folder / "outcomes.safetensors", labels | found)
     return folder
+
+
+def honest(**changes: Any) -> dict[str, Any]:
+    """Evidence against which no rule of the verdict speaks, but for `changes`."""
+    constant = {"first": "always answering 'cross'", "then": "the model", "n": 300, "gained": 215, "lost": 0}
+    claim = {"first": "the probe's attacks", "then": "the reported worst case", "n": 300, "gained": 0, "lost": 4}
+    return {
+        **evidence(helped=0),
+        "unanswered": 0,
+        "constant": {**constant, "right_first": 75, "right_then": 290},
+        "claim": {**claim, "right_first": 219, "right_then": 215},
+        "reach": [{"attack": "pgd", "reach": 1.0, "wanted": 0.4}],
+        "apgd": [{"attack": "cascade/apgd_ce", "loss": "cross_entropy", "steps": 100, **STANDARD}],
+        **changes,
+    }
 
 
 def write_model(path: Path, seed: int) -> str:
@@ -95,6 +114,6 @@ def record_evaluation(folder: Path, digest: str) -> None:
 def record_report(model: Path, digest: str, verdict: str, **tags: str) -> None:
     """The journal of the report stage, which registers the student and closes the pipeline run."""
     with Journal.open("report") as journal:
-        tags = {"sha256": digest, **({"verdict": verdict} if verdict else {}), **tags}
+        tags = {**QUESTION, "sha256": digest, **({"verdict": verdict} if verdict else {}), **tags}
         journal.model(model, "temper-student", (1, 8, 8), 4, model.with_name("example.npy"), tags)
         journal.upstream({"student": digest})

@@ -13,11 +13,20 @@ from components.foundation.errors import InputError
 from components.foundation.storage import read_json
 from components.tracking import mlflow_runs as tracking
 from components.tracking import promotion, registry
+from components.tracking.journal import Journal
 from components.tracking.promotion import Bar, promote
 from components.tracking.registry import fetch, resolve
 from temper.cli import main as temper
 from tests.parts.evaluation_files import CRITERIA
-from tests.parts.paired_evaluations import outcomes, record_evaluation, record_report, write_evaluation, write_model
+from tests.parts.paired_evaluations import (
+    CASCADE,
+    honest,
+    outcomes,
+    record_evaluation,
+    record_report,
+    write_evaluation,
+    write_model,
+)
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -143,11 +152,12 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     failed, passed = promote(client, resolve(client, reference(2)), bar(min_clean=0.9, min_worst_case=0.65))
     assert failed == []
     assert champion(client) == "2"
-    assert passed[:2] == ["cascade quick", "measurement: trusted, wanted trusted"]
+    asked = "asked: shapes, 100 test images, L∞ ε = 8/255"
+    assert passed[:3] == [asked, "cascade quick", "measurement: trusted, wanted trusted"]
     assert "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 65.0 %" in passed
     version = client.get_model_version(NAME, "2")
     assert version.tags["promoted.champion"] == "; ".join(passed)
-    assert version.description.startswith("Promoted to champion (cascade quick; ")
+    assert version.description.startswith(f"Promoted to champion ({asked}; cascade quick; ")
     assert client.get_registered_model(NAME).tags["champion"].startswith("version 2: ")
 
 
@@ -177,37 +187,42 @@ def test_without_a_named_cascade_nothing_is_promoted(client: Any) -> None:
 
 
 KNOWN = {"norm": "linf", "epsilon": "8/255", "test.sha256": "a", "num_images": "100", "worst_case": "0.6"}
+KNOWN |= {"cascade": "quick", "decision": "GO", "criteria": "{}"}
+STRONGER = {"worst_case": "0.5", "cascade": "autoattack"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "verdicts", "want"),
+    ("before", "changes", "want"),
     [
-        # The lower number of the same question counts, whatever its verdict; a verdict that was trusted stays.
-        ({"worst_case": "0.5"}, ("trusted", "trusted"), {"worst_case": "0.5", "verdict": "trusted"}),
-        ({"worst_case": "0.5"}, ("trusted", "suspect"), {"worst_case": "0.5"}),
-        ({"worst_case": "0.5"}, ("suspect", "trusted"), {"worst_case": "0.5", "verdict": "trusted"}),
-        ({"worst_case": "0.8"}, ("trusted", "trusted"), {"verdict": "trusted"}),
-        ({"worst_case": "0.8"}, ("trusted", "suspect"), {}),
-        ({"worst_case": "0.8"}, ("suspect", "trusted"), {"verdict": "trusted"}),
+        # The lower number of the same question counts; of equal cascades the worse verdict.
+        ("trusted", {"worst_case": "0.5", "verdict": "trusted"}, {"worst_case": "0.5", "verdict": "trusted"}),
+        ("trusted", {"worst_case": "0.5", "verdict": "suspect"}, {"worst_case": "0.5", "verdict": "suspect"}),
+        ("suspect", {"worst_case": "0.5", "verdict": "trusted"}, {"worst_case": "0.5", "verdict": "suspect"}),
+        ("trusted", {"worst_case": "0.8", "verdict": "suspect"}, {"worst_case": "0.6", "verdict": "suspect"}),
+        ("suspect", {"worst_case": "0.8", "verdict": "trusted"}, {"worst_case": "0.6", "verdict": "suspect"}),
+        # A stronger cascade has the last word, a weaker one none.
+        ("suspect", {**STRONGER, "verdict": "trusted"}, {**STRONGER, "verdict": "trusted"}),
+        ("trusted", {**STRONGER, "verdict": "suspect"}, {**STRONGER, "verdict": "suspect"}),
+        ("suspect", {"cascade": "none", "verdict": "trusted"}, {"cascade": "quick", "verdict": "suspect"}),
+        ("trusted", {"cascade": "none", "verdict": "suspect"}, {"cascade": "quick", "verdict": "trusted"}),
+        # Broken is broken.
+        ("trusted", {"cascade": "none", "verdict": "broken"}, {"verdict": "broken"}),
+        ("broken", {**STRONGER, "verdict": "trusted"}, {"worst_case": "0.5", "verdict": "broken"}),
+        # NO-GO stays until a stronger cascade says GO.
+        ("trusted", {"decision": "NO-GO", "verdict": "trusted"}, {"decision": "NO-GO"}),
+        ("trusted", {"decision": "NO-GO", "verdict": "trusted", "worst_case": "0.8"}, {"decision": "NO-GO"}),
         # Another question has another answer.
-        (
-            {"worst_case": "0.8", "epsilon": "4/255"},
-            ("trusted", "suspect"),
-            {"worst_case": "0.8", "verdict": "suspect"},
-        ),
-        (
-            {"worst_case": "0.8", "test.sha256": "b"},
-            ("trusted", "trusted"),
-            {"worst_case": "0.8", "verdict": "trusted"},
-        ),
+        ("trusted", {"worst_case": "0.8", "epsilon": "4/255", "verdict": "suspect"}, {"worst_case": "0.8"}),
+        ("suspect", {"worst_case": "0.8", "test.sha256": "b", "verdict": "trusted"}, {"verdict": "trusted"}),
+        # What was written first stays, to whatever question; what was written afterwards is noted.
+        ("trusted", {"verdict": "trusted", "criteria": "[]"}, {"criteria": "{}", "criteria.changed": "[]"}),
+        ("trusted", {"verdict": "trusted", "criteria": "[]", "epsilon": "4/255"}, {"criteria": "{}"}),
     ],
 )
-def test_a_version_that_is_evaluated_again(
-    changes: dict[str, str], verdicts: tuple[str, str], want: dict[str, str]
-) -> None:
-    known, again = ({**KNOWN, "verdict": verdict} for verdict in verdicts)
-    found = registry.updated(known, again | changes)
-    assert {key: found[key] for key in ("worst_case", "verdict") if key in found} == want
+def test_a_version_that_is_evaluated_again(before: str, changes: dict[str, str], want: dict[str, str]) -> None:
+    known = KNOWN | {"verdict": before}
+    found = known | registry.updated(known, KNOWN | changes)
+    assert {key: found[key] for key in want} == want
 
 
 FEW = "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 70.0 %"
@@ -315,25 +330,97 @@ def test_the_champion_is_compared_with_the_lowest_of_all_evaluations(
     assert [text.partition(":")[0] for text in failed] == (["worst case against champion 5"] if worse else [])
 
 
-def replace_evaluation(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
-    """Puts another evaluation in the place of every one of version 1."""
+def replace_evaluations(monkeypatch: pytest.MonkeyPatch, *others: Path) -> None:
+    """Gives version 1 other evaluations than it has."""
     real = registry.evaluations
 
     def fetched(client: Any, source: Any, folders: Iterator[Path]) -> Iterator[tuple[Path, str | None]]:
-        for folder, model in real(client, source, folders):
-            for name in registry.FILES if source.title == f"{NAME} 1" else ():
-                (folder / name).write_bytes((other / name).read_bytes())
-            yield folder, model
+        own = ((other, "student") for other in others)
+        yield from own if source.title == f"{NAME} 1" else real(client, source, folders)
 
     monkeypatch.setattr(promotion, "evaluations", fetched)
+
+
+AUTOATTACK = CASCADE | {"name": "autoattack"}
+BROKEN = {"student": honest(unanswered=30)}
+MASKED = {"student": honest(square_helps={"n": 300, "before": 90, "after": 60})}
+CONSTANT = honest()["constant"] | {"gained": 0, "right_then": 75}
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "said"),
+    [
+        # What a version is judged by is what its tags say, whichever evaluation is found first.
+        ([{"threat": {"norm": "linf", "epsilon": "2/255"}, "lost": 5}, {}], None),
+        ([{"threat": {"norm": "linf", "epsilon": "2/255"}, "lost": 5}], "its numbers are under linf 8/255"),
+        ([{"provenance": {"test.sha256": "0" * 64}, "lost": 5}], "none of its evaluations in MLflow asks that"),
+        # One that is trusted does not undo another one.
+        ([{}, {"cascade": AUTOATTACK, "evidence": BROKEN}], "broken by today's rules (logits)"),
+        ([{}, {"cascade": {"name": "none", "attacks": {}}, "evidence": BROKEN}], "broken by today's rules (logits)"),
+        ([{"cascade": AUTOATTACK}, {"evidence": BROKEN}], "broken by today's rules (logits)"),
+        ([{}, {"cascade": AUTOATTACK, "evidence": MASKED}], "suspect by today's rules (square_helps)"),
+        ([{}, {"evidence": {"student": honest(constant=CONSTANT)}}], "suspect by today's rules (constant_answer)"),
+        ([{}, {"evidence": MASKED}], "suspect by today's rules (square_helps)"),
+        # But what a stronger cascade is sure of, a weaker one need not be.
+        ([{"cascade": AUTOATTACK}, {"evidence": MASKED}], None),
+        ([{"evidence": MASKED}, {"cascade": AUTOATTACK}], None),
+        # What was not judged is not trusted.
+        ([{"evidence": {}}], "measurement: not judged, wanted trusted"),
+        ([{}, {"cascade": AUTOATTACK, "evidence": {}}], "measurement: not judged, wanted trusted"),
+    ],
+)
+def test_every_evaluation_of_the_question_is_judged(
+    client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evaluations: list[dict[str, Any]], said: str | None
+) -> None:
+    places = []
+    for place, told in enumerate(evaluations):
+        changes = {key: value for key, value in told.items() if key != "lost"}
+        places.append(write_evaluation(tmp_path / str(place), outcomes(told.get("lost", 40)), **changes))
+    replace_evaluations(monkeypatch, *places)
+    failed, passed = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.1))
+    assert (champion(client) == "1") is (said is None) is (failed == [])
+    assert said is None or (len(failed) == 1 and said in failed[0])
+    assert said is not None or "asked: shapes, 100 test images, L∞ ε = 8/255" in passed
+    assert said is not None or any(text.startswith("worst case: 60.0 %") for text in passed)
+
+
+def test_criteria_that_were_changed_afterwards_count_only_when_asked_for(client: Any, recorded: Any) -> None:
+    recorded(2, worst_case=0.7)
+    client.set_model_version_tag(NAME, "2", "criteria.changed", written(worst_case=0.1))
+    failed, passed = promote(client, resolve(client, reference(2)), bar())
+    assert failed == [FEW] and any("others were written afterwards" in text for text in passed)
+    failed, passed = promote(client, resolve(client, reference(2)), bar(changed_criteria=True))
+    assert failed == [] and "criteria: written after it was registered" in passed
+    client.delete_model_version_tag(NAME, "2", "criteria.changed")
+    failed, passed = promote(client, resolve(client, reference(2)), bar(changed_criteria=True))
+    assert failed == [FEW], "nothing was changed"
+
+
+def test_an_evaluation_under_another_name_counts(client: Any, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`temper evaluate --track` calls models as its user does."""
+    digest = registry_digest(store, 5)
+    folder = write_evaluation(store / "victim", outcomes(70, "victim"), digest)
+    with Journal.open("evaluate") as journal:
+        journal.upstream({"victim": digest})
+        for name in registry.FILES:
+            journal.artifact(folder / name)
+    assert temper(["records", "send"]) == 0
+    source = resolve(client, reference(5))
+    failed, _ = promote(client, source, bar(min_worst_case=0.6))
+    assert [text.partition(" %")[0] for text in failed] == ["robust at all: 30.0", "worst case: 30.0"]
+    for run in client.search_runs([source.run.info.experiment_id], f"tags.`upstream.victim.sha256` = '{digest}'"):
+        client.delete_run(run.info.run_id)
 
 
 def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
     client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     client.set_registered_model_alias(NAME, "champion", "2")
-    replace_evaluation(monkeypatch, write_evaluation(tmp_path, outcomes(5), threat={"norm": "l2", "epsilon": "1/2"}))
-    failed, _ = promote(client, resolve(client, reference(1)), bar(not_worse=True))
+    l2 = write_evaluation(tmp_path, outcomes(5), threat={"norm": "l2", "epsilon": "1/2"})
+    replace_evaluations(monkeypatch, l2)
+    version = resolve(client, reference(1))
+    version.version.tags.update(norm="l2", epsilon="1/2")
+    failed, _ = promote(client, version, bar(not_worse=True))
     assert len(failed) == 1
     assert "champion 2 cannot be compared with: another threat model" in failed[0]
     assert champion(client) == "2"
@@ -342,7 +429,7 @@ def test_a_champion_that_cannot_be_compared_with_is_no_excuse(
 def test_a_model_that_met_no_attack_is_not_robust(client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean = {"student/clean": outcomes(5)["student/clean"]}
     bare = write_evaluation(tmp_path, clean, attacks={}, cascade={"name": "none", "attacks": {}})
-    replace_evaluation(monkeypatch, bare)
+    replace_evaluations(monkeypatch, bare)
     failed, _ = promote(client, resolve(client, reference(1)), bar(min_worst_case=0.1))
     assert [text.split(",")[0] for text in failed] == [
         "cascade none",
@@ -407,7 +494,7 @@ def test_the_commands_compare_a_folder_with_a_version_and_promote(
     assert out.startswith(f"refused: {NAME} 3 does not become champion: measurement: suspect, wanted trusted; worst")
     assert temper(["promote", reference(2), "--min-worst-case", "0.6", "--min-clean", "0.9"]) == 0
     assert capfd.readouterr().out.startswith(
-        f"{NAME} 2 is champion: cascade quick; measurement: trusted, wanted trusted; robust"
+        f"{NAME} 2 is champion: asked: shapes, 100 test images, L∞ ε = 8/255; cascade quick; measurement: trusted"
     )
     assert champion(client) == "2"
 
@@ -430,3 +517,13 @@ def test_nothing_forces_a_promotion(capsys: pytest.CaptureFixture[str]) -> None:
     assert temper(["promote", "--help"]) == 0
     out = capsys.readouterr().out
     assert "--min-worst-case SHARE" in out and "force" not in out
+
+
+@pytest.mark.parametrize("decision", ["GO", "NO-GO"])
+@pytest.mark.parametrize("own", ["GO", "NO-GO"])
+def test_a_description_never_begins_with_another_decision_than_the_tags(decision: str, own: str) -> None:
+    card = f"{own}: student\n\n| condition | n |"
+    text = registry.described({"decision": decision}, card)
+    assert text.startswith(f"{decision}: ")
+    assert registry.card_of(text) == card
+    assert registry.described({"decision": decision}, registry.card_of(text)) == text, "nothing piles up"

@@ -33,7 +33,8 @@ FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in fol
 CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "components"}
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
 EXTRAS = {
-    "components/datasets": {"sklearn", "PIL"},
+    "components/data/picture.py": {"PIL"},
+    "components/datasets": {"sklearn"},
     "components/reports": {"jinja2", "pandas"},
 }
 # Files of other packages, by the only place that may import them.

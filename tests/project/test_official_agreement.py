@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.official import ours
 from benchmarks.official.tape import Step, differences
 from benchmarks.official_agreement import CASES, OUT, section_of
 from pipelines.parameters.presets import presets
@@ -37,6 +38,12 @@ def test_steps_agree_and_the_preset_is_still_the_measured_one(row):
     assert all(math.isfinite(value) and value <= TOLERANCE for value in row["differences"].values())
     assert row["largest"] == max(row["differences"].values()) and len(row["commit"]) == 40 and row["equalised"]
     assert row["section"] == json.loads(json.dumps(section_of(row["preset"], row["stage"]), default=str))
+
+
+@pytest.mark.parametrize("row", CASES_MEASURED, ids=lambda row: f"{row['preset']}-{row['stage']}")
+def test_the_code_still_computes_what_was_compared(row):
+    """Else compare again: benchmarks/official_agreement.py."""
+    assert ours.alone(row["preset"], row["stage"]) == pytest.approx(row["alone"], rel=1e-9)
 
 
 def test_a_difference_is_found_in_whichever_step_and_number_it_is():

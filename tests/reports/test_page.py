@@ -100,11 +100,11 @@ def test_the_decision_first_then_the_main_table_then_every_section(page: str) ->
         text.index(part)
         for part in (
             "NO-GO The student gets",
-            "written down before: measurement",
+            "written criteria: measurement",
             "On clean images",
             "Weakest class:",
-            "Criteria for GO",
             "Measurement: suspect.",
+            "Criteria for GO",
             "Worst case, % right",
             "What the verdict",
         )

@@ -1,6 +1,7 @@
 """The report's document: numbers by hand, a schema it follows, the stage's same bytes, the tables for a terminal."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,17 @@ def test_the_verdict_is_told_to_the_tracker(folder: Path) -> None:
     assert json.loads(journal.version["criteria"]) == CRITERIA
 
 
-def test_criteria_about_what_was_not_evaluated_are_a_no_go_and_no_crash(folder: Path) -> None:
-    run_stage(folder, model="pupil")
-    decision = read_document(Report, folder / "reports/robustness.json").decision
-    assert decision is not None and decision.answer == "NO-GO"
-    assert {one.measured for one in decision.unmet} == {"not judged", "not measured"}
-    page = (folder / "reports/robustness.html").read_text(encoding="utf-8")
-    assert "The pupil, which the criteria are about, was not evaluated." in page
+@pytest.mark.parametrize(
+    ("criteria", "said"),
+    [
+        ({"model": "pupil"}, "criteria.model: got 'pupil', want one of clean_teacher, robust_teacher, student"),
+        ({"not_worse_than": {"clean": "clean_techer", "worst_case": None}}, "not_worse_than.clean: got 'clean_techer'"),
+        ({"not_worse_than": {"clean": None, "worst_case": "student"}}, "which is the model that is decided on"),
+    ],
+)
+def test_criteria_are_about_models_of_the_pipeline(folder: Path, criteria: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        run_stage(folder, **criteria)
 
 
 def test_a_sparse_evaluation_is_reported_too(folder: Path) -> None:
@@ -279,6 +284,11 @@ def test_metrics_of_attacks_with_other_settings_have_other_names(made_up: Report
     for name, other in zip(made_up.attacks, described, strict=True):
         (changed,) = {key for key in names - set(headline(other)) if key.startswith("student.")}
         assert changed.startswith(f"student.{name}.")
+    cascades = [
+        made_up.cascade.model_copy(update={"name": "custom", "attacks": {"a": f"Apgd(steps={n})"}}) for n in (5, 9)
+    ]
+    one, two = (set(headline(made_up.model_copy(update={"cascade": cascade}))) for cascade in cascades)
+    assert {key.rsplit(".", 1)[0] for key in one ^ two if key.startswith("student.")} == {"student.custom"}
     other = set(headline(made_up.model_copy(update={"threat": threat})))
     assert {key.rsplit(".", 1)[0] for key in names - other if key.startswith("student.")} == {
         f"student.{name}" for name in made_up.attacks

@@ -21,7 +21,7 @@ def test_the_budget_is_checked_at_every_radius_that_enters_the_worst_case():
     tasks = [Task("clean", None, MAIN), *cascade({"apgd": APGD}, [MAIN, *(MAIN.at(Ratio(n, 255)) for n in (4, 16))])]
     suite: Any = SimpleNamespace(full_tasks=lambda: tasks, threat=MAIN)
     ones = torch.ones(3, dtype=torch.uint8)
-    results = ModelResults(ones, ones == 0, {task.name: ones for task in tasks}, largest={t.name: 0.01 for t in tasks})
+    results = ModelResults(ones, {}, {task.name: ones for task in tasks}, largest={t.name: 0.01 for t in tasks})
     found = _budgets(results, _counted(results, suite))
     assert [(one["attack"], one["epsilon"]) for one in found] == [
         ("cascade/apgd@4/255", 4 / 255),

@@ -14,6 +14,7 @@ import temper
 from components.attacks import ATTACKS
 from components.foundation.params import member
 from components.methods import METHODS
+from components.threats import NORMS
 from temper.arrays import threat as as_threat
 from temper.defaults import attack_fields, budget_attacks, filled, method_fields
 
@@ -71,6 +72,17 @@ def test_images_may_be_arrays_and_threats_text() -> None:
     whole = as_threat("linf:1/10")
     assert torch.equal(of_tensors, temper.attack(model, images, labels, whole, {"name": "pgd", "steps": 20}))
     assert not torch.equal(of_tensors, temper.attack(model, images, labels, whole, "fgsm"))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_on_no_images_returns_none(name: str, norm: str) -> None:
+    images, labels = data(0)
+    for given in (images, images.float()):
+        images_adv = temper.attack(network(), given, labels, f"{norm}:1/10", name)
+        assert images_adv.shape == (0, 1, 4, 4) and images_adv.dtype == torch.float32
+    with pytest.raises(temper.InputError, match=r"images: got shape \[0, 1, 4, 4\], want .* with at least 1 image"):
+        temper.evaluate(network(), images, labels, f"{norm}:1/10")
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])

@@ -180,4 +180,4 @@ def _changed(points: Tensor, images: Tensor) -> Tensor:
 
 
 def _share(changed: Tensor, images: Tensor) -> Tensor:
-    return per_image(changed / images[0].numel() / DENSER)
+    return per_image(changed / images.shape[1:].numel() / DENSER)

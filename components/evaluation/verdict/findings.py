@@ -20,8 +20,8 @@ LEAK, LABEL_GAP, STEP_GAP, SQUARE_GAIN, PARITY, REFUTED = 0.01, 0.05, 0.15, 0.00
 # Of the way that an attack must be able to go: the published PGD-20 of TRADES, 20 steps of 0.003 across a ball of 8/255
 # from a random start, goes 0.956 of it.
 REACH = 0.95
-# Steps of an APGD, as in the standard attack.
-APGD_STEPS = 100
+# Steps of an APGD, and the share of them that must climb for the step to stay as long, as in the standard attack.
+APGD_STEPS, APGD_RHO = 100, 0.75
 # Of the claimed radius; above it only float rounding is allowed.
 USED, EXCEEDED = 0.9, 1 + 1e-4
 
@@ -94,7 +94,8 @@ def epsilon_zero(evidence: Evidence) -> Finding:
 
 def large_epsilon(evidence: Evidence) -> Finding:
     left, n, constant = evidence["right"]["pgd_large"], evidence["images"], evidence["most_common"]
-    measured = {"accuracy": left / n, "constant_answer": constant / n}
+    classes = evidence["large_classes"]
+    measured = {"accuracy": left / n, "constant_answer": constant / n, "classes_left": classes}
     if left > constant:
         return Finding("broken", measured)
     return Finding("suspect" if left > STILL_RIGHT * n else "passed", measured)
@@ -147,7 +148,13 @@ def reach(evidence: Evidence) -> Finding:
 
 
 def standard_attack(evidence: Evidence) -> Finding:
-    steps = [found["steps"] for found in evidence["apgd"] if found["loss"] in ("cross_entropy", "targeted_dlr")]
+    steps = [
+        found["steps"]
+        for found in evidence["apgd"]
+        if found["loss"] in ("cross_entropy", "targeted_dlr")
+        and found["rho"] == APGD_RHO
+        and found["targets"] >= (found["wanted_targets"] if found["loss"] == "targeted_dlr" else 0)
+    ]
     longest = max(steps, default=0)
     return Finding("passed" if longest >= APGD_STEPS else "suspect", {"apgd_steps": longest})
 

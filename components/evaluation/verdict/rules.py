@@ -97,6 +97,13 @@ RULES = (
         remedy="probe more test images",
     ),
     Rule(
+        findings.constant_answer,
+        bound="without an attack more images are right than with the most common class for each: one-sided exact "
+        "McNemar p < 0.01; else suspect",
+        meaning="no better than always giving the same answer, which no attack can change",
+        remedy="balance the classes in training; read the numbers class by class",
+    ),
+    Rule(
         findings.pixel_range,
         bound="all pixels in [0, 1]; else broken. The largest above 1/8; else suspect (scaled twice)",
         meaning="images were normalised or scaled before the model: epsilon is then not a share of the pixel range",
@@ -106,8 +113,8 @@ RULES = (
         findings.logits,
         bound="finite, on attacked images too, and not probabilities on every image; else broken. No "
         "log-probabilities; else suspect",
-        meaning="a softmax inside the model flattens the losses that attacks climb; NaN is no answer at all",
-        remedy="return the values before the softmax; keep the arithmetic finite on every image of the ball",
+        meaning="NaN or infinity is no answer; a softmax inside the model flattens the losses that attacks climb",
+        remedy="keep the arithmetic finite on every image with pixels in [0, 1]; return the values before the softmax",
     ),
     Rule(
         findings.eval_mode,
@@ -119,7 +126,7 @@ RULES = (
         findings.deterministic,
         bound="5 forward passes: logits equal to 1e-4 of their size; else suspect, or broken if an answer changes",
         meaning="a random layer: an image counts as robust because one draw went well",
-        remedy="remove the randomness, or attack its expectation (eot) and report the mean over draws",
+        remedy="remove the randomness, or attack its expectation (EOT) and report the mean over draws",
     ),
     Rule(
         findings.batch_independence,
@@ -138,14 +145,14 @@ RULES = (
         findings.epsilon_zero,
         bound="an attack at epsilon 0 changes no answer; else broken",
         meaning="the evaluation changes answers without changing images",
-        remedy="see deterministic, eval_mode and batch_independence; check that the attack honours its radius",
+        remedy="see the checks “deterministic”, “eval mode”, “batch independence”; does the attack honour its radius?",
     ),
     Rule(
         findings.large_epsilon,
         bound="where every image can become grey, PGD leaves at most 5 % right; else suspect; more than one constant "
         "answer gets right: broken",
-        meaning=_MASKED,
-        remedy="look at zero_gradients; " + _ATTACK_MORE,
+        meaning=_MASKED + "; or, if all that is left is of one class, it gives that answer whatever the image",
+        remedy="look at the check “zero gradients”; " + _ATTACK_MORE,
     ),
     Rule(
         never_gains("monotone_epsilon"),
@@ -167,9 +174,9 @@ RULES = (
     ),
     Rule(
         never_gains("more_queries"),
-        bound="accuracy does not rise from 75 to 200 queries of Square: p >= 0.01; else suspect",
+        bound="accuracy does not rise from 50 to 200 queries of Square: p >= 0.01; else suspect",
         meaning="the search keeps worse points than it has found",
-        remedy="check deterministic; keep a point only if it is better",
+        remedy="see the check “deterministic”; keep a point only if it is better",
     ),
     Rule(
         never_gains("one_step"),
@@ -181,7 +188,7 @@ RULES = (
         never_gains("black_box"),
         bound="PGD with CW leaves no more right than 200 queries of Square (no gradients): p >= 0.01; else suspect",
         meaning=_MASKED,
-        remedy="see zero_gradients; " + _ATTACK_MORE,
+        remedy="see the check “zero gradients”; " + _ATTACK_MORE,
     ),
     Rule(
         never_gains("transfer"),
@@ -196,13 +203,6 @@ RULES = (
         meaning="below: the attack stopped short of its boundary, as when step size and epsilon are swapped; "
         "above: it left the threat model",
         remedy="check epsilon, the step size and steps times step size of the attack",
-    ),
-    Rule(
-        findings.constant_answer,
-        bound="without an attack more images are right than with the most common class for each: one-sided exact "
-        "McNemar p < 0.01; else suspect",
-        meaning="no better than always giving the same answer, which no attack can change",
-        remedy="balance the classes in training; read the numbers class by class",
     ),
     Rule(
         findings.claim,
@@ -220,7 +220,8 @@ RULES = (
     ),
     Rule(
         findings.standard_attack,
-        bound="APGD-CE or APGD-T ran with at least 100 steps; else suspect",
+        bound="APGD-CE or APGD-T ran with at least 100 steps, with ρ and as many targets as the standard attack; else "
+        "suspect",
         meaning="no attack that chooses its own step sizes has looked at the model",
         remedy="evaluate with a named cascade (quick or autoattack), or list apgd with 100 steps",
     ),
@@ -229,14 +230,14 @@ RULES = (
         bound="accuracy under FGSM is not above clean (p >= 0.01), nor within 1 point of it where PGD takes 5 more; "
         "else suspect",
         meaning="trained on one-step images of the true label, the model reads the label from the perturbation",
-        remedy="train with several steps, or with step_ll or the predicted label; believe only iterated attacks",
+        remedy="train with several steps, or with step l.l. or the predicted label; believe only iterated attacks",
     ),
     Rule(
         findings.mask_gap_labels,
-        bound="FGSM leaves at most 5 points more right than with the predicted label, step_ll or R+FGSM (p < 0.01), "
+        bound="FGSM leaves at most 5 points more right than with the predicted label, step l.l. or R+FGSM (p < 0.01), "
         "where it leaves half of clean; else suspect",
         meaning="the model knows the one perturbation it was trained on",
-        remedy="as for label_leak",
+        remedy="as for the check “label leak”",
     ),
     Rule(
         findings.mask_gap_steps,

@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def softened(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / temperature), [N, K]."""
-    return (logits / temperature).softmax(1)
+    """softmax(logits / temperature), [N, K]; in double precision, since a quotient of large logits has few decimals."""
+    return (logits.double() / temperature).softmax(1).to(logits.dtype)
 
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
@@ -33,5 +33,7 @@ def without_advice(target: Tensor, labels: Tensor) -> Tensor:
     It says how sure to be of an image, and nothing on which other classes it resembles.
     """
     sure = target.gather(1, labels[:, None])
-    even = ((1 - sure) / (target.shape[1] - 1)).expand_as(target)
+    # The sum of the others, not 1 - sure, which has no digits left where sure is nearly 1.
+    rest = target.scatter(1, labels[:, None], 0).sum(1, keepdim=True)
+    even = (rest / (target.shape[1] - 1)).expand_as(target)
     return torch.scatter(even, 1, labels[:, None], sure)

@@ -110,13 +110,16 @@ def failed(document: Report, name: str) -> list[Check]:
 def headline(document: Report) -> dict[str, float | int]:
     """Flat numbers for DVC metrics and the tracker: per selected model clean, each attack, worst case, W-Robust.
 
-    The figure of the cascade is called as the cascade is: `student.autoattack`, `student.quick`, `student.custom`. That
-    of an attack ends in a short hash of its settings and the threat model, `student.pgd.3fa2`: the same name in another
-    run is the same attack.
+    The figure of a named cascade is called as the cascade is: `student.autoattack`, `student.quick`. That of an attack,
+    or of a cascade of one's own, ends in a short hash of its settings and the threat model, `student.pgd.3fa2`: the
+    same name in another run is the same attack.
     """
     threat = (document.threat.norm, document.threat.epsilon)
     marks = {n: f"{n}.{fingerprint({'attack': told, 'threat': threat})[:4]}" for n, told in document.attacks.items()}
     marks["cascade"] = document.cascade.name
+    if document.cascade.name == "custom":
+        own = {"cascade": document.cascade.attacks, "threat": threat}
+        marks["cascade"] += f".{fingerprint(own)[:4]}"
     flat: dict[str, float | int] = {"num_images": document.num_images}
     for name in best_models(document):
         for condition, found in conditions(document.models[name]).items():

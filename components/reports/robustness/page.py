@@ -70,7 +70,15 @@ def page(
         lstrip_blocks=True,
     )
     numbers = (count, passes, bounds, percent, points, wording.epsilon_text, wording.grey_text)
-    words = (title, wording.sentence, wording.rule_title, measured_text, attack_words.attack_text, facts.breakable)
+    words = (
+        title,
+        wording.sentence,
+        wording.rule_title,
+        wording.unbroken,
+        measured_text,
+        attack_words.attack_text,
+        facts.breakable,
+    )
     # In a template, a filter is called as its function is.
     environment.filters |= {one.__name__: one for one in (*numbers, *words)}
     context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}

@@ -70,9 +70,10 @@ def _meets(document: Report) -> str:
         return f"The {title(decision.model)}, which the criteria are about, was not evaluated."
     asked, unmet = len(decision.criteria), decision.unmet
     if not unmet:
-        return f"It meets all {asked} criteria that were written down before."
+        more = "; promotion asks one more, about the champion" if decision.champion else ""
+        return f"It meets all {asked} written criteria{more}."
     names = "; ".join(criterion.name for criterion in unmet)
-    return f"It does not meet {len(unmet)} of the {asked} criteria that were written down before: {names}."
+    return f"It does not meet {len(unmet)} of the {asked} written criteria: {names}."
 
 
 def _loses(document: Report) -> Iterator[str]:
