@@ -39,7 +39,7 @@ class Compute:
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
-    threads: Threads  # CPU threads of each process; sums of floats depend on them.
+    threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
 
     @property
