@@ -10,6 +10,7 @@ from dvc.repo import Repo
 from networkx import dfs_postorder_nodes
 
 from components.foundation.errors import InputError
+from components.foundation.params import read_yaml
 from components.foundation.storage import write_text
 
 COMPUTE = "compute"
@@ -29,6 +30,12 @@ class Stage:
     """Changed itself, or downstream of a stage that is."""
     uses_device: bool
     """Reads the section `compute`, so it computes on the GPU where there is one."""
+
+
+def stage_names(root: Path) -> list[str]:
+    """The names in dvc.yaml, without a look at what they depend on; none where there is no such file."""
+    path = root / "dvc.yaml"
+    return [*read_yaml(path)["stages"]] if path.exists() else []
 
 
 def read_graph(root: Path) -> dict[str, Stage]:

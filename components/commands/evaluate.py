@@ -32,6 +32,7 @@ from components.evaluation.outside.models import (
     local_file,
     read_images,
 )
+from components.evaluation.progress import Progress
 from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
@@ -40,11 +41,13 @@ from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
+from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
-from components.reports.robustness.document import build, headline
+from components.reports.robustness.document import build
 from components.reports.robustness.page import page
 from components.reports.robustness.table import text_table
+from components.reports.wording import task_title
 from components.stages.evidence import evidence_on
 from components.stages.fetch_data import DOWNLOADS
 from components.stages.tasks import read_suite
@@ -94,6 +97,8 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
     device = suite.compute.prepare()
+    if slow := suite.compute.warning:
+        say(slow.partition(";")[0] + " (--threads 1)")
     candidates, classes = {}, images.classes
     for name, reference in options.named_models(given.model).items():
         model, facts, own = load_outside(name, reference, files[name], images, foreign[name], device)
@@ -104,8 +109,8 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     code = fingerprint(attack_code(candidates, suite))
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
-    place = Folders(given.out, given.out, options.shard_of(given.shard))
-    evaluate(candidates, data, suite, place, evidence_on, extra, note)
+    place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
+    evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
 
 
 def images_of(data: str) -> OutsideImages:
@@ -160,18 +165,21 @@ def report(folder: Path, criteria: Criteria | None, seconds: float, journal: Jou
     run = journal.pipeline if journal is not None else ""
     dated = write_dated(declared, run, evaluation.provenance["device"], {"evaluation": seconds})
     if journal is not None:
-        _record(journal, folder, dated, document)
+        _record(journal, folder, dated, document, tuple(gallery["images"].shape[1:]))
     say(f"\n{text_table(document)}\n\nReport: {dated}")
 
 
-def _record(journal: Journal, folder: Path, dated: Path, document: Report) -> None:
-    journal.headline(headline(document))
+def _record(journal: Journal, folder: Path, dated: Path, document: Report, shape: tuple[int, ...]) -> None:
+    journal.headline(run_numbers(document))
     journal.tags({f"verdict.{name}": found.status for name, found in document.verdict.items()})
     journal.upstream({name: model.sha256 for name, model in document.models.items()})
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(folder / name)
     for path in (folder / "robustness.json", dated):
         journal.artifact(path, "report", on_pipeline=True)
+    about, counts = document.provenance["test.sha256"], {"test": document.num_images}
+    journal.dataset(document.dataset, about, "", shape, document.classes, counts, evaluated=True)
+    journal.summary(run_title(document), run_text(document), f"report/{dated.name}", run_tags(document))
 
 
 @contextlib.contextmanager
@@ -181,7 +189,7 @@ def _notes(track: bool, told: Mapping[str, Any]) -> Iterator[tuple[Journal | Non
         yield None, say
         return
     with Journal.open("evaluate", inputs=fingerprint(told)) as journal:
-        journal.params(told)
+        journal.params({}, told)
         yield journal, journal.note
 
 

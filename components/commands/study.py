@@ -32,7 +32,7 @@ def collect(described: Path, out: Path) -> None:
     write_text(files["md"], markdown(document))
     write_text(files["svg"], figure(document))
     with Journal.open("study", inputs=fingerprint(as_json(plan))) as journal:
-        journal.params({key: getattr(plan, key) for key in ("study", "scale", "role", "robust")})
+        journal.params({}, {key: getattr(plan, key) for key in ("study", "scale", "role", "robust")})
         journal.tags({"git.commit": git_commit()})
         journal.headline(numbers(document))
         for path in files.values():

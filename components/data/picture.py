@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from components.data.listing import Decoding
+from components.foundation.lines import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

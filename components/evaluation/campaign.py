@@ -16,6 +16,7 @@ from components.attacks.parts.victim import Victim
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
+from components.evaluation.progress import SILENT, Progress
 from components.foundation.errors import InputError
 from components.numerics.cost import PassCounter
 from components.numerics.losses import NO_ANSWER, answers
@@ -86,6 +87,7 @@ class Campaign:
     targets: Sequence[str] = ()
     adversarials: Mapping[str, Adversarials] = field(default_factory=dict)
     shard: Shard = ALONE
+    progress: Progress = SILENT
 
     def run(self, model: str, tasks: Sequence[Task]) -> ModelResults:
         """What the tasks, in order, do to one of the models; what the journal holds is not done again."""
@@ -105,12 +107,17 @@ class Campaign:
             for number, places in enumerate(self._parts(survivors))
             if number % self.shard.processes == self.shard.number
         ]
-        while own := [(unit, places) for unit, places in own if unit not in self.journal.units]:
-            for unit, places in own:
+        total = sum(len(places) for _, places in own)
+        self.progress.begin(model, task, total)
+        waiting = own
+        while waiting:
+            for unit, places in waiting:
                 with self.journal.claim(unit) as free:
-                    if free and unit not in self.journal.units:
+                    if mine := free and unit not in self.journal.units:
                         self._unit(model, task, unit, places, standing, counter)
-            if any(unit not in self.journal.units for unit, _ in own):
+                if unit in self.journal.units:
+                    self.progress.did(model, task, len(places), total, fresh=mine)
+            if waiting := [(unit, places) for unit, places in waiting if unit not in self.journal.units]:
                 time.sleep(POLL_SECONDS)
             self.journal.refresh()
         counter.close()

@@ -16,6 +16,7 @@ from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard,
 from components.evaluation.document import DOCUMENT, GALLERY, OUTCOMES, Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
+from components.evaluation.progress import SILENT, Progress
 from components.evaluation.search_network import parity, refusal
 from components.evaluation.suite import Suite
 from components.foundation.provenance import code_of, fingerprint, members_of, versions
@@ -82,6 +83,7 @@ def evaluate(
     evidence_on: EvidenceOn,
     extra: Mapping[str, Any],
     note: Callable[[str], None],
+    progress: Progress = SILENT,
 ) -> None:
     """Writes outcomes.safetensors, gallery.safetensors, evaluation.json and adversarial/ (formats: docs/evaluation.md).
 
@@ -94,19 +96,19 @@ def evaluate(
         # Beside its journal, by whose key it is called: what another evaluation left there is not mistaken for it.
         found_images = place.unfinished / f"adversarial.{journal.id}"
         kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
-        campaign = Campaign(victims, data.test, suite.seed, journal, selected, kept, place.shard)
+        campaign = Campaign(victims, data.test, suite.seed, journal, selected, kept, place.shard, progress)
         if journal.shared:
             note("another process evaluates into this folder: the two share the work")
-        found = {}
-        for name in candidates:
-            found[name] = campaign.run(name, _tasks(candidates[name], suite))
-            note(f"{name:20} " + _rates(found[name]))
+        tasks = {name: _tasks(candidate, suite) for name, candidate in candidates.items()}
+        progress.plan(tasks, len(data.test.labels), place.shard.processes)
+        found = {name: _told(note, name, campaign.run(name, each)) for name, each in tasks.items()}
         if not place.shard.number:
             # Two that shared the work write the same bytes, one after the other.
             with journal.claim("results", wait=True):
-                evidence = {
-                    name: evidence_on(name, victims, found, data, suite, kept[name], precision) for name in selected
-                }
+                evidence = {}
+                for name in selected:
+                    progress.checks(name)
+                    evidence[name] = evidence_on(name, victims, found, data, suite, kept[name], precision)
                 known = {"evidence": evidence, "precision": precision, **extra}
                 _write(candidates, victims, found, kept, data, suite, place.results, known)
 
@@ -193,6 +195,11 @@ def journal_key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -
         "code": fingerprint(attack_code(candidates, suite)),
         "versions": versions(),
     }
+
+
+def _told(note: Callable[[str], None], name: str, found: ModelResults) -> ModelResults:
+    note(f"{name:20} " + _rates(found))
+    return found
 
 
 def _rates(model_results: ModelResults) -> str:

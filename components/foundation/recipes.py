@@ -104,3 +104,14 @@ def _is_open(block: Any) -> bool:
     if not is_mapping(block):
         return False
     return "name" in block or all(is_mapping(value) and "name" in value for value in block.values())
+
+
+def title_of(recipe: Mapping[str, Any]) -> str:
+    """A recipe in a few words, `digits · pgd_at`: its data set and how its robust teacher is trained."""
+    found: list[str] = []
+    for section, key in (("fetch_data", "dataset"), ("train_robust_teacher", "method")):
+        block = recipe.get(section)
+        one = block.get(key) if is_mapping(block) else None
+        if is_mapping(one) and "name" in one:
+            found.append(str(one["name"]))
+    return " \u00b7 ".join(found)

@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
 from components.foundation.params import strict
 from components.numerics import parallel
+from components.numerics.threads import AUTO, chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
@@ -19,16 +20,36 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """
 
 
+MOST_THREADS = 1024
+
+
+def _threads(value: object) -> object:
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
+        return value
+    raise ValueError(f"got {value!r}, want 1 to {MOST_THREADS}, or {AUTO}")
+
+
+# One message for a union of two types.
+Threads = Annotated[Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"], BeforeValidator(_threads)]
+
+
 @strict
 class Compute:
     """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
 
-    The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again.
+    The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again. With
+    `auto` it is what is fastest at the start of a run, and recorded.
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
-    threads: Annotated[int, Field(ge=1, le=1024)]  # CPU threads of each process; sums of floats depend on them.
+    threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
+
+    @property
+    def warning(self) -> str:
+        """One line where the CPU computes, and busy cores make so many threads slow; else nothing."""
+        on_gpu = self.device != "cpu" and torch.cuda.is_available()
+        return "" if on_gpu or self.threads == "auto" else warning(self.threads)
 
     def prepare(self) -> torch.device:
         """The device, after setting this process's threads and determinism and meeting those it trains with.
@@ -37,7 +58,7 @@ class Compute:
         """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(chosen() if self.threads == "auto" else self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
         if device.type == "cuda":
             index, gpus = parallel.place_on_machine(), torch.cuda.device_count()

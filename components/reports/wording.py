@@ -55,6 +55,16 @@ def cascade_title(cascade: Cascade) -> str:
     return _CASCADES.get(cascade.name, own)
 
 
+def task_title(task: str, epsilon: str) -> str:
+    """A task of an evaluation: `cascade/apgd_t` -> `APGD-T`, `grid/fgsm/0` -> `FGSM at ε = 6/255`."""
+    kind, _, rest = task.partition("/")
+    if kind == "curve":
+        return f"curve at ε = {grey_text(epsilon)}"
+    name = (rest or kind).partition("/")[0].partition("@")[0]
+    elsewhere = f" at ε = {grey_text(epsilon)}" if kind == "grid" or "@" in task else ""
+    return title(name) + elsewhere
+
+
 def condition_title(condition: str, cascade: Cascade) -> str:
     """A condition as a heading: an attack, the worst case, or the cascade by its name."""
     return cascade_title(cascade) if condition == "cascade" else title(condition)

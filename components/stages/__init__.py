@@ -11,8 +11,10 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.process import RECIPE, WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
+from components.foundation.recipes import title_of
 from components.foundation.starter import end_with_dvc
 from components.foundation.storage import write_json
+from components.numerics.threads import settled, unsettle
 from components.tracking.journal import Journal
 
 STAGES = (
@@ -35,19 +37,32 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     began = time.monotonic()
     with as_process(stage):
         end_with_dvc()
-        params = Params.read()
-        _require_recipe(params)
-        params.require_known(KNOWN)
+        read = Params.read()
+        _require_recipe(read)
+        read.require_known(KNOWN)
+        params = settled(read, WORK)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
         with Journal.open(stage, inputs=fingerprint(inputs)) as journal:
-            journal.params(told)
+            own = {key: value for key, value in told.items() if key not in SHARED}
+            journal.params(own, params.values, title_of(params.values))
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
+            tell_threads(read, params, journal)
             main(params, journal)
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
+        if stage == STAGES[-1]:
+            unsettle(WORK)
+
+
+def tell_threads(read: Params, params: Params, journal: Journal) -> None:
+    """Records the number of CPU threads, and says which one was chosen, or that it is a slow one at present."""
+    compute = params.values.get("compute") or {}
+    journal.tags({"threads": compute.get("threads")})
+    if params is not read:
+        journal.note(f"compute.threads: auto is {compute['threads']} in this run")
 
 
 def _require_recipe(params: Params) -> None:

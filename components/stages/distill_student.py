@@ -57,6 +57,8 @@ def main(params: Params, journal: Journal) -> None:
     """Writes models/student.safetensors, its last epoch, curves and metrics."""
     settings, required = read(params)
     device = settings.compute.prepare()
+    if slow := settings.compute.warning:
+        journal.note(slow)
     splits = read_splits(DATA)
     teachers = {name: load_frozen(path, splits, device)[0] for name, path in TEACHERS.items()}
     require_teachers(list(measured(teachers, splits, settings)), splits, required, journal)

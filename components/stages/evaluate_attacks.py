@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from components.evaluation.document import Passes
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
 from components.evaluation.one_attack import TestSet
+from components.evaluation.progress import Progress
 from components.evaluation.suite import Suite
 from components.foundation.arguments import take_none
 from components.foundation.params import Params
@@ -20,6 +22,7 @@ from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
 from components.foundation.storage import read_mapping, sha256
 from components.models.parts.model_file import load_frozen
+from components.reports.wording import task_title
 from components.stages import run
 from components.stages.evidence import evidence_on
 from components.stages.resume import KeptWork
@@ -49,6 +52,8 @@ def main(params: Params, journal: Journal) -> None:
     splits = read_splits(DATA)
     suite = read(params, len(splits.classes))
     device = suite.compute.prepare()
+    if slow := suite.compute.warning:
+        journal.note(slow)
     candidates = load_candidates(splits, device)
     hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}
@@ -72,7 +77,8 @@ def main(params: Params, journal: Journal) -> None:
         tell_of_another(unfinished, key, journal)
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
         extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
-        evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note)
+        progress = Progress(partial(print, flush=True), task_title)
+        evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note, progress)
         kept.finish([*OUTPUTS, *(str(path) for path in sorted((RESULTS / "adversarial").iterdir()))])
         forget_others(unfinished)
         (unfinished / FINISHED).touch()

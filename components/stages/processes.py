@@ -15,9 +15,10 @@ from typing import cast
 
 from components.foundation.child import finish_requested
 from components.foundation.params import Params
-from components.foundation.process import USER_ERROR, as_process
+from components.foundation.process import USER_ERROR, WORK, as_process
 from components.foundation.starter import end_with_dvc
 from components.numerics import parallel
+from components.numerics.threads import settled
 from components.stages import run
 from components.tracking.journal import Journal
 
@@ -39,7 +40,9 @@ def run_together(stage: str, main: Main) -> None:
         return
     with as_process(stage):
         end_with_dvc()
-        processes = Params.read().typed(parallel.Parallel, "parallel").processes
+        # Chosen before there are several processes, which would disturb the measurement.
+        params = settled(Params.read(), WORK)
+        processes = params.typed(parallel.Parallel, "parallel").processes
         if processes > 1:
             raise SystemExit(_start(stage, processes))
     run(stage, main)
@@ -62,7 +65,7 @@ def _follow(stage: str, main: Main) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         try:
-            main(Params.read(), cast(Journal, Silence()))
+            main(settled(Params.read(), WORK), cast(Journal, Silence()))
         except BaseException:
             time.sleep(HUSH)
             raise

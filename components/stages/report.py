@@ -32,6 +32,7 @@ from components.foundation.storage import (
     write_json,
     write_text,
 )
+from components.reports.robustness.brief import model_card, run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
@@ -45,6 +46,12 @@ from components.tracking.journal import Journal
 DOCUMENT, PAGE = "reports/robustness.json", "reports/robustness.html"
 EVALUATED = Path("evaluation")
 STUDENT = "models/student.safetensors"
+DATA = "data/normalized.safetensors"
+ABOUT = """\
+Image classifiers that Temper hardened: each version is a student, with its measured accuracy as its description.
+The tag of an alias, such as champion, says which version `temper promote` let through, and with which numbers.
+A version's tag `promoted.ALIAS` or `refused.ALIAS` says why. An alias that was given by hand has none.
+"""
 TRAINED = ("clean_teacher", "robust_teacher", "student")
 
 
@@ -85,13 +92,14 @@ def main(params: Params, journal: Journal) -> None:
     write_json("reports/costs.json", costs)
     seconds = {stage: costs[stage]["seconds"] for stage in STAGES if stage in costs}
     dated = write_dated(Path(PAGE), journal.pipeline, document.provenance.get("device", ""), seconds)
-    journal.headline(numbers)
+    journal.headline(run_numbers(document))
     journal.tags(decision_tags(document))
     for path in (DOCUMENT, dated):
         journal.artifact(path, "report", on_pipeline=True)
     for name, svg in figure_files(document, curves).items():
         write_text(WORK / "figures" / name, svg)
         journal.artifact(WORK / "figures" / name, "figures")
+    journal_summary(document, dated, tuple(tensors["images"].shape[1:]), journal)
     register_student(document, criteria, numbers, tensors["images"], journal)
     say(f"\n{text_table(document)}\n\nReport: {dated}")
 
@@ -107,6 +115,14 @@ def decision_tags(document: Report) -> dict[str, str]:
         "verdict.reasons": ", ".join(reasons(document, me)) or "none",
         **each,
     }
+
+
+def journal_summary(document: Report, page: Path, image_shape: tuple[int, ...], journal: Journal) -> None:
+    """Records what one reads first of a run with a report: its name and description, its data set, links, columns."""
+    digest = document.provenance.get("test.sha256", "")
+    counts = {"test": document.num_images}
+    journal.dataset(document.dataset, digest, str(DATA), image_shape, document.classes, counts, evaluated=True)
+    journal.summary(run_title(document), run_text(document), f"report/{page.name}", run_tags(document))
 
 
 def register_student(
@@ -126,17 +142,21 @@ def register_student(
         "verdict.reasons": ", ".join(reasons(document, "student")) or "none",
     }
     decision = {k: v for k, v in decision_tags(document).items() if k.startswith("decision")}
-    decided = (decision if criteria.model == "student" else {}) | {"criteria": json.dumps(asdict(criteria))}
+    decided = decision if criteria.model == "student" else {}
     hashes = {"sha256": student.sha256, **{f"upstream.{k}": v for k, v in student.upstream.items()}}
     asked = {
         "norm": document.threat.norm,
         "epsilon": document.threat.epsilon,
         "num_images": str(document.num_images),
         "test.sha256": document.provenance.get("test.sha256", ""),
+        "criteria": json.dumps(asdict(criteria)),
         "cascade": document.cascade.name,
     }
-    tags = {**asked, **own, **verdict, **decided, **hashes}
-    journal.model(STUDENT, "temper-student", tuple(images.shape[1:]), len(document.classes), example, tags)
+    # In the order in which the registry shows them.
+    first = {key: own[key] for key in ("worst_case", "clean") if key in own}
+    tags = {**decided, **verdict, **first, **own, **asked, **hashes}
+    shape, card = tuple(images.shape[1:]), model_card(document, "student")
+    journal.model(STUDENT, "temper-student", shape, len(document.classes), example, tags, card=card, about=ABOUT)
     journal.upstream({"student": student.sha256} | student.upstream)
 
 

@@ -28,6 +28,8 @@ def main(params: Params, journal: Journal) -> None:
     """Writes models/clean_teacher.safetensors, its last epoch, curves and metrics."""
     settings = read(params)
     device = settings.compute.prepare()
+    if slow := settings.compute.warning:
+        journal.note(slow)
     splits = read_splits(DATA)
     model = new_model(settings, splits, device)
     training = TrainingRun("clean_teacher", STAGE, settings, lambda settings: settings.method.build(), upstream={})

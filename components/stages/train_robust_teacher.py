@@ -35,6 +35,8 @@ def main(params: Params, journal: Journal) -> None:
     """Writes models/robust_teacher.safetensors, its last epoch, curves and metrics."""
     settings, warm_start = read(params)
     device = settings.compute.prepare()
+    if slow := settings.compute.warning:
+        journal.note(slow)
     splits = read_splits(DATA)
     model, upstream = new_model(settings, splits, device), {}
     if warm_start:

@@ -21,6 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 from components.foundation.lines import one_line, say, shown
 from components.foundation.storage import locked
 from components.tracking.journal_files import Reader, Sent, end_abandoned, is_sent, journals, open_pipeline
+from components.tracking.pages import told
 
 Event = Mapping[str, Any]
 
@@ -215,6 +216,13 @@ def folders(root: Path) -> list[Path]:
     """The folders of the pipeline runs, older first."""
     found = [folder for folder in (root / "journals").glob("*") if journals(folder)]
     return sorted(found, key=lambda folder: min(path.stat().st_mtime for path in journals(folder)))
+
+
+def where_to_look(folder: Path) -> list[str]:
+    """The tracker's pages of a pipeline run, in lines for a person; none where nothing is sent yet."""
+    states = [state for path in journals(folder) if (state := Sent.of(path)).pages]
+    found = {name: page for state in states for name, page in state.pages.items()}
+    return told(states[-1].tracker, found) if states else []
 
 
 def require_reachable(uri: str) -> None:

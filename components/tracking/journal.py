@@ -23,6 +23,7 @@ from components.foundation.errors import InputError
 from components.foundation.lines import say, shown
 from components.foundation.process import LATER, OFF, ON, SWITCH
 from components.tracking import journal_files
+from components.tracking.pages import told
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -40,7 +41,8 @@ class Journal:
     def __init__(self, path: Path, root: Path) -> None:
         self.path, self.root, self.stage, self.pipeline = path, root, journal_files.stage_of(path), path.parent.name
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o644)
-        self._ended, self._kept = False, tracking() != OFF
+        self._ended = self._summarized = False
+        self._kept = tracking() != OFF
         journal_files.own(self._file, self.stage)
         # What an earlier try has recorded stays.
         self._forgotten = not self._kept and not os.fstat(self._file).st_size
@@ -66,9 +68,15 @@ class Journal:
         journal._append("open", **told, **home, pid=os.getpid())
         return journal
 
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Records what the stage was told: a tree of parameters."""
-        self._append("params", params=params)
+    def params(self, params: Mapping[str, Any], recipe: Mapping[str, Any] | None = None, title: str = "") -> None:
+        """Records parameters, as trees.
+
+        Args:
+            params: the stage's own.
+            recipe: all there are; the pipeline's run has them once, whatever stages run.
+            title: what the pipeline's run is called until its `summary`.
+        """
+        self._append("params", params=params, recipe=recipe or {}, title=title)
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Records what the stage ran as: `git.commit`, `dvc.*` hashes, device; any text."""
@@ -82,6 +90,18 @@ class Journal:
         """Records numbers of the stage that the pipeline's run carries too, for comparing pipelines."""
         self._append("headline", metrics={key: float(value) for key, value in metrics.items()}, step=None)
 
+    def summary(self, title: str, text: str, report: str, tags: Mapping[str, str]) -> None:
+        """Records what a person reads first of the pipeline's run.
+
+        Args:
+            title: its name.
+            text: its description, as Markdown.
+            report: where its report is, under the artifacts of the pipeline's run.
+            tags: of the pipeline's run, for columns in a list of runs.
+        """
+        self._summarized = True
+        self._append("summary", title=title, text=text, report=report, tags=dict(tags))
+
     def dataset(
         self,
         name: str,
@@ -90,10 +110,15 @@ class Journal:
         image_shape: Sequence[int],
         classes: Sequence[str],
         counts: Mapping[str, int],
+        evaluated: bool = False,
     ) -> None:
-        """Records the images used: digest of their file, (C, H, W), class names, number of images per split."""
+        """Records the images used: digest of their file, (C, H, W), class names, number of images per split.
+
+        Those that were `evaluated` belong to the pipeline's run, too.
+        """
         schema = {"image_shape": list(image_shape), "classes": list(classes), "counts": dict(counts)}
-        self._append("dataset", name=name, digest=digest, path=str(path), context="training", **schema)
+        use = {"context": "evaluation" if evaluated else "training", "on_pipeline": evaluated}
+        self._append("dataset", name=name, digest=digest, path=str(path), **use, **schema)
 
     def upstream(self, hashes: Mapping[str, str]) -> None:
         """Records the files the stage reads, name to SHA-256; a link to the run that produced each."""
@@ -116,6 +141,8 @@ class Journal:
         num_classes: int,
         example: Path | str,
         tags: Mapping[str, Any],
+        card: str = "",
+        about: str = "",
     ) -> None:
         """Records a model file to register as the next version of `name`.
 
@@ -126,24 +153,29 @@ class Journal:
             num_classes: number of logits.
             example: a .npy file of a few such images [N, C, H, W].
             tags: of the version: metrics, hashes, verdict.
+            card: the version's description, as Markdown.
+            about: the description of `name` itself, where it is new.
         """
         kept = [self._keep(Path(path)), self._keep(Path(example))] if self._kept else [""]
         text = {key: str(value) for key, value in tags.items()}
         if all(kept):
             form = {"image_shape": list(image_shape), "num_classes": num_classes}
-            self._append("model", kept=kept, name=name, tags=text, **form)
+            self._append("model", kept=kept, name=name, tags=text, card=card, about=about, **form)
 
     def note(self, text: str) -> None:
         """Records a line, and prints it at once."""
         self._append("note", text=shown(text))
         say(text)
 
-    def end(self, status: EndStatus) -> None:
-        """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now."""
+    def end(self, status: EndStatus, reason: str = "") -> None:
+        """Ends the journal and sends its records; says so, once and in one line, if they cannot be sent now.
+
+        `reason` is what a person reads of a stage that did not finish.
+        """
         if self._ended:
             return
         self._ended = True
-        self._append("end", status=status)
+        self._append("end", status=status, reason=reason)
         os.close(self._file)
         if status == "FINISHED" and self.stage == journal_files.CLOSING_STAGE:
             journal_files.close_pipeline(self.root, self.pipeline)
@@ -156,7 +188,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.end(_status(error))
+        # Other errors than a user's mistake say things that only the log may hold.
+        self.end(_status(error), str(error) if isinstance(error, InputError) else "")
 
     def _append(self, event: str, **content: Any) -> None:
         line = json.dumps({"time": time.time_ns() // 1_000, "event": event, **content}, default=str)
@@ -191,6 +224,8 @@ class Journal:
         if journal_files.is_sent(self.path):
             if state.problem:
                 _warn(f"{self.stage}: {state.problem}")
+            for line in told(state.tracker, state.pages) if self._summarized else []:
+                print(line, flush=True)
             return
         ended = f"not all is sent after {seconds:g} s" if code is None else f"the forwarder stopped (see {log})"
         _warn(f"{self.stage}: {state.problem or ended}; the records are kept, send them later: {SEND_LATER}")

@@ -13,12 +13,13 @@ import os
 import re
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from components.foundation.errors import InputError
+from components.foundation.params import typed
 from components.foundation.process import new_pipeline_id
 from components.foundation.storage import beginning, locked, read_mapping, write_json
 
@@ -34,24 +35,27 @@ _NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
 @dataclass
 class Sent:
-    """How far a journal has been sent: to which tracker (without secrets) and run, how many lines, the obstacle."""
+    """How far a journal has been sent: to which tracker (without secrets) and run, how many lines, the obstacle.
+
+    `pages` are the tracker's pages for people, by name, behind its server's address.
+    """
 
     tracker: str = ""
     run: str = ""
     sent: int = 0
     problem: str = ""
+    pages: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, journal: Path) -> "Sent":
         """The state beside a journal, or the state of one never sent."""
         try:
             noted = read_mapping(journal.with_suffix(".sent.json"))
-            # Versions before this one noted more.
-            state = cls(**{field.name: noted[field.name] for field in fields(cls)})
-        except (InputError, KeyError):
+            # Other versions noted more, or less.
+            known = {one.name: noted[one.name] for one in fields(cls) if one.name in noted}
+            return typed(cls, known, str(journal))
+        except InputError:
             return cls()
-        fits = all(type(getattr(state, field.name)) is type(field.default) for field in fields(cls))
-        return state if fits else cls()
 
     def save(self, journal: Path) -> None:
         """Replaces the state beside a journal in one step."""

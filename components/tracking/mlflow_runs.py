@@ -1,17 +1,15 @@
-"""A pipeline run's journals as runs in MLflow, and MLflow's client. With serving.py, all that imports MLflow.
+"""A pipeline run's journals as runs in MLflow, and MLflow's client. With mlflow_links.py and serving.py, all that
+imports MLflow.
 
 Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; the experiment that a record names. A
 pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what it read.
 Runs are named explicitly in each call: nothing uses MLflow's active run.
 """
 
-import contextlib
 import importlib.util
-import json
 import os
 import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +18,9 @@ from typing import Any
 from components.foundation.errors import InputError
 from components.foundation.lines import say, shown
 from components.foundation.params import flat
-from components.tracking import database
+from components.tracking import database, mlflow_links, pages
 from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
 from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
-from components.tracking.registry import updated, version_of
 
 # Set unless the user has: MLflow's own defaults keep trying for many minutes.
 BOUNDS = {
@@ -43,7 +40,7 @@ class Mlflow:
     """A connection: the client, the experiment, and the runs found or made in it."""
 
     def __init__(self, uri: str) -> None:
-        self.client = open_client(uri)
+        self.client, self.uri = open_client(uri), uri
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
         file = database.file_of(uri)
         self._artifacts = str(file.parent / database.ARTIFACTS) if file else None
@@ -56,6 +53,7 @@ class Mlflow:
             found = self.client.get_experiment_by_name(name)
             made = found.experiment_id if found else self.client.create_experiment(name, self._artifacts)
             self._experiments[name] = made
+            self._offer_view(made)
         self.experiment = self._experiments[name]
 
     def send(self, box: Outbox, events: list[Event]) -> None:
@@ -85,6 +83,12 @@ class Mlflow:
         name = box.path.parent.name
         return self.run(name, _milliseconds(event), {"temper.pipeline": name, "temper.stage": "pipeline"})
 
+    def _offer_view(self, experiment: str) -> None:
+        """Keeps the view of the list of runs with the experiment, which shows no number by itself."""
+        tags = self.client.get_experiment(experiment).tags
+        if (view := pages.view_tag(tags.get(pages.VIEW_TAG))) is not None:
+            self.client.set_experiment_tag(experiment, pages.VIEW_TAG, view)
+
     def measure(self, run: str, events: list[Event]) -> None:
         """Logs metrics, in batches."""
         from mlflow.entities import Metric
@@ -101,6 +105,11 @@ class Mlflow:
         short = {_key(key): str(value) for key, value in flat(tree).items() if value != {}}
         fresh = [Param(key, value) for key, value in short.items() if key not in known and len(value) <= MAX_PARAM]
         self._log(run, "params", fresh, ENTRIES_PER_BATCH)
+
+    def name(self, run: str, title: str, instead_of: str | None = None) -> None:
+        """Names a run; where `instead_of` is given, only one that is called so."""
+        if instead_of is None or self.client.get_run(run).info.run_name == instead_of:
+            self.client.update_run(run, name=title)
 
     def tag(self, run: str, tags: Mapping[str, Any]) -> None:
         """Sets tags."""
@@ -123,15 +132,25 @@ def _open(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     source = {"mlflow.source.name": f"components.stages.{event['stage']}", "mlflow.source.type": "JOB"}
     mlflow.tag(box.state.run, {"mlflow.parentRunId": parent, **source, **flow})
     mlflow.tag(parent, {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT", **flow})
+    box.state.pages = {
+        "All runs": pages.list_page(mlflow.experiment),
+        "This run": pages.run_page(mlflow.experiment, parent),
+    }
     for run in (box.state.run, parent):
         mlflow.client.update_run(run, status="RUNNING")
 
 
 def _params(mlflow: Mlflow, box: Outbox, event: Event) -> None:
-    # The pipeline's run has them too, so that pipelines compare; long ones are in the file only.
-    mlflow.params(box.state.run, event["params"])
-    mlflow.params(mlflow.pipeline(box, event), {stage_of(box.path): event["params"]})
-    mlflow.client.log_dict(box.state.run, dict(event["params"]), "params.json")
+    # The pipeline's run has every parameter once, whatever stages run, so that pipelines compare.
+    if event["params"]:
+        mlflow.params(box.state.run, event["params"])
+        mlflow.client.log_dict(box.state.run, dict(event["params"]), "params.json")
+    parent, recipe = mlflow.pipeline(box, event), event.get("recipe", {})
+    mlflow.params(parent, recipe)
+    if recipe:
+        mlflow.client.log_dict(parent, dict(recipe), "params.json")
+    if title := event.get("title"):
+        mlflow.name(parent, title, instead_of=box.path.parent.name)
 
 
 def _tags(mlflow: Mlflow, box: Outbox, event: Event) -> None:
@@ -149,21 +168,13 @@ def _headline(mlflow: Mlflow, box: Outbox, event: Event) -> None:
         mlflow.measure(run, [event])
 
 
-def _dataset(mlflow: Mlflow, box: Outbox, event: Event) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    schema = {"features": _tensor("uint8", *event["image_shape"]), "targets": _tensor("int64")}
-    dataset = Dataset(
-        name=event["name"],
-        # As much as MLflow keeps; the profile has all of it.
-        digest=event["digest"][:36],
-        source_type="local",
-        source=json.dumps({"uri": event["path"]}),
-        schema=json.dumps({"mlflow_tensorspec": schema}),
-        profile=json.dumps({"images": event["counts"], "classes": event["classes"], "sha256": event["digest"]}),
-    )
-    tag = InputTag("mlflow.data.context", event["context"])
-    mlflow.client.log_inputs(box.state.run, [DatasetInput(dataset, [tag])])
+def _summary(mlflow: Mlflow, box: Outbox, event: Event) -> None:
+    parent = mlflow.pipeline(box, event)
+    mlflow.name(parent, event["title"])
+    report = pages.file_page(mlflow.experiment, parent, event["report"])
+    links = f"[Report]({report}) · [all runs]({pages.list_page(mlflow.experiment)})"
+    mlflow.tag(parent, {**event["tags"], "mlflow.note.content": f"{event['text']}\n\n{links}"})
+    box.state.pages = {**box.state.pages, "Report": report}
 
 
 def _produced(mlflow: Mlflow, box: Outbox, event: Event) -> None:
@@ -184,39 +195,13 @@ def _artifact(mlflow: Mlflow, box: Outbox, event: Event) -> None:
         mlflow.client.log_artifact(run, str(box.path.parent / event["kept"][0]), event["folder"] or None)
 
 
-def _model(mlflow: Mlflow, box: Outbox, event: Event) -> None:
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
-
-    # Only here, since it needs torch.
-    from components.tracking import serving
-
-    client, run, name, tags = mlflow.client, box.state.run, event["name"], event["tags"]
-    # A forwarder that died before it noted the version has registered it all the same.
-    if client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
-        return
-    if known := version_of(client, name, tags.get("sha256")):
-        for key, value in updated(known.tags, tags).items():
-            client.set_model_version_tag(name, known.version, key, value)
-        mlflow.tag(run, {"registered": f"{name} version {known.version}"})
-        return
-    logged = client.create_logged_model(mlflow.experiment, name, run, tags, model_type="classifier")
-    weights, example = (box.path.parent / kept for kept in event["kept"])
-    form = {key: event[key] for key in ("image_shape", "num_classes")}
-    with tempfile.TemporaryDirectory() as folder:
-        serving.save(Path(folder, "model"), weights, example, run=run, model_id=logged.model_id, **form)
-        client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
-    client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
-    client.finalize_logged_model(logged.model_id, "READY")
-    with contextlib.suppress(MlflowException):
-        client.create_registered_model(name)
-    version = client.create_model_version(name, f"models:/{logged.model_id}", run, tags, model_id=logged.model_id)
-    mlflow.tag(run, {"registered": f"{name} version {version.version}"})
-
-
 def _end(mlflow: Mlflow, box: Outbox, event: Event) -> None:
     if box.notes:
         mlflow.client.log_text(box.state.run, "\n".join(box.notes) + "\n", "log.txt")
+    if event.get("reason"):
+        text = f"{stage_of(box.path)}: {event['reason']}"
+        for run in (box.state.run, mlflow.pipeline(box, event)):
+            mlflow.tag(run, {"mlflow.note.content": text})
     mlflow.client.set_terminated(box.state.run, event["status"], _milliseconds(event))
     if (status := pipeline_status(box.path.parent)) != "RUNNING":
         mlflow.client.set_terminated(mlflow.pipeline(box, event), status, _milliseconds(event))
@@ -227,11 +212,12 @@ SEND: dict[str, Callable[[Mlflow, Outbox, Event], None]] = {
     "params": _params,
     "tags": _tags,
     "headline": _headline,
-    "dataset": _dataset,
+    "summary": _summary,
+    "dataset": mlflow_links.log_dataset,
     "produced": _produced,
     "upstream": _upstream,
     "artifact": _artifact,
-    "model": _model,
+    "model": mlflow_links.register,
     "note": lambda mlflow, box, event: None,
     "end": _end,
 }
@@ -314,7 +300,3 @@ def _milliseconds(event: Event) -> int:
 def _key(name: str) -> str:
     # The characters MLflow allows in a name.
     return re.sub(r"[^\w.\-/: ]", "_", name)[:250]
-
-
-def _tensor(dtype: str, *shape: int) -> str:
-    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape]}}])

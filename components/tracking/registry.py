@@ -17,6 +17,10 @@ from components.foundation.errors import InputError, choose
 FILES = ("evaluation.json", "outcomes.safetensors")
 # What an evaluation asks, as tags of a version: with other images or another threat model a number is another number.
 QUESTION = ("norm", "epsilon", "test.sha256", "num_images")
+# Tags of a version in which promotion notes what it decided, and the words for them.
+GATE = {"promoted.": "Promoted to", "refused.": "Refused as"}
+# Between what the gate said and the card, in a description.
+CARD = "\n\n---\n\n"
 # Cascades that a promotion believes, the weakest first: with attacks of one's own anything can be left standing.
 NAMED = ("quick", "autoattack")
 # The worst first.
@@ -120,10 +124,38 @@ def _has_evaluation(client: Any, run: str) -> bool:
     return set(FILES) <= {file.path for file in client.list_artifacts(run)}
 
 
-def version_of(client: Any, name: str, digest: str | None) -> Any:
-    """The version that this model file has already, if it has one: a file that is evaluated again is no new version."""
+def version_of(client: Any, name: str, digest: str | None, run: str = "") -> Any:
+    """The version that this model file has already, if it has one: a file that is evaluated again is no new version.
+
+    A file whose hash nobody told is known by the run that registered it.
+    """
     versions = client.search_model_versions(f"name = '{name}'")
+    if digest is None:
+        return next((version for version in versions if version.run_id == run), None)
     return next((version for version in versions if version.tags.get("sha256") == digest), None)
+
+
+def described(tags: Mapping[str, str], card: str) -> str:
+    """A version's description: what the gate last said for each alias, by its tags, then the model's card."""
+    said = [
+        f"{words} {key.removeprefix(before)} ({text})"
+        for before, words in GATE.items()
+        for key, text in tags.items()
+        if key.startswith(before)
+    ]
+    if (
+        (decision := tags.get("decision"))
+        and card.startswith(("GO:", "NO-GO:"))
+        and not card.startswith(f"{decision}:")
+    ):
+        # Another evaluation of the same file decided, with a stronger cascade or other criteria.
+        said.append(f"{decision}: decided by another evaluation of this file than the one below")
+    return CARD.join(["  \n".join(said), card]) if said else card
+
+
+def card_of(description: str | None) -> str:
+    """The model's card in a version's description."""
+    return (description or "").rpartition(CARD)[2]
 
 
 def updated(known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:

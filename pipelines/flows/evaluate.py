@@ -9,41 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from components.foundation.errors import InputError
-from pipelines.flows.harden import page_uri, results
+from pipelines.flows.choices import CascadeName, Device, PixelType, Precision
+from pipelines.running import pages
 from pipelines.running.cancellation import cancellable
 from pipelines.running.forwarder import forwarding
 from pipelines.running.process import Ended, meaning
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
-from pipelines.running.tasks import FlowRun, refused, state_of, unfinished
+from pipelines.running.tasks import FlowRun, state_of, unfinished
 
 # Parameters of the flow alone; all others are options of `temper evaluate`.
 OWN = ("shards", "retries", "retry_delay_seconds", "hours")
 
 
-@flow(name="evaluate", persist_result=False)
+def _name() -> str:
+    """A run's name before it has a result: the models, and what they are evaluated on."""
+    models = [str(one).partition("=")[0] for one in flow_run.parameters.get("models", [])]
+    return f"{flow_run.parameters.get('data')}{pages.SEPARATOR}{', '.join(models)}"
+
+
+@flow(name="evaluate", flow_run_name=_name, persist_result=False)
 def evaluate(
     models: list[str],
     data: str,
     threats: list[str] | None = None,
     params: str | None = None,
-    cascade: str | None = None,
-    precision: str | None = None,
+    cascade: CascadeName | None = None,
+    precision: Precision | None = None,
     images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     out: str = "evaluation/outside",
     architectures: list[str] | None = None,
     normalizations: list[str] | None = None,
-    adversarial: str | None = None,
-    device: str | None = None,
+    adversarial: PixelType | None = None,
+    device: Device | None = None,
     threads: int | None = None,
     track: bool = False,
     shards: int = 1,
@@ -72,13 +79,13 @@ def evaluate(
         track: record the result in MLflow, too.
         shards: processes that share the work, each on a GPU of its own where GPUs are used.
         retries: how often a failed process is tried again; it continues.
-        retry_delay_seconds: wait before a retry, varied by half.
-        hours: time limit for one attempt.
+        retry_delay_seconds, hours: wait before a retry, varied by half; time limit for one attempt.
     """
     arguments, run = command_line(locals()), FlowRun(gpu=gpu_in_use(device), time_limit=hours * 3600)
     if shards < 1:
-        return refused(InputError(f"shards: got {shards}, want at least 1"))
-    return _end(_processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop)), Path(out))
+        return pages.refuse(_name(), InputError(f"shards: got {shards}, want at least 1"))
+    states = _processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop))
+    return _end(run, states, Path(out), track)
 
 
 def command_line(parameters: Mapping[str, Any]) -> list[str]:
@@ -131,10 +138,10 @@ def run_shard(run: FlowRun, arguments: Sequence[str], own: Mapping[str, str]) ->
     return state_of(meaning(end, run.time_limit))
 
 
-def _end(states: Sequence[State[Any]], out: Path) -> State[Any]:
+def _end(run: FlowRun, states: Sequence[State[Any]], out: Path, track: bool) -> State[Any]:
     if end := unfinished(states, "stopped; the same run continues"):
+        pages.explain(_name(), end)
         return end
-    if table := results(Path.cwd(), "--markdown", document=out / "robustness.json"):
-        create_markdown_artifact(table, key="evaluation", description=f"Evaluation in {out}")
-        create_link_artifact(page_uri(Path.cwd(), table), key="report", link_text="robustness report")
+    if result := pages.told(run.root, out / "robustness.json"):
+        pages.show(result, pages.tracked(run.root, run.pipeline) if track else {})
     return Completed(message=f"results in {out}")

@@ -6,21 +6,26 @@ retries, time limits, GPU slots, live logs and artifacts.
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefect import artifacts, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
 from components.foundation.process import RECIPE, ask_temper
 from components.foundation.provenance import fingerprint
+from components.foundation.recipes import title_of
 from pipelines import graph
+from pipelines.flows.choices import Preset, StageName
 from pipelines.graph import Stage
 from pipelines.parameters.check import PARAMS
+from pipelines.running import pages
 from pipelines.running.cancellation import cancellable
 from pipelines.running.checkout import sole_run
 from pipelines.running.forwarder import forwarding
@@ -28,18 +33,23 @@ from pipelines.running.prepare import prepared
 from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import run_stage
-from pipelines.running.tasks import FlowRun, refused, unfinished
+from pipelines.running.tasks import FlowRun, unfinished
 
 RESULT = Path("reports/robustness.json")
 TEACHERS, STUDENT = ("train_clean_teacher", "train_robust_teacher"), "distill_student"
 
 
+def _name() -> str:
+    """A run's name before its parameters are checked."""
+    return f"harden {flow_run.parameters.get('preset') or PARAMS}"
+
+
 # Prefect's default task runner is a thread pool: a stage is a process, its thread only waits.
-@flow(name="harden", persist_result=False)
+@flow(name="harden", flow_run_name=_name, persist_result=False)
 def harden(
-    preset: str | None = None,
+    preset: Preset | None = None,
     set: list[str] | None = None,
-    targets: list[str] | None = None,
+    targets: list[StageName] | None = None,
     force: bool = False,
     retries: int = 2,
     retry_delay_seconds: float = 10,
@@ -63,14 +73,15 @@ def harden(
             gpu = gpu_in_use((told.get("compute") or {}).get("device"))
             run = FlowRun(root=root, force=force, gpu=gpu, time_limit=stage_hours * 3600)
             run.environment[RECIPE] = fingerprint(told)
-            return _run(run, stages, retried(retries, retry_delay_seconds, run.stop))
+            return _run(run, told, stages, retried(retries, retry_delay_seconds, run.stop))
     except InputError as error:
-        return refused(error)
+        return pages.refuse("", error)
 
 
-def _run(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> State[Any]:
+def _run(run: FlowRun, recipe: Mapping[str, Any], stages: Mapping[str, Stage], again: dict[str, Any]) -> State[Any]:
     """The end of the flow, once its stages have ended."""
     root, force = run.root, run.force
+    pages.call(title := title_of(recipe) or "harden", title.split(pages.SEPARATOR))
     get_run_logger().info("pipeline run %s: %s", run.pipeline, ", ".join(stages))
     entries = graph.lock_entries(root)
     with forwarding(root, [run.pipeline], run.environment, get_run_logger().warning) as told:
@@ -78,41 +89,40 @@ def _run(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> St
         with cancellable(run.stop):
             states = _walk(run, stages, again)
     graph.order_lock(root, [*entries, *stages])
-    _publish(run, states)
-    _report_on_teachers(run, states)
+    _publish_times(run, states)
+    if end := unfinished(states.values(), "stopped"):
+        _report_on_teachers(run, states)
+        pages.explain(title, end)
+        return end
+    if result := pages.told(root, RESULT):
+        pages.show(result, pages.tracked(root, run.pipeline))
     cached = sum(state.name == "Cached" for state in states.values())
-    done = Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
-    return unfinished(states.values(), "stopped") or done
+    return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
 
 
-def results(root: Path, *options: str, document: Path = RESULT) -> str | None:
+def results(root: Path) -> str | None:
     """The result table and where the report is, or None where there are no results or they cannot be rendered."""
-    if not (root / document).exists():
+    if not (root / RESULT).exists():
         return None
     try:
-        return ask_temper("report", "show", str(document), *options, root=root)
+        return ask_temper("report", "show", str(RESULT), root=root)
     except InputError:
         return None
-
-
-def page_uri(root: Path, table: str) -> str:
-    """The address of the page that results, as Markdown, name in their last line."""
-    return (root / table.rpartition("Report: ")[2].strip("`")).resolve().as_uri()
 
 
 def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> dict[str, State[Any]]:
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
-        progress = artifacts.create_progress_artifact(progress=0.0, key="progress", description="stages done")
+        progress = pages.Progress(len(stages))
+        run = replace(run, tell=progress.tell)
         for name, stage in stages.items():
             upstream = [futures[dependency] for dependency in stage.dependencies]
             one = run_stage.with_options(name=name, task_run_name=name, **again)
             futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
-        for done, future in enumerate(as_completed(list(futures.values())), start=1):
+        for future in as_completed(list(futures.values())):
             future.wait()  # takes the final state from the thread; the server may not have it yet
-            share = 100.0 * done / len(futures)
-            artifacts.update_progress_artifact(progress, progress=share)  # pyright: ignore[reportArgumentType]
+            progress.advance()
     except BaseException:
         run.stop.set()
         raise
@@ -133,20 +143,14 @@ def _report_on_teachers(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     options = ["--data", "data/normalized.safetensors", "--params", PARAMS, "--out", str(out)]
     with gpu_slot(run.gpu, run.stop, log.info):
         run.process([sys.executable, "-m", "temper", "evaluate", *models, *options], log.info)
-    if table := results(run.root, "--markdown", document=out / RESULT.name):
-        artifacts.create_markdown_artifact(table, key="teachers", description=f"Without a student: {out}")
-        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="report on the teachers")
+    if result := pages.told(run.root, out / RESULT.name):
+        artifacts.create_markdown_artifact(result.markdown, key="teachers", description=f"Without a student: {out}")
 
 
-def _publish(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
+def _publish_times(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     rows = [
         {"stage": name, "state": state.name, "seconds": round(run.seconds.get(name, 0.0), 1)}
         for name, state in states.items()
     ]
     about = "How each stage ended, and its last attempt's time"
     artifacts.create_table_artifact(table=rows, key="stages", description=about)
-    if not all(state.is_completed() for state in states.values()):
-        return
-    if table := results(run.root, "--markdown"):
-        artifacts.create_markdown_artifact(table, key="results", description=f"Pipeline run {run.pipeline}")
-        artifacts.create_link_artifact(page_uri(run.root, table), key="report", link_text="robustness report")

@@ -21,6 +21,8 @@ from pipelines.running.tasks import FlowRun, state_of
 ALARM_EVENT = "temper.sentinel.alarm"
 # What the overfitting sentinel says of an alarm, and what it did: components/training/sentinel/watch.py.
 _ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<done>.*)$")
+# So much of so much, and how long the rest takes: of an epoch (components/training), of an attack's images.
+_PROGRESS = re.compile(r"\d+/\d+\b.* left$")
 _CODE = re.compile(r", exited with (-?\d+)$")
 _SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run, checking out outputs)$")
 # DVC's advice to a person at a terminal, of no use in a log.
@@ -41,7 +43,8 @@ def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
         if run.stop.is_set():
             return state_of(Ended("stopped", f"{stage.name}: stopped before it started"))
         started = time.monotonic()
-        log = _with_events(_without_advice(logger.info), stage.name, str(task_run.id), str(flow_run.id))
+        log = _with_progress(_without_advice(logger.info), stage.name, run.tell)
+        log = _with_events(log, stage.name, str(task_run.id), str(flow_run.id))
         end = run.process(dvc_command(stage.name, run.force), log)
         run.seconds[stage.name] = time.monotonic() - started
     return end_state(stage.name, end, run.time_limit)
@@ -77,6 +80,17 @@ def _behind_dvc(end: ProcessEnd) -> ProcessEnd:
 
 def _without_advice(log: Callable[[str], None]) -> Callable[[str], None]:
     return lambda line: None if _ADVICE.match(line) else log(line)
+
+
+def _with_progress(log: Callable[[str], None], stage: str, tell: Callable[[str], None]) -> Callable[[str], None]:
+    """`log`, which also tells the flow how far the stage is, where a line says so."""
+
+    def log_and_tell(line: str) -> None:
+        log(line)
+        if _PROGRESS.search(line):
+            tell(line if line.startswith(stage) else f"{stage}: {line}")
+
+    return log_and_tell
 
 
 def _with_events(log: Callable[[str], None], stage: str, task_id: str, flow_id: str) -> Callable[[str], None]:

@@ -57,6 +57,8 @@ class FlowRun:
     """Set when the flow is ending: processes stop, nothing is tried again."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage's last attempt."""
+    tell: Callable[[str], None] = field(default=lambda line: None)
+    """Takes each line of a stage that says how far it is."""
 
     @property
     def pipeline(self) -> str:

@@ -19,7 +19,7 @@ def send(root: Root = Path(".temper")) -> None:
     from components.tracking import delivery
     from components.tracking.mlflow_runs import connect, place
 
-    failed, waiting = False, delivery.unsent(root)
+    failed, waiting, shown = False, delivery.unsent(root), list[str]()
     if not waiting:
         say("all records are sent")
     for folder in waiting:
@@ -32,7 +32,26 @@ def send(root: Root = Path(".temper")) -> None:
         else:
             problems = sorted({box.state.problem for box in forwarder.boxes.values()} - {""})
             say("; ".join([f"{folder.name}: sent to {place()}", *problems]))
+            shown = delivery.where_to_look(folder) or shown
+    if shown:
+        say("\n".join(shown))
     raise typer.Exit(failed)
+
+
+@app.command()
+def pages(
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run of the pipeline; the latest that was sent by default.")
+    ] = None,
+    root: Root = Path(".temper"),
+) -> None:
+    """Say where MLflow shows a run: the list of all runs, the run's page, its report."""
+    from components.tracking.delivery import folders, where_to_look
+    from components.tracking.journal_files import folder_of
+
+    sent = [folder_of(root, pipeline)] if pipeline else [*reversed(folders(root))]
+    lines = next((lines for folder in sent if (lines := where_to_look(folder))), ["nothing is sent to MLflow yet"])
+    print("\n".join(lines))
 
 
 @app.command()

@@ -58,6 +58,23 @@ def show(
     say(f"{table}\n\nReport: {place}")
 
 
+@app.command(hidden=True)
+def told(document: Annotated[Path, typer.Argument(metavar="FILE", help="A robustness.json.")]) -> None:
+    """Print what the page of a run says of a report, as JSON: its title, tags, and text in Markdown."""
+    import json
+
+    from components.reports.robustness.brief import run_tags, run_text, run_title
+    from components.reports.robustness.contents import Report
+    from components.reports.robustness.dated import page_to_show
+    from components.statistics.documents import read_document
+
+    shown, page = read_document(Report, document), page_to_show(document.with_suffix(".html"))
+    answer = [shown.decision.answer] if shown.decision else []
+    tags = [*answer, *(value for key, value in run_tags(shown).items() if key in ("dataset", "method"))]
+    text = f"{run_text(shown)}\n\nReport: `{page}`"
+    print(json.dumps({"title": run_title(shown), "tags": tags, "markdown": text}))
+
+
 def evaluation_beside(report: Path) -> Path:
     """The folder of the evaluation behind a report, or in a folder. Error: none there."""
     from components.foundation.errors import InputError

@@ -80,9 +80,15 @@ class Recorder:
     def artifact(self, path: str, folder: str, on_pipeline: bool = False) -> None:
         self.files.append(str(path))
 
-    def model(self, path: str, *rest: Any) -> None:
+    def model(self, path: str, *rest: Any, card: str, about: str) -> None:
         self.files.append(path)
-        self.version = rest[-1]
+        self.version, self.card = rest[-1], card
+
+    def dataset(self, name: str, digest: str, *_: Any, evaluated: bool) -> None:
+        self.images = (name, evaluated)
+
+    def summary(self, title: str, text: str, report: str, tags: dict[str, str]) -> None:
+        self.title, self.text, self.shown = title, text, (report, tags)
 
     def upstream(self, hashes: dict[str, str]) -> None:
         self.hashes = hashes

@@ -123,9 +123,8 @@ def test_a_version_finds_its_evaluation(client: Any, store: Path, tmp_path: Path
 def test_an_alias_and_every_run_of_a_pipeline_find_it(client: Any, store: Path, tmp_path: Path) -> None:
     client.set_registered_model_alias(NAME, "champion", "2")
     source = resolve(client, f"models:/{NAME}@champion")
-    report = source.run
-    pipeline = report.data.tags["mlflow.parentRunId"]
-    place = [report.info.experiment_id]
+    pipeline, place = source.run.info.run_id, [source.run.info.experiment_id]
+    assert source.run.data.tags["temper.stage"] == "pipeline", "the version belongs to the run that people open"
     family = client.search_runs(place, f"tags.`mlflow.parentRunId` = '{pipeline}'")
     assert {run.data.tags["temper.stage"] for run in family} == {"evaluate_attacks", "report"}
     for number, run in enumerate([pipeline, *(run.info.run_id for run in family), f"runs:/{pipeline}"]):
@@ -156,7 +155,22 @@ def test_a_trusted_version_is_promoted(client: Any) -> None:
     asked = "asked: shapes, 100 test images, L∞ ε = 8/255"
     assert passed[:3] == [asked, "cascade quick", "measurement: trusted, wanted trusted"]
     assert "worst case: 75.0 % (65.7 to 82.5 %, n = 100), wanted surely at least 65.0 %" in passed
-    assert client.get_model_version(NAME, "2").tags["promoted.champion"] == "; ".join(passed)
+    version = client.get_model_version(NAME, "2")
+    assert version.tags["promoted.champion"] == "; ".join(passed)
+    assert version.description.startswith(f"Promoted to champion ({asked}; cascade quick; ")
+    assert client.get_registered_model(NAME).tags["champion"].startswith("version 2: ")
+
+
+def test_the_registry_says_why_a_version_was_refused_until_it_passes(client: Any) -> None:
+    card = "**GO** for the student\n\n| condition | n |"
+    client.update_model_version(NAME, "5", card)
+    for least, words in ((0.99, "Refused as"), (0.5, "Promoted to"), (0.99, "Refused as")):
+        promote(client, resolve(client, reference(5)), bar(min_worst_case=least))
+        said, *_, kept = client.get_model_version(NAME, "5").description.partition("\n\n---\n\n")
+        assert kept == card, "the card stays as it is"
+        assert f"{words} champion (" in said
+        assert ("Refused" in said) == (least == 0.99)
+    assert champion(client) == "5", "a refusal takes nothing from it"
 
 
 def test_a_model_file_is_one_version_whose_lowest_number_counts(client: Any) -> None:
@@ -525,3 +539,13 @@ def test_nothing_forces_a_promotion(capsys: pytest.CaptureFixture[str]) -> None:
     assert temper(["promote", "--help"]) == 0
     out = capsys.readouterr().out
     assert "--min-worst-case SHARE" in out and "force" not in out
+
+
+@pytest.mark.parametrize("decision", ["GO", "NO-GO"])
+@pytest.mark.parametrize("own", ["GO", "NO-GO"])
+def test_a_description_never_begins_with_another_decision_than_the_tags(decision: str, own: str) -> None:
+    card = f"{own}: student\n\n| condition | n |"
+    text = registry.described({"decision": decision}, card)
+    assert text.startswith(f"{decision}: ")
+    assert registry.card_of(text) == card
+    assert registry.described({"decision": decision}, registry.card_of(text)) == text, "nothing piles up"

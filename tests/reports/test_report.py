@@ -211,7 +211,8 @@ def test_the_stage_writes_the_same_bytes_twice(folder: Path, capsys: pytest.Capt
     assert str(folder).encode() not in b"".join(first.values())
     assert capsys.readouterr().out.rstrip().endswith("Report: reports/robustness.dated.html")
     numbers = headline(read_document(Report, folder / "reports/robustness.json"))
-    assert journal.numbers == numbers == read_json(folder / "metrics/report.json")
+    assert numbers == read_json(folder / "metrics/report.json")
+    assert journal.numbers.items() >= numbers.items()
     assert {type(value) for value in numbers.values()} <= {int, float} and "student.quick" in numbers
     assert journal.files[:2] == ["reports/robustness.json", "reports/robustness.dated.html"]
     assert journal.files[-1] == "models/student.safetensors"

@@ -21,18 +21,21 @@ from tests.parts.pipeline_files import make_project
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
 from components.data.normalization import Normalization
+from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import KILLED_SECONDS, SEND_LATER, Journal
 from components.tracking.journal_files import Reader, is_sent
+from components.tracking.pages import VIEW_TAG
 from components.tracking.registry import fetch, resolve
 from temper.cli import main as temper
 
 # MLflow's own dependencies warn; ours are still errors in every other file.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+TITLE = "digits \u00b7 pgd_at \u00b7 worst case 70.0 % \u00b7 trusted \u00b7 GO"
 ARCHITECTURE = {"name": "small_cnn", "width": "1/4", "batch_norm": {"estimator": "running", "momentum": 0.1}}
 DIGEST = "ab" * 32
 # A namespace whose processes all end with its first one, as those of a container do.
@@ -79,20 +82,22 @@ def run_pipeline() -> None:
     with Journal.open("normalize_data") as journal:
         journal.produced({"normalized": DIGEST})
     with Journal.open("distill_student") as journal:
-        journal.params(
-            {"optimizer": {"name": "sgd", "rate": 0.1}, "long": "x" * 400, "many": {str(n): n for n in range(150)}}
-        )
+        own = {"optimizer": {"name": "sgd", "rate": 0.1}, "long": "x" * 400, "many": {str(n): n for n in range(150)}}
+        journal.params(own, {"seed": 3, "distill_student": own}, "digits \u00b7 pgd_at")
         journal.tags({"git.commit": "0123abc", "dvc.params": "42"})
         journal.upstream({"normalized": DIGEST, "clean_teacher": "unknown"})
         journal.dataset("digits", DIGEST, "data/normalized.safetensors", (1, 8, 8), "0123456789", {"train": 1200})
         for epoch in range(3):
             journal.metrics({"train/loss": 1 / (epoch + 1), "odd (name)": float("nan")}, step=epoch)
         journal.note("done")
-        journal.model("student.safetensors", "temper-student", (1, 8, 8), 10, "example.npy", {"robust_accuracy": 0.7})
+        tags, card = {"robust_accuracy": 0.7}, "**GO**: 70.0 % (n = 359)"
+        journal.model("student.safetensors", "temper-student", (1, 8, 8), 10, "example.npy", tags, card, "hardened")
     with Journal.open("report") as journal:
         journal.headline({"student/robust_accuracy": 0.7})
         Path("report.html").write_text("report")
         journal.artifact("report.html", "report", on_pipeline=True)
+        journal.dataset("digits", DIGEST, "data.safetensors", (1, 8, 8), "0123456789", {"test": 359}, evaluated=True)
+        journal.summary(TITLE, "**GO**", "report/report.html", {"epsilon": "51/255"})
 
 
 def runs_of(client, name: str = "temper") -> dict:
@@ -118,7 +123,8 @@ def test_a_pipeline_run_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch
     _check_links(parent, data, student)
     _check_records(client, student)
     _check_headline(client, parent, runs["report"])
-    _check_model(client, uri, student)
+    _check_first_sight(client, parent)
+    _check_model(client, uri, parent)
     assert not (project / "mlruns").exists()
     assert list((project / ".temper").glob("journals/*/files/*")) == [], "copies go when they are sent"
 
@@ -134,7 +140,7 @@ def test_records_of_a_study_are_sent_to_its_experiment(project: Path, monkeypatc
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     sent = subprocess.run([sys.executable, "-m", "temper", "records", "send"], capture_output=True, text=True)
     assert (sent.returncode, sent.stderr) == (0, ""), "MLflow says nothing of its own"
-    assert [line.split(": ")[0] for line in sent.stdout.splitlines()] == ["arm-0", "plain"]
+    assert [line.split(": ")[0] for line in sent.stdout.splitlines()[:3]] == ["arm-0", "plain", "All runs"]
     client = tracking.connect(tracking.place()).client
     for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", "temper")):
         assert runs_of(client, experiment)["train"].data.tags["temper.pipeline"] == pipeline
@@ -146,6 +152,7 @@ def _check_links(parent, data, student) -> None:
     assert (tags["upstream.normalized"], tags["upstream.normalized.sha256"]) == (data.info.run_id, DIGEST)
     assert "upstream.clean_teacher" not in tags
     assert parent.data.params["distill_student.optimizer.rate"] == "0.1"
+    assert parent.data.params["seed"] == "3" and "seed" not in student.data.params
     assert data.data.tags["downstream.distill_student"] == student.info.run_id
     assert tags["git.commit"] == tags["mlflow.source.git.commit"] == parent.data.tags["git.commit"] == "0123abc"
     assert tags["prefect.flow_run"] == parent.data.tags["prefect.flow_run"] == "flow-7"
@@ -166,6 +173,43 @@ def _check_records(client, student) -> None:
     assert (used.dataset.name, used.dataset.digest) == ("digits", DIGEST[:36])
 
 
+def _check_first_sight(client, parent) -> None:
+    """What a person sees of a pipeline's run without a click: name, description, columns, data set, model."""
+    assert (parent.info.run_name, parent.data.tags["epsilon"]) == (TITLE, "51/255")
+    run, experiment = parent.info.run_id, parent.info.experiment_id
+    text = parent.data.tags["mlflow.note.content"]
+    assert text.startswith("**GO**\n\n[Report]")
+    assert f"(#/experiments/{experiment}/runs/{run}/artifacts/report/report.html?" in text
+    (used,) = parent.inputs.dataset_inputs
+    assert (used.dataset.name, used.tags[0].value) == ("digits", "evaluation")
+    assert len(parent.outputs.model_outputs) == 1
+    assert client.get_experiment(experiment).tags[VIEW_TAG]
+
+
+def test_two_runs_differ_in_what_was_changed_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"seed": 0, "train": {"epochs": 3, "rate": "1/10"}, "report": {"gallery": 4}}
+    for pipeline, seed, stages in (("first", 0, ("train", "report")), ("cached", 1, ("report",))):
+        monkeypatch.setenv("TEMPER_PIPELINE", pipeline)
+        for stage in stages:
+            with Journal.open(stage) as journal:
+                journal.params({stage: recipe[stage]}, recipe | {"seed": seed}, "digits")
+    monkeypatch.setenv("TEMPER_PIPELINE", "refused")
+    with pytest.raises(InputError), Journal.open("train"):
+        raise InputError("params.yaml: seed: got -1")
+    assert temper(["records", "send"]) == 0
+    client = tracking.connect(tracking.place()).client
+    (experiment,) = [one for one in client.search_experiments() if one.name == "temper"]
+    runs = client.search_runs([experiment.experiment_id])
+    told = {run.data.tags["temper.pipeline"]: run for run in runs if run.data.tags["temper.stage"] == "pipeline"}
+    one, other = (told[name].data.params for name in ("first", "cached"))
+    assert {key for key in one | other if one.get(key) != other.get(key)} == {"seed"}
+    assert told["cached"].info.run_name == "digits"
+    refused = told["refused"]
+    assert refused.data.tags["mlflow.note.content"] == "train: params.yaml: seed: got -1", "why, on the first screen"
+    parts = {key for run in runs if run.data.tags["temper.stage"] != "pipeline" for key in run.data.params}
+    assert parts == {"train.epochs", "train.rate", "report.gallery"}, "a stage's run has its own section"
+
+
 def _check_headline(client, parent, report) -> None:
     assert parent.data.metrics == report.data.metrics == {"student/robust_accuracy": 0.7}
     for run in (parent, report):
@@ -180,11 +224,13 @@ def own_place() -> Iterator[None]:
         mlflow.set_tracking_uri(None)
 
 
-def _check_model(client, uri: str, student) -> None:
+def _check_model(client, uri: str, parent) -> None:
     import mlflow
 
     (version,) = client.search_model_versions("name = 'temper-student'")
-    assert (version.run_id, version.tags["robust_accuracy"]) == (student.info.run_id, "0.7")
+    assert (version.run_id, version.tags["robust_accuracy"]) == (parent.info.run_id, "0.7")
+    assert version.description == "**GO**: 70.0 % (n = 359)"
+    assert client.get_registered_model("temper-student").description == "hardened"
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model(f"models:/temper-student/{version.version}")
     images = np.random.default_rng(1).random((5, 1, 8, 8), dtype=np.float32)
@@ -351,7 +397,7 @@ def test_a_real_server(server: str, project: Path, monkeypatch: pytest.MonkeyPat
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     _check_records(client, runs["distill_student"])
     _check_headline(client, runs["pipeline"], runs["report"])
-    _check_model(client, server, runs["distill_student"])
+    _check_model(client, server, runs["pipeline"])
     assert list((project / "served").rglob("report.html"))
     fetch(client, resolve(client, runs["pipeline"].info.run_id), project / "fetched")
     for file in evaluation.iterdir():

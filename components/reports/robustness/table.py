@@ -47,11 +47,14 @@ def text_table(document: Report) -> str:
 
 
 def markdown_table(document: Report) -> str:
-    """The decision, its criteria and the main table as Markdown."""
+    """The decision, its criteria and the main table as Markdown: a column for each model, what decides at the top."""
     answer = [f"**{answer}**" for answer in _answer(document)]
     said = [*answer, " ".join(summary(document)), *_criteria(document), *_rest(document)]
-    table = grids.markdown(_grid(document), right_from=1)
-    return "\n\n".join([*said, _heading(document), table, " ".join(_notes(document))])
+    head, *conditions = [list(column) for column in zip(*_grid(document), strict=True)]
+    names = columns(document)
+    first = [conditions[names.index(name)] for name in ("worst_case", "w_robust", "clean") if name in names]
+    table = grids.markdown([head, *first, *(row for row in conditions if row not in first)], right_from=1)
+    return "\n\n".join([*said[:2], _heading(document), table, *said[2:], " ".join(_notes(document))])
 
 
 def _answer(document: Report) -> list[str]:

@@ -1,0 +1,81 @@
+"""How many threads compute: chosen once, kept for the run, and said where they are slow."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.foundation.errors import InputError
+from components.foundation.params import Params
+from components.numerics import threads
+from components.numerics.compute import Compute
+from components.numerics.threads import KEPT, fastest, seconds_with, settled, unsettle, warning
+from tests.parts.pipeline_files import hashes, make_project, run_here
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_fastest_number_is_chosen_and_never_more_than_there_are_cores(seed: int) -> None:
+    rng = random.Random(seed)
+    cores, free = rng.randint(1, 64), rng.randint(1, 64)
+
+    def measure(count: int) -> float:
+        # Shared evenly up to what is free; more wait for each other.
+        return 1 / count if count <= min(cores, free) else 5.0
+
+    number = fastest(cores, measure)
+    assert 1 <= number <= cores
+    tried = {1, cores, *(2**power for power in range(7) if 2**power < cores)}
+    assert number == max(count for count in tried if count <= min(cores, free) or count == 1)
+
+
+def test_a_number_is_chosen_once_and_kept_until_the_run_is_over(tmp_path: Path) -> None:
+    params = Params({"seed": 1, "compute": {"device": "cpu", "threads": "auto"}})
+    times = iter([1.0, 0.5, 9.0, 9.0])
+    first = settled(params, tmp_path, lambda _: next(times))
+    assert first.values["compute"]["threads"] == json.loads((tmp_path / KEPT).read_text())["threads"]
+    assert first.values["seed"] == 1 and params.values["compute"]["threads"] == "auto"
+    again = settled(params, tmp_path, lambda _: pytest.fail("measured twice"))
+    assert again.values == first.values
+    unsettle(tmp_path)
+    assert settled(params, tmp_path, lambda count: float(count)).values["compute"]["threads"] == 1
+    fixed = Params({"compute": {"threads": 2}})
+    assert settled(fixed, tmp_path, lambda _: pytest.fail("nothing is to choose")) is fixed
+
+
+def test_slow_threads_are_said_only_on_busy_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0, 1})
+    assert "2 threads take 6.0 times as long as 1" in warning(2, lambda count: 6.0 if count == 2 else 1.0)
+    assert warning(2, lambda count: 1 / count) == warning(1, lambda _: pytest.fail("measured")) == ""
+    monkeypatch.setattr(threads.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    assert warning(2, lambda _: pytest.fail("measured")) == ""
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "two", [], {}, "AUTO"], ids=repr)
+def test_no_other_value_is_a_number_of_threads(value: object) -> None:
+    told = Params({"compute": {"device": "cpu", "threads": value, "deterministic": True}})
+    with pytest.raises(InputError, match=r"^params.yaml: compute.threads: got .*, want at least 1, or auto$"):
+        told.typed(Compute, "compute")
+
+
+def test_a_measurement_leaves_threads_and_random_numbers_alone() -> None:
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    assert seconds_with(2) > 0
+    assert torch.get_num_threads() == before and torch.equal(torch.get_rng_state(), state)
+    assert Compute(device="cpu", threads=1, deterministic=True).warning == ""
+
+
+def test_a_chosen_number_gives_the_numbers_that_the_same_fixed_one_gives(tmp_path: Path) -> None:
+    stages, found = ("fetch_data", "normalize_data", "train_clean_teacher"), []
+    for name, count in (("fixed", 1), ("chosen", "auto")):
+        folder = make_project(tmp_path / name, **{"compute.threads": count})
+        (folder / ".temper").mkdir()
+        (folder / ".temper" / KEPT).write_text('{"threads": 1}')
+        run_here(folder, *stages)
+        found.append(hashes(folder, *stages))
+    assert found[0] == found[1]
+    assert (tmp_path / "chosen/.temper" / KEPT).exists(), "the run is not over"
+    journal = (tmp_path / "chosen/.temper/journals").rglob("train_clean_teacher.jsonl")
+    assert "auto is 1 in this run" in next(iter(journal)).read_text()
