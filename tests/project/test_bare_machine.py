@@ -11,7 +11,10 @@ from tests.parts.pipeline_files import environment, make_project
 
 # An import of a module that is None here raises, as if it were not installed.
 WITHOUT = 'import runpy, sys; sys.modules.update(dict.fromkeys("typer click pandas mlflow prefect dvc".split())); '
-RUN = WITHOUT + "[runpy.run_module(f'components.stages.{name}', run_name='__main__') for name in sys.argv[1:]]"
+RUN = WITHOUT + (
+    "names = sys.argv[1:]; del sys.argv[1:]; "
+    "[runpy.run_module(f'components.stages.{name}', run_name='__main__') for name in names]"
+)
 RESULT = WITHOUT + (
     "from pathlib import Path; from benchmarks.run_preset import one_run, over_seeds; "
     "print(over_seeds([one_run(Path())['accuracies']] * 2)['student/clean']['n'])"
