@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
-from components.foundation.params import strict
+from components.foundation.params import short, strict
 from components.numerics import parallel
 from components.numerics.threads import AUTO, chosen, warning
 
@@ -26,7 +26,7 @@ MOST_THREADS = 1024
 def _threads(value: object) -> object:
     if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
         return value
-    raise ValueError(f"got {value!r}, want 1 to {MOST_THREADS}, or {AUTO}")
+    raise ValueError(f"got {short(value)}, want 1 to {MOST_THREADS}, or {AUTO}")
 
 
 # One message for a union of two types.

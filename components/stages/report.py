@@ -18,7 +18,6 @@ from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
-from components.foundation.lines import say
 from components.foundation.params import Params, Whole, strict, typed
 from components.foundation.process import WORK
 from components.foundation.storage import (
@@ -37,7 +36,6 @@ from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
 from components.reports.robustness.page import figure_files, page
-from components.reports.robustness.table import text_table
 from components.stages import CRITERIA, STAGES, run
 from components.statistics.documents import write_document
 from components.statistics.outcomes import Outcomes, Rate
@@ -75,7 +73,7 @@ def read(params: Params) -> tuple[ReportSection, Criteria]:
 
 
 def main(params: Params, journal: Journal) -> None:
-    """Writes every file of the report, prints the table, journals decision and headline and registers the student."""
+    """Writes every file of the report, says the result, journals decision and headline and registers the student."""
     section, criteria = read(params)
     curves = {name: read_curve(f"curves/{name}.csv") for name in TRAINED}
     evaluation, outcomes = read_evaluation(EVALUATED)
@@ -101,7 +99,8 @@ def main(params: Params, journal: Journal) -> None:
         journal.artifact(WORK / "figures" / name, "figures")
     journal_summary(document, dated, tuple(tensors["images"].shape[1:]), journal)
     register_student(document, criteria, numbers, tensors["images"], journal)
-    say(f"\n{text_table(document)}\n\nReport: {dated}")
+    # Whoever starts the stages prints the table once, at the end.
+    journal.note(f"{run_title(document)} (table: temper report)")
 
 
 def decision_tags(document: Report) -> dict[str, str]:

@@ -79,6 +79,7 @@ class TrainingState:
         if good:
             write_tensors(_good_file(folder, epoch), self._tensors(), self._numbers())
             with replacing(path) as partial:
+                partial.unlink()  # a link is not made over a file
                 os.link(_good_file(folder, epoch), partial)
         else:
             write_tensors(path, self._tensors(), self._numbers())

@@ -50,6 +50,7 @@ def evaluate(
     architectures: list[str] | None = None,
     normalizations: list[str] | None = None,
     adversarial: PixelType | None = None,
+    criteria: str | None = None,
     device: Device | None = None,
     threads: int | None = None,
     track: bool = False,
@@ -74,6 +75,7 @@ def evaluate(
         architectures: `[NAME=]{name: …, …}` of state dicts.
         normalizations: `[NAME=]MEAN:STD` or identity, of state dicts.
         adversarial: uint8 or float32, the form in which adversarial images are kept.
+        criteria: `{model: NAME, worst_case: 0.6, …}`, what one of the models must reach.
         device: auto, cpu or cuda.
         threads: of the CPU.
         track: record the result in MLflow, too.
@@ -82,10 +84,7 @@ def evaluate(
         retry_delay_seconds, hours: wait before a retry, varied by half; time limit for one attempt.
     """
     arguments, run = command_line(locals()), FlowRun(gpu=gpu_in_use(device), time_limit=hours * 3600)
-    if shards < 1:
-        return pages.refuse(_name(), InputError(f"shards: got {shards}, want at least 1"))
-    states = _processes(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop))
-    return _end(run, states, Path(out), track)
+    return _run(run, arguments, shards, track, retried(retries, retry_delay_seconds, run.stop), Path(out))
 
 
 def command_line(parameters: Mapping[str, Any]) -> list[str]:
@@ -138,7 +137,11 @@ def run_shard(run: FlowRun, arguments: Sequence[str], own: Mapping[str, str]) ->
     return state_of(meaning(end, run.time_limit))
 
 
-def _end(run: FlowRun, states: Sequence[State[Any]], out: Path, track: bool) -> State[Any]:
+def _run(run: FlowRun, arguments: list[str], shards: int, track: bool, again: dict[str, Any], out: Path) -> State[Any]:
+    """The end of the flow, once its processes have ended; `again` is how a failed one is retried."""
+    if shards < 1:
+        return pages.refuse(_name(), InputError(f"shards: got {shards}, want at least 1"))
+    states = _processes(run, arguments, shards, track, again)
     if end := unfinished(states, "stopped; the same run continues"):
         pages.explain(_name(), end)
         return end

@@ -283,7 +283,7 @@ def held_out_given() -> None:
         (["--images", "0"], "--images: got 0, want at least 1"),
         (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want at least 1"),
         (["--seed", "-1"], "small.yaml: seed: got -1, want at least 0"),
-        (["--threads", "0"], "small.yaml: compute.threads: got 0, want at least 1"),
+        (["--threads", "0"], "small.yaml: compute.threads: got 0, want 1 to 1024, or auto"),
         (["--params", "none.yaml"], "none.yaml: no such file"),
         (["--data", "none.safetensors"], "none.safetensors: no such file"),
         (["--data", "imagenet"], "--data.name: unknown 'imagenet' (allowed: cifar10"),

@@ -56,7 +56,7 @@ def test_slow_threads_are_said_only_on_busy_cores(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "two", [], {}, "AUTO"], ids=repr)
 def test_no_other_value_is_a_number_of_threads(value: object) -> None:
     told = Params({"compute": {"device": "cpu", "threads": value, "deterministic": True}})
-    with pytest.raises(InputError, match=r"^params.yaml: compute.threads: got .*, want at least 1, or auto$"):
+    with pytest.raises(InputError, match=r"^params.yaml: compute.threads: got .*, want 1 to 1024, or auto$"):
         told.typed(Compute, "compute")
 
 

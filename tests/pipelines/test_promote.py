@@ -529,7 +529,7 @@ def test_the_compare_command_needs_no_tracker_for_folders(
     assert "B is more robust than A" in capfd.readouterr().out
     assert temper(["compare", str(store / "1"), str(tmp_path / "nowhere")]) == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'nowhere'}: no such folder")
+    assert error.startswith(f"error: {tmp_path / 'nowhere'}: no folder with an evaluation.json")
     assert error.count("\n") == 1
 
 

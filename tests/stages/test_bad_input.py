@@ -192,7 +192,8 @@ def test_no_gpu(copied, refused):
 
 
 def test_a_diverging_run_says_what_led_to_it(copied, refused):
-    make_project(copied, **{f"{RECIPE}.learning_rate": 1e30, f"{RECIPE}.average": None})
+    changes = {f"{RECIPE}.learning_rate": 4e9, f"{RECIPE}.average": None, f"{RECIPE}.epochs": 4, "ntk.epochs": [0]}
+    make_project(copied, **changes)
     error = refused(copied, CLEAN)
     assert "training: loss became" in error and "Lower learning_rate" in error
 

@@ -16,6 +16,7 @@ import yaml
 
 from components.data.normalization import Normalize
 from components.data.splits import read_splits
+from components.foundation.params import read_yaml
 from components.foundation.storage import read_csv, read_json, sha256
 from components.models.parts.model_file import load_model
 from components.numerics.tensor_files import read_tensors
@@ -163,7 +164,7 @@ def _fraction(text: str) -> float:
 
 
 def test_report_holds_every_parameter_and_evaluation_only_its_own(report, evaluation, project):
-    values = yaml.safe_load((project / "params.yaml").read_text())
+    values = read_yaml(project / "params.yaml")
     assert report["params"] == values
     assert evaluation["params"] == {key: values[key] for key in ("seed", "compute", "threat", "evaluate_attacks")}
 
