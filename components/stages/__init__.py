@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from components.foundation.checkout import require_free
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.process import RECIPE, WORK, as_process
@@ -38,7 +39,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
     with as_process(stage):
         end_with_dvc()
         read = Params.read()
-        _require_recipe(read)
+        _require_own_run(read)
         read.require_known(KNOWN)
         params = settled(read, WORK)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
@@ -65,9 +66,15 @@ def tell_threads(read: Params, params: Params, journal: Journal) -> None:
         journal.note(f"compute.threads: auto is {compute['threads']} in this run")
 
 
-def _require_recipe(params: Params) -> None:
-    """Refuses parameters that were changed since the run began: its other stages have read what was there before."""
-    if os.environ.get(RECIPE, "") not in ("", fingerprint(params.values)):
+def _require_own_run(params: Params) -> None:
+    """Refuses parameters that were changed since the run began: its other stages have read what was there before.
+
+    A stage of no run is refused while one is at work: `dvc repro` beside it would change the files that it reads.
+    """
+    recipe = os.environ.get(RECIPE)
+    if not recipe:
+        require_free(Path.cwd())
+    elif recipe != fingerprint(params.values):
         raise InputError(f"{params.path}: changed since this run began; start it again to run what the file says now")
 
 

@@ -1,7 +1,4 @@
-"""One run at a time in a checkout: who holds it, and how another one is told before it touches params.yaml.
-
-The lock is the operating system's on a file, so a killed process holds nothing. The file only says who has it.
-"""
+"""One run at a time in a checkout: another one is told so before it touches params.yaml."""
 
 import json
 import os
@@ -11,15 +8,14 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
+from components.foundation.checkout import LOCK, take
 from components.foundation.errors import InputError
-from components.foundation.process import WORK
 from components.foundation.storage import locked
 
-LOCK = WORK / "run.lock"
 DVC_LOCK, DVC_RUNNING = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
-# DVC's short commands, such as `dvc status`, hold its lock for a moment.
+# DVC's short commands, such as `dvc status`, hold its lock for a moment, and so does a stage that asks for ours.
 PATIENCE_SECONDS, POLL_SECONDS = 5.0, 0.1
 _held: set[Path] = set()
 
@@ -36,10 +32,7 @@ def sole_run(root: Path) -> Generator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file, ExitStack() as after:
-        if not locked(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "another run"
-            raise InputError(f"{holder} is at work in this checkout; wait for its end, or stop it")
+        _take(file)
         _require_no_dvc(root)
         file.truncate(0)
         file.write(f"PID {os.getpid()} ({_command()})\n")
@@ -48,6 +41,19 @@ def sole_run(root: Path) -> Generator[None]:
         after.callback(_held.discard, path)
         after.callback(file.truncate, 0)
         yield
+
+
+def _take(file: TextIO) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return take(file)
+        except InputError:
+            # Only a run writes its name.
+            file.seek(0)
+            if file.read().strip() or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _command() -> str:

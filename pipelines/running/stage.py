@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -25,6 +26,9 @@ _ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<do
 _PROGRESS = re.compile(r"\d+/\d+\b.* left$")
 _CODE = re.compile(r", exited with (-?\d+)$")
 _SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run, checking out outputs)$")
+# What DVC says where another one of its processes reads or writes a file of the stage, and for how long that may be so.
+_BUSY = re.compile(r"^ERROR: .* is busy, it is being blocked by")
+BUSY_SECONDS, BUSY_POLL_SECONDS = 60.0, 2.0
 # DVC's advice to a person at a terminal, of no use in a log.
 _ADVICE = re.compile(
     r"^(To track the changes|To enable auto|\s+git add |\s+dvc config |Use `dvc push`|(Generating|Updating) lock file)"
@@ -45,9 +49,22 @@ def run_stage(run: FlowRun, stage: Stage) -> State[Any]:
         started = time.monotonic()
         log = _with_progress(_without_advice(logger.info), stage.name, run.tell)
         log = _with_events(log, stage.name, str(task_run.id), str(flow_run.id))
-        end = run.process(dvc_command(stage.name, run.force), log)
+        end = _past_dvc(lambda: run.process(dvc_command(stage.name, run.force), log), run.stop)
         run.seconds[stage.name] = time.monotonic() - started
     return end_state(stage.name, end, run.time_limit)
+
+
+def _past_dvc(process: Callable[[], ProcessEnd], stop: Event) -> ProcessEnd:
+    """How a process of DVC ended; where another one, such as `dvc repro`, has its files for a moment, that of the next.
+
+    A stage of another `dvc repro` refuses to run beside this flow, so what is busy is soon free.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        end = process()
+        busy = end.returncode != 0 and any(_BUSY.search(line) for line in end.lines)
+        if not busy or time.monotonic() > deadline or stop.wait(BUSY_POLL_SECONDS):
+            return end
 
 
 def dvc_command(stage: str, force: bool) -> list[str]:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from components.foundation.params import Params
 from components.foundation.process import RECIPE
 from components.foundation.provenance import fingerprint
 from components.foundation.storage import locked
-from components.stages import _require_recipe  # pyright: ignore[reportPrivateUsage]
+from components.stages import _require_own_run  # pyright: ignore[reportPrivateUsage]
 from pipelines.parameters import change as parameters
 from pipelines.running import checkout
 from pipelines.running.checkout import DVC_LOCK, DVC_RUNNING, LOCK, sole_run
@@ -23,6 +25,8 @@ from pipelines.running.checkout import DVC_LOCK, DVC_RUNNING, LOCK, sole_run
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pipelines.running.checkout import sole_run
 sys.argv = ["/some/bin/temper", "harden", "--set", "seed=1"]
@@ -116,8 +120,32 @@ def test_what_a_preset_replaces_is_kept(project: Path) -> None:
 
 def test_a_stage_refuses_another_recipe_than_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     params = Params({"seed": 0})
-    _require_recipe(params)
+    _require_own_run(params)
     monkeypatch.setenv(RECIPE, fingerprint({"seed": 0}))
-    _require_recipe(params)
+    _require_own_run(params)
     with pytest.raises(InputError, match=r"^params\.yaml: changed since this run began; start it again"):
-        _require_recipe(Params({"seed": 1}))
+        _require_own_run(Params({"seed": 1}))
+
+
+def test_a_stage_of_no_run_is_refused_beside_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    params = Params({"seed": 0})
+    process = holder(project)
+    try:
+        with pytest.raises(InputError, match=rf"^PID {process.pid} \(temper harden --set seed=1\) is at work in this"):
+            _require_own_run(params)
+        monkeypatch.setenv(RECIPE, fingerprint({"seed": 0}))
+        _require_own_run(params)
+    finally:
+        process.communicate("end\n")
+    monkeypatch.delenv(RECIPE)
+    _require_own_run(params)
+    # To ask is to hold the lock for a moment: a run that begins then waits for it.
+    (project / LOCK).write_text("")
+    with (project / LOCK).open() as file, ThreadPoolExecutor() as pool:
+        assert locked(file.fileno())
+        begins = pool.submit(parameters.change, project, None, ["seed=7"])
+        time.sleep(0.05)
+        assert not begins.done()
+        file.close()
+        begins.result()

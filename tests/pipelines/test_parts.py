@@ -237,3 +237,19 @@ def test_process_group_ends_when_the_flow_is_killed(tmp_path: Path) -> None:
 def test_end_of_a_process_names_the_state(outcome: ProcessEnd, name: str, message: str) -> None:
     state = stage.end_state("a", outcome, 60)
     assert (state.name, state.message) == (name, message)
+
+
+def test_a_stage_whose_files_dvc_has_for_a_moment_is_tried_again(monkeypatch):
+    monkeypatch.setattr(stage, "BUSY_POLL_SECONDS", 0.01)
+    said = "ERROR: 'data/raw.safetensors' is busy, it is being blocked by: (PID 7): dvc repro"
+    busy = ProcessEnd(
+        returncode=255, lines=(said, "If there are no processes with such PIDs, you can"), ended_by="itself"
+    )
+    free = ProcessEnd(returncode=0, lines=("done",), ended_by="itself")
+    ends = [busy, busy, free]
+    assert stage._past_dvc(lambda: ends.pop(0), threading.Event()) is free and not ends
+    monkeypatch.setattr(stage, "BUSY_SECONDS", 0.0)
+    assert stage._past_dvc(lambda: busy, threading.Event()) is busy
+    stopped = threading.Event()
+    stopped.set()
+    assert stage._past_dvc(lambda: busy, stopped) is busy
