@@ -4,6 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 

@@ -242,9 +242,7 @@ def test_end_of_a_process_names_the_state(outcome: ProcessEnd, name: str, messag
 def test_a_stage_whose_files_dvc_has_for_a_moment_is_tried_again(monkeypatch):
     monkeypatch.setattr(stage, "BUSY_POLL_SECONDS", 0.01)
     said = "ERROR: 'data/raw.safetensors' is busy, it is being blocked by: (PID 7): dvc repro"
-    busy = ProcessEnd(
-        returncode=255, lines=(said, "If there are no processes with such PIDs, you can"), ended_by="itself"
-    )
+    busy = ProcessEnd(returncode=255, lines=(said, "If there are no processes …"), ended_by="itself")
     free = ProcessEnd(returncode=0, lines=("done",), ended_by="itself")
     ends = [busy, busy, free]
     assert stage._past_dvc(lambda: ends.pop(0), threading.Event()) is free and not ends
