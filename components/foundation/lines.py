@@ -6,6 +6,8 @@ from typing import TextIO
 
 # The user info of an address ends at the last @ before its path, since passwords may hold an @ that nobody has encoded.
 _USER_INFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{2,3})[^\s/?#'\"<>]*@")
+# Those at which no line ends, which Python does not call printable.
+_SPACES = "\u00a0\u202f"
 
 
 def shown(text: object) -> str:
@@ -15,7 +17,8 @@ def shown(text: object) -> str:
 
 def one_line(text: object) -> str:
     r"""`shown`, in one line: what no terminal shows as itself is escaped as in Python, such as `\n` and `\x1b`."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown(text).strip())
+    plain = shown(text).strip()
+    return "".join(letter if letter.isprintable() or letter in _SPACES else repr(letter)[1:-1] for letter in plain)
 
 
 def say(text: object, to: TextIO | None = None) -> None:

@@ -71,6 +71,9 @@ class Recorder:
         self.files: list[str] = []
         self.version: dict[str, Any] = {}
 
+    def note(self, text: str) -> None:
+        self.said = text
+
     def headline(self, metrics: dict[str, float]) -> None:
         self.numbers |= metrics
 

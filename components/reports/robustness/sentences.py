@@ -91,8 +91,9 @@ def _loses(document: Report) -> Iterator[str]:
 def _against(condition: Condition, pair: AgainstTeacher) -> str:
     where, teacher = WHERE[condition], title(pair.teacher)
     if pair.p >= 1 - CONFIDENCE:
-        bounds_ = f"{points(pair.low)} to {points(pair.high)}"
-        return f"{where} no difference to the {teacher} can be told ({points(pair.value)} points, {bounds_})"
+        # With p, since an interval may just leave 0 out where the exact test is not sure.
+        how_sure = f"{points(pair.low)} to {points(pair.high)}, {p_text(pair.p)}"
+        return f"{where} no difference to the {teacher} can be told ({points(pair.value)} points, {how_sure})"
     low, high = sorted((abs(pair.low), abs(pair.high)))
     interval = f"{percent(low)} to {percent(high)}, {p_text(pair.p)}"
     verb, preposition = ("loses", "to") if pair.value < 0 else ("gains", "over")

@@ -7,7 +7,7 @@ from components.reports import grids, wording
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, subject
 from components.reports.robustness.sentences import left_out, summary, verdict_text, weakest_text
-from components.reports.wording import ABSENT, WIDTH, title
+from components.reports.wording import ABSENT, WIDTH, title, unbroken
 from components.statistics.number_text import half_width, percent
 from components.statistics.outcomes import Interval
 
@@ -41,7 +41,8 @@ def text_table(document: Report) -> str:
     if max(map(len, grids.aligned(grid, right_from=1))) > WIDTH:
         grid = [list(column) for column in zip(*grid, strict=True)]
     said = [*_answer(document), *summary(document), *_unmet(document), *_rest(document)]
-    head = [line for text in said for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+    head = [line for text in said for line in textwrap.wrap(unbroken(text), WIDTH, subsequent_indent="  ")]
+    head = [line.replace("\u00a0", " ") for line in head]
     table = grids.ruled(grid, right_from=1, closed=True)
     return "\n".join([*head, "", _heading(document), "", table, *_notes(document)])
 
