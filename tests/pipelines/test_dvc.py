@@ -1,6 +1,7 @@
 """`dvc repro` on a copy of the repository with few images: what runs, what does not, and the same lock file again."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,3 +113,15 @@ def test_a_changed_added_or_removed_image_is_noticed(tmp_path):
             assert "modified" in dvc(project, "status") and ran(dvc(project, "repro")) == ["fetch_data"]
             assert "up to date" in dvc(project, "status")
         (image.parents[1] / "bee/3.png").rename(image)
+
+
+def test_a_variation_as_the_readme_says_leaves_the_workspace_alone(clone):
+    (command,) = re.findall(r"`dvc (exp run [^`]+)`", (ROOT / "README.md").read_text())
+    watched = [*outputs(), "dvc.lock", "params.yaml", "dvc.yaml"]
+    before, status = hashes(clone), git(clone, "status", "--short")
+    texts = {name: (clone / name).read_bytes() for name in watched if (clone / name).is_file()}
+    # Up to the first stage that reads the seed.
+    dvc(clone, *command.split(), "normalize_data")
+    assert hashes(clone) == before and git(clone, "status", "--short") == status
+    assert {name: (clone / name).read_bytes() for name in texts} == texts
+    assert dvc(clone, "exp", "list", "--name-only").strip()
