@@ -47,6 +47,7 @@ check: setup  ## lint and types
 
 pages: setup  ## write the pages that are generated from the code
 	@temper params schema > docs/parameters.md && $(RUN) -m temper.help > docs/command.md
+	@temper params schema --json > pipelines/parameters/params.schema.json
 	@$(RUN) -m temper.documents docs/schemas
 
 docs: setup  ## the pages of docs/ as a site in .temper/site; a warning is an error

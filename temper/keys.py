@@ -13,14 +13,11 @@ from pydantic.fields import FieldInfo
 
 from components.attacks.pgd import Pgd
 from components.foundation.params import RELATIVE, Ratio
+from pipelines.parameters.early import BOUNDS as SCHEMA_BOUNDS
+from pipelines.parameters.early import REFERENCE
 
-# The bounds that a type may have: in words, and their key in a JSON Schema.
-BOUNDS = {
-    "ge": ("at least", "minimum"),
-    "gt": ("above", "exclusiveMinimum"),
-    "le": ("at most", "maximum"),
-    "lt": ("below", "exclusiveMaximum"),
-}
+# The bounds that a type may have, in words.
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +79,18 @@ def of_type(kind: Any) -> Key:
 
 # Attacks that a field holds without a name, since it can be no other.
 ALONE = {Pgd: "pgd"}
+# Numbers that are also texts: how a schema defines them, and who reads them so.
 _FRACTION = r"^[-+0-9 ./eE]+$"
-# Numbers that the readers of an annotation also take as text.
-ANNOTATED = {
-    Ratio: Key("fraction", {"type": ["string", "number"], "pattern": _FRACTION}),
-    float: Key("number", {"type": ["number", "string"], "pattern": _FRACTION}),
+DEFINED = {
+    "fraction": {"type": ["string", "number"], "pattern": _FRACTION},
+    "length": {"type": ["string", "number"], "pattern": r"^[-+0-9 ./eE*]*(epsilon[-+0-9 ./eE]*)?$"},
+    "real": {"type": ["number", "string"], "pattern": _FRACTION},
 }
-LENGTH = Key("length", {"type": ["string", "number"], "pattern": r"^[-+0-9 ./eE*]*(epsilon[-+0-9 ./eE]*)?$"})
+ANNOTATED = {
+    Ratio: Key("fraction", {"$ref": f"{REFERENCE}fraction"}),
+    float: Key("number", {"$ref": f"{REFERENCE}real"}),
+}
+LENGTH = Key("length", {"$ref": f"{REFERENCE}length"})
 SCALARS = {
     bool: Key("true or false", {"type": "boolean"}),
     int: Key("integer", {"type": "integer"}),
@@ -121,8 +123,9 @@ def object_of(children: Mapping[str, Key]) -> dict[str, Any]:
 def _bounds(kind: Any) -> tuple[str, dict[str, Any]]:
     """The bounds that stand in a type, in words and as JSON Schema."""
     told = [part for mark in get_args(kind)[1:] if isinstance(mark, FieldInfo) for part in mark.metadata]
-    found = [(*BOUNDS[name], getattr(part, name)) for part in told for name in BOUNDS if hasattr(part, name)]
-    return ", ".join(f"{words} {limit}" for words, _, limit in found), {key: limit for _, key, limit in found}
+    found = [(name, getattr(part, name)) for part in told for name in BOUNDS if hasattr(part, name)]
+    words = ", ".join(f"{BOUNDS[name]} {limit}" for name, limit in found)
+    return words, {SCHEMA_BOUNDS[name]: limit for name, limit in found}
 
 
 def text_of(kind: type) -> str:

@@ -25,8 +25,9 @@ from components.stages import CRITERIA, SHARED, distill_student, fetch_data, nor
 from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
+from pipelines.parameters.early import MADE_FROM, REFERENCE, made_from
 from pipelines.parameters.presets import preset_values, presets
-from temper.keys import Key, object_of, of_class, of_type, text_of
+from temper.keys import DEFINED, Key, object_of, of_class, of_type, text_of
 
 ROOT = Path(__file__).parents[1]
 BASE = "digits"
@@ -48,7 +49,8 @@ HEAD = """\
 # Parameters
 
 Every key of `params.yaml`. This page is generated from the code: `temper params schema > docs/parameters.md`.
-For an editor: `temper params schema --json > params.schema.json`.
+An editor completes and checks `params.yaml` by `pipelines/parameters/params.schema.json` (in VS Code with the YAML
+extension: `"yaml.schemas": {"pipelines/parameters/params.schema.json": "params.yaml"}`).
 
 **Range** is what the type of a key accepts; checks of several keys together come on top. **Recipes** are values in
 `presets/`, that of `digits` first. A fraction is a number or `8/255`. A key is required unless it says "optional".
@@ -125,7 +127,8 @@ def json_schema() -> str:
     }
     top = {name: replace(key, schema=_schema(key)) for name, key in sections().items()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "params.yaml of Temper"}
-    return json.dumps(head | object_of(top) | {"$defs": definitions}, indent=2, ensure_ascii=False) + "\n"
+    whole = head | {MADE_FROM: made_from()} | object_of(top) | {"$defs": DEFINED | definitions}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
 def _member_schema(name: str, key: Key) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _member_schema(name: str, key: Key) -> dict[str, Any]:
 
 
 def _schema(key: Key) -> dict[str, Any]:
-    one = {"$ref": f"#/$defs/{key.family}"}
+    one = {"$ref": f"{REFERENCE}{key.family}"}
     if key.many:
         many = {"type": "object", "additionalProperties": one}
         return many if key.words.startswith("named") else {"anyOf": [{"enum": list(CASCADES)}, many]}

@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from temper.commands.shared import Preset, Set
+
+if TYPE_CHECKING:
+    from components.foundation.params import Params
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check, show, change and explain params.yaml.")
 
@@ -18,15 +21,21 @@ def check(
     """Check every section as its stage will.
 
     Nothing runs. A recipe of presets/, or another file with a base, is checked together with what it is based on."""
+    from pipelines.parameters.early import refuse
+
+    recipes = [_recipe(path) for path in files or [Path("params.yaml")]]
+    for recipe in recipes:
+        refuse(recipe)
+    # Only now, since it imports torch.
     from components.commands.check_params import check as checked
 
-    for path in files or [Path("params.yaml")]:
-        for line in checked(_recipe(path)) or ():
-            print(f"warning: {path}: {line}", file=sys.stderr)
-        print(f"{path}: every section is valid")
+    for recipe in recipes:
+        for line in checked(recipe) or ():
+            print(f"warning: {recipe.path}: {line}", file=sys.stderr)
+        print(f"{recipe.path}: every section is valid")
 
 
-def _recipe(path: Path) -> Any:
+def _recipe(path: Path) -> "Params":
     """All parameters that a file stands for: its own, or those of its base with what it changes."""
     from components.foundation.errors import choose
     from components.foundation.params import Params, read_yaml

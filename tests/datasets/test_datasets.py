@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import struct
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from components.data.splits import Source, require_source
@@ -66,9 +66,14 @@ def test_digits_with_another_checksum_are_refused(monkeypatch, tmp_path, which):
 
 
 def test_digits_without_scikit_learn_are_one_line(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^digits: needs scikit-learn"):
         load("digits", tmp_path)
+
+
+def test_digits_are_those_of_scikit_learn():
+    (images, labels), (levels, numbers) = load_digits(return_X_y=True), digits._arrays()
+    assert (levels.reshape(-1, 64) == images).all() and (numbers == labels).all()
 
 
 # Published files, in small: the same layout and formats, with checksums to match.

@@ -35,7 +35,6 @@ CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "com
 EXTRAS = {
     "components/data/picture.py": {"PIL"},
     "components/commands/survey_images.py": {"PIL"},
-    "components/datasets": {"sklearn"},
     "components/reports": {"jinja2", "pandas"},
 }
 # Files of other packages, by the only place that may import them.

@@ -70,6 +70,9 @@ def pooled_head(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def _initialise(module: nn.Module) -> None:
+    # On "meta" there is nothing to draw, and torch would import its compiler for that: a second.
+    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return
     # He et al., arXiv 1502.01852, eq. 10. Fan-in, because torch's fan-out counts a depthwise convolution as a full one.
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
