@@ -241,6 +241,11 @@ def test_a_normalisation_that_is_said_and_inside_must_be_the_same(tmp_path):
         (lambda s: {n: t for n, t in s.items() if n != "conv1.weight"}, "missing features.0.weight"),
         (lambda s: {n: t for n, t in s.items() if not n.startswith("layer4")}, "missing features.1.6."),
         (lambda s: s | {"attention.weight": torch.zeros(3)}, "unexpected attention.weight"),
+        (
+            lambda s: s | {"fc.weight": s["linear.weight"]},
+            "'fc.weight' and 'linear.weight' are both head.linear.weight",
+        ),
+        (lambda s: s | {"rotations.weight": torch.zeros(4, 9)}, "unexpected rotations.weight"),
         (lambda s: {"a": torch.zeros(1)}, "found 1 tensors: 'a'"),
         (lambda s: {"\x1b[31mred\n": torch.zeros(1)}, r"found 1 tensors: '\x1b[31mred\n'"),
     ],

@@ -191,7 +191,7 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     if foreign.architecture is None:
         raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
     unwrapped = unwrap(tensors, reference)
-    state, architecture = own_names(unwrapped.state, foreign.architecture)
+    state, architecture = own_names(unwrapped.state, foreign.architecture, reference)
     normalization = _normalization(unwrapped.normalization, foreign, images.shape[0], reference)
     card = ModelCard(
         architecture=architecture,

@@ -142,12 +142,13 @@ NAMES = {
 UNUSED = "sub_block1."
 
 
-def own_names(state: State, architecture: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+def own_names(state: State, architecture: Mapping[str, Any], where: str) -> tuple[State, dict[str, Any]]:
     """The weights under our names, and the architecture, if they have the names of published code for it.
 
     WideResNet of TRADES, MART, AWP and RobustBench (`block1.layer.0.conv1`), PreActResNet-18 of fast_adversarial, Rice
     and AWP and residual networks of CIFAR code and torchvision (`layer1.0.conv1`), MobileNet-v2 of CIFAR code
-    (`layers.0.conv1`), which is its `cifar` form. Any other state dict stays as it is.
+    (`layers.0.conv1`), which is its `cifar` form. Any other state dict stays as it is. Error: two tensors of one name,
+    such as those of `fc` and `linear`.
     """
     name = str(architecture.get("name"))
     known = NAMES.get(name)
@@ -158,16 +159,18 @@ def own_names(state: State, architecture: Mapping[str, Any]) -> tuple[State, dic
     matches = [match for key in used if (match := pattern.fullmatch(key))]
     places = sorted({(match[1], int(match[2])) for match in matches})
     numbers = _mobile_numbers() if name == "mobilenet_v2" else [str(number) for number in range(len(places))]
-    found = {}
-    for key, tensor in used.items():
+    known_as: dict[str, str] = {}
+    for key in used:
         if match := pattern.fullmatch(key):
             place = places.index((match[1], int(match[2])))
             number = numbers[place] if place < len(numbers) else f"{place}"
-            found[f"{blocks}.{number}.{_renamed(match[3], inner)}"] = tensor
+            own = f"{blocks}.{number}.{_renamed(match[3], inner)}"
         else:
-            found[_renamed(key, outer)] = tensor
+            own = _renamed(key, outer)
+        if known_as.setdefault(own, key) != key:
+            raise InputError(f"{where}: {known_as[own]!r} and {key!r} are both {own}, want one of them")
     form = {"form": "cifar"} if name == "mobilenet_v2" else {}
-    return found, {**architecture, **form}
+    return {own: used[key] for own, key in known_as.items()}, {**architecture, **form}
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
