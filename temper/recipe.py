@@ -70,7 +70,7 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     if not force:
         _require_replaceable(out, root)
     found = survey(relative(wanted.images, root))
-    require_classes(complete["evaluate_attacks"], len(found.classes), one_line(wanted.images))
+    _require_classes(complete["evaluate_attacks"], found)
     yield _found(found)
     epsilon, reason = (given, "as asked for") if given is not None else epsilon_for(found)
     side, title = (
@@ -91,6 +91,14 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
     write_text(out, text)
     write_json(root / WRITTEN, {"file": str(out), "content": fingerprint({"text": text})})
     yield from _written(out, said, chosen, root)
+
+
+def _require_classes(evaluation: dict[str, Any], found: Survey) -> None:
+    """Refuses too few classes for the complete recipe, with an advice for who writes another one."""
+    try:
+        require_classes(evaluation, len(found.classes), one_line(found.folder))
+    except InputError as error:
+        raise InputError(f"{error}; init writes no such recipe: change a file of {PRESETS}/ by hand") from None
 
 
 def _require_replaceable(out: Path, root: Path) -> None:
@@ -146,11 +154,16 @@ def _chosen(found: Survey, wishes: Wishes, complete: dict[str, Any], budget: flo
 def _check(values: dict[str, Any]) -> None:
     """Errors: what the stages would refuse of the recipe, and of the names in the folder."""
     from components.commands.check_params import check
+    from components.data.splits import require_counts
     from components.datasets import DATASETS
     from components.foundation.params import member
 
     check(Params(values, "the recipe"))
-    member(DATASETS, values["fetch_data"]["dataset"], "--images").listings()
+    listings = member(DATASETS, values["fetch_data"]["dataset"], "--images").listings()
+    if len(listings) == 1:
+        # Each of the three splits that are drawn from one needs an image of every class.
+        classes = listings["train"]
+        require_counts([len(files) for files in classes.values()], list(classes), 3, "--images")
 
 
 def _measured(work: "Work", speed: "Speed", needed: float) -> str:

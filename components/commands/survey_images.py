@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from components.data.image_file import picture, size
 from components.data.layout import SUFFIXES, split_folders
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
@@ -73,9 +74,9 @@ def survey(folder: Path) -> Survey:
     if not any(map(len, files["train"].values())):
         raise InputError(f"--images: {one_line(folder)}: no images in it, want CLASS/*.png or train/CLASS/*.png")
     train = files["train"]
-    looked = [_looked_at(path, decode=False)[0] for path in _some(list(train.values()), HEADERS)]
+    looked = [_side(path) for path in _some(list(train.values()), HEADERS)]
     some = {name: list(_some([paths], max(2, DECODED // len(train)))) for name, paths in train.items()}
-    decoded = {name: [_looked_at(path, decode=True)[1] for path in paths] for name, paths in some.items()}
+    decoded = {name: [_pixels(path) for path in paths] for name, paths in some.items()}
     gray = all(_is_gray(pixels) for images in decoded.values() for pixels in images)
     return Survey(
         folder=folder,
@@ -123,17 +124,20 @@ def _some(classes: Sequence[Sequence[Path]], most: int) -> Iterator[Path]:
         yield from (paths[i * len(paths) // share] for i in range(share)) if len(paths) > share else paths
 
 
-def _looked_at(path: Path, decode: bool) -> tuple[Side, Pixels]:
-    """An image's width and height and, if it is decoded, its pixels [H, W, 3]."""
-    from PIL import Image
-
+def _side(path: Path) -> Side:
+    """An image's width and height, by its header alone."""
     try:
-        with Image.open(path) as image:
-            size = image.size
-            pixels = np.asarray(image.convert("RGB")) if decode else np.zeros((0, 0, 3), np.uint8)
-    except Exception as error:  # a broken file may raise anything inside a decoder
-        raise InputError(f"{one_line(path)}: not readable as an image: {' '.join(str(error).split())}") from None
-    return size, pixels
+        return size(path)
+    except ValueError as error:
+        raise InputError(f"{one_line(path)}: not readable as an image: {error}") from None
+
+
+def _pixels(path: Path) -> Pixels:
+    """An image's pixels [H, W, 3], as the data set will have them before it resizes them."""
+    try:
+        return np.asarray(picture(path.read_bytes(), "RGB"))
+    except ValueError as error:
+        raise InputError(f"{one_line(path)}: not readable as an image: {error}") from None
 
 
 def _is_gray(pixels: Pixels) -> bool:

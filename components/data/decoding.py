@@ -7,7 +7,6 @@ a new start changes a pixel.
 import os
 import random
 import signal
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -165,15 +164,12 @@ class _Decoded(Dataset[Tensor | InputError]):
 def decode_shard(files: LabelledFiles, shard: FileGroup) -> Tensor:
     """The shard's images, uint8 [N, C, H, W]. Errors, with the file: missing, changed, broken, no image."""
     images = torch.empty((len(shard.places), *files.image_shape), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        # pillow's remarks on a file name no file, and what matters of them is an error.
-        warnings.simplefilter("ignore")
-        for image, place in zip(images, shard.places, strict=True):
-            # Text as a seed is hashed, so neighbouring places and seeds have nothing in common.
-            rng = None if shard.seed is None else random.Random(f"{shard.seed} {place}")
-            data = files.read(place)
-            try:
-                image.copy_(decode(data, files.decoding, rng))
-            except ValueError as error:
-                raise InputError(f"{one_line(files.path(place))}: not readable as an image: {error}") from None
+    for image, place in zip(images, shard.places, strict=True):
+        # Text as a seed is hashed, so neighbouring places and seeds have nothing in common.
+        rng = None if shard.seed is None else random.Random(f"{shard.seed} {place}")
+        data = files.read(place)
+        try:
+            image.copy_(decode(data, files.decoding, rng))
+        except ValueError as error:
+            raise InputError(f"{one_line(files.path(place))}: not readable as an image: {error}") from None
     return images

@@ -94,7 +94,8 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
     splits = {"train": train, "validation": chosen, "test": held_out}
     splits, dropped = drop_or_refuse_duplicates(splits, division.duplicates)
     for name, split in splits.items():
-        require_counts(split.counts(num_classes), classes, 1, name)
+        where = f"{name} (without {dropped[name]} images that are in a later split too)" if dropped[name] else name
+        require_counts(split.counts(num_classes), classes, 1, where)
     return splits, dropped
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components.evaluation.few_classes import OWN
 from components.foundation.errors import InputError
 from components.threats.parts.norm import Norm
 
@@ -22,7 +23,7 @@ def specs(name: str, num_classes: int, norm: Norm) -> dict[str, dict[str, Any]]:
     if name == "none":
         return {}
     if num_classes < 4:
-        raise InputError(f"cascade {name}: got {num_classes} classes, want at least 4 (list attacks of your own)")
+        raise InputError(f"cascade {name}: got {num_classes} classes, want at least 4 (choose none, or {OWN})")
     if norm.standard is None:
         raise InputError(f"cascade {name}: got norm {norm.name}, want none or attacks of your own (not defined in it)")
     apgd = {"name": "apgd", "steps": 100, "rho": 0.75}

@@ -11,13 +11,15 @@ DLR, TARGETED_DLR = 3, 4
 TARGETED_AIMS = ("least_likely", "random")
 NAMED = ("autoattack", "quick")
 """The cascades that contain the targeted loss."""
+OWN = "{square: {name: square, queries: 5000, p_init: 0.8, restarts: 1, loss: margin}}"
+"""A cascade for any number of classes, as it can be typed."""
 
 
 def require_classes(evaluation: Mapping[str, Any], num_classes: int, data: str) -> None:
     """Returns if `data` has enough classes for the section `evaluate_attacks`, raw. Error: the first need in it."""
     for key, what, least in _needs(evaluation, "evaluate_attacks"):
         if num_classes < least:
-            remedy = "attacks of your own, such as square" if what in NAMED else "cross_entropy"
+            remedy = f"attacks of your own, such as {OWN}," if what in NAMED else "cross_entropy"
             raise InputError(
                 f"{data}: {num_classes} classes, but {key}: {what} needs at least {least} (want {remedy} there)"
             )

@@ -59,7 +59,6 @@ def answer(data: bytes) -> torch.Tensor | None:
         return None
 
 
-@pytest.mark.filterwarnings("ignore")  # pillow's remarks, as in the readers
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_refused_or_has_the_same_pixels_each_time(damage, monkeypatch):
     # A damaged header may ask for much time and memory, which is no matter here.

@@ -16,7 +16,7 @@ from components.data.listing import Decoding
 from components.data.picture import decode
 from components.datasets.image_folder import ImageFolder, Streamed
 from components.foundation.errors import InputError
-from tests.parts.picture_files import Picture, pictures, png
+from tests.parts.picture_files import Picture, pictures, png, tiff
 from tests.parts.streamed_files import jpeg
 
 SIZE = 16
@@ -113,6 +113,15 @@ REFUSED = {
     "hole2.png": (png(2, 0, np.zeros((4, 2), np.uint8), tRNS=b"\0\1"), "a transparent colour of 2 bits, want 8"),
     "hole4.png": (png(4, 0, np.zeros((4, 2), np.uint8), tRNS=b"\0\1"), "a transparent colour of 4 bits, want 8"),
     "hole16.png": (png(16, 2, np.zeros((4, 12), np.uint8), tRNS=b"\0" * 6), "a transparent colour of 16 bits, want 8"),
+    **{
+        f"{word}.tif": (tiff(np.full((4, 4), 99), bits, order, **tags), reason)
+        for word, bits, order, tags, reason in (
+            ("signs8", 8, "<", {"numbers": 2}, "8-bit levels with signs, want levels without"),
+            ("signs16", 16, ">", {"numbers": 2}, "16-bit levels with signs, want levels without"),
+            ("half", 8, "<", {"height": 8}, "1 strips or tiles, want more"),
+            ("red", 8, "<", {"channels": 3, "meaning": 2, "planes": 2}, "1 strips or tiles, want more"),
+        )
+    },
     "header.png": (png(8, 0, np.zeros((1, 9), np.uint8)).replace(b"IHDR", b"IHDQ"), "want a whole BMP, GIF"),
 }
 

@@ -131,6 +131,12 @@ def test_weights_stay_a_convex_combination_and_favour_the_slower():
     assert float(weights.robust) == pytest.approx(0.9, abs=1e-3)
 
 
+def test_weights_stay_where_both_losses_are_zero():
+    weights = Pair(torch.tensor(0.75), torch.tensor(0.25))
+    assert balance_loss(weights, Pair(torch.tensor(0.0), torch.tensor(0.0)), 0.025) == weights
+    assert float(balance_loss(weights, Pair(torch.tensor(0.0), torch.tensor(1.0)), 1.0).clean) == 1
+
+
 def test_state_round_trip_continues_exactly(images, labels, linf):
     teachers = linear(8.0, 1).float(), linear(2.0, 2).float()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

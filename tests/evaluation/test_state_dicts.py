@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -171,6 +172,13 @@ WRAPPINGS: dict[str, Callable[[State], State]] = {
     "double precision": lambda s: normalised("mean", "std")(
         {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in s.items()}
     ),
+    "training state beside it": lambda s: under("model")(normalised("mean", "std")(s))
+    | {"lr": torch.tensor(0.1), "best_prec1": torch.tensor(0.5), "callbacks.x": torch.ones(2)}
+    | {"val_acc.total": torch.tensor(9), "optimizer_states.0.x": torch.ones(2), "criterion.weight": torch.ones(7)},
+    "training state among it": lambda s: normalised("mean", "std")(s) | {"epoch": torch.tensor(3)},
+    "counters of another type": lambda s: normalised("mean", "std")(
+        {name: tensor.int() if "num_batches" in name else tensor for name, tensor in s.items()}
+    ),
     "no counters": lambda s: normalised("mean", "std")({n: t for n, t in s.items() if "num_batches" not in n}),
     "dictionaries": lambda s: under("model_state_dict")(normalised("mean", "std")(s)) | {"scheduler.x": torch.zeros(1)},
 }  # fmt: skip
@@ -182,6 +190,25 @@ def test_wrappings_go_and_the_normalisation_inside_is_used(tmp_path, family, wra
     state = {name: tensor.contiguous() for name, tensor in WRAPPINGS[wrapping](theirs(family)).items()}
     with torch.no_grad():
         check_same(load(tmp_path, family, {name: t.clone() for name, t in state.items()}), family)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_stands_in_front_of_all_names_goes(tmp_path, seed):
+    rng = Random(seed)
+    words = ["f", "net", "teacher", "layers", "layer1", "0", "1", "my model", "state_dict", "encoder", "conv1", "_m"]
+    family, depth = rng.choice(list(FAMILIES)), rng.randint(1, 5)
+    state = under(*(rng.choice(words) for _ in range(depth)))(theirs(family))
+    scalars = {f"{rng.choice(words)}.{word}": torch.tensor(0.5) for word in ("loss", "lr", "acc", "total")}
+    front = rng.choice(["", "norm.", "module."])
+    normal = {f"{front}mean": torch.tensor(MEAN), f"{front}std": torch.tensor(STD)}
+    with torch.no_grad():
+        check_same(load(tmp_path, family, {**state, **scalars, **normal}), family)
+    twice = state | under(f"{rng.choice(words)}2")(theirs(family))
+    with pytest.raises(InputError, match=r"holds several networks \(.*, .*\), want one"):
+        load(tmp_path, family, twice | normal)
+    # What stands in front of a model or behind it would be missing in what is attacked.
+    with pytest.raises(InputError, match=r"and 1 tensors beside it, such as 'denoiser\.weight', that may belong to"):
+        load(tmp_path, family, state | normal | {"denoiser.weight": torch.ones(3, 3)})
 
 
 @EACH
@@ -214,6 +241,11 @@ def test_a_normalisation_that_is_said_and_inside_must_be_the_same(tmp_path):
         (lambda s: {n: t for n, t in s.items() if n != "conv1.weight"}, "missing features.0.weight"),
         (lambda s: {n: t for n, t in s.items() if not n.startswith("layer4")}, "missing features.1.6."),
         (lambda s: s | {"attention.weight": torch.zeros(3)}, "unexpected attention.weight"),
+        (
+            lambda s: s | {"fc.weight": s["linear.weight"]},
+            "'fc.weight' and 'linear.weight' are both head.linear.weight",
+        ),
+        (lambda s: s | {"rotations.weight": torch.zeros(4, 9)}, "unexpected rotations.weight"),
         (lambda s: {"a": torch.zeros(1)}, "found 1 tensors: 'a'"),
         (lambda s: {"\x1b[31mred\n": torch.zeros(1)}, r"found 1 tensors: '\x1b[31mred\n'"),
     ],

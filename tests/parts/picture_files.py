@@ -15,6 +15,7 @@ SHAPES = ((1, 1), (1, 300), (300, 1), (2, 3), (7, 7), (16, 16), (40, 13))
 NAMES = ("{}.png", "{}.jpg", "{}.JPEG", "{}.jfif", "{}.bmp", "{}.GIF", "{}.tif", "{}.webp")
 EXIF_KINDS = ("JPEG", "PNG", "TIFF", "WEBP")
 ORIENTATION = 0x0112
+BROKEN_NOTES = (b"Exif\0\0", b"Exif\0\0garbage!", b"Exif\0\0II*\0\x08\0\0\0\x05\0", b"Exif\0\0II*\0\xff\xff\xff\xff")
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda rows: rows,
     2: lambda rows: rows[:, ::-1],
@@ -150,6 +151,8 @@ def _saved(kind: str, shape: tuple[int, int], pixels: np.random.Generator, rng: 
     elif file_format in EXIF_KINDS:
         exif = Image.Exif()
         exif[ORIENTATION] = turned = rng.choice(list(UPRIGHT))
+        if file_format != "TIFF" and rng.random() < 0.2:
+            exif, turned = rng.choice(BROKEN_NOTES), 1
         options, seen = options | {"exif": exif}, UPRIGHT[turned](seen)
     packed = io.BytesIO()
     image.save(packed, file_format, **options)
@@ -170,9 +173,36 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def tiff(levels: np.ndarray, bits: int, order: str = "<", **tags: int) -> bytes:
+    """A grey TIFF of unsigned levels [H, W], each of 8, 12 or 16 bits, with other values of such TAGS."""
+    height, width = levels.shape
+    if bits == 12:
+        # Each row begins with a new byte.
+        rows = bytes.fromhex("".join("".join(f"{level:03x}" for level in row) + "0" * (width % 2) for row in levels))
+    else:
+        rows = levels.astype(f"{order}u{bits // 8}").tobytes()
+    usual = {"width": width, "height": height, "bits": bits, "packing": 1, "meaning": 1, "place": 8, "channels": 1}
+    values = usual | {"rows": height, "bytes": len(rows)} | tags
+    entries = [struct.pack(f"{order}HHI", TAGS[name], 4, 1) + struct.pack(f"{order}I", values[name]) for name in values]
+    first = struct.pack(f"{order}HI", 42, 8 + len(rows))
+    return (
+        (b"II" if order == "<" else b"MM")
+        + first
+        + rows
+        + struct.pack(f"{order}H", len(entries))
+        + b"".join(entries)
+        + bytes(4)
+    )
+
+
+TAGS = {"width": 256, "height": 257, "bits": 258, "packing": 259, "meaning": 262, "place": 273, "channels": 277,
+        "rows": 278, "bytes": 279, "planes": 284, "numbers": 339}  # fmt: skip
+
 # What pillow cannot write: suffix and a word, to channels, highest level and what is marked as transparent.
-WRITTEN = {"png-deep-rgb": (3, 65536), "png-deep-rgba": (4, 65536), "png-deep-la": (2, 65536), "png-hole-rgb": (3, 256),
-           "png-hole-l": (1, 256)}  # fmt: skip
+WRITTEN = {
+    "png-deep-rgb": (3, 65536), "png-deep-rgba": (4, 65536), "png-deep-la": (2, 65536), "png-hole-rgb": (3, 256),
+    "png-hole-l": (1, 256), "tif-twelve": (1, 4096), "tif-white-deep": (1, 65536), "tif-white": (1, 256),
+}  # fmt: skip
 
 
 def _written(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Picture:
@@ -184,6 +214,11 @@ def _written(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Pic
         seen[(levels == hole).all(2)] = 255
         data = png(8, {1: 0, 3: 2}[channels], levels.reshape(len(levels), -1), tRNS=hole.astype(">u2").tobytes())
         return Picture(f"{kind} {shape}", data, seen)
+    if kind.startswith("tif"):
+        bits, white = top.bit_length() - 1, "white" in kind
+        seen = _grey(levels / (top - 1) * 255)
+        data = tiff(levels[..., 0], bits, meaning=0 if white else 1)
+        return Picture(f"{kind} {shape}", data, 255 - seen if white else seen)
     # Both roundings of 16 bits to 8 are within one level.
     seen /= 257
     if channels in (2, 4):

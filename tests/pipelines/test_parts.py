@@ -1,5 +1,6 @@
 """What the flow is made of: the DVC graph, changes of params.yaml, one stage's process, how its end is read."""
 
+import re
 import signal
 import subprocess
 import threading
@@ -48,6 +49,22 @@ def test_graph_is_in_order_and_staleness_flows_down(toy: Path) -> None:
 def test_graph_of_a_folder_without_dvc_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^dvc\.yaml: .*not inside of a DVC repository"):
         graph.read_graph(tmp_path)
+
+
+def test_without_git_each_remedy_that_is_named_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: 'true', outs: [a.txt]}}")
+    with pytest.raises(InputError) as error:
+        graph.read_graph(tmp_path)
+    named = re.search(r"not a Git repository, .*\((git init), or without Git: (dvc config .*)\)$", str(error.value))
+    assert named
+    dvc(tmp_path, *named[2].split()[1:])
+    assert list(graph.read_graph(tmp_path)) == ["a"]
+    (tmp_path / ".dvc/config").write_text("")
+    subprocess.run([*named[1].split(), "-q"], cwd=tmp_path, check=True)
+    assert list(graph.read_graph(tmp_path)) == ["a"]
 
 
 def test_lock_is_put_in_order_and_nothing_is_lost(toy: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,7 @@ from components.commands.recipe_time import TRAINED, Speed, steps_of, work_of
 from components.commands.survey_images import Survey, epsilon_for, survey
 from components.data.listing import file_names
 from components.data.splits import read_splits
+from components.datasets.image_folder import ImageFolder
 from components.foundation.errors import InputError
 from components.foundation.params import Params, read_yaml
 from components.foundation.storage import read_json
@@ -32,6 +34,7 @@ from components.stages.tasks import read_suite
 from components.tracking.journal import Journal
 from temper.cli import main
 from temper.recipe import Wanted, write
+from tests.parts.picture_files import pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,6 +166,11 @@ def spoil_image(folder: Path) -> None:
     (folder / "class 1/0.png").write_bytes(b"no image")
 
 
+def spoil_count(folder: Path) -> None:
+    for number in range(2, 6):
+        (folder / f"class 1/{number}.png").unlink()
+
+
 def spoil_type(folder: Path) -> None:
     (folder / "class 1/notes.txt").write_bytes(b"no image")
 
@@ -176,6 +184,8 @@ def spoil_loose(folder: Path) -> None:
     [
         (spoil_nothing, "no images in it, want CLASS"),
         (spoil_classes, "2 classes, but evaluate_attacks.cascade: quick needs at least 4"),
+        (spoil_classes, "init writes no such recipe: change a file of presets/ by hand"),
+        (spoil_count, "class 'class 1' has 2 images, want at least 3"),
         (spoil_image, "class 1/0.png: not readable as an image"),
         (spoil_type, "class 1/notes.txt: "),
         (spoil_loose, "loose.png: "),
@@ -188,6 +198,46 @@ def test_a_wrong_folder_is_refused_and_nothing_is_written(project, tmp_path, spo
     with pytest.raises(InputError, match=message):
         init(folder)
     assert Path("params.yaml").read_bytes() == before and not Path(".temper").exists()
+
+
+def test_images_are_looked_at_as_the_first_stage_reads_them(project, tmp_path):
+    """Of files of every kind: the same pixels, or the same refusal in the same words."""
+    folder, seen = tmp_path / "kinds", Counter[str]()
+    kinds = [(name, picture.data) for name, picture in pictures(seed=4, count=52)]
+    broken = [(name, data[: len(data) // 2]) for name, data in kinds[::3]]
+    for name, data in [*kinds, *broken, ("page.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")]:
+        for number in range(4):
+            made(Folder(1, 3, ((9, 9),), "RGB", (), "png"), folder / f"{number}", number)
+            (folder / f"{number}/class 0").rename(folder / f"class {number}")
+            (folder / f"{number}").rmdir()
+        (folder / "class 0/0.png").unlink()
+        (folder / "class 0" / name).write_bytes(data)
+        said = []
+        for look in (survey, lambda at: image_folder(at).load(at)):
+            try:
+                said.append(look(folder))
+            except InputError as error:
+                said.append(str(error))
+        assert isinstance(said[0], str) == isinstance(said[1], str), name
+        assert not isinstance(said[0], str) or said[0] == said[1]
+        seen[type(said[0]).__name__] += 1
+        shutil.rmtree(folder)
+    assert min(seen["Survey"], seen["str"]) > 15
+
+
+def image_folder(folder: Path) -> ImageFolder:
+    return ImageFolder(folder=str(folder), image_size=9, color="rgb", resize="crop", streamed=None)
+
+
+def test_deep_images_are_seen_in_all_their_levels(project, tmp_path):
+    """16 bits, dark in one class and less dark in the other: pillow alone would call both white."""
+    for name, level in (("a", 20), ("b", 60)):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((9, 9), (level + number) * 257, np.uint16)).save(tmp_path / f"{name}/{number}.png")
+    shutil.rmtree(project)
+    found = survey(tmp_path)
+    assert found.gray and not found.drawing and found.apart == 38
 
 
 @pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"${oops}", b"tab\t"])

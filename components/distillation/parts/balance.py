@@ -31,7 +31,8 @@ def balance_loss(weights: Pair, relative_losses: Pair, step_size: float) -> Pair
 
     w ← w − η (w − l̂ / (l̂ + l̂_other)) with l̂ = L / L at the first step. (`Normalization Loss Balance`; the
     published code divides by the mean first, which cancels.) The sum of the weights is kept, so they stay a convex
-    combination.
+    combination. Where nothing is left to learn, both losses 0, they stay as they are.
     """
     total = relative_losses.robust + relative_losses.clean
-    return Pair(*(w - step_size * (w - loss / total) for w, loss in zip(weights, relative_losses, strict=True)))
+    shares = [torch.where(total > 0, loss / total, w) for w, loss in zip(weights, relative_losses, strict=True)]
+    return Pair(*(w - step_size * (w - share) for w, share in zip(weights, shares, strict=True)))

@@ -191,7 +191,7 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     if foreign.architecture is None:
         raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
     unwrapped = unwrap(tensors, reference)
-    state, architecture = own_names(unwrapped.state, foreign.architecture)
+    state, architecture = own_names(unwrapped.state, foreign.architecture, reference)
     normalization = _normalization(unwrapped.normalization, foreign, images.shape[0], reference)
     card = ModelCard(
         architecture=architecture,
@@ -206,10 +206,11 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
     first = {f"normalize.{key}": torch.tensor(value).view(1, -1, 1, 1) for key, value in layer.items()}
     # Half precision is how some keep weights; what decides computes in float32.
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    # Of any type or absent, since they play no part in evaluation.
     means = [name for name in state if "running_mean" in name]
     counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in means}
     try:
-        return assemble(card, {**counters, **floats, **first}, reference), architecture
+        return assemble(card, {**floats, **counters, **first}, reference), architecture
     except InputError as error:
         raise InputError(f"{one_line(error)}; found {_listed(unwrapped.state)}") from None
 

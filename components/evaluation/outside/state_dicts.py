@@ -8,57 +8,15 @@ import torch
 from torch import Tensor
 
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.models.mobilenet_v2 import STAGES
 
-# What stands in front of all names: checkpoints' own keys, nn.DataParallel, Lightning, torch.compile, averages of
-# weights, robustness libraries.
-WRAPPERS = frozenset(
-    {
-        "model",
-        "module",
-        "net",
-        "network",
-        "backbone",
-        "_orig_mod",
-        "state_dict",
-        "model_state_dict",
-        "model_state",
-        "net_state_dict",
-        "ema",
-        "model_ema",
-        "ema_model",
-        "ema_state_dict",
-        "state_dict_ema",
-        "swa_model",
-        "averaged_model",
-        "classifier_model",
-        "base_model",
-    }
-)
 # What a checkpoint holds beside the weights, or a second time.
 BESIDE = frozenset(
     {
-        "optimizer",
-        "optimizer_state_dict",
-        "optim",
-        "opt",
-        "opt_state",
-        "scheduler",
-        "lr_scheduler",
-        "scheduler_state_dict",
-        "scaler",
-        "amp",
-        "epoch",
-        "step",
-        "iteration",
-        "acc",
-        "best_acc",
-        "n_averaged",
-        "num_averaged",
-        "updates",
-        "attacker",
-        "args",
-        "rng_state",
+        *("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt", "opt_state"),
+        *("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "scaler", "amp", "rng_state"),
+        *("criterion", "loss", "loss_fn", "loss_func", "attacker", "args", "hyper_parameters", "callbacks", "loops"),
     }
 )
 # What normalisation layers call their offset and their scale.
@@ -79,38 +37,56 @@ class Unwrapped(NamedTuple):
 def unwrap(tensors: Mapping[str, Tensor], where: str) -> Unwrapped:
     """The weights without what wraps them: `module.0.mean` and `module.1.conv1.weight` are a mean and `conv1.weight`.
 
-    Errors: two networks beside each other, two normalisations, one that divides by zero.
+    Whatever stands in front of the names of one network goes. Where none is known, all stays. Errors: two networks
+    beside each other, other layers beside one, two normalisations, one that divides by zero.
     """
-    state, found = dict(tensors), []
-    while state:
-        state, normalization = _without_normalization(state, where)
-        found += [normalization] if normalization else []
-        groups: dict[str, State] = {}
-        for name, tensor in state.items():
-            first, _, rest = name.partition(".")
-            groups.setdefault(first, {})[rest] = tensor
-        if len(groups) > 1 and groups.keys() & BESIDE:
-            state = {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in BESIDE}
-            continue
-        wrappers = sorted(first for first in groups if first in WRAPPERS)
-        if len(wrappers) > 1:
-            raise InputError(
-                f"{where}: holds several networks ({', '.join(wrappers)}), want one: keep its tensors alone"
-            )
-        (first, *others) = groups
-        # `1.` is what an nn.Sequential calls the network behind its normalisation.
-        if others or "" in groups[first] or not (first in WRAPPERS or (first.isdecimal() and found)):
-            break
-        state = groups[first]
+    state = {name: tensor for name, tensor in tensors.items() if not _is_beside(name, tensor)}
+    found = []
+    while normalization := _normalization(state, where):
+        names, values = normalization
+        state = {name: tensor for name, tensor in state.items() if name not in names}
+        found.append(values)
     if any(other != found[0] for other in found):
         raise InputError(f"{where}: holds {len(found)} normalisations that differ, want one")
-    return Unwrapped(state, found[0] if found else None)
+    return Unwrapped(_network(state, where), found[0] if found else None)
 
 
-def _without_normalization(
-    state: State, where: str
-) -> tuple[State, tuple[tuple[float, ...], tuple[float, ...]] | None]:
-    """The state dict without a layer that normalises, and what that one holds."""
+def _is_beside(name: str, tensor: Tensor) -> bool:
+    """Whether it is none of a network's weights: numbers such as an epoch or an accuracy, what belongs to training."""
+    counts = name.endswith("num_batches_tracked")
+    return (tensor.ndim == 0 and not counts) or not BESIDE.isdisjoint(name.split("."))
+
+
+def _network(state: State, where: str) -> State:
+    """The weights of the one network that is known by its names; without such a one, all of them."""
+    fronts = {match[1] for name in state if (match := FIRST.fullmatch(name)) and _goes_on(state, match[1])}
+    if not fronts:
+        return state
+    if len(fronts) > 1:
+        names = ", ".join(one_line(front.rstrip(".")) or "one without a prefix" for front in sorted(fronts))
+        raise InputError(f"{where}: holds several networks ({names}), want one: keep its tensors alone")
+    (front,) = fronts
+    others = [name for name in state if not name.startswith(front)]
+    if others:
+        raise InputError(
+            f"{where}: holds a network ({one_line(front.rstrip('.'))}) and {len(others)} tensors beside it, such as "
+            f"{others[0]!r}, that may belong to the model: keep those of the network alone"
+        )
+    return {name.removeprefix(front): tensor for name, tensor in state.items()}
+
+
+# The first layer of a network, in published code and here, with all that stands in front of its name.
+FIRST = re.compile(r"((?:.*\.)?)(?:conv1|features\.0(?:\.0)?)\.weight", re.DOTALL)
+NEXT = ("layer1.0.", "block1.layer.0.", "layers.0.", "head.")
+
+
+def _goes_on(state: State, front: str) -> bool:
+    """Whether more of a network than its first layer has this in front: the first layer of a block has not."""
+    return any(name.startswith(f"{front}{part}") for name in state for part in NEXT)
+
+
+def _normalization(state: State, where: str) -> tuple[set[str], tuple[tuple[float, ...], tuple[float, ...]]] | None:
+    """The names of a layer that normalises and what they hold, if there is one."""
     for name, tensor in state.items():
         front, dot, last = name.rpartition(".")
         for first, second in NORMALIZATIONS:
@@ -119,11 +95,11 @@ def _without_normalization(
                 offset, scale = (tuple(part.float().flatten().tolist()) for part in (tensor, other))
                 if not all(torch.tensor([*offset, *scale]).isfinite()) or min(scale) <= 0:
                     raise InputError(
-                        f"{where}: {name} and {second} normalise by {offset} and {scale}, want finite, above 0"
+                        f"{where}: {one_line(name)} and {second} normalise by {offset} and {scale}, "
+                        "want finite, above 0"
                     )
-                names = {name, f"{front}{dot}{second}"}
-                return {key: value for key, value in state.items() if key not in names}, (offset, scale)
-    return state, None
+                return {name, f"{front}{dot}{second}"}, (offset, scale)
+    return None
 
 
 # The parts of a network outside of its blocks, and a block's layers: their names in published code, and ours.
@@ -166,12 +142,13 @@ NAMES = {
 UNUSED = "sub_block1."
 
 
-def own_names(state: State, architecture: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+def own_names(state: State, architecture: Mapping[str, Any], where: str) -> tuple[State, dict[str, Any]]:
     """The weights under our names, and the architecture, if they have the names of published code for it.
 
     WideResNet of TRADES, MART, AWP and RobustBench (`block1.layer.0.conv1`), PreActResNet-18 of fast_adversarial, Rice
     and AWP and residual networks of CIFAR code and torchvision (`layer1.0.conv1`), MobileNet-v2 of CIFAR code
-    (`layers.0.conv1`), which is its `cifar` form. Any other state dict stays as it is.
+    (`layers.0.conv1`), which is its `cifar` form. Any other state dict stays as it is. Error: two tensors of one name,
+    such as those of `fc` and `linear`.
     """
     name = str(architecture.get("name"))
     known = NAMES.get(name)
@@ -182,16 +159,18 @@ def own_names(state: State, architecture: Mapping[str, Any]) -> tuple[State, dic
     matches = [match for key in used if (match := pattern.fullmatch(key))]
     places = sorted({(match[1], int(match[2])) for match in matches})
     numbers = _mobile_numbers() if name == "mobilenet_v2" else [str(number) for number in range(len(places))]
-    found = {}
-    for key, tensor in used.items():
+    known_as: dict[str, str] = {}
+    for key in used:
         if match := pattern.fullmatch(key):
             place = places.index((match[1], int(match[2])))
             number = numbers[place] if place < len(numbers) else f"{place}"
-            found[f"{blocks}.{number}.{_renamed(match[3], inner)}"] = tensor
+            own = f"{blocks}.{number}.{_renamed(match[3], inner)}"
         else:
-            found[_renamed(key, outer)] = tensor
+            own = _renamed(key, outer)
+        if known_as.setdefault(own, key) != key:
+            raise InputError(f"{where}: {known_as[own]!r} and {key!r} are both {own}, want one of them")
     form = {"form": "cifar"} if name == "mobilenet_v2" else {}
-    return found, {**architecture, **form}
+    return {own: used[key] for own, key in known_as.items()}, {**architecture, **form}
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
