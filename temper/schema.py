@@ -25,7 +25,7 @@ from components.stages import CRITERIA, SHARED, distill_student, fetch_data, nor
 from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
-from pipelines.parameters.early import MADE_FROM, REFERENCE, made_from
+from pipelines.parameters.early import REFERENCE
 from pipelines.parameters.presets import preset_values, presets
 from temper.keys import DEFINED, Key, object_of, of_class, of_type, text_of
 
@@ -127,7 +127,7 @@ def json_schema() -> str:
     }
     top = {name: replace(key, schema=_schema(key)) for name, key in sections().items()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "params.yaml of Temper"}
-    whole = head | {MADE_FROM: made_from()} | object_of(top) | {"$defs": DEFINED | definitions}
+    whole = head | object_of(top) | {"$defs": DEFINED | definitions}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -146,14 +145,6 @@ def test_what_the_schema_says_is_refused_early(key: str, value: Any) -> None:
     assert found is not None and key.split(".")[-1] in found
 
 
-def test_an_older_schema_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member that was written since then has only the full check."""
-    wrong = changed(RECIPE, {"seed": -1})
-    assert said(early.refuse, wrong)
-    monkeypatch.setattr(early, "made_from", lambda: "other fields")
-    assert said(early.refuse, wrong) is None
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -172,9 +163,8 @@ def test_a_wrong_value_is_refused_before_anything_large_is_imported(tmp_path: Pa
         (tmp_path / "poison" / name).mkdir(parents=True)
         (tmp_path / "poison" / name / "__init__.py").write_text("raise SystemExit('imported')\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'poison'}:{ROOT}"}
-    command, began = [sys.executable, "-m", "temper", *arguments], resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    command = [sys.executable, "-m", "temper", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "want" in done.stderr or "should be" in done.stderr, done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began < 2
     assert (tmp_path / "params.yaml").read_bytes() == before
