@@ -49,10 +49,10 @@ def picture(data: bytes, mode: Literal["RGB", "L"]) -> "Image":
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height, as the first bytes of the file say. Errors: ValueError, in one line."""
+    """Width and height, as the first bytes of the file say. Errors: ValueError, in one line; OSError."""
     from PIL import Image
 
-    with _in_one_line(), Image.open(path, formats=FORMATS) as image:
+    with path.open("rb") as file, _in_one_line(), Image.open(file, formats=FORMATS) as image:
         return image.size
 
 
