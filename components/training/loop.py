@@ -24,7 +24,6 @@ from components.numerics.random_numbers import Part, derived
 from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import Measure, TrainingState, trained_parameters
-from components.training.optimizer import Sgd
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
@@ -93,7 +92,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
     parameters, device = list(trained_parameters(model, method).values()), next(model.parameters()).device
-    optimizer = Sgd(
+    optimizer = torch.optim.SGD(
         parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
     )
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.running.tasks import environment
 
 PYTHON = sys.executable
-COMPONENTS = Path(__file__).resolve().parents[2] / "components"
+COMPONENTS, PIPELINES = (Path(__file__).resolve().parents[2] / name for name in ("components", "pipelines"))
 
 DVC_YAML = """\
 stages:
@@ -92,10 +92,13 @@ FILES = {
     "presets/digits.yaml": PARAMS,
     "presets/toy.yaml": "# Another recipe.\n\njoin.value: 8\n",
     "work.py": WORK,
-    # The toy's own check of parameters; all else is ours.
+    # The toy's own check of parameters, and none by our schema; all else is ours.
     "components/__init__.py": f"__path__.append({str(COMPONENTS)!r})\n",
     "components/commands/__init__.py": f"__path__.append({str(COMPONENTS / 'commands')!r})\n",
     "components/commands/check_params.py": CHECK,
+    "pipelines/__init__.py": f"__path__.append({str(PIPELINES)!r})\n",
+    "pipelines/parameters/__init__.py": f"__path__.append({str(PIPELINES / 'parameters')!r})\n",
+    "pipelines/parameters/early.py": "def refuse(params):\n    pass\n",
 }
 
 
