@@ -9,8 +9,8 @@ import pytest
 from components.stages import STAGES
 from tests.parts.pipeline_files import environment, make_project
 
-# An import of a module that is None here raises, as if it were not installed. Each of the last two takes a second.
-ABSENT = ["typer", "click", "pandas", "mlflow", "prefect", "dvc", "scipy", "sympy"]
+# An import of a module that is None here raises, as if it were not installed. The last one takes a second.
+ABSENT = ["typer", "click", "pandas", "mlflow", "prefect", "dvc", "scipy"]
 WITHOUT = f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT})); "
 RUN = WITHOUT + (
     "names = sys.argv[1:]; del sys.argv[1:]; "
