@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from components.foundation.lines import say
+from components.foundation.storage import read_text
 from temper.commands.shared import Preset, Set
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check, show, change and explain params.yaml.")
@@ -22,8 +24,8 @@ def check(
 
     for path in files or [Path("params.yaml")]:
         for line in checked(_recipe(path)) or ():
-            print(f"warning: {path}: {line}", file=sys.stderr)
-        print(f"{path}: every section is valid")
+            say(f"warning: {path}: {line}", to=sys.stderr)
+        say(f"{path}: every section is valid")
 
 
 def _recipe(path: Path) -> Any:
@@ -57,15 +59,15 @@ def show(
     from pipelines.parameters.change import preset_text
 
     if preset is None and not key:
-        print(Path("params.yaml").read_text(encoding="utf-8"), end="")
+        say(read_text("params.yaml").removesuffix("\n"))
         return
     text = None if preset is None else preset_text(Path.cwd(), preset)
     params = Params.read() if text is None else Params(yaml.safe_load(text), f"presets/{preset}.yaml")
     if not key:
-        print(text, end="")
+        say(text.removesuffix("\n"))
         return
     value = params.get(*key.split("."))
-    print(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
+    say(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
 
 
 @app.command()
@@ -76,7 +78,7 @@ def presets() -> None:
     found = recipes(Path.cwd())
     width = max(map(len, found), default=0)
     for name, path in found.items():
-        print(f"{name:{width}}  {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+        say(f"{name:{width}}  {read_text(path).partition(chr(10))[0].lstrip('# ')}")
 
 
 @app.command()
@@ -90,7 +92,7 @@ def change(preset: Preset = None, assignments: Set = None) -> None:
     if preset is None and not assignments:
         raise InputError("nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1")
     changed(Path.cwd(), preset, assignments or [])
-    print(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
+    say(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
 
 
 @app.command()
