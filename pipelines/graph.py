@@ -11,7 +11,7 @@ from networkx import dfs_postorder_nodes
 
 from components.foundation.errors import InputError
 from components.foundation.params import read_yaml
-from components.foundation.storage import write_text
+from components.foundation.storage import read_text, write_text
 
 COMPUTE = "compute"
 LOCK = "dvc.lock"
@@ -96,7 +96,7 @@ def order_lock(root: Path, entries: Sequence[str]) -> None:
 def _lock_blocks(root: Path) -> tuple[str, dict[str, str]]:
     """The text before the first stage, and each stage's own text; nothing where there are other sections to mind."""
     path = root / LOCK
-    head, *blocks = _ENTRY.split(path.read_text(encoding="utf-8")) if path.exists() else [""]
+    head, *blocks = _ENTRY.split(read_text(path)) if path.exists() else [""]
     if not head.endswith("stages:\n") or any(_OTHER_SECTION.search(block) for block in blocks):
         return "", {}
     return head, {block.partition("\n")[0].strip().removesuffix(":"): block for block in blocks}

@@ -6,6 +6,7 @@ Each job is a stage of dvc.yaml in a process and a folder of its own. With Prefe
 import importlib.util
 from typing import Any
 
+from components.foundation.lines import say
 from pipelines.running.terminal import configure, interruptible, status_of
 from pipelines.studies import runner
 from pipelines.studies.job import Workplace, finished
@@ -34,5 +35,5 @@ def list_jobs(planned: JobPlan, place: Workplace) -> int:
     """Prints a line per job: whether it is finished, what it is and where; 0."""
     for job in planned.jobs:
         state = "finished" if finished(job, place) else "to do"
-        print(f"{state:8}  {runner.title(job):40}  {place.folder(job)}")
+        say(f"{state:8}  {runner.title(job):40}  {place.folder(job)}")
     return 0

@@ -18,7 +18,7 @@ from components.foundation.params import Params, PositiveFraction, strict, typed
 from components.foundation.process import WORK
 from components.foundation.provenance import fingerprint
 from components.foundation.recipes import changed
-from components.foundation.storage import read_json, write_json, write_text
+from components.foundation.storage import read_json, read_text, write_json, write_text
 from pipelines.parameters.change import edited, preset_text
 from pipelines.parameters.presets import COMPLETE, PRESETS, preset_values, presets
 
@@ -107,7 +107,7 @@ def _require_replaceable(out: Path, root: Path) -> None:
         return
     text = out.read_text(encoding="utf-8", errors="replace")
     # Their first comments differ, so few have to be made.
-    heads = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in presets(root).items()}
+    heads = {name: read_text(path).partition("\n")[0] for name, path in presets(root).items()}
     if any(text == preset_text(root, name) for name, head in heads.items() if text.startswith(head)):
         return
     if (root / WRITTEN).exists() and read_json(root / WRITTEN).get("content") == fingerprint({"text": text}):

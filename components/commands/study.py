@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.foundation.lines import say
 from components.foundation.params import typed
 from components.foundation.provenance import fingerprint, git_commit
 from components.foundation.storage import read_csv, read_json, write_text
@@ -37,7 +38,7 @@ def collect(described: Path, out: Path) -> None:
         journal.headline(numbers(document))
         for path in files.values():
             journal.artifact(path, "study", on_pipeline=True)
-    print(f"\n{terminal(document)}\n\nwritten: {', '.join(map(str, files.values()))}")
+    say(f"\n{terminal(document)}\n\nwritten: {', '.join(map(str, files.values()))}")
 
 
 def read(run: StudyRun, role: str) -> RunFiles:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import Real, strict
+from components.foundation.storage import require_bytes
 
 DIGEST_BYTES = 32
 READERS = 8
@@ -119,9 +119,7 @@ class LabelledFiles(Labelled):
 
 def _bytes(path: Path) -> bytes:
     try:
-        # A pipe or a device would be waited for, perhaps for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{one_line(path)}: want a regular file")
+        require_bytes(path)
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{one_line(path)}: {error.strerror or error}") from None

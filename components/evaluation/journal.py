@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.foundation.errors import InputError
-from components.foundation.storage import beginning, locked
+from components.foundation.storage import beginning, locked, require_bytes
 
 SCHEMA = "temper/outcome-journal/1"
 
@@ -43,6 +43,7 @@ class OutcomeJournal:
         if not path.exists():
             with beginning(path) as begun:
                 begun.write(head)
+        require_bytes(path)
         with path.open("r+b", buffering=0) as file:
             # Before anything is changed: the file may be someone else's.
             if (first := file.readline()) != head:

@@ -5,14 +5,20 @@ import sys
 from typing import TextIO
 
 # The user info of an address ends at the last @ before its path, since passwords may hold an @ that nobody has encoded.
-_USER_INFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{2,3})[^\s/?#'\"<>]*@")
+# What follows a colon and is no port is one, too, whatever it holds that nobody has encoded.
+_USER_INFO = re.compile(
+    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{2,3})"
+    r"(?:[^\s/?#'\"<>]*|[^\s/?#'\"<>:\[]*:(?!\d*(?:[/?#'\"<>\s]|$))[^\s'\"<>]*)@"
+)
+# As a path an address has one slash; models:/NAME@ALIAS has no colon.
+_USER_INFO_OF_PATH = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/)[^\s/?#'\"<>:]*:[^\s'\"<>]*@")
 # Those at which no line ends, which Python does not call printable.
 _SPACES = "\u00a0\u202f"
 
 
 def shown(text: object) -> str:
     """A text as it may be shown: each address in it without its user info, which holds passwords and tokens."""
-    return _USER_INFO.sub(r"\g<scheme>", str(text))
+    return _USER_INFO_OF_PATH.sub(r"\g<scheme>", _USER_INFO.sub(r"\g<scheme>", str(text)))
 
 
 def one_line(text: object) -> str:

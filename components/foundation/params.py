@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAd
 from pydantic.dataclasses import dataclass
 
 from components.foundation.errors import InputError, choose
+from components.foundation.storage import require_bytes
 from components.foundation.yaml_text import DEEPEST, LARGEST_FILE, parse
 
 T = TypeVar("T")
@@ -153,6 +154,7 @@ class Params:
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML file, as DVC reads it. Errors: missing file, broken YAML, no mapping with texts as keys."""
     try:
+        require_bytes(path)
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:

@@ -24,6 +24,8 @@ RECIPE = "TEMPER_RECIPE"
 SWITCH, ON, LATER, OFF = "TEMPER_TRACKING", "on", "later", "off"
 USER_ERROR = 2
 """The exit status for a user's mistake. A retry cannot help."""
+LONGEST_LINE = 1000
+"""Characters of a mistake's line. Longer ones repeat what was typed."""
 
 
 def new_pipeline_id(now: datetime) -> str:
@@ -74,10 +76,14 @@ def in_one_line(error: BaseException) -> str:
         # Libraries raise some without a number, with all they have to say in their text.
         reason = error.strerror or one_line(error) or type(error).__name__
         names = " -> ".join(_path(name) for name in (error.filename, error.filename2) if name not in (None, ""))
-        return one_line(f"{names or 'output'}: {reason}")
+        return _cut(one_line(f"{names or 'output'}: {reason}"))
     if _is_out_of_gpu_memory(error):
         return one_line(f"out of GPU memory, lower batch_size ({str(error).splitlines()[0]})")
-    return one_line(error)
+    return _cut(one_line(error))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
 
 
 def _path(name: object) -> str:

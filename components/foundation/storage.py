@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,6 +135,12 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path | str) -> str:
+    """The UTF-8 text in a file, line ends as they are. Errors: missing or unreadable file, other bytes."""
+    with reading(path, "not UTF-8 text"), Path(path).open(encoding="utf-8", newline="") as file:
+        return file.read()
+
+
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file. Errors: missing or broken file, numbers that JSON has no form for."""
     with reading(path, "not readable as JSON"):
@@ -155,6 +162,7 @@ def reading(path: Path | str, otherwise: str) -> Generator[None]:
     For content that is looked at piece by piece. What is a document is checked as a whole (`read_document`).
     """
     try:
+        require_bytes(path)
         yield
     except InputError:
         raise
@@ -164,6 +172,12 @@ def reading(path: Path | str, otherwise: str) -> Generator[None]:
         raise InputError(f"{path}: {error.strerror or f'{otherwise}: {error}'}") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {otherwise}: {_why(error)}") from None
+
+
+def require_bytes(path: Path | str) -> None:
+    """Refuses pipes and devices, which whoever opens them may wait for without end. Errors: also nothing there."""
+    if not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: want a regular file")
 
 
 def _why(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.foundation.errors import InputError
-from components.foundation.storage import locked
+from components.foundation.storage import locked, require_bytes
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlartifacts"
@@ -66,12 +66,13 @@ def _wait(file: BinaryIO, path: Path) -> None:
 
 def _require_whole(database: Path) -> None:
     """Refuses a file in which a change of the tables was begun and not ended: MLflow fails on it for ever."""
-    with closing(sqlite3.connect(database)) as connection:
-        try:
-            left = connection.execute(r"SELECT name FROM sqlite_master WHERE name LIKE '\_alembic\_tmp\_%' ESCAPE '\'")
-            names = [name for (name,) in left]
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{database}: no database of MLflow ({error})") from None
+    require_bytes(database)
+    query = r"SELECT name FROM sqlite_master WHERE name LIKE '\_alembic\_tmp\_%' ESCAPE '\'"
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            names = [name for (name,) in connection.execute(query)]
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{database}: no database of MLflow ({error})") from None
     if names:
         advice = "put back a copy of it or delete it, then: temper records send"
         raise InputError(f"{database}: a change of its tables was interrupted ({names[0]}); {advice}")

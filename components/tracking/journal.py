@@ -225,7 +225,7 @@ class Journal:
             if state.problem:
                 _warn(f"{self.stage}: {state.problem}")
             for line in told(state.tracker, state.pages) if self._summarized else []:
-                print(line, flush=True)
+                say(line)
             return
         ended = f"not all is sent after {seconds:g} s" if code is None else f"the forwarder stopped (see {log})"
         _warn(f"{self.stage}: {state.problem or ended}; the records are kept, send them later: {SEND_LATER}")

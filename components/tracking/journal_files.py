@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from components.foundation.errors import InputError
-from components.foundation.params import typed
+from components.foundation.params import is_mapping, typed
 from components.foundation.process import new_pipeline_id
 from components.foundation.storage import beginning, locked, read_mapping, write_json
 
@@ -31,6 +31,8 @@ OPEN = "pipeline.json"
 LOCK_SECONDS = 10
 # One part of a path, and not a hidden one.
 _NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
+# A copy of a file, in a folder of its own under that of the pipeline run.
+_KEPT = re.compile(r"files/[0-9a-f]{12}/(?!\.\.?$)[^/]+", re.DOTALL)
 
 
 @dataclass
@@ -88,13 +90,25 @@ class Reader:
             # Half a line, or what somebody else has written there, is no record.
             with suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                if isinstance(event, dict) and isinstance(event.get("event"), str) and "time" in event:
+                if _is_record(event):
                     events.append((self.lines, event))
         for _, event in events:
             if event["event"] in ("open", "end"):
                 self.status = event.get("status", "RUNNING")
                 self.inputs = event.get("inputs", self.inputs)
         return events
+
+
+def _is_record(event: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a line is a record, whose files are where a stage puts them: they are sent, and removed then."""
+    if not is_mapping(event) or not isinstance(event.get("event"), str) or type(event.get("time")) is not int:
+        return False
+    kept = event.get("kept", [])
+    if (event["event"] == "metrics" or "metrics" in event) and not (
+        is_mapping(event.get("metrics")) and "step" in event
+    ):
+        return False
+    return isinstance(kept, list) and all(_KEPT.fullmatch(str(path)) for path in cast(list[object], kept))
 
 
 def folder_of(root: Path, pipeline: str) -> Path:
@@ -108,7 +122,7 @@ def _part(name: str) -> str:
 
 def journals(folder: Path) -> list[Path]:
     """The journals of a pipeline run."""
-    return sorted(folder.glob("*.jsonl"))
+    return sorted(path for path in folder.glob("*.jsonl") if path.is_file())
 
 
 def stage_of(journal: Path) -> str:
@@ -198,8 +212,7 @@ def journal_for(folder: Path, stage: str, inputs: str) -> Path:
     """The stage's unfinished journal of the same inputs, else a new one: `stage.jsonl`, `stage.2.jsonl`, …"""
     path, number = folder / f"{stage}.jsonl", 1
     while path.exists():
-        reader = Reader.to_end(path)
-        if reader.status != "FINISHED" and reader.inputs in ("", inputs):
+        if path.is_file() and (reader := Reader.to_end(path)).status != "FINISHED" and reader.inputs in ("", inputs):
             break
         number += 1
         path = folder / f"{stage}.{number}.jsonl"

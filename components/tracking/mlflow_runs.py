@@ -39,8 +39,8 @@ REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", 
 class Mlflow:
     """A connection: the client, the experiment, and the runs found or made in it."""
 
-    def __init__(self, uri: str) -> None:
-        self.client, self.uri = open_client(uri), uri
+    def __init__(self, uri: str, trace: bool = False) -> None:
+        self.client, self.uri, self.trace = open_client(uri), uri, trace
         # A server knows its place for artifacts; for a database here, say it rather than take the default, ./mlruns.
         file = database.file_of(uri)
         self._artifacts = str(file.parent / database.ARTIFACTS) if file else None
@@ -66,6 +66,8 @@ class Mlflow:
             else:
                 SEND[events[0]["event"]](self, box, events[0])
         except Exception as error:
+            if self.trace:
+                say("".join(traceback.format_exception(error)).rstrip(), to=sys.stderr)
             raise _sorted_out(error) from error
 
     def run(self, name: str, started: int, tags: Mapping[str, str]) -> str:
@@ -228,10 +230,13 @@ def place() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
-def connect(uri: str) -> Mlflow:
-    """A connection. Errors: Unreachable, within seconds."""
+def connect(uri: str, trace: bool = False) -> Mlflow:
+    """A connection; with `trace` stderr, which is a log then, has all about a record that is not taken.
+
+    Errors: Unreachable, within seconds.
+    """
     try:
-        return Mlflow(uri)
+        return Mlflow(uri, trace)
     except Unreachable:
         raise
     except InputError as error:
@@ -285,7 +290,6 @@ def download(uri: str, folder: Path) -> Path:
 def _sorted_out(error: Exception) -> Exception:
     from mlflow.exceptions import MlflowException
 
-    say("".join(traceback.format_exception(error)).rstrip(), to=sys.stderr)
     later = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     if isinstance(error, MlflowException):
         later = error.error_code not in REFUSED  # pyright: ignore[reportAttributeAccessIssue]

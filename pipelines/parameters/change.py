@@ -16,7 +16,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import mapping_of
 from components.foundation.process import WORK
 from components.foundation.recipes import changed
-from components.foundation.storage import write_text
+from components.foundation.storage import read_text, write_text
 from pipelines.parameters.check import PARAMS, check
 from pipelines.parameters.in_place import WIDTH, in_place
 from pipelines.parameters.presets import PRESETS, layers
@@ -42,7 +42,7 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
     with sole_run(root):
         path = root / PARAMS
         before = _read(path)
-        after = preset_text(root, preset) if preset else before
+        after = before if preset is None else preset_text(root, preset)
         if assignments:
             after = edited(after, delta_of(assignments), "--set")
         if after != before:
@@ -53,7 +53,7 @@ def change(root: Path, preset: str | None = None, assignments: Sequence[str] = (
             if after != before:
                 write_text(path, before)
             raise
-        if preset and after != before:
+        if preset is not None and after != before:
             write_text(root / KEPT, before)
 
 
@@ -71,7 +71,7 @@ def preset_text(root: Path, name: str) -> str:
 
 def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
     """The YAML text with a delta applied: values in their places, else with comments and quotes kept."""
-    delta = with_files(delta, where)
+    delta, before = with_files(delta, where), mapping_of(text, PARAMS)
     if (same := in_place(text, delta, where, _yaml())) is not None:
         return same
     yaml, values = _load(text, PARAMS)
@@ -80,7 +80,7 @@ def edited(text: str, delta: Mapping[str, Any], where: str) -> str:
     out = io.StringIO()
     yaml.dump(result, out)
     new = _spaced(out.getvalue(), text)
-    if mapping_of(new, PARAMS) != changed(mapping_of(text, PARAMS), delta, where):
+    if mapping_of(new, PARAMS) != changed(before, delta, where):
         raise InputError(f"{where}: {PARAMS} shares a block by an alias (*): write the block out, then change it")
     return new
 
@@ -162,9 +162,6 @@ def _spaced(text: str, before: str) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path.name}: no such file (run from the project's root)") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path.name}: not UTF-8 text") from None
+    if not path.exists():
+        raise InputError(f"{path.name}: no such file (run from the project's root)")
+    return read_text(path)

@@ -49,7 +49,7 @@ def layers(root: Path, name: str) -> list[Layer]:
 
 def _file(known: Mapping[str, Path], name: str, where: str) -> Path:
     """The file of a recipe. Error: no such name; of many names the message has those that are most like it."""
-    if len(known) <= FEW or name in known:
+    if not isinstance(name, str) or len(known) <= FEW or name in known:
         return choose(known, name, where)
     like = ", ".join(get_close_matches(str(name), known, 3, 0.5))
     raise InputError(

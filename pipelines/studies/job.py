@@ -11,15 +11,16 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from components.foundation.errors import InputError
 from components.foundation.provenance import code_of, differences
-from components.foundation.storage import locked, sha256, write_json
+from components.foundation.storage import locked, read_mapping, sha256, write_json
 from pipelines.running import process
 from pipelines.running.process import Ended, meaning
 from pipelines.studies.plan import Job, JobPlan
@@ -83,10 +84,9 @@ def finished(job: Job, place: Workplace) -> bool:
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
     """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code files, reads and writes."""
-    try:
-        return json.loads((place.folder(job) / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    with suppress(InputError):
+        return read_mapping(place.folder(job) / RECORD)
+    return {}
 
 
 def show(plan: JobPlan, place: Workplace) -> None:

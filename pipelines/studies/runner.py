@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from components.foundation.errors import InputError
+from components.foundation.lines import say
 from components.foundation.provenance import fingerprint
 from components.foundation.storage import write_json, write_text
 from pipelines.parameters.check import check
@@ -189,15 +190,15 @@ def run_plain(planned: JobPlan, own: Workplace, workers: int, stop_after: float 
     """Runs the study in this process's threads; the exit status of `temper study`."""
 
     def start(job: Job, place: Workplace) -> Ended:
-        ended = run(job, place, lambda line: print(f"{title(job)} | {line}", flush=True), hours * 3600)
+        ended = run(job, place, lambda line: say(f"{title(job)} | {line}"), hours * 3600)
         if ended.status != "kept":
-            print(f"{title(job)}: {ended.message}", flush=True)
+            say(f"{title(job)}: {ended.message}")
         return ended
 
     def warn(line: str) -> None:
-        print(f"temper: {line}", file=sys.stderr)
+        say(f"temper: {line}", to=sys.stderr)
 
     status, said = run_jobs(planned, own, workers, start, stop_after, warn)
     if status:
-        print(f"{'' if status == MORE_TO_DO else 'error: '}{said}", file=sys.stderr)
+        say(f"{'' if status == MORE_TO_DO else 'error: '}{said}", to=sys.stderr)
     return status

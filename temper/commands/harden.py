@@ -16,10 +16,12 @@ def harden(
     force: Annotated[
         bool, typer.Option("--force", help="Compute the stages again even where nothing changed.")
     ] = False,
-    retries: Annotated[int, typer.Option(metavar="N", min=0, help="How often a failed stage is tried again.")] = 2,
-    retry_delay: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Wait before a retry.")] = 10,
+    retries: Annotated[
+        int, typer.Option(metavar="N", min=0, max=1000, help="How often a failed stage is tried again.")
+    ] = 2,
+    retry_delay: Annotated[float, typer.Option(metavar="SECONDS", min=0, max=86400, help="Wait before a retry.")] = 10,
     stage_hours: Annotated[
-        float, typer.Option(metavar="HOURS", min=0.01, help="Time limit for one try of one stage.")
+        float, typer.Option(metavar="HOURS", min=0.01, max=8760, help="Time limit for one try of one stage.")
     ] = 24,
 ) -> None:
     """Run what is stale, from data to report.

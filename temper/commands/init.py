@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from components.foundation.errors import InputError
-from components.foundation.lines import one_line
+from components.foundation.lines import one_line, say
 
 
 def init(
@@ -45,4 +45,4 @@ def init(
 
     told = Wanted(images=images, epsilon=epsilon, flip=flip, size=size, title=title, minutes=minutes)
     for line in write(told, out, force, Path.cwd()):
-        print(line, flush=True)
+        say(line)

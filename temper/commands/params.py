@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.foundation.lines import say
+from components.foundation.storage import read_text
 from temper.commands.shared import Preset, Set
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ def check(
 
     for recipe in recipes:
         for line in checked(recipe) or ():
-            print(f"warning: {recipe.path}: {line}", file=sys.stderr)
-        print(f"{recipe.path}: every section is valid")
+            say(f"warning: {recipe.path}: {line}", to=sys.stderr)
+        say(f"{recipe.path}: every section is valid")
 
 
 def _recipe(path: Path) -> "Params":
@@ -66,15 +68,15 @@ def show(
     from pipelines.parameters.change import preset_text
 
     if preset is None and not key:
-        print(Path("params.yaml").read_text(encoding="utf-8"), end="")
+        say(read_text("params.yaml").removesuffix("\n"))
         return
     text = None if preset is None else preset_text(Path.cwd(), preset)
     params = Params.read() if text is None else Params(yaml.safe_load(text), f"presets/{preset}.yaml")
     if not key:
-        print(text, end="")
+        say(text.removesuffix("\n"))
         return
     value = params.get(*key.split("."))
-    print(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
+    say(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
 
 
 @app.command()
@@ -85,7 +87,7 @@ def presets() -> None:
     found = recipes(Path.cwd())
     width = max(map(len, found), default=0)
     for name, path in found.items():
-        print(f"{name:{width}}  {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+        say(f"{name:{width}}  {read_text(path).partition(chr(10))[0].lstrip('# ')}")
 
 
 @app.command()
@@ -99,7 +101,7 @@ def change(preset: Preset = None, assignments: Set = None) -> None:
     if preset is None and not assignments:
         raise InputError("nothing to change, want --preset NAME, or --set KEY=VALUE such as --set seed=1")
     changed(Path.cwd(), preset, assignments or [])
-    print(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
+    say(", ".join([f"params.yaml: {preset or 'as it was'}", *(assignments or [])]))
 
 
 @app.command()

@@ -1,11 +1,14 @@
 """`temper promote`: gives a registered model an alias."""
 
+import re
 from typing import Annotated
 
 import typer
 
 from components.foundation.lines import say
 
+# As MLflow wants them.
+ALIAS = r"(?!(?:latest|v\d+)$)[\w-]{1,255}"
 BOUND = "the lower bound of its 95 % interval, from 0 to 1."
 
 
@@ -44,6 +47,7 @@ def promote(
     Exit status: 0 when promoted, 1 when a criterion is not met, 2 for a mistake.
     """
     from components.foundation.errors import InputError
+    from components.foundation.params import short
     from components.tracking import promotion, registry
     from components.tracking.mlflow_runs import asked
 
@@ -51,6 +55,8 @@ def promote(
     for name, share in floors.items():
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"--min-{name}: got {share:g}, want a share from 0 to 1")
+    if not re.fullmatch(ALIAS, alias, re.ASCII | re.IGNORECASE):
+        raise InputError(f"--alias: got {short(alias)}, want letters, digits, '-' and '_', not latest nor a version")
     bar = promotion.Bar(alias, min_clean, min_worst_case, min_weakest_class, not_worse_than_champion, changed_criteria)
 
     def decided(client: object) -> tuple[str, list[str], list[str]]:

@@ -1,5 +1,6 @@
 """`temper records`: what the tracker still has to get. Hidden commands are for processes of our own."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def pages(
 
     sent = [folder_of(root, pipeline)] if pipeline else [*reversed(folders(root))]
     lines = next((lines for folder in sent if (lines := where_to_look(folder))), ["nothing is sent to MLflow yet"])
-    print("\n".join(lines))
+    say("\n".join(lines))
 
 
 @app.command()
@@ -86,7 +87,8 @@ def forward(
     from components.tracking.mlflow_runs import connect, place
 
     own = [folder_of(root, pipeline) for pipeline in pipelines]
-    raise typer.Exit(0 if delivery.forward(root, own, place(), connect, finish_requested()) else 1)
+    logged = partial(connect, trace=True)
+    raise typer.Exit(0 if delivery.forward(root, own, place(), logged, finish_requested()) else 1)
 
 
 @app.command("fetch-model", hidden=True)

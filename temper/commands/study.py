@@ -15,7 +15,7 @@ def study(
     arm: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this arm. Repeatable. By default all.")
     ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="That many jobs at the same time.")] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="That many jobs at the same time.")] = 1,
     data: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Downloaded data sets, in torchvision's layout.")
     ] = None,
@@ -23,9 +23,10 @@ def study(
         str | None, typer.Option(metavar="FOLDER", help="Where jobs run. By default .temper/studies.")
     ] = None,
     stop_after: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Stop what runs then. The same command continues.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, max=10**6, help="Stop what runs then. The same command continues."),
     ] = None,
-    hours: Annotated[float, typer.Option(min=0.01, help="Time limit for one attempt at one job.")] = 24,
+    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="Time limit for one attempt at one job.")] = 24,
     keep: Annotated[bool, typer.Option("--keep", help="Take what other versions of the code have finished.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect, where there is one.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Print the jobs and whether they are finished.")] = False,

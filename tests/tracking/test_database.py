@@ -87,6 +87,13 @@ def test_a_file_that_is_no_database_is_named(content, tmp_path):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("kind", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_file_is_named(kind, tmp_path):
+    kind(path := tmp_path / "mlflow.db")
+    with pytest.raises(InputError, match=r"mlflow\.db: "), database.alone(path):
+        pass
+
+
 def test_a_database_that_another_process_opens_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.3)
     path = tmp_path / "mlflow.db"

@@ -359,3 +359,53 @@ def await_taken(tracker: FakeTracker, count: int) -> None:
     while len(tracker.taken) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "../../outside/file",
+        "/outside/file",
+        "files/../../../outside/file",
+        "files/0123456789ab/..",
+        "files/0123456789ab/../../../../outside/file",
+        "files/..",
+        "files/../file",
+        "",
+        ".",
+        "files/0123456789ab/a/b",
+        3,
+        None,
+    ],
+)
+def test_no_journal_can_name_files_elsewhere(kept: object, tmp_path: Path) -> None:
+    """What it names is sent to a server, and its folder removed."""
+    outside = tmp_path / "outside/file"
+    outside.parent.mkdir()
+    outside.write_text("mine")
+    path = tmp_path / "journals/run/train.jsonl"
+    (path.parent / "files/0123456789ab").mkdir(parents=True)
+    names = [str(outside) if kept == "/outside/file" else kept]
+    lines = [
+        {"time": 1, "event": "open", "stage": "train"},
+        {"time": 2, "event": "artifact", "kept": names},
+        {"time": 3, "event": "artifact", "kept": names[0]},
+        {"time": 4, "event": "end", "status": "FINISHED"},
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    tracker = FakeTracker()
+    Forwarder(path.parent, "there", lambda place: tracker).send_pending()
+    assert [event["event"] for event in events(path)] == ["open", "end"]
+    assert outside.read_text() == "mine" and path.exists() and is_sent(path)
+
+
+@pytest.mark.parametrize(
+    "line", [{"event": "metrics"}, {"event": "metrics", "metrics": {}}, {"event": "x", "time": "y"}]
+)
+def test_half_a_record_is_none(line: dict, tmp_path: Path) -> None:
+    path = tmp_path / "journals/run/train.jsonl"
+    path.parent.mkdir(parents=True)
+    ends = {"time": 1, "event": "end", "status": "FINISHED"}
+    path.write_text(f"{json.dumps({'time': 1} | line)}\n{json.dumps(ends)}\n")
+    Forwarder(path.parent, "there", lambda place: FakeTracker()).send_pending()
+    assert [event["event"] for event in events(path)] == ["end"] and is_sent(path)

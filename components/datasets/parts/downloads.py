@@ -5,12 +5,13 @@ from http.client import HTTPException
 from pathlib import Path
 
 from components.foundation.errors import InputError
-from components.foundation.storage import replacing
+from components.foundation.storage import replacing, require_bytes
 
 
 def read_verified(path: Path, md5: str) -> bytes:
     """The bytes of a file whose MD5 is `md5`. Errors: missing or unreadable file, wrong checksum."""
     try:
+        require_bytes(path)
         return verified(path.read_bytes(), md5, path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None

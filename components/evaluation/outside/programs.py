@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.storage import require_bytes
 
 SCHEMA = 8
 # Bytes of anything that a program computes, of one image, and of a whole batch where its size is fixed.
@@ -161,6 +162,7 @@ def load_program(path: Path | str, device: torch.device | str = "cpu") -> Progra
     a program that takes or returns anything but one tensor.
     """
     try:
+        require_bytes(path)
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise InputError(f"{path}: compressed, which torch.export.save never does ({SAVE_AGAIN})")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from components.foundation.provenance import git_commit
-from components.foundation.storage import write_text
+from components.foundation.storage import read_text, write_text
 
 SUFFIX = ".dated.html"
 BEGIN, END = '<dl class="run">', "</dl></footer>"
@@ -39,7 +39,7 @@ def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float])
         "Duration": duration(seconds),
     }
     lines = "\n".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows.items() if value)
-    text, _, rest = page.read_text(encoding="utf-8").rpartition("</footer>")
+    text, _, rest = read_text(page).rpartition("</footer>")
     dated = page.with_suffix(SUFFIX)
     write_text(dated, f"{text}{BEGIN}\n{lines}\n{END}{rest}")
     return dated
@@ -50,8 +50,8 @@ def page_to_show(page: Path) -> Path:
     dated = page.with_suffix(SUFFIX)
     if not (dated.exists() and page.exists()):
         return page
-    text, _, rest = dated.read_text(encoding="utf-8").rpartition(END)
-    return dated if f"{text.rpartition(BEGIN)[0]}</footer>{rest}" == page.read_text(encoding="utf-8") else page
+    text, _, rest = read_text(dated).rpartition(END)
+    return dated if f"{text.rpartition(BEGIN)[0]}</footer>{rest}" == read_text(page) else page
 
 
 def hardware(device: str) -> str:
