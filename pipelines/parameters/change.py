@@ -13,10 +13,11 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from components.foundation.errors import InputError
-from components.foundation.params import mapping_of
+from components.foundation.params import mapping_of, short
 from components.foundation.process import WORK
 from components.foundation.recipes import changed
 from components.foundation.storage import read_text, write_text
+from components.foundation.yaml_text import parse
 from pipelines.parameters.check import PARAMS, check
 from pipelines.parameters.in_place import WIDTH, in_place
 from pipelines.parameters.presets import PRESETS, layers
@@ -93,6 +94,8 @@ def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"--set {assignment}: want key=value, such as seed=1")
         try:
+            # Refuses what no file of parameters may hold, such as a number of thousands of digits.
+            parse(value, f"--set {short(assignment)}")
             delta[key.strip()] = _yaml().load(value)
         except YAMLError:
             raise InputError(f"--set {assignment}: the value is not readable as YAML") from None

@@ -12,6 +12,7 @@ from typing import Any, TextIO, cast
 
 from components.foundation.checkout import LOCK, take
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.storage import locked
 
 DVC_LOCK, DVC_RUNNING = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
@@ -59,7 +60,7 @@ def _take(file: TextIO) -> None:
 def _command() -> str:
     """What a person typed for this process, on one line and not all of what is long."""
     name, *rest = sys.argv
-    return " ".join(shlex.join([Path(name).name, *rest]).split())[:120]
+    return one_line(" ".join(shlex.join([Path(name).name, *rest]).split()))[:120]
 
 
 def _require_no_dvc(root: Path) -> None:

@@ -64,17 +64,15 @@ def show(
     A recipe of presets/ is shown in the same way."""
     import yaml
 
-    from components.foundation.params import Params
+    from components.foundation.params import Params, mapping_of
     from pipelines.parameters.change import preset_text
 
-    if preset is None and not key:
-        say(read_text("params.yaml").removesuffix("\n"))
-        return
-    text = None if preset is None else preset_text(Path.cwd(), preset)
-    params = Params.read() if text is None else Params(yaml.safe_load(text), f"presets/{preset}.yaml")
+    path = "params.yaml" if preset is None else f"presets/{preset}.yaml"
+    text = read_text(path) if preset is None else preset_text(Path.cwd(), preset)
     if not key:
         say(text.removesuffix("\n"))
         return
+    params = Params(mapping_of(text, path), path)
     value = params.get(*key.split("."))
     say(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
 

@@ -29,7 +29,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pipelines.running.checkout import sole_run
-sys.argv = ["/some/bin/temper", "harden", "--set", "seed=1"]
+# What is no UTF-8 on a command line comes as such a character.
+sys.argv = ["/some/bin/temper", "harden", "--set", "seed=1\\udcff"]
 with sole_run(Path.cwd()):
     print("held", flush=True)
     sys.stdin.readline()
@@ -61,7 +62,7 @@ def test_a_second_run_is_refused_before_it_touches_anything(project: Path) -> No
         for start in (lambda: parameters.change(project, None, ["seed=7"]), lambda: sole_run(project).__enter__()):
             with pytest.raises(InputError) as error:
                 start()
-            who = f"PID {process.pid} (temper harden --set seed=1)"
+            who = f"PID {process.pid} (temper harden --set 'seed=1\\udcff')"
             assert str(error.value) == f"{who} is at work in this checkout; wait for its end, or stop it"
         assert (project / "params.yaml").read_text() == "seed: 0\n"
     finally:
@@ -132,7 +133,7 @@ def test_a_stage_of_no_run_is_refused_beside_one(project: Path, monkeypatch: pyt
     params = Params({"seed": 0})
     process = holder(project)
     try:
-        with pytest.raises(InputError, match=rf"^PID {process.pid} \(temper harden --set seed=1\) is at work in this"):
+        with pytest.raises(InputError, match=rf"^PID {process.pid} \(temper harden --set .*\) is at work in this"):
             _require_own_run(params)
         monkeypatch.setenv(RECIPE, fingerprint({"seed": 0}))
         _require_own_run(params)

@@ -110,13 +110,21 @@ def test_edit_changes_one_place_and_keeps_the_rest(assignment: str, before: str,
         ("lift.value=1", "--set: no key 'lift' (allowed: compute, fetch, left, right, join)"),
         ("left.steps.1.size=1", "--set: no key '1' in left.steps (allowed: 0)"),
         ("compute", "--set compute: want key=value, such as seed=1"),
-        ("compute=[1", "--set compute=[1: the value is not readable as YAML"),
     ],
 )
 def test_edit_refuses_in_one_line(assignment: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         edited(assignment)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "value", ["[1", "9" * 5000, "[" * 2000, "&x [*x]", "!!python/name:os.system", "\x00", "{a: 1, a: 2}"]
+)
+def test_a_value_that_no_file_may_hold_is_refused_in_one_line(value: str) -> None:
+    with pytest.raises(InputError, match=r"^--set 'left.value=.*: not readable as YAML: ") as error:
+        edited(f"left.value={value}")
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
 def test_several_keys_are_one_delta() -> None:
