@@ -8,7 +8,7 @@ from typing import TextIO
 
 from components.foundation.errors import InputError
 from components.foundation.process import WORK
-from components.foundation.storage import locked
+from components.foundation.storage import locked, require_bytes
 
 LOCK = WORK / "run.lock"
 
@@ -16,6 +16,7 @@ LOCK = WORK / "run.lock"
 def require_free(root: Path) -> None:
     """Error: a run is at work in the checkout `root`."""
     try:
+        require_bytes(root / LOCK)
         with (root / LOCK).open(encoding="utf-8") as file:
             take(file)
     except FileNotFoundError:

@@ -6,14 +6,14 @@ import shlex
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from components.foundation.checkout import LOCK, take
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
-from components.foundation.storage import locked
+from components.foundation.storage import locked, require_bytes
 
 DVC_LOCK, DVC_RUNNING = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
 # DVC's short commands, such as `dvc status`, hold its lock for a moment, and so does a stage that asks for ours.
@@ -32,6 +32,8 @@ def sole_run(root: Path) -> Generator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        require_bytes(path)
     with path.open("a+", encoding="utf-8") as file, ExitStack() as after:
         _take(file)
         _require_no_dvc(root)

@@ -150,3 +150,13 @@ def test_a_stage_of_no_run_is_refused_beside_one(project: Path, monkeypatch: pyt
         assert not begins.done()
         file.close()
         begins.result()
+
+
+def test_a_lock_that_is_a_pipe_is_not_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    (project / LOCK).parent.mkdir()
+    os.mkfifo(project / LOCK)
+    with pytest.raises(InputError, match="want a regular file"):
+        _require_own_run(Params({"seed": 0}))
+    with pytest.raises(InputError, match="want a regular file"):
+        parameters.change(project, None, ["seed=7"])
