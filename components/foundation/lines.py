@@ -4,21 +4,29 @@ import re
 import sys
 from typing import TextIO
 
-# The user info of an address ends at the last @ before its path, since passwords may hold an @ that nobody has encoded.
-# What follows a colon and is no port is one, too, whatever it holds that nobody has encoded.
-_USER_INFO = re.compile(
-    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{2,3})"
-    r"(?:[^\s/?#'\"<>]*|[^\s/?#'\"<>:\[]*:(?!\d*(?:[/?#'\"<>\s]|$))[^\s'\"<>]*)@"
-)
-# As a path an address has one slash; models:/NAME@ALIAS has no colon.
-_USER_INFO_OF_PATH = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/)[^\s/?#'\"<>:]*:[^\s'\"<>]*@")
+# As a path an address has one slash.
+_ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{1,3})(?P<rest>[^\s'\"<>]+)")
 # Those at which no line ends, which Python does not call printable.
 _SPACES = "\u00a0\u202f"
 
 
 def shown(text: object) -> str:
     """A text as it may be shown: each address in it without its user info, which holds passwords and tokens."""
-    return _USER_INFO_OF_PATH.sub(r"\g<scheme>", _USER_INFO.sub(r"\g<scheme>", str(text)))
+    return _ADDRESS.sub(_without_user, str(text))
+
+
+def _without_user(address: re.Match[str]) -> str:
+    scheme, rest = address["scheme"], address["rest"]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    # Passwords may hold an @ that nobody has encoded. `models:/NAME@ALIAS` has no user.
+    user, _, host = authority.rpartition("@")
+    if user and (scheme.endswith("//") or ":" in user):
+        rest, authority = rest[len(user) + 1 :], host
+    # Nor a slash: what follows a colon and is no port belongs to a password. Then rather too much is hidden.
+    _, colon, port = authority.rpartition(":")
+    if colon and not port.isdigit() and "[" not in authority and "@" in rest:
+        rest = rest.rpartition("@")[2]
+    return scheme + rest
 
 
 def one_line(text: object) -> str:
