@@ -17,6 +17,7 @@ from components.evaluation.criteria import Criteria
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
 from components.foundation.params import Params, Ratio, typed
+from components.numerics.compute import MOST_THREADS
 from components.numerics.threads import AUTO, chosen
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
@@ -29,7 +30,7 @@ CURVE, GRID = ("0", "1/4", "1/2", "1", "3/2", "2", "4"), ("1/4", "1/2", "1", "2"
 
 # Attacks by steps of one grey level are left out where they would take more: a side table costs no more than a cascade.
 MOST_GREY_STEPS = 128
-MOST_IMAGES, MOST_THREADS = 10**9, 4096
+MOST_IMAGES, MOST_SHARDS = 10**9, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,10 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
 def shard_of(text: str) -> Shard:
     """`0/4` is the first of four."""
     number, slash, processes = text.partition("/")
-    if not (slash and number.isdecimal() and processes.isdecimal() and int(number) < int(processes)):
-        raise InputError(f"--shard: got {text!r}, want I/N with I from 0 to N - 1, such as 0/4")
-    return Shard(int(number), int(processes))
+    numbers = [int(part) for part in (number, processes) if part.isdecimal() and len(part) < 9]
+    if not (slash and len(numbers) == 2 and numbers[0] < numbers[1] <= MOST_SHARDS):
+        raise InputError(f"--shard: got {text!r}, want I/N with 0 <= I < N <= {MOST_SHARDS}, such as 0/4")
+    return Shard(*numbers)
 
 
 def threats_of(given: Sequence[str]) -> list[Threat]:

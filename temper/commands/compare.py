@@ -50,7 +50,7 @@ def _side(reference: str, model: str | None, scratch: Path) -> Any:
     path = Path(reference)
     if path.name == EVALUATION and path.is_file():
         path = path.parent
-    if path.is_dir():
+    if reference and path.is_dir():
         return load(path, model)
     if not re.match(r"models:/|runs:/|[0-9a-f]{32}$", reference):
         raise InputError(f"{reference}: no folder with an {EVALUATION}, no run id, no models:/NAME/VERSION or @ALIAS")

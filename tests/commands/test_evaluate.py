@@ -279,7 +279,7 @@ def held_out_given() -> None:
             ["--threat", "linf:1/9", "--threat", "linf:1/8", "--cascade", "none"],
             "--threat: got linf:1/8 beside --cascade",
         ),
-        (["--shard", "2/2"], "--shard: got '2/2', want I/N with I from 0 to N - 1, such as 0/4"),
+        (["--shard", "2/2"], "--shard: got '2/2', want I/N with 0 <= I < N <= 1000, such as 0/4"),
         (["--images", "0"], "--images: got 0, want at least 1"),
         (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want at least 1"),
         (["--seed", "-1"], "small.yaml: seed: got -1, want at least 0"),

@@ -277,3 +277,11 @@ def test_some_images_and_others_to_check_on():
     assert len(given.limited(None, 60, seed=0).test) == 200
     checked = given.limited(None, 60, seed=0).held_out
     assert checked is not None and len(checked) == 60 and given.limited(None, 0, seed=0).held_out is None
+
+
+@pytest.mark.parametrize("asked", [{"name": "resnet18"}, {"name": "small_cnn", "width": 1e9}, {}, {"name": ["x"]}])
+def test_another_architecture_than_a_file_says_of_itself_is_refused(tmp_path, asked):
+    path = save(tmp_path / "one.safetensors")
+    with pytest.raises(InputError, match=r"a small_cnn by its own words, asked for is .*leave --architecture out"):
+        loaded("mine", str(path), some(), Foreign(asked, None), CPU)
+    assert loaded("mine", str(path), some(), Foreign({"name": ARCHITECTURE["name"]}, None), CPU).facts["epoch"] == 3

@@ -37,13 +37,15 @@ def changed_lines(before: str, after: str) -> list[str]:
     return [line for line in difflib.ndiff(before.split("\n"), after.split("\n")) if line[0] in "+-"]
 
 
-@pytest.mark.parametrize("name", presets(ROOT))
-def test_one_key_is_one_line(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "some"), [*((name, 2) for name in presets(ROOT)), pytest.param(COMPLETE, 0, marks=pytest.mark.slow)]
+)
+def test_one_key_is_one_line(name: str, some: int) -> None:
     text = preset_text(ROOT, name)
     leaves, rng = flat(mapping_of(text, name)), random.Random(name)
     # The name of a member stands for its whole block.
     keys = [key for key in leaves if not key.endswith(".name")]
-    for key in keys if name == COMPLETE else rng.sample(keys, 2):
+    for key in rng.sample(keys, some) if some else keys:
         value = other(leaves[key])
         after = edited(text, delta_of([f"{key}={value}"]), "--set")
         assert [line[0] for line in changed_lines(text, after)] == ["-", "+"], key

@@ -14,6 +14,7 @@ from components.evaluation.outside.programs import load_program
 from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.params import short
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
@@ -172,18 +173,30 @@ def _read_model(
 ) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
     unknown = {"epoch": None, "upstream": {}}
     if path.suffix == PROGRAM:
+        _require_own(foreign, {"name": "torch.export program"}, reference)
         program = load_program(path, device)
         _require_shape(program.image_shape, images, reference)
         return program, {"architecture": {"name": "torch.export program", "file": path.name}, **unknown}, ()
     tensors, metadata = read_tensors(path)
     if isinstance(metadata, dict) and "architecture" in metadata:
         model, card = load_model(path, device)
+        _require_own(foreign, card.architecture, reference)
         _require_shape(card.image_shape, images, reference)
         if images.classes and card.classes != images.classes:
             raise InputError(f"{reference}: made for classes {_few(card.classes)}, the data has {_few(images.classes)}")
         return model, {"architecture": card.architecture, "epoch": card.epoch, "upstream": card.upstream}, card.classes
     model, architecture = _of_state(tensors, reference, images, foreign)
     return model.to(device), {"architecture": architecture, **unknown}, ()
+
+
+def _require_own(foreign: Foreign, architecture: Mapping[str, Any], reference: str) -> None:
+    """Refuses another architecture than a file says of itself: what is asked for is never left out without a word."""
+    asked = foreign.architecture
+    if asked is not None and any(architecture.get(key) != value for key, value in {"name": None, **asked}.items()):
+        advice = "leave --architecture out, or say NAME={…} for another model"
+        raise InputError(
+            f"{reference}: a {architecture['name']} by its own words, asked for is {short(asked)}; {advice}"
+        )
 
 
 def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImages, foreign: Foreign) -> Named:
