@@ -71,10 +71,10 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
 
 def shard_of(text: str) -> Shard:
     """`0/4` is the first of four."""
-    number, slash, processes = text.partition("/")
-    if not (slash and number.isdecimal() and processes.isdecimal() and int(number) < int(processes)):
+    parts = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text, re.ASCII)
+    if not parts or int(parts[1]) >= int(parts[2]):
         raise InputError(f"--shard: got {text!r}, want I/N with I from 0 to N - 1, such as 0/4")
-    return Shard(int(number), int(processes))
+    return Shard(int(parts[1]), int(parts[2]))
 
 
 def threats_of(given: Sequence[str]) -> list[Threat]:

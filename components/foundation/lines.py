@@ -5,10 +5,11 @@ import sys
 from typing import TextIO
 
 # The user info of an address ends at the last @ before its path, since passwords may hold an @ that nobody has encoded.
-# What follows a colon and is no port is one, too, whatever it holds that nobody has encoded.
+# Where no host stands before the path, somebody has not encoded a slash either: then all up to the last @ may be one.
+_END = r"(?=[\s/?#'\"<>]|$)"
+_HOST = rf"(?:\[[^\]\s]*\]|[^\s/?#'\"<>:@\[]*)(?::\d+)?{_END}"
 _USER_INFO = re.compile(
-    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{2,3})"
-    r"(?:[^\s/?#'\"<>]*|[^\s/?#'\"<>:\[]*:(?!\d*(?:[/?#'\"<>\s]|$))[^\s'\"<>]*)@"
+    rf"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{{2,3}})(?:[^\s/?#'\"<>]*@(?={_HOST})|(?!{_HOST})[^\s'\"<>]*@)"
 )
 # As a path an address has one slash; models:/NAME@ALIAS has no colon.
 _USER_INFO_OF_PATH = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/)[^\s/?#'\"<>:]*:[^\s'\"<>]*@")

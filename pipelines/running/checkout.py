@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 
 from components.foundation.checkout import LOCK, take
 from components.foundation.errors import InputError
-from components.foundation.storage import locked
+from components.foundation.storage import locked, require_bytes
 
 DVC_LOCK, DVC_RUNNING = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
 # DVC's short commands, such as `dvc status`, hold its lock for a moment, and so does a stage that asks for ours.
@@ -77,9 +77,13 @@ def _require_no_dvc(root: Path) -> None:
 
 def _dvc_is_busy(root: Path) -> bool:
     try:
+        require_bytes(root / DVC_LOCK)
         with (root / DVC_LOCK).open("rb") as file:
             return not locked(file.fileno())
     except OSError:
+        return False
+    except InputError:
+        # Whatever is there, DVC's lock it is not.
         return False
 
 

@@ -67,14 +67,14 @@ def show(
     from components.foundation.params import Params
     from pipelines.parameters.change import preset_text
 
-    if preset is None and not key:
-        say(read_text("params.yaml").removesuffix("\n"))
-        return
-    text = None if preset is None else preset_text(Path.cwd(), preset)
-    params = Params.read() if text is None else Params(yaml.safe_load(text), f"presets/{preset}.yaml")
     if not key:
+        text = read_text("params.yaml") if preset is None else preset_text(Path.cwd(), preset)
         say(text.removesuffix("\n"))
         return
+    if preset is None:
+        params = Params.read()
+    else:
+        params = Params(yaml.safe_load(preset_text(Path.cwd(), preset)), f"presets/{preset}.yaml")
     value = params.get(*key.split("."))
     say(yaml.safe_dump(value, sort_keys=False).strip() if isinstance(value, dict | list) else value)
 

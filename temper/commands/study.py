@@ -10,7 +10,8 @@ def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="A folder of studies/, or any with a study.yaml.")] = "",
     scale: Annotated[str, typer.Option(help="A size that study.yaml has.")] = "cpu",
     seed: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Only this seed. Repeatable. By default study.yaml's.")
+        list[int] | None,
+        typer.Option(metavar="N", min=0, max=2**32 - 1, help="Only this seed. Repeatable. By default study.yaml's."),
     ] = None,
     arm: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this arm. Repeatable. By default all.")
