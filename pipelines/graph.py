@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from networkx import dfs_postorder_nodes
 
 from components.foundation.errors import InputError
-from components.foundation.params import read_yaml
+from components.foundation.params import is_mapping, read_yaml
 from components.foundation.storage import read_text, write_text
 
 COMPUTE = "compute"
@@ -35,7 +35,8 @@ class Stage:
 def stage_names(root: Path) -> list[str]:
     """The names in dvc.yaml, without a look at what they depend on; none where there is no such file."""
     path = root / "dvc.yaml"
-    return [*read_yaml(path)["stages"]] if path.exists() else []
+    stages = read_yaml(path).get("stages") if path.exists() else None
+    return list(stages) if is_mapping(stages) else []
 
 
 def read_graph(root: Path) -> dict[str, Stage]:

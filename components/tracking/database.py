@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.foundation.errors import InputError
-from components.foundation.storage import locked, require_bytes
+from components.foundation.storage import locked, reading
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlartifacts"
+HEAD = b"SQLite format 3\0"
 # A first use makes some fifty tables, which takes seconds, on a busy machine many.
 PATIENCE_SECONDS, POLL_SECONDS = 60, 0.1
 # Where MLflow stores the paths of artifacts.
@@ -41,6 +42,9 @@ def alone(database: Path) -> Iterator[None]:
 
     Errors: another process takes too long; a database that was left half-changed.
     """
+    # Before a file is put beside what is not ours.
+    if database.exists():
+        _require_database(database)
     with _lock(database.with_name(f".{database.name}.lock")):
         if database.exists():
             _require_whole(database)
@@ -64,9 +68,15 @@ def _wait(file: BinaryIO, path: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def _require_database(database: Path) -> None:
+    """Refuses what is no file of SQLite; an empty one is."""
+    with reading(database, "no database of MLflow"), database.open("rb") as file:
+        if file.read(len(HEAD)) not in (b"", HEAD):
+            raise InputError(f"{database}: no database of MLflow")
+
+
 def _require_whole(database: Path) -> None:
     """Refuses a file in which a change of the tables was begun and not ended: MLflow fails on it for ever."""
-    require_bytes(database)
     query = r"SELECT name FROM sqlite_master WHERE name LIKE '\_alembic\_tmp\_%' ESCAPE '\'"
     try:
         with closing(sqlite3.connect(database)) as connection:

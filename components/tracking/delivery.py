@@ -227,14 +227,19 @@ def where_to_look(folder: Path) -> list[str]:
 
 def require_reachable(uri: str) -> None:
     """Looks in two seconds whether a server answers at an http(s) address. Errors: Unreachable."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        # What urllib says of it may be a part of a password.
+        raise Unreachable(f"MLFLOW_TRACKING_URI: got {shown(uri)!r}, no address of a server") from None
     if parts.scheme not in PORTS or not parts.hostname:
         return
     # A proxy hides the server from this look.
     if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
         return
     try:
-        socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), CONNECT_SECONDS).close()
+        socket.create_connection((parts.hostname, port or PORTS[parts.scheme]), CONNECT_SECONDS).close()
     except OSError as error:
         raise Unreachable(f"no answer from {shown(uri)} ({first_line(error)})") from error
 

@@ -239,16 +239,28 @@ def connect(uri: str, trace: bool = False) -> Mlflow:
         return Mlflow(uri, trace)
     except Unreachable:
         raise
-    except InputError as error:
-        raise Unreachable(str(error)) from None
     except Exception as error:
-        raise Unreachable(f"MLflow at {shown(uri)}: {first_line(error)}") from error
+        raise _unreachable(uri, error) from error
 
 
 def open_client(uri: str) -> Any:
     """MLflow's client. Errors: Unreachable, within seconds."""
     if importlib.util.find_spec("mlflow") is None:
         raise Unreachable("MLflow is not installed")
+    try:
+        return _opened(uri)
+    except Unreachable:
+        raise
+    # Besides MLflow's own errors those of SQLAlchemy and of whatever module an address asks for.
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+def _unreachable(uri: str, error: Exception) -> Unreachable:
+    return Unreachable(str(error) if isinstance(error, InputError) else f"MLflow at {shown(uri)}: {first_line(error)}")
+
+
+def _opened(uri: str) -> Any:
     require_reachable(uri)
     for key, value in BOUNDS.items():
         os.environ.setdefault(key, value)

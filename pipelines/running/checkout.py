@@ -80,9 +80,13 @@ def _require_no_dvc(root: Path) -> None:
 
 def _dvc_is_busy(root: Path) -> bool:
     try:
+        require_bytes(root / DVC_LOCK)
         with (root / DVC_LOCK).open("rb") as file:
             return not locked(file.fileno())
     except OSError:
+        return False
+    except InputError:
+        # Whatever is there, DVC's lock it is not.
         return False
 
 

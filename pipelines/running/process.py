@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import IO, Literal, NamedTuple
 
+from components.foundation.lines import one_line
 from components.foundation.process import USER_ERROR
 
 # Seconds that the group gets after each signal. Their sum stays below the 30 s a Prefect worker waits before it kills.
@@ -90,7 +91,7 @@ def run(
         command: program and arguments.
         root: working directory.
         environment: the whole environment of the process.
-        log: takes one clean line: no carriage returns, no colours.
+        log: takes one clean line: no control characters, no colours, no secrets of addresses.
         stop: when set, the group is stopped (SIGINT, then SIGTERM, then SIGKILL).
         time_limit: seconds after which the group is stopped.
     """
@@ -147,7 +148,8 @@ def _forward(stream: IO[bytes], log: Callable[[str], None], kept: deque[str]) ->
     shown = time.monotonic()
     with stream:
         for line, final in _segments(stream):
-            text = _ESCAPES.sub("", line).rstrip()
+            # DVC and others say addresses of remotes as they are. What stands in front indents the line.
+            text = one_line(f"|{_ESCAPES.sub('', line)}")[1:]
             if not text:
                 continue
             if final:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components.foundation.errors import InputError
 from components.foundation.params import flat, read_yaml
 from components.foundation.provenance import fingerprint
 from components.foundation.recipes import ONLY, changed
+from components.foundation.storage import reading
 from pipelines.studies.file import STUDY, Params, Study, arm_params, read_study
 
 EVALUATE, TRANSFER = "evaluate", "transfer"
@@ -126,17 +127,21 @@ def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: 
 
 def read_boxes(root: Path) -> dict[str, Box]:
     """The stages of dvc.yaml, which owns the graph: there is no second list of what a stage reads and writes."""
-    boxes = {}
-    for name, box in read_yaml(root / "dvc.yaml")["stages"].items():
-        written = [entry for kind in ("outs", "metrics", "plots") for entry in box.get(kind, [])]
-        boxes[name] = Box(
-            sections=tuple(box["params"]),
-            # Images of a user's own are read where they are, as sections of params.yaml say.
-            reads=tuple(dep for dep in box["deps"] if not dep.startswith(("components/", "${"))),
-            writes=tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in written),
-            code=tuple(dep for dep in box["deps"] if dep.startswith("components/")),
-        )
-    return boxes
+    path = root / "dvc.yaml"
+    told = read_yaml(path)
+    with reading(path, "not the stages of this project"):
+        return {name: _box(box) for name, box in told["stages"].items()}
+
+
+def _box(box: Mapping[str, Any]) -> Box:
+    written = [entry for kind in ("outs", "metrics", "plots") for entry in box.get(kind, [])]
+    return Box(
+        sections=tuple(box["params"]),
+        # Images of a user's own are read where they are, as sections of params.yaml say.
+        reads=tuple(dep for dep in box["deps"] if not dep.startswith(("components/", "${"))),
+        writes=tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in written),
+        code=tuple(dep for dep in box["deps"] if dep.startswith("components/")),
+    )
 
 
 def _trained(

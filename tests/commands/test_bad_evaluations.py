@@ -125,7 +125,7 @@ OPTIONS = [
     *([name, value] for name in ("--batch-size", "--threads", "--images") for value in COUNTS),
     *(["--seed", value] for value in ("-1", "99999999999999999999999", "1.5")),
     *(["--threat", value] for value in ("linf:nan", "linf:-1", "linf:2", "l2:-1/2", "linf:1/0", ":", "l3:1")),
-    *(["--shard", value] for value in ("1/1", "-1/2", "0/0", "a/b", "1", "")),
+    *(["--shard", value] for value in ("1/1", "-1/2", "0/0", "a/b", "1", "", "0/10000", f"0/{'9' * 60}", "٠/2")),
     *(["--criteria", value] for value in ("3", "{", "{clean: 2}", "{model: no}", "{not_worse_than: 3}")),
     *(["--architecture", value] for value in ("[", "3", "x={name: small_cnn}")),
     *(["--normalization", value] for value in ("1", "0.5:0", "inf:1", "0.5:nan", "a:b", "1,2:1")),

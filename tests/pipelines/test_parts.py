@@ -1,5 +1,6 @@
 """What the flow is made of: the DVC graph, changes of params.yaml, one stage's process, how its end is read."""
 
+import random
 import re
 import signal
 import subprocess
@@ -175,6 +176,22 @@ def test_process_lines_are_clean_and_live() -> None:
     assert [line for _, line in seen] == ["red", "one", "two", "2/2 █"] == list(outcome.lines)
     assert seen[3][0] - seen[2][0] > 0.5
     assert (outcome.returncode, outcome.ended_by) == (3, "itself")
+
+
+def test_process_lines_hold_no_secret_and_move_no_cursor() -> None:
+    """Whatever a program of others says, such as DVC of its remotes."""
+    rng, texts, seen = random.Random(5), list[str](), list[str]()
+    for scheme in ("https", "ssh", "s3", "webdavs"):
+        for word in ("SECRETPW", "a@SECRETPW", "SECRETPW/x", "#SECRETPW"):
+            texts.append(f"  error: {scheme}://me:{word}@host.example/a: no answer")
+    texts += [
+        "".join(chr(rng.choice([*range(0x20, 0x100), 0x202E, 0x2066, 0x2028])) for _ in range(30)) for _ in range(50)
+    ]
+    code = f"import sys\nsys.stdout.reconfigure(encoding='utf-8')\nfor text in {texts!r}: print('x' + text)"
+    outcome = process_run(code, seen.append)
+    assert outcome.returncode == 0 and len(seen) >= len(texts) and "x  error: https://host.example/a: no answer" in seen
+    for line in (*seen, *outcome.lines):
+        assert "SECRETPW" not in line and all(letter.isprintable() or letter in "\xa0\u202f" for letter in line), line
 
 
 HANG = """

@@ -93,3 +93,37 @@ def test_what_is_shown_moves_no_cursor(text: str, project: Path, capsys: pytest.
 )
 def test_no_alias(alias: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(["promote", "models:/m/1", "--alias", alias], capsys).startswith("error: --alias: got ")
+
+
+NUMBERS = {
+    "harden": ("--retries", "--retry-delay", "--stage-hours"),
+    "study": ("--jobs", "--hours", "--stop-after", "--seed"),
+}
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e30", "-1", "-1e30", "9" * 30, "", "x", "1e999"])
+@pytest.mark.parametrize("command", NUMBERS)
+def test_no_option_is_without_a_bound(
+    command: str, value: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"pipelines.{command}.run", lambda **_: 0)
+    for option in NUMBERS[command]:
+        assert option in refused([command, "report", f"{option}={value}"], capsys)
+
+
+STAGES = (
+    *("", "stages:", "stages: []", "stages: 3", "stages: {a: }", "stages: {a: []}", "stages: {a: {cmd: x}}", "x: 1"),
+    *(
+        "stages: {a: {params: 3, deps: []}}",
+        "stages: {a: {params: [], deps: [1]}}",
+        "stages: {a: {params: [], deps: }}",
+    ),
+    *("stages: {a: {params: [], deps: [], outs: 3}}", "stages: {a: {params: [], deps: [], outs: [{}]}}", "a: [", "[]"),
+)
+
+
+@pytest.mark.parametrize("text", STAGES)
+def test_a_broken_graph_is_named(text: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "studies/smooth_labels", project / "studies/smooth_labels")
+    (project / "dvc.yaml").write_text(text)
+    assert "dvc.yaml: " in refused(["study", "smooth_labels", "--list"], capsys)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.foundation.errors import InputError
+from components.foundation.process import in_one_line
 from components.tracking import database
 from components.tracking.delivery import Unreachable
 from components.tracking.mlflow_runs import BOUNDS, asked, connect
@@ -92,6 +93,7 @@ def test_what_is_no_file_is_named(kind, tmp_path):
     kind(path := tmp_path / "mlflow.db")
     with pytest.raises(InputError, match=r"mlflow\.db: "), database.alone(path):
         pass
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_database_that_another_process_opens_is_waited_for(tmp_path, monkeypatch):
@@ -121,3 +123,32 @@ def test_a_database_that_another_process_opens_is_waited_for(tmp_path, monkeypat
 )
 def test_what_is_a_file(uri, file):
     assert database.file_of(uri) == (Path(file) if file else None)
+
+
+ADDRESSES = [
+    "http://[::1",
+    "http://u:SECRETPW@[::1",
+    "http://u:SECRETPW@127.0.0.1:99999",
+    "https://u:SECRETPW@127.0.0.1:-1",
+    "http://u:p/SECRETPW@127.0.0.1:9/",
+    "http://u:SECRETPW@127.0.0.1:port/",
+    "postgresql://u:SECRETPW@127.0.0.1:9/x",
+    "mssql+pyodbc://u:SECRETPW@127.0.0.1:9/x",
+    "oracle://u:SECRETPW@127.0.0.1:9/x",
+    "sqlite+none:///x",
+    "nonsense://u:SECRETPW@h",
+    "://",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_of_a_tracker(address, tmp_path, monkeypatch):
+    """Whatever it is, and whatever database driver it asks for that is not installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    # MLflow's clients of databases are connected when they are asked.
+    with pytest.raises(InputError) as refused:
+        asked(lambda client: client.search_experiments())
+    said = in_one_line(refused.value)
+    assert "SECRETPW" not in said and "\n" not in said and ("MLFLOW_TRACKING_URI" in said or "MLflow at " in said)
+    assert list(tmp_path.iterdir()) == []
