@@ -8,7 +8,8 @@ from components.data.splits import digest, require_source, write_source
 from components.datasets import DATASETS
 from components.datasets.parts.dataset import Dataset, OfFiles
 from components.foundation.arguments import take_none
-from components.foundation.params import Params, member, strict
+from components.foundation.errors import InputError
+from components.foundation.params import Params, member, short, strict
 from components.foundation.storage import sha256
 from components.stages import run
 from components.tracking.journal import Journal
@@ -28,6 +29,9 @@ class FetchSection:
 def read(params: Params) -> tuple[str, Dataset]:
     """The name of the data set and the member, checked."""
     section = params.typed(FetchSection, "fetch_data")
+    # DVC takes the text as a path, after replacing keys in it.
+    if section.files is not None and (not section.files.strip() or "${" in section.files):
+        raise InputError(f"{params.path}: fetch_data.files: got {short(section.files)}, want a file or a folder")
     dataset = member(DATASETS, section.dataset, f"{params.path}: fetch_data.dataset")
     return section.dataset.get("name", ""), dataset
 

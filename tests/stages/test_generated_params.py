@@ -94,6 +94,9 @@ def test_no_number_is_without_a_bound(key: str) -> None:
         ("train_clean_teacher.recipe.epochs", 10**7),
         ("train_clean_teacher.recipe.augmentation.crop", 10**6),
         ("ntk.size", 10**7),
+        ("fetch_data.files", ""),
+        ("fetch_data.files", " "),
+        ("fetch_data.files", "${seed}"),
         ("normalize_data.validation", "epsilon/4"),
     ],
 )
