@@ -73,7 +73,7 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
 def shard_of(text: str) -> Shard:
     """`0/4` is the first of four."""
     number, slash, processes = text.partition("/")
-    numbers = [int(part) for part in (number, processes) if part.isdecimal() and len(part) < 9]
+    numbers = [int(part) for part in (number, processes) if part.isascii() and part.isdigit() and len(part) < 9]
     if not (slash and len(numbers) == 2 and numbers[0] < numbers[1] <= MOST_SHARDS):
         raise InputError(f"--shard: got {text!r}, want I/N with 0 <= I < N <= {MOST_SHARDS}, such as 0/4")
     return Shard(*numbers)

@@ -14,8 +14,8 @@ from components.threats.parts.threat import Threat
 
 pytest.importorskip("pyautoattack", reason="needs the test extra: pip install 'temper[test]'")
 
-L1_BALL = pytest.param(Threat(norm=L1(), epsilon=Ratio(3, 2)), marks=pytest.mark.slow)
-THREATS = [LINF, Threat(norm=L2(), epsilon=Ratio(1, 2)), L1_BALL]
+OTHERS = [Threat(norm=L2(), epsilon=Ratio(1, 2)), Threat(norm=L1(), epsilon=Ratio(3, 2))]
+THREATS = [LINF, *(pytest.param(threat, marks=pytest.mark.slow) for threat in OTHERS)]
 ATTACKS = {"apgd-ce", "apgd-t", "fab-t", "square", "cascade"}
 
 

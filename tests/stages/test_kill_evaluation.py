@@ -118,7 +118,8 @@ def run_shards(folder: Path, processes: int) -> list[subprocess.Popen[str]]:
     return [start_evaluation(folder, "--shard", f"{number}/{processes}") for number in range(processes)]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_shards_write_the_same_journal_and_the_same_results(fresh, evaluated, processes):
     ended = [finish(process) for process in run_shards(fresh, processes)]
     assert [(status, err) for status, _, err in ended] == [(0, "")] * processes

@@ -256,6 +256,7 @@ def test_no_output_tells_where_or_when_it_was_made(project):
             assert year not in text, f"{path} has a date"
 
 
+@pytest.mark.slow
 def test_no_output_depends_on_the_clock(copied, monkeypatch):
     before = hashes(copied)
     forget_work(copied)
