@@ -1,10 +1,7 @@
 """How many threads compute: chosen once, kept for the run, and said where they are slow."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,14 +79,3 @@ def test_a_chosen_number_gives_the_numbers_that_the_same_fixed_one_gives(tmp_pat
     assert (tmp_path / "chosen/.temper" / KEPT).exists(), "the run is not over"
     journal = (tmp_path / "chosen/.temper/journals").rglob("train_clean_teacher.jsonl")
     assert "auto is 1 in this run" in next(iter(journal)).read_text()
-
-
-@pytest.mark.parametrize(
-    ("given", "found"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
-)
-def test_threads_give_way_unless_a_user_says_otherwise(given, found):
-    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    code = "import components, os; print(os.environ.get('GOMP_SPINCOUNT', ''))"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment | given, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == found
