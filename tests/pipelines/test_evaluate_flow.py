@@ -125,8 +125,8 @@ def test_a_real_evaluation_gives_table_and_page(tmp_path, monkeypatch, run):
     journal = (tmp_path / "case/to/journal.jsonl").read_bytes()
     with get_client(sync_client=True) as client:
         artifacts = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
-    assert "98.3" in artifacts["evaluation"] and "Report: `to/robustness.dated.html`" in artifacts["evaluation"]
-    assert "case/to/robustness.dated.html" in artifacts["report"]
+    assert "98.3" in artifacts["results"] and "worst case" in artifacts["results"]
+    assert (tmp_path / "case/to/robustness.dated.html").exists()
     # Again with the same parameters: nothing is left to do.
     assert run(**given).is_completed() and (tmp_path / "case/to/journal.jsonl").read_bytes() == journal
     refused = run(**given | {"seed": 1})
