@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PARAMS, WRITTEN = Path("params.yaml"), WORK / "init.json"
 # A larger image costs more, and robust training of small networks does not get better by it.
-LARGEST_SIDE, MOST_THREADS, COLUMNS, LONGEST_TITLE = 32, 8, 118, 100
+LARGEST_SIDE, COLUMNS, LONGEST_TITLE = 32, 118, 100
 
 
 class Wanted(NamedTuple):
@@ -52,7 +52,6 @@ class Chosen(NamedTuple):
     """The effort that fits the machine, what it changes of the complete recipe, its minutes, and whence they are."""
 
     effort: Effort
-    wishes: Wishes
     change: dict[str, Any]
     minutes: float
     measured: str
@@ -77,7 +76,7 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
         wanted.size or min(found.side, LARGEST_SIDE),
         wanted.title or found.folder.absolute().name[:LONGEST_TITLE],
     )
-    wishes = Wishes(epsilon, wanted.flip, side, title, min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    wishes = Wishes(epsilon, wanted.flip, side, title)
     chosen = _chosen(found, wishes, complete, wanted.minutes)
     change, split = chosen.change, sizes(found, chosen.effort.limited)
     text = edited(preset_text(root, COMPLETE), change, "init")
@@ -132,22 +131,18 @@ def _chosen(found: Survey, wishes: Wishes, complete: dict[str, Any], budget: flo
     options = list(efforts(found, torch.cuda.is_available()))
     _check(changed(complete, delta(found, options[0], wishes), "init"))
 
-    def speed(effort: Effort, wishes: Wishes) -> "Speed":
+    def speed(effort: Effort) -> "Speed":
         return speed_of(changed(complete, delta(found, effort, wishes), "init"), len(found.classes), shape)
 
-    # Where others keep the processors busy, several threads that wait for each other are slower than one.
-    single = wishes._replace(threads=1)
-    speeds: dict[tuple[str, float], Speed] = {(options[0].model, options[0].width): speed(options[0], wishes)}
-    if wishes.threads > 1 and (alone := speed(options[0], single)) < min(speeds.values()):
-        wishes, speeds = single, dict.fromkeys(speeds, alone)
+    speeds: dict[tuple[str, float], Speed] = {}
     for effort in options:
         network = (effort.model, effort.width)
-        speeds |= {} if network in speeds else {network: speed(effort, wishes)}
+        speeds |= {} if network in speeds else {network: speed(effort)}
         change = delta(found, effort, wishes)
         work = work_of(changed(complete, change, "init"), sizes(found, effort.limited))
         needed = minutes(work, speeds[network], start)
         if needed <= budget or effort is options[-1]:
-            return Chosen(effort, wishes, change, needed, _measured(work, speeds[network], needed))
+            return Chosen(effort, change, needed, _measured(work, speeds[network], needed))
     raise AssertionError("no effort")
 
 

@@ -1,7 +1,6 @@
 """The options of an evaluation of models from outside, and the section of params.yaml that they stand for."""
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ def params_of(given: EvaluateOptions, uint8: bool) -> Params:
         section, compute = {**section, "last_epoch_attacks": []}, dict(compute)
     elif threats:
         section = default_section(threats[0], len(given.model) > 1)
-        compute = {"device": "auto", "threads": len(os.sched_getaffinity(0)), "deterministic": True}
+        compute = {"device": "auto", "threads": AUTO, "deterministic": True}
         threat, seed = {}, 0
     else:
         raise InputError("--threat: missing, say what the attacker may change, such as linf:8/255")

@@ -76,7 +76,6 @@ class Wishes(NamedTuple):
     flip: bool
     side: int
     title: str
-    threads: int
 
 
 def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
@@ -86,7 +85,6 @@ def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
     limits = {"train_limit": TRAIN_LIMIT, "test_limit": TEST_LIMIT} if effort.limited else {"train_limit": None}
     steps = math.ceil(split.train / BATCH) * student
     return {
-        "compute.threads": wishes.threads,
         "threat.epsilon": _levels(wishes.epsilon),
         "ntk": {"epochs": sorted({0, 1, 2, 4, 8, 15, clean, robust, student}), "size": min(50, split.train)},
         "fetch_data": _data(found, wishes),

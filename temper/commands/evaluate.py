@@ -57,7 +57,7 @@ def evaluate(
         str | None, typer.Option(metavar="I/N", help="This is process I of N that share the work, from 0.")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="By default auto.")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Of the CPU. By default all.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Of the CPU. By default the fastest now.")] = None,
     track: Annotated[bool, typer.Option("--track", help="Record the result in MLflow, too.")] = False,
 ) -> None:
     """Attack models that you already have.

@@ -30,9 +30,15 @@ def test_the_fastest_number_is_chosen_and_never_more_than_there_are_cores(seed: 
     assert number == max(count for count in tried if count <= min(cores, free) or count == 1)
 
 
+def test_a_lucky_moment_does_not_choose_more_threads() -> None:
+    times = iter([1.0, 0.5, 9.0])
+    assert fastest(2, lambda _: next(times)) == 1
+    assert fastest(2, lambda count: 1.0 if count == 1 else 0.97) == 1, "a tie is the fewer's"
+
+
 def test_a_number_is_chosen_once_and_kept_until_the_run_is_over(tmp_path: Path) -> None:
     params = Params({"seed": 1, "compute": {"device": "cpu", "threads": "auto"}})
-    times = iter([1.0, 0.5, 9.0, 9.0])
+    times = iter([1.0, 0.5, 0.5, *[9.0] * 20])
     first = settled(params, tmp_path, lambda _: next(times))
     assert first.values["compute"]["threads"] == json.loads((tmp_path / KEPT).read_text())["threads"]
     assert first.values["seed"] == 1 and params.values["compute"]["threads"] == "auto"

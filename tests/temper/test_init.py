@@ -354,8 +354,7 @@ def test_the_counted_passes_are_those_of_a_recorded_run():
 def test_a_speed_is_measured(monkeypatch):
     monkeypatch.setattr(recipe_time, "SECONDS", 0.01)
     values = yaml.safe_load((ROOT / "presets/digits.yaml").read_text())
-    threads = torch.get_num_threads()
-    values["compute"]["threads"] = threads
+    values["compute"]["threads"] = torch.get_num_threads()
     speed = recipe_time.speed_of(values, 10, (1, 8, 8))
     torch.set_deterministic_debug_mode("default")
     assert 0 < speed.attack < 1 and 0 < speed.training < 1
