@@ -22,13 +22,13 @@ SLOWER = 1.5
 # More threads are taken where they save at least this share.
 _WORTH = 0.05
 # Long enough that a busy core's turns show: within one turn of the scheduler, two threads seem free.
-_WINDOW = 0.15
+_WINDOW = 0.1
 
 Measure = Callable[[int], float]
 
 
 def seconds_with(threads: int) -> float:
-    """Seconds that a training step on small images takes with so many threads: the mean of as many as fit 0.15 s."""
+    """Seconds that a training step on small images takes with so many threads: the mean of as many as fit 0.1 s."""
     before = torch.get_num_threads()
     images, weight = torch.full((128, 8, 8, 8), 0.5), torch.full((16, 8, 3, 3), 0.1, requires_grad=True)
     torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.tracking import serving
 from components.tracking.delivery import Event, Outbox
 from components.tracking.registry import card_of, described, updated, version_of
 
@@ -70,9 +71,6 @@ def register(mlflow: Connection, box: Outbox, event: Event) -> None:
 def _registered(mlflow: Connection, box: Outbox, event: Event, run: str) -> tuple[str, str]:
     """The number of a new version, and its logged model."""
     from mlflow.exceptions import MlflowException
-
-    # Only here, since it needs torch.
-    from components.tracking import serving
 
     client, name, tags = mlflow.client, event["name"], event["tags"]
     logged = client.create_logged_model(mlflow.experiment, name, run, tags, model_type="classifier")

@@ -45,6 +45,7 @@ class Mlflow:
         file = database.file_of(uri)
         self._artifacts = str(file.parent / database.ARTIFACTS) if file else None
         self._experiments: dict[str, str] = {}
+        self._pipelines: dict[tuple[str, str], str] = {}
         self.enter(experiment_name())
 
     def enter(self, name: str) -> None:
@@ -83,7 +84,10 @@ class Mlflow:
     def pipeline(self, box: Outbox, event: Event) -> str:
         """The id of the pipeline's run, the parent of its stages."""
         name = box.path.parent.name
-        return self.run(name, _milliseconds(event), {"temper.pipeline": name, "temper.stage": "pipeline"})
+        if (self.experiment, name) not in self._pipelines:
+            tags = {"temper.pipeline": name, "temper.stage": "pipeline"}
+            self._pipelines[self.experiment, name] = self.run(name, _milliseconds(event), tags)
+        return self._pipelines[self.experiment, name]
 
     def _offer_view(self, experiment: str) -> None:
         """Keeps the view of the list of runs with the experiment, which shows no number by itself."""

@@ -1,15 +1,17 @@
-"""A model file as MLflow keeps and loads it: arrays in, arrays out. Registered models carry this code; no pickle."""
+"""A model file as MLflow keeps and loads it: arrays in, arrays out. Registered models carry this code; no pickle.
+
+To load one needs torch. To keep one does not, and is quicker without.
+"""
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from components.models.parts.model_file import load_model
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("numpy", "pydantic", "pyyaml", "safetensors", "torch", "torchvision")
 
@@ -17,17 +19,21 @@ PACKAGES = ("numpy", "pydantic", "pyyaml", "safetensors", "torch", "torchvision"
 class Classifier:
     """A model in eval mode."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: "nn.Module") -> None:
         self.model = model
 
     def predict(self, images: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
         """Logits [N, classes] of float32 images [N, C, H, W] with pixels in [0, 1]."""
+        import torch
+
         with torch.inference_mode():
             return self.model(torch.from_numpy(images)).numpy()
 
 
 def _load_pyfunc(path: str) -> Classifier:
     """What MLflow calls, by this name, to load the file of a logged model."""
+    from components.models.parts.model_file import load_model
+
     return Classifier(load_model(path)[0])
 
 

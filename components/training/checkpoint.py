@@ -15,6 +15,7 @@ from components.models.parts.averaging import Average
 from components.numerics import parallel
 from components.numerics.tensor_files import read_metadata, read_tensors, write_tensors
 from components.training.sentinel.watch import Watch
+from components.training.sgd import Sgd
 
 T = TypeVar("T", bound=Tensor)
 # The numbers of a state that stand in its file as they are.
@@ -41,7 +42,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Sgd
     rng: torch.Generator
     method: Method
     measure: Measure
@@ -150,8 +151,8 @@ class TrainingState:
 
     def _momentum(self) -> dict[str, Tensor]:
         trained = trained_parameters(self.model, self.method)
-        buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in trained.items())
-        return {name: buffer for name, buffer in buffers if buffer is not None}
+        buffers = self.optimizer.buffers
+        return {name: buffers[parameter] for name, parameter in trained.items() if parameter in buffers}
 
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         groups: dict[str, dict[str, Tensor]] = {}
@@ -168,7 +169,7 @@ class TrainingState:
             self.average.updates = numbers["average_updates"]
         for name, parameter in trained_parameters(self.model, self.method).items():
             if name in groups.get("momentum", {}):
-                self.optimizer.state[parameter]["momentum_buffer"] = groups["momentum"][name].to(parameter)
+                self.optimizer.buffers[parameter] = groups["momentum"][name].to(parameter)
         self._remember(groups.get("method", {}), numbers["layers"])
         self.measure.load_state_dict(groups.get("measure", {}))
         self.rng.set_state(groups["rng"]["generator"])
@@ -193,9 +194,9 @@ class TrainingState:
     def _adopt(self, method: Method) -> None:
         """Takes a method in the place of the one so far; its companions in those of the other too."""
         self.method = method.to(next(self.model.parameters()).device)
-        self.optimizer.param_groups[0]["params"] = list(trained_parameters(self.model, method).values())
+        self.optimizer.parameters = list(trained_parameters(self.model, method).values())
         # What is not in a checkpoint was not there yet.
-        self.optimizer.state.clear()
+        self.optimizer.buffers.clear()
 
 
 def saved_epoch(folder: Path) -> int | None:

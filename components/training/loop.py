@@ -24,6 +24,7 @@ from components.numerics.random_numbers import Part, derived
 from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import Measure, TrainingState, trained_parameters
+from components.training.sgd import Sgd
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
@@ -92,9 +93,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
     parameters, device = list(trained_parameters(model, method).values()), next(model.parameters()).device
-    optimizer = torch.optim.SGD(
-        parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
+    optimizer = Sgd(parameters, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))
     average = None if recipe.average is None else recipe.average.of(model)
     return TrainingState(model, optimizer, rng, method.to(device), measure, average)
@@ -183,15 +182,13 @@ def _update(state: TrainingState, loss: Loss, share: float, speed: _Speed, gradi
 
     The record has the loss and its parts for the whole batch, detached, and the gradient's norm if that is clipped.
     """
-    for group in state.optimizer.param_groups:
-        group["lr"], group["momentum"] = speed
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     (loss.total * share).backward()
-    parameters = state.optimizer.param_groups[0]["params"]
+    parameters = state.optimizer.parameters
     numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
     total, *parts = parallel.sum_gradients(parameters, *numbers)
     norm = None if gradient_clip is None else nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    state.optimizer.step()
+    state.optimizer.step(*speed)
     if state.average is not None:
         state.average.update(state.model)
     return _StepRecord(speed.learning_rate, Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)

@@ -43,13 +43,15 @@ def show(
     Also where its page is. With `--outcomes`, a row for each model, attack and image is written instead; FILE may then
     be the folder of an evaluation. `show` need not be typed.
     """
-    from components.reports.outcome_table import write_outcome_table
     from components.reports.robustness.contents import Report
     from components.reports.robustness.dated import page_to_show
     from components.reports.robustness.table import markdown_table, text_table
     from components.statistics.documents import read_document
 
     if outcomes is not None:
+        # Only here, since it needs torch.
+        from components.reports.outcome_table import write_outcome_table
+
         say(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
         return
     path = document / "robustness.json" if document.is_dir() else document

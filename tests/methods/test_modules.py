@@ -201,7 +201,7 @@ def test_memories_follow_their_layer_when_wrappers_come_and_go(name, before, aft
     old, new = (new_run(method, linf, tmp_path, recipe())[0] for method in both)
     for number in range(2):
         epoch(old.method, number)
-        old.optimizer.step()
+        old.optimizer.step(0.1, 0.9)
     fresh = state_of(new.method)
     new._restore(old._tensors(), old._numbers())
     left, right = inside(old.method), inside(new.method)

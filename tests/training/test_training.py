@@ -205,14 +205,19 @@ def test_measuring_more_does_not_change_training(linf, tmp_path):
     assert all(torch.equal(left, right) for left, right in weights)
 
 
-def test_each_step_has_the_momentum_of_its_schedule(linf, tmp_path):
+def test_each_step_has_the_momentum_of_its_schedule(linf, tmp_path, monkeypatch):
     """Two epochs of five steps, the peak at the middle; both forms of momentum get it."""
     for nesterov in (False, True):
         plan_recipe = recipe(epochs=2, nesterov=nesterov)
         state, _ = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path / "unused", plan_recipe)
         used: list[float] = []
-        keep = used.append
-        state.optimizer.register_step_pre_hook(lambda sgd, *_, keep=keep: keep(sgd.param_groups[0]["momentum"]))
+        step = state.optimizer.step
+
+        def noted(rate: float, momentum: float, step: Any = step, used: list[float] = used) -> None:
+            used.append(momentum)
+            step(rate, momentum)
+
+        monkeypatch.setattr(state.optimizer, "step", noted)
         images, labels = data()
         loader = Loader(images, labels, plan_recipe.batch_size, STILL, num_classes=3)
         plan = Plan(plan_recipe, Cyclic(peak=0.5, momentum_at_peak=0.8), linf, seed=0)
