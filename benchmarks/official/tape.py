@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.numerics import random_numbers
+from components.training.sgd import Sgd
 
 CHANNELS, SIDE, CLASSES = 3, 32, 10
 # The colours that the scripts normalise with; theirs is a network without this layer, ours has it in front.
@@ -93,15 +94,23 @@ def recording(tape: Tape, watched: Callable[[], TinyNet], patches: Sequence[Any]
         losses.append(loss.detach().clone())
         backward(loss, *args, **kwargs)
 
+    def recorded(moved: Sequence[Tensor], rate: float, momentum: float, step: Callable[[], None]) -> None:
+        network = watched()
+        gradient = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+        step()
+        if moved[0] is next(network.parameters()):
+            weights, buffers = _copied(dict(network.named_parameters())), _copied(dict(network.named_buffers()))
+            tape.steps.append(Step(rate, momentum, losses[-1], gradient, weights, buffers))
+
     class RecordedSgd(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
-            group, network = self.param_groups[0], watched()
-            gradient = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
-            result = super().step(closure)
-            if group["params"][0] is next(network.parameters()):
-                weights, buffers = _copied(dict(network.named_parameters())), _copied(dict(network.named_buffers()))
-                tape.steps.append(Step(group["lr"], group["momentum"], losses[-1], gradient, weights, buffers))
-            return result
+            group = self.param_groups[0]
+            recorded(group["params"], group["lr"], group["momentum"], lambda: super(RecordedSgd, self).step(closure))
+
+    own_step = Sgd.step
+
+    def own(sgd: Sgd, learning_rate: float, momentum: float) -> None:
+        recorded(sgd.parameters, learning_rate, momentum, lambda: own_step(sgd, learning_rate, momentum))
 
     def as_it_is(thing: Any, *_: object, **__: object) -> Any:
         return thing
@@ -118,6 +127,7 @@ def recording(tape: Tape, watched: Callable[[], TinyNet], patches: Sequence[Any]
         stack.enter_context(patch.object(Tensor, "float", exact))
         stack.enter_context(patch.object(Tensor, "backward", passed_back))
         stack.enter_context(patch.object(torch.optim, "SGD", RecordedSgd))
+        stack.enter_context(patch.object(Sgd, "step", own))
         for one in patches:
             stack.enter_context(one)
         yield

@@ -29,7 +29,7 @@ EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 ROOT = Path(".temper")
 SEND_LATER = "temper records send"
-# Importing MLflow takes a few seconds, a request to a server that hangs 20 (`mlflow_runs.BOUNDS`), a model its upload.
+# Importing MLflow takes seconds, a request to a server that hangs 20 (`mlflow_client.BOUNDS`), a model its upload.
 SEND_SECONDS = 60
 # Who sends a signal sends a stronger one soon: after 8 s where a stage is several processes, 10 s in containers.
 KILLED_SECONDS = 6

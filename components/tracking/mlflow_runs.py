@@ -1,35 +1,23 @@
-"""A pipeline run's journals as runs in MLflow, and MLflow's client. With mlflow_links.py and serving.py, all that
-imports MLflow.
+"""A pipeline run's journals as runs in MLflow, which mlflow_client.py, mlflow_links.py and serving.py import as well.
 
-Where to: MLFLOW_TRACKING_URI, else mlflow.db and mlartifacts/ in the project; the experiment that a record names. A
-pipeline run is a parent run, a stage a child; the hashes of files link a stage with the runs that made what it read.
-Runs are named explicitly in each call: nothing uses MLflow's active run.
+They go into the experiment that a record names. A pipeline run is a parent run, a stage a child; the hashes of files
+link a stage with the runs that made what it read. Runs are named explicitly in each call: nothing uses MLflow's active
+run.
 """
 
-import importlib.util
-import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from components.foundation.errors import InputError
-from components.foundation.lines import say, shown
+from components.foundation.lines import say
 from components.foundation.params import flat
 from components.tracking import database, mlflow_links, pages
-from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line, require_reachable
+from components.tracking.delivery import Event, Outbox, Refused, Unreachable, first_line
 from components.tracking.journal_files import experiment_name, pipeline_status, stage_of
+from components.tracking.mlflow_client import open_client, unreachable
 
-# Set unless the user has: MLflow's own defaults keep trying for many minutes.
-BOUNDS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
 # MLflow's limits are 1000 metrics and 100 parameters or tags a batch; long values are hard to read in its tables.
 METRICS_PER_BATCH, ENTRIES_PER_BATCH, MAX_PARAM, MAX_TAG = 500, 100, 250, 5000
 # The record itself is wrong: sending it again would not help.
@@ -229,11 +217,6 @@ SEND: dict[str, Callable[[Mlflow, Outbox, Event], None]] = {
 }
 
 
-def place() -> str:
-    """Where records go: MLFLOW_TRACKING_URI, else a database in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
-
-
 def connect(uri: str, trace: bool = False) -> Mlflow:
     """A connection; with `trace` stderr, which is a log then, has all about a record that is not taken.
 
@@ -244,63 +227,7 @@ def connect(uri: str, trace: bool = False) -> Mlflow:
     except Unreachable:
         raise
     except Exception as error:
-        raise _unreachable(uri, error) from error
-
-
-def open_client(uri: str) -> Any:
-    """MLflow's client. Errors: Unreachable, within seconds."""
-    if importlib.util.find_spec("mlflow") is None:
-        raise Unreachable("MLflow is not installed")
-    try:
-        return _opened(uri)
-    except Unreachable:
-        raise
-    # Besides MLflow's own errors those of SQLAlchemy and of whatever module an address asks for.
-    except Exception as error:
-        raise _unreachable(uri, error) from error
-
-
-def _unreachable(uri: str, error: Exception) -> Unreachable:
-    return Unreachable(str(error) if isinstance(error, InputError) else f"MLflow at {shown(uri)}: {first_line(error)}")
-
-
-def _opened(uri: str) -> Any:
-    require_reachable(uri)
-    for key, value in BOUNDS.items():
-        os.environ.setdefault(key, value)
-    from mlflow import MlflowClient
-
-    if (file := database.file_of(uri)) is None:
-        return MlflowClient(uri)
-    with database.alone(file):
-        client = MlflowClient(uri)
-        # Each makes its tables when it is first asked.
-        client.search_experiments(max_results=1)
-        client.search_registered_models(max_results=1)
-        return client
-
-
-def asked(question: Callable[[Any], Any]) -> Any:
-    """What `question` finds out from the client. Errors: InputError, also where nothing was recorded."""
-    uri = place()
-    if (file := database.file_of(uri)) and not file.exists():
-        # Opening it would make it.
-        raise InputError(f"{uri}: no such database, nothing has been recorded here (set MLFLOW_TRACKING_URI?)")
-    try:
-        return question(open_client(uri))
-    except Unreachable as error:
-        raise InputError(str(error)) from None
-    except Exception as error:
-        if not type(error).__module__.startswith("mlflow."):
-            raise
-        raise InputError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
-
-
-def download(uri: str, folder: Path) -> Path:
-    """Where the files of a model or an artifact are, after copying them into the folder."""
-    from mlflow.artifacts import download_artifacts
-
-    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=place()))
+        raise unreachable(uri, error) from error
 
 
 def _sorted_out(error: Exception) -> Exception:

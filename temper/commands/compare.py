@@ -44,7 +44,7 @@ def _side(reference: str, model: str | None, scratch: Path) -> Any:
     """
     from components.foundation.errors import InputError
     from components.reports.comparison.document import load
-    from components.tracking.mlflow_runs import asked
+    from components.tracking.mlflow_client import asked
     from components.tracking.registry import fetch, resolve
 
     path = Path(reference)

@@ -49,7 +49,7 @@ def promote(
     from components.foundation.errors import InputError
     from components.foundation.params import short
     from components.tracking import promotion, registry
-    from components.tracking.mlflow_runs import asked
+    from components.tracking.mlflow_client import asked
 
     floors = {"clean": min_clean, "worst-case": min_worst_case, "weakest-class": min_weakest_class}
     for name, share in floors.items():

@@ -18,7 +18,8 @@ Root = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder with the 
 def send(root: Root = Path(".temper")) -> None:
     """Send what has not been sent. Exit status: 1 when something could not be sent."""
     from components.tracking import delivery
-    from components.tracking.mlflow_runs import connect, place
+    from components.tracking.mlflow_client import place
+    from components.tracking.mlflow_runs import connect
 
     failed, waiting, shown = False, delivery.unsent(root), list[str]()
     if not waiting:
@@ -84,7 +85,8 @@ def forward(
     from components.foundation.child import finish_requested
     from components.tracking import delivery
     from components.tracking.journal_files import folder_of
-    from components.tracking.mlflow_runs import connect, place
+    from components.tracking.mlflow_client import place
+    from components.tracking.mlflow_runs import connect
 
     own = [folder_of(root, pipeline) for pipeline in pipelines]
     logged = partial(connect, trace=True)
@@ -97,6 +99,6 @@ def fetch_model(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its file goes.")],
 ) -> None:
     """Fetch the file of a model, and print its name."""
-    from components.tracking import download, mlflow_runs
+    from components.tracking import download, mlflow_client
 
-    say(mlflow_runs.asked(lambda _client: download.fetch_model(uri, folder, mlflow_runs.download)))
+    say(mlflow_client.asked(lambda _client: download.fetch_model(uri, folder, mlflow_client.download)))

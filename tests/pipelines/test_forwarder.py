@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)")
 
-from components.tracking import mlflow_runs
+from components.tracking import mlflow_client, mlflow_runs
 from components.tracking.journal import Journal, tracking
 from components.tracking.journal_files import Sent, is_sent
 from pipelines.running.forwarder import forwarding
@@ -39,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TEMPER_PIPELINE", "flow-1")
-    for key in ("TEMPER_TRACKING", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", *mlflow_runs.BOUNDS):
+    for key in ("TEMPER_TRACKING", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", *mlflow_client.BOUNDS):
         monkeypatch.delenv(key, raising=False)
     return tmp_path
 
@@ -65,7 +65,7 @@ def test_records_arrive_while_a_stage_runs_and_the_rest_at_the_end(project: Path
             report.metrics({"loss": 0.5}, step=0)
     assert is_sent(journal.path) and is_sent(report.path), "the rest is sent when the block is left"
     assert warned == []
-    found = mlflow_runs.connect(mlflow_runs.place())
+    found = mlflow_runs.connect(mlflow_client.place())
     assert found.find({"temper.stage": "report", "temper.pipeline": "flow-1"})
 
 
@@ -104,7 +104,7 @@ def test_a_killed_flow_leaves_no_forwarder(project: Path) -> None:
 
 
 def status_of_train() -> str:
-    found = mlflow_runs.connect(mlflow_runs.place())
+    found = mlflow_runs.connect(mlflow_client.place())
     run = found.find({"temper.stage": "train", "temper.pipeline": "flow-1"})
     assert run is not None
     return found.client.get_run(run).info.status

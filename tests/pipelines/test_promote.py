@@ -11,8 +11,8 @@ pytest.importorskip("mlflow", reason="MLflow is not installed (extra: tracking)"
 
 from components.foundation.errors import InputError
 from components.foundation.storage import read_json
+from components.tracking import mlflow_client, promotion, registry
 from components.tracking import mlflow_runs as tracking
-from components.tracking import promotion, registry
 from components.tracking.journal import Journal
 from components.tracking.promotion import Bar, promote
 from components.tracking.registry import fetch, resolve
@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
-        for key in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "TEMPER_PIPELINE", *tracking.BOUNDS):
+        for key in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "TEMPER_PIPELINE", *mlflow_client.BOUNDS):
             patch.delenv(key, raising=False)
         for version, (lost, verdict) in VERSIONS.items():
             model = root / f"{version}/student.safetensors"
@@ -89,7 +89,7 @@ def registry_digest(root: Path, version: int) -> str:
 @pytest.fixture
 def client(store: Path) -> Any:
     """MLflow's client; nobody is champion."""
-    found = tracking.open_client(tracking.place())
+    found = mlflow_client.open_client(mlflow_client.place())
     for alias in found.get_registered_model(NAME).aliases:
         found.delete_registered_model_alias(NAME, alias)
     return found

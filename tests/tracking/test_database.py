@@ -14,7 +14,8 @@ from components.foundation.errors import InputError
 from components.foundation.process import in_one_line
 from components.tracking import database
 from components.tracking.delivery import Unreachable
-from components.tracking.mlflow_runs import BOUNDS, asked, connect
+from components.tracking.mlflow_client import BOUNDS, asked
+from components.tracking.mlflow_runs import connect
 from tests.parts.pipeline_files import ROOT, environment
 
 # MLflow and what it needs warn of themselves.

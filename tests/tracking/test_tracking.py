@@ -25,6 +25,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.model_file import ModelCard, load_model, save_model
+from components.tracking import mlflow_client
 from components.tracking import mlflow_runs as tracking
 from components.tracking.journal import KILLED_SECONDS, SEND_LATER, Journal
 from components.tracking.journal_files import Reader, is_sent
@@ -53,7 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "MLFLOW_EXPERIMENT_NAME",
         "TEMPER_PIPELINE",
         "TEMPER_FLOW_RUN",
-        *tracking.BOUNDS,
+        *mlflow_client.BOUNDS,
     ):
         monkeypatch.delenv(key, raising=False)
     return tmp_path
@@ -141,7 +142,7 @@ def test_records_of_a_study_are_sent_to_its_experiment(project: Path, monkeypatc
     sent = subprocess.run([sys.executable, "-m", "temper", "records", "send"], capture_output=True, text=True)
     assert (sent.returncode, sent.stderr) == (0, ""), "MLflow says nothing of its own"
     assert [line.split(": ")[0] for line in sent.stdout.splitlines()[:3]] == ["arm-0", "plain", "All runs"]
-    client = tracking.connect(tracking.place()).client
+    client = tracking.connect(mlflow_client.place()).client
     for pipeline, experiment in (("arm-0", "temper-study-x"), ("plain", "temper")):
         assert runs_of(client, experiment)["train"].data.tags["temper.pipeline"] == pipeline
 
@@ -197,7 +198,7 @@ def test_two_runs_differ_in_what_was_changed_alone(project: Path, monkeypatch: p
     with pytest.raises(InputError), Journal.open("train"):
         raise InputError("params.yaml: seed: got -1")
     assert temper(["records", "send"]) == 0
-    client = tracking.connect(tracking.place()).client
+    client = tracking.connect(mlflow_client.place()).client
     (experiment,) = [one for one in client.search_experiments() if one.name == "temper"]
     runs = client.search_runs([experiment.experiment_id])
     told = {run.data.tags["temper.pipeline"]: run for run in runs if run.data.tags["temper.stage"] == "pipeline"}
@@ -246,7 +247,7 @@ def test_a_killed_stage_is_killed_until_it_finishes(project: Path) -> None:
     write = "from components.tracking.journal import Journal; import os; journal = Journal.open('train'); "
     write += "journal.metrics({'loss': 1.0}, step=0); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", write], check=False)
-    connection = tracking.connect(tracking.place())
+    connection = tracking.connect(mlflow_client.place())
     temper(["records", "send"])
     runs = runs_of(connection.client)
     assert {run.info.status for run in runs.values()} == {"KILLED"}
@@ -296,7 +297,7 @@ def test_a_stage_that_is_a_containers_main_process_sends_all(project: Path, monk
     monkeypatch.delenv("TEMPER_TRACKING")
     stage = [sys.executable, "-m", "components.stages.train_clean_teacher"]
     assert run_as_main_process(stage) == (0, "")
-    client = tracking.connect(tracking.place()).client
+    client = tracking.connect(mlflow_client.place()).client
     run = runs_of(client)["train_clean_teacher"]
     assert run.info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2]
@@ -331,7 +332,7 @@ with as_process("train"), Journal.open("train") as journal:
 @pytest.mark.slow
 def test_a_stage_that_is_told_to_stop_is_killed_in_mlflow_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEMPER_TRACKING")
-    tracking.connect(tracking.place())  # makes the database, which takes longer than a stage that is killed waits
+    tracking.connect(mlflow_client.place())  # makes the database, which takes longer than a stage that is killed waits
     with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as stage:
         assert stage.stdout is not None and stage.stdout.readline() == "ready\n"
         began = time.monotonic()
@@ -341,7 +342,7 @@ def test_a_stage_that_is_told_to_stop_is_killed_in_mlflow_too(project: Path, mon
     (path,) = Path(".temper/journals").glob("*/train.jsonl")
     assert Reader(path).new()[-1][1]["status"] == "KILLED"
     temper(["records", "send"])
-    assert {run.info.status for run in runs_of(tracking.connect(tracking.place()).client).values()} == {"KILLED"}
+    assert {run.info.status for run in runs_of(tracking.connect(mlflow_client.place()).client).values()} == {"KILLED"}
 
 
 def test_a_tracker_that_hangs_holds_a_stage_no_longer_than_its_limit(
