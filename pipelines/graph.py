@@ -1,9 +1,11 @@
 """The DVC graph as plain records: which stages there are, in what order, and which have to run."""
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -15,6 +17,9 @@ from components.foundation.storage import read_text, write_text
 
 COMPUTE = "compute"
 LOCK = "dvc.lock"
+# What DVC says where another one of its processes reads or writes a file of a stage, and for how long that may be so.
+BUSY = re.compile(r"is busy, it is being blocked by")
+BUSY_SECONDS, BUSY_POLL_SECONDS = 60.0, 2.0
 _ENTRY = re.compile(r"^(?=  \S)", re.MULTILINE)
 _OTHER_SECTION = re.compile(r"^\S", re.MULTILINE)
 
@@ -46,8 +51,7 @@ def read_graph(root: Path) -> dict[str, Stage]:
     """
     stages: dict[str, Stage] = {}
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo:
-            graph, changed = repo.index.graph, set(repo.status())
+        graph, changed = _past_others(lambda: _read(root))
     except DvcException as error:
         if "not a git repository" in str(error):
             remedy = "git init, or without Git: dvc config core.no_scm true"
@@ -63,6 +67,23 @@ def read_graph(root: Path) -> dict[str, Stage]:
                 uses_device=any(COMPUTE in getattr(dependency, "params", ()) for dependency in node.deps),
             )
     return stages
+
+
+def _read(root: Path) -> tuple[Any, set[str]]:
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        return repo.index.graph, set(repo.status())
+
+
+def _past_others(read: Callable[[], tuple[Any, set[str]]]) -> tuple[Any, set[str]]:
+    """What DVC reads; where another of its processes has one of the files for a moment, what it reads after that."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return read()
+        except DvcException as error:
+            if not BUSY.search(str(error)) or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_POLL_SECONDS)
 
 
 def select(stages: Mapping[str, Stage], targets: Sequence[str]) -> dict[str, Stage]:

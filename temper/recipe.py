@@ -142,7 +142,7 @@ def _chosen(found: Survey, wishes: Wishes, complete: dict[str, Any], budget: flo
         work = work_of(changed(complete, change, "init"), sizes(found, effort.limited))
         needed = minutes(work, speeds[network], start)
         if needed <= budget or effort is options[-1]:
-            return Chosen(effort, change, needed, _measured(work, speeds[network], needed))
+            return Chosen(effort, change, needed, _measured(work, speeds[network], needed) + _beyond(needed, budget))
     raise AssertionError("no effort")
 
 
@@ -165,9 +165,18 @@ def _measured(work: "Work", speed: "Speed", needed: float) -> str:
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     busy = f", while others kept it busy (load {load:.0f} on {cores} processors)" if load > cores else ""
     return (
-        f"About {max(1, round(needed))} minutes on this machine: {work.training + work.attack:,.0f} passes of "
+        f"About {_minutes(needed)} on this machine: {work.training + work.attack:,.0f} passes of "
         f"single images, counted from above, at {1 / speed.attack:,.0f} a second, measured just now{busy}."
     )
+
+
+def _minutes(needed: float) -> str:
+    return "a minute" if needed < 1.5 else f"{round(needed)} minutes"
+
+
+def _beyond(needed: float, budget: float) -> str:
+    """Says that no recipe for these images is as short as asked for."""
+    return "" if needed <= budget else f" None for these images takes only {budget:g} (--minutes)."
 
 
 def _found(found: Survey) -> str:

@@ -41,7 +41,7 @@ from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
-from components.numerics.threads import keep, settled, unsettle
+from components.numerics.threads import forget, keep, settled
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
@@ -56,6 +56,8 @@ from components.statistics.documents import write_document
 from components.tracking.journal import Journal
 
 Note = Callable[[str], None]
+# The number of threads of an evaluation that is not over.
+THREADS = "threads.json"
 
 
 def main(given: EvaluateOptions) -> None:
@@ -94,7 +96,7 @@ def main(given: EvaluateOptions) -> None:
 def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: OutsideImages, note: Note) -> None:
     """Attacks the models in `files` and writes the evaluation's files of the folder `out`; `note` gets its lines."""
     told = options.params_of(given, everything.test.images.dtype == torch.uint8)
-    params = settled(told, given.out)
+    params = settled(told, given.out / THREADS)
     suite, foreign = read_suite(params, SECTION, 10), options.foreign_of(given)
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
@@ -107,7 +109,7 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
         candidates[name], classes = Candidate(model, facts), classes or own
     images = images._replace(classes=classes or _numbered(candidates, images, device))
     # Kept beside the journal: what is killed goes on with as many threads, and so do other shards.
-    params = keep(told, params, given.out)
+    params = keep(told, params, given.out / THREADS)
     suite = read_suite(params, SECTION, images.num_classes)
     torch.set_num_threads(params.values["compute"]["threads"])
     data = _data(images, suite.section.batch_size, device)
@@ -117,7 +119,7 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
     evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
     if place.shard.number == 0:
-        unsettle(given.out)
+        forget(given.out / THREADS)
 
 
 def images_of(data: str) -> OutsideImages:

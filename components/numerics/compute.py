@@ -35,7 +35,7 @@ class Compute:
     """Section `compute` of params.yaml: `auto` takes a GPU where there is one; `threads` are the CPU's, per process.
 
     The number of threads is fixed because sums of floats depend on it, and outputs must be the same bytes again. With
-    `auto` it is what is fastest at the start of a run, and recorded.
+    `auto` it is what is fastest when a stage begins, and recorded.
     """
 
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.

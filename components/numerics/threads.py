@@ -1,7 +1,7 @@
 """How many CPU threads to compute with on a machine where others compute too.
 
 On busy cores the threads of one operation wait for each other, and two take five to ten times as long as one. Sums of
-floats depend on the number of threads. So it is never changed during a run, and whoever has it chosen is told.
+floats depend on the number of threads. So it never changes within a stage, and whoever has it chosen is told.
 """
 
 import os
@@ -18,7 +18,6 @@ from components.foundation.params import Params, is_mapping
 from components.foundation.storage import beginning, read_json
 
 AUTO = "auto"
-KEPT = "threads.json"
 # Below it the difference is not worth a line, and one measurement is no more exact.
 SLOWER = 1.5
 MOST_THREADS = 1024
@@ -27,13 +26,13 @@ IMAGES, WEIGHT = (32, 32, 32, 32), (32, 32, 3, 3)
 # More threads are taken where they save at least this share.
 _WORTH = 0.05
 # Long enough that a busy core's turns show: within one turn of the scheduler, two threads seem free.
-_WINDOW = 0.1
+_WINDOW = 0.06
 
 Measure = Callable[[int], float]
 
 
 def seconds_with(threads: int) -> float:
-    """Seconds that a training step on small images takes with so many threads: the mean of as many as fit 0.1 s."""
+    """Seconds that a training step on small images takes with so many threads: the mean of as many as fit 0.06 s."""
     before = torch.get_num_threads()
     images, weight = torch.full(IMAGES, 0.5), torch.full(WEIGHT, 0.1, requires_grad=True)
     torch.set_num_threads(threads)
@@ -82,11 +81,11 @@ def chosen(processes: int = 1) -> int:
     return fastest(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
-def settled(params: Params, work: Path, choose: Callable[[int], int] = chosen) -> Params:
-    """The parameters with a number in place of `compute.threads: auto`: the one that `work` keeps, else the fastest."""
+def settled(params: Params, file: Path, choose: Callable[[int], int] = chosen) -> Params:
+    """The parameters with a number in place of `compute.threads: auto`: the one that `file` keeps, else the fastest."""
     if not _is_open(params):
         return params
-    number = _kept(work)
+    number = _kept(file)
     if number is None:
         shared = params.values.get("parallel")
         processes = shared.get("processes") if is_mapping(shared) else None
@@ -95,22 +94,26 @@ def settled(params: Params, work: Path, choose: Callable[[int], int] = chosen) -
     return Params({**params.values, "compute": {**compute, "threads": number}}, params.path)
 
 
-def keep(told: Params, params: Params, work: Path) -> Params:
-    """`params`, which `settled` made of `told`, with the number that is kept in `work` from now on.
+def keep(told: Params, params: Params, file: Path) -> Params:
+    """`params`, which `settled` made of `told`, with the number that `file` keeps from now on.
 
-    So all stages and processes of a run, and a stage that goes on another day, have the same one. Of two processes that
-    keep one at the same time, the first decides.
+    So all processes of a piece of work have the same one, and so has the work that goes on another day. Of two
+    processes that keep one at the same time, the first decides.
     """
     if not _is_open(told):
         return params
-    kept = work / KEPT
-    if _kept(work) is None:
+    if _kept(file) is None:
         # What cannot be read is as good as nothing.
         with suppress(FileNotFoundError):
-            kept.unlink()
-        with beginning(kept) as file:
-            file.write(f'{{"threads": {params.values["compute"]["threads"]}}}\n'.encode())
-    return settled(told, work, lambda _: params.values["compute"]["threads"])
+            file.unlink()
+        with beginning(file) as open_file:
+            open_file.write(f'{{"threads": {params.values["compute"]["threads"]}}}\n'.encode())
+    return settled(told, file, lambda _: params.values["compute"]["threads"])
+
+
+def forget(file: Path) -> None:
+    """The work is over, so that the next one chooses anew."""
+    file.unlink(missing_ok=True)
 
 
 def _is_open(params: Params) -> bool:
@@ -118,23 +121,18 @@ def _is_open(params: Params) -> bool:
     return is_mapping(compute) and compute.get("threads") == AUTO
 
 
-def _kept(work: Path) -> int | None:
+def _kept(file: Path) -> int | None:
     """The number that is kept; a file that holds none, such as one of a machine that lost power, is none."""
-    if not (work / KEPT).is_file():
+    if not file.is_file():
         return None
     try:
-        found = read_json(work / KEPT)
+        found = read_json(file)
     except InputError:
         return None
     number = found.get("threads") if is_mapping(found) else None
     if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MOST_THREADS:
         return number
     return None
-
-
-def unsettle(work: Path) -> None:
-    """A run is over, so that the next one chooses anew."""
-    (work / KEPT).unlink(missing_ok=True)
 
 
 def warning(threads: int, measure: Measure = seconds_with) -> str:
@@ -146,7 +144,7 @@ def warning(threads: int, measure: Measure = seconds_with) -> str:
         return ""
     return (
         f"compute.threads: {threads} threads take {slower:.1f} times as long as 1 on these busy cores; numbers "
-        f"depend on it, so it stays {threads} (compute.threads=auto chooses at the start of a run)"
+        f"depend on it, so it stays {threads} (compute.threads=auto chooses when a stage begins)"
     )
 
 

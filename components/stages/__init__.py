@@ -16,7 +16,7 @@ from components.foundation.provenance import fingerprint, git_commit, inputs_of,
 from components.foundation.recipes import title_of
 from components.foundation.starter import end_with_dvc
 from components.foundation.storage import write_json
-from components.numerics.threads import keep, settled, unsettle
+from components.numerics.threads import forget, keep, settled
 from components.tracking.journal import Journal
 
 STAGES = (
@@ -42,7 +42,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
         read = Params.read()
         _require_own_run(read)
         read.require_known(KNOWN)
-        params = keep(read, settled(read, WORK), WORK)
+        params = keep(read, settled(read, kept_threads(stage)), kept_threads(stage))
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
@@ -55,16 +55,20 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)
-        if stage == STAGES[-1]:
-            unsettle(WORK)
+        forget(kept_threads(stage))
+
+
+def kept_threads(stage: str) -> Path:
+    """Where the number of threads is kept that was chosen for a stage, until it has ended."""
+    return WORK / "threads" / f"{stage}.json"
 
 
 def tell_threads(read: Params, params: Params, journal: Journal) -> None:
-    """Records the number of CPU threads, and says which one was chosen, or that it is a slow one at present."""
+    """Records the number of CPU threads, and says which one was chosen where it is not one for each core."""
     compute = params.values.get("compute") or {}
     journal.tags({"threads": compute.get("threads")})
-    if params is not read:
-        journal.note(f"compute.threads: auto is {compute['threads']} in this run")
+    if params is not read and compute["threads"] < (cores := len(os.sched_getaffinity(0))):
+        journal.note(f"compute.threads: auto is {compute['threads']} here, which is fastest now (of {cores} cores)")
 
 
 def _require_own_run(params: Params) -> None:

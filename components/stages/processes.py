@@ -13,13 +13,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import cast
 
+import torch
+
 from components.foundation.child import finish_requested
+from components.foundation.errors import InputError
 from components.foundation.params import Params
-from components.foundation.process import USER_ERROR, WORK, as_process
+from components.foundation.process import USER_ERROR, as_process
 from components.foundation.starter import end_with_dvc
 from components.numerics import parallel
+from components.numerics.compute import Compute
 from components.numerics.threads import keep, settled
-from components.stages import run
+from components.stages import kept_threads, run
 from components.tracking.journal import Journal
 
 # Seconds a process gets to end by itself, below the ten that pipelines wait after their first signal.
@@ -29,6 +33,9 @@ GRACE = 8
 HUSH = 3
 # In the environment of processes that this module started: their standard input ends when the starter does.
 WATCHED = "TEMPER_WATCHED"
+
+# Processes of a stage for each core of the machine.
+MOST_PER_CORE = 4
 
 Main = Callable[[Params, Journal], None]
 
@@ -42,11 +49,19 @@ def run_together(stage: str, main: Main) -> None:
         end_with_dvc()
         # Chosen before there are several processes, which would disturb the measurement.
         read = Params.read()
-        params = keep(read, settled(read, WORK), WORK)
+        params = keep(read, settled(read, kept_threads(stage)), kept_threads(stage))
         processes = params.typed(parallel.Parallel, "parallel").processes
         if processes > 1:
+            _require_possible(processes, params.typed(Compute, "compute").device)
             raise SystemExit(_start(stage, processes))
     run(stage, main)
+
+
+def _require_possible(processes: int, device: str) -> None:
+    """Refuses far more processes than cores: each holds torch and the data. More than GPUs are refused later."""
+    most = MOST_PER_CORE * len(os.sched_getaffinity(0))
+    if processes > most and (device == "cpu" or not torch.cuda.is_available()):
+        raise InputError(f"params.yaml: parallel.processes: got {processes}, want at most {most} on these cores")
 
 
 def _run_one(stage: str, main: Main) -> None:
@@ -66,7 +81,7 @@ def _follow(stage: str, main: Main) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         try:
-            main(settled(Params.read(), WORK), cast(Journal, Silence()))
+            main(settled(Params.read(), kept_threads(stage)), cast(Journal, Silence()))
         except BaseException:
             time.sleep(HUSH)
             raise

@@ -96,9 +96,12 @@ def delta_of(assignments: Sequence[str]) -> dict[str, Any]:
         try:
             # Refuses what no file of parameters may hold, such as a number of thousands of digits.
             parse(value, f"--set {short(assignment)}")
-            delta[key.strip()] = _yaml().load(value)
+            loaded = _yaml().load(value)
         except YAMLError:
             raise InputError(f"--set {assignment}: the value is not readable as YAML") from None
+        if key.strip() in delta:
+            raise InputError(f"--set {assignment}: {key.strip()} is set twice")
+        delta[key.strip()] = loaded
     return delta
 
 

@@ -33,3 +33,5 @@ def require_files(params: Params, root: Path) -> None:
     files = section.get("files") if is_mapping(section) else None
     if isinstance(files, str) and not (root / files).exists():
         raise InputError(f"{params.path}: fetch_data.files: {one_line(files)}: no such file or folder")
+    if isinstance(files, str) and root.resolve().is_relative_to((root / files).resolve()):
+        raise InputError(f"{params.path}: fetch_data.files: {one_line(files)}: the project itself is in it")

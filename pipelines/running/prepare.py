@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from components.foundation.errors import InputError
 from components.foundation.params import is_mapping, read_yaml
+from components.foundation.storage import read_text, write_text
 from pipelines.parameters.change import change
+from pipelines.parameters.check import PARAMS
 
 if TYPE_CHECKING:
     from pipelines.graph import Stage
@@ -20,10 +22,17 @@ GRAPH = "dvc.yaml"
 def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> "dict[str, Stage]":
     """The stages to run, once params.yaml is changed and checked. Errors: whatever a user has mistaken, in one line."""
     require_stages(root, targets)
+    before = read_text(root / PARAMS) if (root / PARAMS).exists() else None
     change(root, preset, assignments)
     from pipelines import graph
 
-    return graph.select(graph.read_graph(root), targets)
+    try:
+        return graph.select(graph.read_graph(root), targets)
+    except BaseException:
+        # Nothing runs, so nothing has changed.
+        if before is not None and before != read_text(root / PARAMS):
+            write_text(root / PARAMS, before)
+        raise
 
 
 def require_stages(root: Path, targets: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 
-from pipelines.graph import Stage
+from pipelines.graph import BUSY, BUSY_POLL_SECONDS, BUSY_SECONDS, Stage
 from pipelines.running.process import Ended, ProcessEnd, meaning
 from pipelines.running.slots import gpu_slot
 from pipelines.running.tasks import FlowRun, state_of
@@ -26,9 +26,6 @@ _ALARM = re.compile(r"^sentinel: epoch (?P<epoch>[\d.]+): (?P<what>.*\)): (?P<do
 _PROGRESS = re.compile(r"\d+/\d+\b.* left$")
 _CODE = re.compile(r", exited with (-?\d+)$")
 _SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run, checking out outputs)$")
-# What DVC says where another one of its processes reads or writes a file of the stage, and for how long that may be so.
-_BUSY = re.compile(r"^ERROR: .* is busy, it is being blocked by")
-BUSY_SECONDS, BUSY_POLL_SECONDS = 60.0, 2.0
 # DVC's advice to a person at a terminal, of no use in a log.
 _ADVICE = re.compile(
     r"^(To track the changes|To enable auto|\s+git add |\s+dvc config |Use `dvc push`|(Generating|Updating) lock file)"
@@ -62,7 +59,7 @@ def _past_dvc(process: Callable[[], ProcessEnd], stop: Event) -> ProcessEnd:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         end = process()
-        busy = end.returncode != 0 and any(_BUSY.search(line) for line in end.lines)
+        busy = end.returncode != 0 and any(line.startswith("ERROR: ") and BUSY.search(line) for line in end.lines)
         if not busy or time.monotonic() > deadline or stop.wait(BUSY_POLL_SECONDS):
             return end
 

@@ -1,5 +1,6 @@
 """How many threads compute: chosen once, kept for the run, and said where they are slow."""
 
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.numerics import threads
 from components.numerics.compute import Compute
-from components.numerics.threads import KEPT, chosen, fastest, keep, seconds_with, settled, unsettle, warning
+from components.numerics.threads import chosen, fastest, forget, keep, seconds_with, settled, warning
 from tests.parts.pipeline_files import hashes, make_project, run_here
 
 
@@ -43,28 +44,31 @@ OPEN = Params({"seed": 1, "compute": {"device": "cpu", "threads": "auto"}})
 NO_NUMBERS = ('"x"', "null", "1e400", "0", "-1", "1e8", "true")
 
 
-def test_a_number_is_chosen_once_and_kept_until_the_run_is_over(tmp_path: Path) -> None:
-    first = keep(OPEN, settled(OPEN, tmp_path, lambda _: 3), tmp_path)
+def test_a_number_is_chosen_once_and_kept_until_the_work_is_over(tmp_path: Path) -> None:
+    file = tmp_path / "threads" / "stage.json"
+    first = keep(OPEN, settled(OPEN, file, lambda _: 3), file)
     assert first.values == {"seed": 1, "compute": {"device": "cpu", "threads": 3}}
     assert OPEN.values["compute"]["threads"] == "auto"
-    assert settled(OPEN, tmp_path, never).values == first.values
-    assert keep(OPEN, settled(OPEN, tmp_path / "other", lambda _: 5), tmp_path).values == first.values, "first decides"
-    unsettle(tmp_path)
-    assert settled(OPEN, tmp_path, lambda _: 1).values["compute"]["threads"] == 1
-    assert not list(tmp_path.iterdir()), "nothing is kept unless asked"
+    assert settled(OPEN, file, never).values == first.values
+    late = settled(OPEN, tmp_path / "other.json", lambda _: 5)
+    assert keep(OPEN, late, file).values == first.values, "the first decides"
+    forget(file)
+    assert settled(OPEN, file, lambda _: 1).values["compute"]["threads"] == 1
+    assert not list(file.parent.iterdir()), "nothing is kept unless asked"
     fixed = Params({"compute": {"threads": 2}})
-    assert settled(fixed, tmp_path, never) is fixed and keep(fixed, fixed, tmp_path) is fixed
-    assert not list(tmp_path.iterdir())
+    assert settled(fixed, file, never) is fixed and keep(fixed, fixed, file) is fixed
+    assert not list(file.parent.iterdir())
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", "null", "3", *(f'{{"threads": {value}}}' for value in NO_NUMBERS)]
 )
 def test_a_file_that_holds_no_number_is_as_good_as_none(content: str, tmp_path: Path) -> None:
-    (tmp_path / KEPT).write_text(content)
-    params = settled(OPEN, tmp_path, lambda _: 2)
-    assert keep(OPEN, params, tmp_path).values["compute"]["threads"] == 2
-    assert settled(OPEN, tmp_path, never).values == params.values
+    file = tmp_path / "stage.json"
+    file.write_text(content)
+    params = settled(OPEN, file, lambda _: 2)
+    assert keep(OPEN, params, file).values["compute"]["threads"] == 2
+    assert settled(OPEN, file, never).values == params.values
 
 
 @pytest.mark.parametrize(("processes", "want"), [(1, 1), (3, 3), (0, 1), ("x", 1), (None, 1)])
@@ -75,7 +79,7 @@ def test_processes_side_by_side_share_the_cores(processes: object, want: int, tm
         asked.append(count)
         return 1
 
-    settled(Params({**OPEN.values, "parallel": {"processes": processes}}), tmp_path, choose)
+    settled(Params({**OPEN.values, "parallel": {"processes": processes}}), tmp_path / "file.json", choose)
     assert asked == [want] and chosen(10**6) == 1
 
 
@@ -106,11 +110,13 @@ def test_a_chosen_number_gives_the_numbers_that_the_same_fixed_one_gives(tmp_pat
     stages, found = ("fetch_data", "normalize_data", "train_clean_teacher"), []
     for name, count in (("fixed", 1), ("chosen", "auto")):
         folder = make_project(tmp_path / name, **{"compute.threads": count})
-        (folder / ".temper").mkdir()
-        (folder / ".temper" / KEPT).write_text('{"threads": 1}')
+        for stage in stages:
+            kept = folder / ".temper/threads" / f"{stage}.json"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text('{"threads": 1}')
         run_here(folder, *stages)
         found.append(hashes(folder, *stages))
     assert found[0] == found[1]
-    assert (tmp_path / "chosen/.temper" / KEPT).exists(), "the run is not over"
-    journal = (tmp_path / "chosen/.temper/journals").rglob("train_clean_teacher.jsonl")
-    assert "auto is 1 in this run" in next(iter(journal)).read_text()
+    assert not list((tmp_path / "chosen/.temper/threads").iterdir()), "each stage is over"
+    journal = next((tmp_path / "chosen/.temper/journals").rglob("train_clean_teacher.jsonl")).read_text()
+    assert ("auto is 1 here" in journal) == (len(os.sched_getaffinity(0)) > 1) and '"threads": 1' in journal

@@ -17,6 +17,9 @@ MEASUREMENT = {
     "broken": "the numbers cannot be right",
 }
 
+# The models of the pipeline; others have names of their own.
+OWN = ("clean_teacher", "robust_teacher", "student")
+
 
 def summary(document: Report) -> list[str]:
     """At most three sentences: what the model does, whether it meets its criteria, what it loses against its teachers.
@@ -61,7 +64,8 @@ def verdict_text(document: Report, name: str) -> str:
 
 def _does(document: Report, me: str) -> str:
     model, threat = document.models[me], document.threat
-    begins = f"The {title(me)} gets {percent(model.clean.value)} % of {document.num_images} test images right"
+    subject = f"The {title(me)}" if me in OWN else f"The model {me}"
+    begins = f"{subject} gets {percent(model.clean.value)} % of {document.num_images} test images right"
     if model.worst_case is None:
         return f"{begins}; it was not attacked."
     size = f"{wording.NORM_WORDS[threat.norm].title} ε = {wording.epsilon_text(threat.epsilon)}"
