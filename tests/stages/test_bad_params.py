@@ -8,6 +8,7 @@ import pytest
 from components.commands import check_params
 from components.foundation.errors import InputError
 from components.foundation.params import Params
+from components.stages import processes
 from tests.parts.pipeline_files import ROOT, changed, small_params
 
 MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
@@ -147,3 +148,14 @@ def test_mistakes_in_params(key, value, message):
 
 def test_the_repositorys_own_params_are_right():
     check_params.check(Params.read(ROOT / "params.yaml"))
+
+
+def test_far_more_processes_than_cores_are_refused_before_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: False)
+    processes._require_possible(8, "auto")
+    for device in ("auto", "cpu"):
+        with pytest.raises(InputError, match=r"parallel.processes: got 9, want at most 8 on these cores"):
+            processes._require_possible(9, device)
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
+    processes._require_possible(64, "auto")

@@ -129,7 +129,7 @@ def test_a_broken_graph_is_named(text: str, project: Path, capsys: pytest.Captur
     assert "dvc.yaml: " in refused(["study", "smooth_labels", "--list"], capsys)
 
 
-@pytest.mark.parametrize("files", ["photos", "../photos", "photos/", "a\\nb"])
+@pytest.mark.parametrize("files", ["photos", "../photos", "photos/", "a\\nb", ".", "..", "presets/.."])
 def test_files_to_watch_must_be_there(files: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of params.yaml, and of a change of it, which is taken back."""
     line = "files: components/datasets/parts/no_files.txt"
