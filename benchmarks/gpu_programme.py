@@ -10,10 +10,10 @@ fails is noted, and comes last in the next call. `benchmarks/gpu/README.md` says
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,7 +48,9 @@ def main(given: Sequence[str] | None = None) -> int:
     if args.unpack is not None:
         print("\n".join(transfer.unpacked(args.unpack, place)))
         return 0
-    items = programme(args.toy)
+    items = [item for item in programme(args.toy) if not args.only or item.id in args.only]
+    if unknown := set(args.only) - {item.id for item in items}:
+        raise SystemExit(f"--only: no experiment {', '.join(sorted(unknown))} (--list shows them)")
     left = [item for item in items if not place.has(item.id)]
     print(f"{len(items) - len(left)} of {len(items)} experiments are done, {minutes(left)} are left", flush=True)
     outcomes = [] if args.list else list(work_through(ordered(left, place), place, time.monotonic() + args.seconds))
@@ -68,6 +70,7 @@ def parse(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
     parser.add_argument("--bring", type=Path, help="put results and weights of this machine there, to be taken along")
     parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="take in what --bring has put there; run nothing")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these experiments of the list alone")
     parser.add_argument("--list", action="store_true", help="show the list; run nothing")
     parser.add_argument("--toy", action="store_true", help="toy size: digits and small networks, on any machine")
     args = parser.parse_args(given)
@@ -102,22 +105,7 @@ def run(item: Item, place: Place, seconds: float) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *item.command, *place.options(), "--out", str(out)]
     command += ["--stop-after", f"{seconds:.0f}"] if item.continues else []
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines: list[str] = []
-    try:
-        # Whatever it does, this call ends in time; an experiment that continues has stopped by itself before.
-        signal.signal(signal.SIGALRM, lambda *_: process.terminate())
-        signal.setitimer(signal.ITIMER_REAL, seconds + MARGIN / 2)
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-        status = process.wait()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+    status, lines = ended(command, seconds + MARGIN / 2)
     if status == DONE and out.exists():
         failure.unlink(missing_ok=True)
         place.publish(item.id)
@@ -126,6 +114,25 @@ def run(item: Item, place: Place, seconds: float) -> str:
         return "stopped"
     write_json(failure, {"id": item.id, "status": status, "lines": lines[-40:]})
     return "failed"
+
+
+def ended(command: Sequence[str], seconds: float) -> tuple[int, list[str]]:
+    """The exit status of a process and what it printed, which is shown as it comes; one that takes longer is ended."""
+    lines: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        timer = threading.Timer(seconds, process.terminate)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            timer.cancel()
+    return process.returncode, lines
 
 
 def minutes(items: Iterable[Item]) -> str:

@@ -1,6 +1,7 @@
 """The ordered list of experiments: what is most valuable first, and one seed of every row before the second of any."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,17 +80,30 @@ def chain(seed: int, part: str) -> Item:
     return Item(f"chain.{part}.{seed}", f"cifar10_fast: {purpose}", seconds, command, continues=True)
 
 
-def arms(seed: int) -> list[Item]:
-    """Every arm of every study that has a size for a GPU, with one seed."""
+@cache
+def rows() -> tuple[tuple[str, str, int], ...]:
+    """Study, arm and expected seconds of every study that has a size for a GPU."""
     found = []
     for name in STUDIES:
         folder = ROOT / "studies" / name
         study = read_study(folder)
         for arm in study.names():
-            command = ("benchmarks.gpu.arm", "--study", name, "--arm", arm, "--seed", str(seed))
-            seconds = round(expected(arm_params(ROOT, folder, study, SCALE, arm)))
-            found.append(Item(f"{name}.{arm}.{seed}", f"study {name}, arm {arm}", seconds, command, continues=True))
-    return found
+            found.append((name, arm, round(expected(arm_params(ROOT, folder, study, SCALE, arm)))))
+    return tuple(found)
+
+
+def arms(seed: int) -> list[Item]:
+    """Every arm with one seed."""
+    return [
+        Item(
+            f"{study}.{arm}.{seed}",
+            f"study {study}, arm {arm}",
+            seconds,
+            ("benchmarks.gpu.arm", "--study", study, "--arm", arm, "--seed", str(seed)),
+            continues=True,
+        )
+        for study, arm, seconds in rows()
+    ]
 
 
 def expected(params: Mapping[str, Any]) -> float:
