@@ -40,10 +40,11 @@ def main() -> int:
     folder = args.work / "chain" / str(SEED)
     weights.restored(folder, MODEL, SEED, args.work)
     delta = TOY if args.toy else {"evaluate_attacks.cascade": "autoattack"}
-    only = {"fgsm": {"name": "fgsm"}}
-    nothing = {"curve_epsilons": [], "grid": {"epsilons": [], "attacks": {}}, "transfer_attacks": []}
     values = changed(preset_values(ROOT, PRESET), delta, "the programme")
-    attacked = {"attacks": {"only": only}, "curve_attack": "fgsm", **nothing, "last_epoch_attacks": []}
+    curve = values["evaluate_attacks"]["curve_attack"]
+    nothing = {"curve_epsilons": [], "grid": {"epsilons": [], "attacks": {}}, "transfer_attacks": []}
+    only = {"attacks": {"only": {curve: values["evaluate_attacks"]["attacks"][curve]}}}
+    attacked = {**only, **nothing, "last_epoch_attacks": []}
     values = changed(values, {"evaluate_attacks": attacked}, "the programme") | {"seed": SEED}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     for stage in DATA:
