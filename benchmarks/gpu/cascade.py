@@ -20,6 +20,8 @@ from benchmarks.gpu import weights
 from benchmarks.gpu.chain import DATA, PRESET
 from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, parser, write_result
 from benchmarks.run_preset import run_stage
+from components.data.pixels import to_pixels
+from components.data.splits import read_splits
 from components.foundation.params import Params
 from components.foundation.recipes import changed
 from components.foundation.storage import read_json
@@ -92,10 +94,9 @@ def reference(folder: Path, threat: Threat, toy: bool) -> dict[str, Any]:
         return {"missing": "pyautoattack is not installed"}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, _ = load_model(folder / f"models/{MODEL}.safetensors", device)
-    tensors, _ = read_tensors(folder / "data/normalized.safetensors")
-    images, labels = tensors["test/images"], tensors["test/labels"]
+    images, labels = read_splits(folder / "data/normalized.safetensors").test.on(device)
     num = min(TOY_IMAGES if toy else IMAGES, len(labels))
-    images, labels = images[:num].to(device).float() / 255, labels[:num].to(device)
+    images, labels = to_pixels(images[:num]), labels[:num]
     began = time.monotonic()
     theirs = standing(model.eval(), images, labels, threat, device, toy)
     seconds = time.monotonic() - began
@@ -122,7 +123,7 @@ def standing(
     if toy:
         four.apgd.n_iter = four.apgd_targeted.n_iter = four.fab.n_iter = TOY_STEPS
         four.square.n_queries = TOY_QUERIES
-    images_adv = four.run_standard_evaluation(images, labels, batch_size=len(labels))
+    images_adv, _ = four.run_standard_evaluation(images, labels, batch_size=len(labels))
     with torch.no_grad():
         return (model(images_adv).argmax(1) == labels).cpu()
 
