@@ -88,7 +88,8 @@ def plain(case: Case) -> Trained:
 
     Its images come from the same loader, as its data loader would give them.
     """
-    model, loader, rng = copy.deepcopy(case.model), _loader(case), torch.Generator().manual_seed(case.seed)
+    model, loader = copy.deepcopy(case.model), _loader(case)
+    rng = torch.Generator(case.train.images.device).manual_seed(case.seed)
     optimizer = torch.optim.SGD(model.parameters(), case.learning_rate, momentum=0.9, weight_decay=5e-4)
     steps, step_size = (PGD_STEPS, float(PGD_STEP)) if case.method == "pgd_at" else (1, float(RS_STEP))
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from components.foundation.errors import InputError
@@ -95,7 +96,14 @@ class Box(NamedTuple):
     code: tuple[str, ...]
 
 
-def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: Sequence[str] = ()) -> JobPlan:
+def plan(
+    root: Path,
+    folder: Path,
+    scale: str,
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    delta: Mapping[str, Any] = MappingProxyType({}),
+) -> JobPlan:
     """The jobs of a study.
 
     Args:
@@ -103,6 +111,7 @@ def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: 
         folder: the study's, with study.yaml.
         scale: one of the study's scales.
         seeds, arms: only these; none means all.
+        delta: of every arm, on top of what the study says.
     """
     study = read_study(folder)
     names = study.names()
@@ -115,7 +124,7 @@ def plan(root: Path, folder: Path, scale: str, seeds: Sequence[int] = (), arms: 
     for seed in seeds or study.seeds:
         for name in arms or names:
             arm, variant = names[name]
-            params = arm_params(root, folder, study, scale, name) | {"seed": seed}
+            params = changed(arm_params(root, folder, study, scale, name), delta, name) | {"seed": seed}
             labels = {"study": folder.name, "scale": scale, "arm": name, "seed": str(seed)}
             trained = _trained(boxes, study.role, params, labels, known_jobs)
             evaluated = _evaluation(boxes, study.role, params, labels, {"": trained})

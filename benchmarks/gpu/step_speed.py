@@ -1,0 +1,156 @@
+"""How fast PGD-10 and FGSM-RS training of ResNet-18 is on this device, against the published loop and its own limits.
+
+    python -m benchmarks.gpu.step_speed --work FOLDER --out FILE
+
+Entrants alternate in rounds, each trains a few steps of its own network, and each ratio is taken within a round. Times
+are of the clock, after the device has finished. The limits are the rates of bfloat16 matrix products and of the
+network's own 3x3 convolutions.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import attack_clock as clock
+from benchmarks import attack_networks as networks
+from benchmarks import train_entrants as entrants
+from benchmarks.gpu.place import DONE, parser, write_result
+from components.data.normalization import Normalization
+from components.data.splits import LabelledImages
+from components.models.parts.batch_norm import BatchNorm
+from components.models.resnet18 import ResNet18
+
+OWN = "temper"
+
+
+class Size(NamedTuple):
+    """What is timed: batch sizes, steps in a lap, rounds, the network's width, the side of the matrices."""
+
+    batches: tuple[int, ...]
+    steps: int
+    rounds: int
+    width: float
+    side: int
+
+
+FULL, TOY = Size((128, 1024), 20, 5, 1.0, 8192), Size((8,), 2, 2, 0.125, 64)
+CIFAR = 50_000
+
+
+def main() -> int:
+    args = parser(__doc__).parse_args()
+    device, size = torch.device("cuda" if torch.cuda.is_available() else "cpu"), TOY if args.toy else FULL
+    rates = {"matrix_product": matrix_product(device, size), "convolutions": convolutions(device, size)}
+    found: dict[str, Any] = {"limits_tflop_per_s": rates, "parts": {}}
+    lines = []
+    for method in ("pgd_at", "fgsm_rs"):
+        for batch_size in size.batches:
+            part = timed(method, batch_size, device, size, rates["convolutions"])
+            found["parts"][f"{method}/{batch_size}"] = part
+            own, ratio = part["entrants"][OWN], part["ratios"]["plain"]["median"]
+            lines.append(f"{method} {batch_size}: epoch {own['epoch_seconds']:.1f} s, {ratio:.1f} x the published loop")
+            print(lines[-1], flush=True)
+    write_result(args.out, "; ".join(lines), toy=args.toy, **found)
+    return DONE
+
+
+def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Size, limit: float) -> dict[str, Any]:
+    """A few steps by every entrant in every round."""
+    num = batch_size * size.steps
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (num, 3, 32, 32), generator=rng, dtype=torch.uint8).to(device)
+    few = LabelledImages(images, torch.randint(0, 10, (num,), generator=rng).to(device))
+    model = _network(size)
+    case = entrants.Case(model.to(device), few, method, batch_size, 1000, 0.05, 0)
+    ready = {OWN: entrants.temper(case), "plain": entrants.plain(case)}
+    flop = 2 * networks.multiply_adds(model.cpu().eval(), (3, 32, 32))
+    laps: dict[str, list[float]] = {name: [] for name in ready}
+    names = list(ready)
+    for number in range(size.rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            laps[name].append(seconds(lambda name=name, number=number: ready[name].epoch(number), device))
+    # Passes there and back: each step of the attack and the training step; weight gradients count as one more.
+    passes = 2 * (entrants.PGD_STEPS if method == "pgd_at" else 1) + 3
+    counted = {name: one[1:] for name, one in laps.items()}  # the first round does what only a first call does
+    rows = {}
+    for name, one in counted.items():
+        median = statistics.median(one)
+        speed = flop * passes * num / median / 1e12
+        rows[name] = {
+            "seconds": one,
+            "images_per_second": num / median,
+            "epoch_seconds": CIFAR * median / num,
+            "tflop_per_s": speed,
+            "share_of_convolutions": speed / limit,
+        }
+    ratios = {
+        name: clock.spread([its / own for its, own in zip(one, counted[OWN], strict=True)])
+        for name, one in counted.items()
+        if name != OWN
+    }
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    return {"images": num, "batch_size": batch_size, "entrants": rows, "ratios": ratios, "peak_gib": memory}
+
+
+def _network(size: Size) -> nn.Module:
+    torch.manual_seed(0)
+    nothing = Normalization(method="none", offset=(0.0,) * 3, scale=(1.0,) * 3)
+    return ResNet18(width=size.width, batch_norm=BatchNorm(estimator="running", momentum=0.1)).build(
+        10, (3, 32, 32), nothing
+    )
+
+
+def matrix_product(device: torch.device, size: Size) -> float:
+    """TFLOP/s of the product of two square bfloat16 matrices."""
+    left, right = torch.randn(2, size.side, size.side, device=device).bfloat16()
+    return 2 * size.side**3 / per_call(lambda: left @ right, device) / 1e12
+
+
+def convolutions(device: torch.device, size: Size) -> float:
+    """TFLOP/s of the 3x3 convolutions of ResNet-18's blocks, there and back, bfloat16, channels last."""
+    work = took = 0.0
+    batch_size = max(size.batches)
+    for count, channels_in, channels_out, side, stride in clock.BLOCKS:
+        inside, outside = (max(1, round(size.width * channels)) for channels in (channels_in, channels_out))
+        layer = nn.Conv2d(inside, outside, 3, stride, 1, bias=False, dtype=torch.bfloat16, device=device)
+        layer.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        images = torch.randn(batch_size, inside, side, side, dtype=torch.bfloat16, device=device)
+        leaf = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+        gradient = torch.randn_like(layer(leaf))
+
+        def there_and_back(leaf: Tensor = leaf, layer: nn.Module = layer, gradient: Tensor = gradient) -> None:
+            torch.autograd.grad(layer(leaf), leaf, gradient)
+
+        took += count * per_call(there_and_back, device)
+        work += count * 4 * gradient.numel() * inside * 9
+    return work / took / 1e12
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Of the clock, until the device has finished."""
+    _finish(device)
+    began = time.perf_counter()
+    call()
+    _finish(device)
+    return time.perf_counter() - began
+
+
+def per_call(call: Callable[[], Any], device: torch.device, least: float = 0.2) -> float:
+    """Seconds of one call, from as many as take `least` seconds."""
+    call()
+    calls = max(1, int(least / max(seconds(call, device), 1e-6)))
+    return seconds(lambda: [call() for _ in range(calls)], device) / calls
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

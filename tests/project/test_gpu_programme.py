@@ -1,0 +1,195 @@
+"""The GPU programme: order, what is skipped, stopped, continued and brought home; and the whole list at toy size."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu_programme
+from benchmarks.gpu import transfer, weights
+from benchmarks.gpu.items import Item, programme
+from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
+from components.foundation.storage import read_json, write_json, write_text
+from components.numerics.tensor_files import read_tensors, write_tensors
+
+ROOT = Path(__file__).resolve().parents[2]
+# An experiment that counts its calls, and does in each what it is told: a status, or more to do.
+FAKE = """
+import json, sys
+from pathlib import Path
+out, plan = Path(sys.argv[sys.argv.index("--out") + 1]), sys.argv[1].split(",")
+count = out.with_suffix(".calls")
+calls = len(count.read_text()) if count.exists() else 0
+count.write_text("x" * (calls + 1))
+status = int(plan[min(calls, len(plan) - 1)])
+if status == 0:
+    out.write_text(json.dumps({"headline": "fine", "options": sys.argv[2:]}))
+print("said", status)
+raise SystemExit(status)
+"""
+
+
+def fake(name: str, plan: str, seconds: int = 10, continues: bool = True) -> Item:
+    return Item(name, "a fake", seconds, ("fake_experiment", plan), continues)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the programme with other experiments: its status."""
+    (tmp_path / "fake_experiment.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def call(items: list[Item], *options: str) -> int:
+        monkeypatch.setattr(gpu_programme, "programme", lambda toy: items)
+        folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+        return gpu_programme.main(["--toy", *folders, *options])
+
+    return call
+
+
+def test_every_experiment_is_there_once_and_one_seed_comes_before_the_second():
+    items = programme()
+    assert len({item.id for item in items}) == len(items) > 100
+    assert all(find_spec(item.command[0]) is not None and item.seconds > 0 for item in items)
+    assert [item.id for item in items[:2]] == ["smoke", "step_speed"]
+    rows: dict[str, list[int]] = {}
+    for item in items[7:]:
+        row, _, seed = item.id.rpartition(".")
+        rows.setdefault(row, []).append(int(seed))
+    assert all(seeds == sorted(seeds) for seeds in rows.values())
+    seeds = [int(item.id.rpartition(".")[2]) for item in items[7:] if not item.id.startswith("chain")]
+    assert seeds == sorted(seeds)
+    # A machine is there for half an hour.
+    assert all(item.seconds <= 1500 for item in items)
+    assert [item.id for item in programme(toy=True)] == [
+        item.id for item in items if not re.search(r"\.[12]$", item.id)
+    ]
+
+
+def test_what_is_done_is_skipped_and_what_was_stopped_goes_on(run, tmp_path, capsys):
+    items = [fake("one", "0"), fake("two", "3,3,0"), fake("three", "0")]
+    assert run(items, "--seconds", "300") == MORE_TO_DO
+    assert sorted(path.stem for path in (tmp_path / "results").glob("*.json")) == ["one", "three"]
+    assert run(items, "--seconds", "300") == MORE_TO_DO
+    assert run(items, "--seconds", "300") == DONE
+    calls = {name: len((tmp_path / f"work/made/{name}.calls").read_text()) for name in ("one", "two", "three")}
+    assert calls == {"one": 1, "two": 3, "three": 1}
+    assert "--stop-after" in read_json(tmp_path / "results/two.json")["options"]
+    out = capsys.readouterr().out
+    assert "2 of 3 experiments are done, about 0 GPU minutes are left" in out and "done   fine" in out
+
+
+def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
+    items = [fake("bad", "7,0"), fake("good", "0"), fake("late", "0")]
+    assert run(items[:2], "--seconds", "300") == 1
+    noted = read_json(tmp_path / "work/failed/bad.json")
+    assert noted["status"] == 7 and noted["lines"] == ["said 7\n"]
+    capsys.readouterr()
+    assert run(items, "--seconds", "300") == DONE
+    out = capsys.readouterr().out
+    assert out.index("\nlate: ") < out.index("\nbad: ") and not (tmp_path / "work/failed/bad.json").exists()
+
+
+def test_nothing_begins_that_cannot_end(run, tmp_path, capsys):
+    items = [fake("long", "0", seconds=1000, continues=False), fake("short", "0", continues=False)]
+    assert run(items, "--seconds", "100") == MORE_TO_DO
+    assert not (tmp_path / "results/long.json").exists() and (tmp_path / "results/short.json").exists()
+    assert run(items, "--seconds", "40") == MORE_TO_DO
+    assert "no time left" in capsys.readouterr().out
+
+
+def test_a_result_survives_when_the_call_ends_before_it_is_kept(tmp_path):
+    place = Place(None, tmp_path / "work", tmp_path / "results", True)
+    write_result(place.made("one"), "fine", number=3)
+    assert place.has("one") and read_json(place.result("one"))["number"] == 3
+    assert {"device", "cuda", "versions", "commit"} <= read_json(place.result("one"))["machine"].keys()
+
+
+def test_results_and_weights_come_home(tmp_path):
+    there = Place(None, tmp_path / "there", tmp_path / "there/results", True)
+    run = tmp_path / "run"
+    torch.manual_seed(0)
+    tensors = {"weight": torch.randn(3, 4_000_000), "count": torch.tensor(5)}
+    (run / "models").mkdir(parents=True)
+    write_tensors(run / "models/student.safetensors", tensors, {"card": "a"})
+    for path in weights.SMALL:
+        (run / path.format("student")).parent.mkdir(parents=True, exist_ok=True)
+        write_text(run / path.format("student"), "told")
+    weights.kept(run, weights.STUDENT, 2, there.work)
+    write_result(there.result("one"), "fine")
+    write_json(there.failure("two"), {"id": "two", "status": 1, "lines": ["why\n"]})
+    out = tmp_path / "out"
+    (line,) = transfer.packed(out, there)
+    assert line.startswith("1 results and 3 files of weights")
+    assert all(path.stat().st_size <= 16 * 2**20 for path in out.iterdir()) and len(list(out.iterdir())) <= 8
+    assert transfer.packed(tmp_path / "again", there)[0].startswith("1 results and 0 files")
+
+    here = Place(None, tmp_path / "here", tmp_path / "here/results", True)
+    lines = transfer.unpacked(out, here)
+    assert lines[:2] == ["result one.json: fine", "failed two.json: why"] and here.has("one")
+    other = tmp_path / "other"
+    assert weights.restored(other, weights.STUDENT, 2, here.work)
+    back, metadata = read_tensors(other / "models/student.safetensors")
+    assert metadata == {"card": "a"} and torch.equal(back["weight"], tensors["weight"].bfloat16().float())
+    assert torch.equal(back["count"], tensors["count"]) and (other / "curves/student.csv").read_text() == "told"
+    assert not weights.restored(other, weights.STUDENT, 2, here.work)
+    (here.work / "weights/student.2/part.0").unlink()
+    with pytest.raises(SystemExit, match="not all parts"):
+        weights.restored(tmp_path / "third", weights.STUDENT, 2, here.work)
+    with pytest.raises(SystemExit, match="neither on this disk"):
+        weights.restored(tmp_path / "third", weights.STUDENT, 1, here.work)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_whole_list_at_toy_size_killed_twice(tmp_path):
+    """Every experiment ends in a result, and those that were running when the process was killed end in the same."""
+    hit = []
+    for moment in ("chain.student.0", "fast_at.n_fgsm.0"):
+        process = programme_at_toy_size(tmp_path / "killed")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"{moment}:"):
+                hit.append(moment)
+                time.sleep(6)
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert hit == ["chain.student.0", "fast_at.n_fgsm.0"]
+    process = programme_at_toy_size(tmp_path / "killed")
+    out, _ = process.communicate()
+    assert process.returncode == DONE, out[-3000:]
+    results = {path.stem: read_json(path) for path in (tmp_path / "killed/toy-results").glob("*.json")}
+    assert sorted(results) == sorted(item.id for item in programme(toy=True))
+    assert results["smoke"]["wrong"] == []
+    process = programme_at_toy_size(tmp_path / "whole", "--only", "chain.teachers.0", *hit)
+    process.communicate()
+    for name in hit:
+        whole = read_json(tmp_path / f"whole/toy-results/{name}.json")
+        assert numbers(whole) == numbers(results[name])
+
+
+def programme_at_toy_size(work: Path, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "benchmarks/gpu_programme.py",
+        "--toy",
+        "--seconds",
+        "1400",
+        "--work",
+        str(work),
+        *options,
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def numbers(result: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in result.items() if key not in ("seconds", "date", "machine")})
