@@ -13,7 +13,7 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
 from components.foundation.params import Positive, Real, strict
-from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.contract import RESTARTS, Loss, Method, Teacher
 from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.two_views import Views, accuracies
 from components.numerics import parallel
@@ -70,6 +70,11 @@ class BMtardMethod(Method):
         # NaN until the first step, whose losses they become.
         self.register_buffer("first_losses", torch.full((2,), torch.nan))
         self.decay = 1.0
+
+    @property
+    def host_decides(self) -> str:
+        """The restarts of the attack."""
+        return RESTARTS if self.fields.attack.restarts > 1 else ""
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the decay of both step sizes for this epoch (counted from 0)."""

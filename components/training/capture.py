@@ -1,0 +1,398 @@
+"""A training step recorded once and replayed: the GPU is told to do all of it at once, as a CUDA graph.
+
+Launched one by one, the operations of a step at batch 128 take the host several times as long as they take the GPU.
+What is recorded is the inner attack, the loss, the backward pass and the clipping of the gradient. The optimizer and
+the average of the weights follow as they are: they are few launches, which the host makes while the GPU is still busy
+with the replay, and so learning rate, momentum and the kind of optimizer stay free.
+
+A graph reads and writes the tensors that it was recorded with. So a batch is copied into the one that was recorded, a
+buffer that a step replaces is copied into the old one, and random numbers come from generators that the graph knows:
+a replay moves them as far as the step itself would, so a checkpoint means the same with and without.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from components.data.batch import Batch
+from components.data.placement import Placement
+from components.foundation.errors import InputError
+from components.methods.parts.contract import Crafting, Loss, Method
+from components.numerics import parallel
+from components.numerics.compute import CaptureMode
+from components.numerics.cost import PassCounter
+from components.numerics.random_numbers import Rng
+from components.threats.parts.threat import Threat
+
+T = TypeVar("T")
+
+# Batches of a kind that run as they stand first: libraries choose their algorithms, and a method makes its memory.
+WARM_UP = 2
+# So many steps may change what a method remembers in name or shape before it counts as one that always does.
+PATIENCE = 8
+RESHAPED = "what the method remembers changes its shape"
+
+
+class Gradient(NamedTuple):
+    """What a step finds besides the gradients themselves: the loss and its parts for the whole batch, detached, and the
+    gradient's norm if it is clipped."""
+
+    loss: Loss
+    norm: Tensor | None
+
+
+class Graph(Protocol):
+    """Work of the device, recorded once and done again at each replay."""
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Does the work as it stands."""
+        ...
+
+    def record(self, work: Callable[[], Any]) -> None:
+        """Notes what the work would do, and does nothing."""
+        ...
+
+    def replay(self) -> Any:
+        """Does what was noted. The result is in the same tensors each time."""
+        ...
+
+
+Graphs = Callable[[Sequence[torch.Generator]], Graph]
+
+
+class CudaGraph:
+    """A CUDA graph whose random numbers come from `generators` and the device's own generator."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators, self.graph, self.result = generators, torch.cuda.CUDAGraph(), None
+        self.stream = torch.cuda.Stream()
+
+    def run(self, work: Callable[[], T]) -> T:
+        """On the stream that is recorded later, where gradients must have been accumulated before."""
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            result = work()
+        current.wait_stream(self.stream)
+        return result
+
+    def record(self, work: Callable[[], Any]) -> None:
+        for generator in self.generators:
+            self.graph.register_generator_state(generator)
+        # Casts of weights that were made outside are not the graph's, and the graph's own hold nothing before a replay.
+        torch.clear_autocast_cache()
+        try:
+            # Threads that decode images may go on meanwhile.
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.result = work()
+        except BaseException:
+            # A generator that was being recorded would refuse to draw from here on; a copy of its state does not.
+            device = torch.cuda.current_device()
+            for generator in (*self.generators, torch.cuda.default_generators[device]):
+                generator.graphsafe_set_state(generator.clone_state())
+            raise
+        finally:
+            torch.clear_autocast_cache()
+
+    def replay(self) -> Any:
+        self.graph.replay()
+        return self.result
+
+
+class Bindings:
+    """Which tensor each name of the networks stands for."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        self.buffers = {module: dict(module._buffers) for network in networks for module in network.modules()}
+        self.parameters = [parameter for network in networks for parameter in network.parameters()]
+        self.marks = [
+            (parameter.data_ptr(), parameter.stride(), parameter.requires_grad) for parameter in self.parameters
+        ] + [(t.data_ptr(), t.stride(), False) for own in self.buffers.values() for t in own.values() if t is not None]
+
+    def settle(self) -> bool:
+        """Has each name stand for its tensor again, with the values of what took its place. False: that cannot be,
+        since names came or went, or another shape."""
+        for module, own in self.buffers.items():
+            if module._buffers.keys() != own.keys():
+                return False
+            for name, tensor in own.items():
+                current = module._buffers[name]
+                if current is tensor:
+                    continue
+                if current is None or tensor is None or not _alike(current, tensor):
+                    return False
+                module._buffers[name] = tensor.copy_(current)
+        return True
+
+    def put_back(self) -> None:
+        """Has each name stand for its tensor again, as it is: what took its place was never computed."""
+        for module, own in self.buffers.items():
+            module._buffers.clear()
+            module._buffers.update(own)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+
+
+@dataclass
+class _Kind:
+    """Batches of the same shapes: how many ran as they stand, and what was recorded with which inputs."""
+
+    graph: Graph
+    ran: int = 0
+    inputs: Batch | None = None
+    passes: tuple[int, int] = (0, 0)
+
+
+class Refused(Exception):
+    """Work that cannot be recorded, and why, in one line. Nothing of it was done."""
+
+
+class Recording(Generic[T]):
+    """Work on a batch that runs as it stands at first, is recorded then, and replayed from there on.
+
+    The result of a replay lies in tensors that the next one overwrites. Errors: `Refused`.
+    """
+
+    def __init__(self, graphs: Callable[[], Graph], bindings: Bindings, counter: PassCounter) -> None:
+        self.graphs, self.bindings, self.counter = graphs, bindings, counter
+        self.kinds: dict[Any, _Kind] = {}
+
+    def __call__(self, work: Callable[[Batch], T], batch: Batch) -> T:
+        key = _key(batch)
+        if key not in self.kinds:
+            self.kinds[key] = _Kind(self.graphs())
+        kind = self.kinds[key]
+        if kind.ran < WARM_UP:
+            kind.ran += 1
+            return kind.graph.run(lambda: work(batch))
+        before = self.counter.forward, self.counter.backward
+        if kind.inputs is None:
+            kind.inputs = self._record(kind.graph, work, batch)
+            result = kind.graph.replay()
+            kind.passes = self.counter.forward - before[0], self.counter.backward - before[1]
+            return result
+        for own, new in zip(_tensors(kind.inputs), _tensors(batch), strict=True):
+            own.copy_(new)
+        result = kind.graph.replay()
+        # No hook of the networks sees a replay.
+        self.counter.forward, self.counter.backward = (n + m for n, m in zip(before, kind.passes, strict=True))
+        return result
+
+    def _record(self, graph: Graph, work: Callable[[Batch], T], batch: Batch) -> Batch:
+        inputs = _copied(batch)
+
+        def settled() -> T:
+            result = work(inputs)
+            if not self.bindings.settle():
+                raise RuntimeError(RESHAPED)
+            return result
+
+        self.bindings.settle()
+        passes = self.counter.forward, self.counter.backward
+        try:
+            graph.record(settled)
+        except RuntimeError as error:
+            self.bindings.put_back()
+            self.counter.forward, self.counter.backward = passes
+            # What ends a recording is an error of its own, which hides the first.
+            raise Refused(str(error.__context__ or error).partition("\n")[0]) from error
+        return inputs
+
+
+class _Found(NamedTuple):
+    """A step's outcome as a graph can hold it: all numbers in one tensor, and the gradients."""
+
+    numbers: Tensor
+    names: tuple[str, ...]
+    clipped: bool
+    gradients: list[Tensor | None]
+
+
+class _Run(NamedTuple):
+    """What is trained, with what is recorded and counted."""
+
+    model: nn.Module
+    method: Method
+    graphs: Callable[[], Graph]
+    counter: PassCounter
+
+
+class Capture:
+    """How the steps of a training run are computed: recorded and replayed where that can be, else as they stand.
+
+    Where something keeps a whole step from being recorded, its attack alone is recorded if it is a phase of its own.
+    Each reason is told once. Errors, with `on`: any such reason.
+
+    Args:
+        mode: `auto` records on a GPU, `on` must, `off` never does.
+        tell: takes a line.
+        graphs: makes what records, of the generators that are drawn from; None: CUDA's, where the model is on a GPU.
+    """
+
+    def __init__(
+        self, mode: CaptureMode = "off", tell: Callable[[str], None] = print, graphs: Graphs | None = None
+    ) -> None:
+        self.mode, self.tell, self.graphs = mode, tell, graphs
+        self.step: Recording[_Found] | None = None
+        self.attack: Recording[Tensor] | None = None
+        self._run: _Run | None = None
+        self._bindings: Bindings | None = None
+        self._told: set[str] = set()
+        # Why steps, and why attacks, are recorded no more; how many steps changed the shape of what is remembered.
+        self._failed, self._attack_failed, self._unsettled = "", "", 0
+
+    def begin_epoch(self, model: nn.Module, method: Method, rng: torch.Generator, counter: PassCounter) -> None:
+        """Takes stock, once an epoch of the method has begun: what was recorded is used again if nothing has moved.
+
+        A method that changes with the epochs is recorded anew.
+        """
+        graphs = self.graphs or (CudaGraph if rng.device.type == "cuda" else None)
+        if self.mode == "off" or graphs is None:
+            return
+        before, known = self._run, self._bindings
+        self._run, self._bindings = _Run(model, method, lambda: graphs([rng]), counter), Bindings(model, method)
+        moved = known is None or known.marks != self._bindings.marks
+        if known and before and before.method is method and not moved and not _changes_with_epochs(method):
+            self._bindings = known
+            for recording in (self.step, self.attack):
+                if recording is not None:
+                    recording.counter = counter
+        else:
+            self._choose(self._run, self._bindings)
+
+    def gradient(self, work: Callable[[Batch], Gradient], batch: Batch) -> Gradient:
+        """What `work` finds for the batch; the gradients are in `.grad`. `work` depends on the batch and on the tensors
+        of the networks alone."""
+        if self.step is not None:
+            try:
+                return self._replayed(self.step, work, batch)
+            except Refused as error:
+                self._failed = str(error)
+                self._start_anew()
+        if self.attack is not None:
+            with self._crafting(self.attack):
+                found = work(batch)
+            self._settle()
+            return found
+        return work(batch)
+
+    def _replayed(self, step: Recording[_Found], work: Callable[[Batch], Gradient], batch: Batch) -> Gradient:
+        parameters = step.bindings.parameters
+        found = step(lambda inputs: _held(work(inputs), parameters), batch)
+        self._settle()
+        for parameter, gradient in zip(parameters, found.gradients, strict=True):
+            parameter.grad = gradient
+        total, *rest = found.numbers.clone().unbind()
+        norm = rest.pop() if found.clipped else None
+        return Gradient(Loss(total, dict(zip(found.names, rest, strict=True))), norm)
+
+    @contextmanager
+    def _crafting(self, attack: Recording[Tensor]) -> Iterator[None]:
+        """Inside the block the innermost method crafts by way of the recording."""
+        assert self._run is not None
+        method: Any = _innermost(self._run.method)
+        own = method.craft
+
+        def craft(model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+            try:
+                return attack(lambda inputs: own(model, inputs, threat, rng), batch)
+            except Refused as error:
+                self._attack_failed = str(error)
+            return own(model, batch, threat, rng)
+
+        method.craft = craft
+        try:
+            yield
+        finally:
+            del method.craft
+        if self._attack_failed:
+            self._start_anew()
+
+    def _settle(self) -> None:
+        """Looks after a step whether what was recorded still holds."""
+        assert self._bindings is not None
+        if not self._bindings.settle():
+            self._unsettled += 1
+            if self._unsettled > PATIENCE:
+                self._failed = RESHAPED
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        assert self._run is not None
+        self._bindings = Bindings(self._run.model, self._run.method)
+        self._choose(self._run, self._bindings)
+
+    def _choose(self, run: _Run, bindings: Bindings) -> None:
+        """What is recorded from here on: the step, the attack alone, or nothing."""
+        self.step = self.attack = None
+        reason = self._failed or _obstacle(run.model, run.method)
+        if not reason:
+            self.step = Recording(run.graphs, bindings, run.counter)
+            return
+        if self.mode == "on":
+            raise InputError(f"compute.capture: got 'on', but {reason} (auto goes on without)")
+        alone = _attacks_apart(run.method) and not self._attack_failed
+        if alone:
+            self.attack = Recording(run.graphs, bindings, run.counter)
+        what = "of each step the attack alone is captured" if alone else "steps are not captured"
+        line = f"capture: {what}: {reason if not self._attack_failed else self._attack_failed}"
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
+
+def _obstacle(model: nn.Module, method: Method) -> str:
+    """Why whole steps cannot be recorded, or nothing."""
+    if parallel.world_size() > 1:
+        return f"{parallel.world_size()} processes exchange gradients in it"
+    layers = [module for network in (model, *method.companions()) for module in network.modules()]
+    if any(isinstance(layer, nn.BatchNorm2d) and layer.momentum is None for layer in layers):
+        return "batch norm with estimator cumulative asks the device for the number of batches"
+    return method.host_decides
+
+
+def _attacks_apart(method: Method) -> bool:
+    """Whether the attack is a phase of its own that moves no batch statistic and asks the host for nothing."""
+    inner = _innermost(method)
+    mode = getattr(inner.fields, "batch_norm", "eval")
+    return isinstance(inner, Crafting) and mode == "eval" and not inner.host_decides
+
+
+def _innermost(method: Method) -> Method:
+    inside = [child for child in method.children() if isinstance(child, Method)]
+    return _innermost(inside[0]) if inside else method
+
+
+def _changes_with_epochs(method: Method) -> bool:
+    layers = [layer for layer in method.modules() if isinstance(layer, Method)]
+    hooks = ("begin_epoch", "end_epoch")
+    return any(getattr(type(layer), hook) is not getattr(Method, hook) for layer in layers for hook in hooks)
+
+
+def _held(gradient: Gradient, parameters: list[nn.Parameter]) -> _Found:
+    loss, norm = gradient
+    numbers = torch.stack([loss.total, *loss.parts.values(), *([] if norm is None else [norm])])
+    return _Found(numbers, tuple(loss.parts), norm is not None, [parameter.grad for parameter in parameters])
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [batch.images, batch.labels, batch.indices, *batch.placement[1:]]
+
+
+def _key(batch: Batch) -> Any:
+    """What the operations of a step depend on besides numbers of the device."""
+    shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in _tensors(batch)]
+    return batch.total, batch.placement.pad, *shapes
+
+
+def _copied(batch: Batch) -> Batch:
+    images, labels, indices, *moves = (tensor.clone() for tensor in _tensors(batch))
+    return Batch(images, labels, indices, Placement(batch.placement.pad, *moves), batch.total)
