@@ -161,11 +161,11 @@ class Recording(Generic[T]):
     The result of a replay lies in tensors that the next one overwrites. Errors: `Refused`.
     """
 
-    def __init__(self, graphs: Callable[[], Graph], bindings: Bindings, counter: PassCounter) -> None:
-        self.graphs, self.bindings, self.counter = graphs, bindings, counter
+    def __init__(self, graphs: Callable[[], Graph], bindings: Bindings) -> None:
+        self.graphs, self.bindings = graphs, bindings
         self.kinds: dict[Any, _Kind] = {}
 
-    def __call__(self, work: Callable[[Batch], T], batch: Batch) -> T:
+    def __call__(self, work: Callable[[Batch], T], batch: Batch, counter: PassCounter) -> T:
         key = _key(batch)
         if key not in self.kinds:
             self.kinds[key] = _Kind(self.graphs())
@@ -173,20 +173,20 @@ class Recording(Generic[T]):
         if kind.ran < WARM_UP:
             kind.ran += 1
             return kind.graph.run(lambda: work(batch))
-        before = self.counter.forward, self.counter.backward
+        before = counter.forward, counter.backward
         if kind.inputs is None:
-            kind.inputs = self._record(kind.graph, work, batch)
+            kind.inputs = self._record(kind.graph, work, batch, counter)
             result = kind.graph.replay()
-            kind.passes = self.counter.forward - before[0], self.counter.backward - before[1]
+            kind.passes = counter.forward - before[0], counter.backward - before[1]
             return result
         for own, new in zip(_tensors(kind.inputs), _tensors(batch), strict=True):
             own.copy_(new)
         result = kind.graph.replay()
         # No hook of the networks sees a replay.
-        self.counter.forward, self.counter.backward = (n + m for n, m in zip(before, kind.passes, strict=True))
+        counter.forward, counter.backward = (n + m for n, m in zip(before, kind.passes, strict=True))
         return result
 
-    def _record(self, graph: Graph, work: Callable[[Batch], T], batch: Batch) -> Batch:
+    def _record(self, graph: Graph, work: Callable[[Batch], T], batch: Batch, counter: PassCounter) -> Batch:
         inputs = _copied(batch)
 
         def settled() -> T:
@@ -196,12 +196,12 @@ class Recording(Generic[T]):
             return result
 
         self.bindings.settle()
-        passes = self.counter.forward, self.counter.backward
+        passes = counter.forward, counter.backward
         try:
             graph.record(settled)
         except RuntimeError as error:
             self.bindings.put_back()
-            self.counter.forward, self.counter.backward = passes
+            counter.forward, counter.backward = passes
             # What ends a recording is an error of its own, which hides the first.
             raise Refused(str(error.__context__ or error).partition("\n")[0]) from error
         return inputs
@@ -217,12 +217,11 @@ class _Found(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What is trained, with what is recorded and counted."""
+    """What is trained, and what makes its graphs."""
 
     model: nn.Module
     method: Method
     graphs: Callable[[], Graph]
-    counter: PassCounter
 
 
 class Capture:
@@ -241,6 +240,8 @@ class Capture:
         self, mode: CaptureMode = "off", tell: Callable[[str], None] = print, graphs: Graphs | None = None
     ) -> None:
         self.mode, self.tell, self.graphs = mode, tell, graphs
+        # Counts the epoch's passes.
+        self.counter = PassCounter()
         self.step: Recording[_Found] | None = None
         self.attack: Recording[Tensor] | None = None
         self._run: _Run | None = None
@@ -249,7 +250,7 @@ class Capture:
         # Why steps, and why attacks, are recorded no more; how many steps changed the shape of what is remembered.
         self._failed, self._attack_failed, self._unsettled = "", "", 0
 
-    def begin_epoch(self, model: nn.Module, method: Method, rng: torch.Generator, counter: PassCounter) -> None:
+    def begin_epoch(self, model: nn.Module, method: Method, rng: torch.Generator) -> None:
         """Takes stock, once an epoch of the method has begun: what was recorded is used again if nothing has moved.
 
         A method that changes with the epochs is recorded anew.
@@ -258,13 +259,10 @@ class Capture:
         if self.mode == "off" or graphs is None:
             return
         before, known = self._run, self._bindings
-        self._run, self._bindings = _Run(model, method, lambda: graphs([rng]), counter), Bindings(model, method)
+        self._run, self._bindings = _Run(model, method, lambda: graphs([rng])), Bindings(model, method)
         moved = known is None or known.marks != self._bindings.marks
         if known and before and before.method is method and not moved and not _changes_with_epochs(method):
             self._bindings = known
-            for recording in (self.step, self.attack):
-                if recording is not None:
-                    recording.counter = counter
         else:
             self._choose(self._run, self._bindings)
 
@@ -286,7 +284,7 @@ class Capture:
 
     def _replayed(self, step: Recording[_Found], work: Callable[[Batch], Gradient], batch: Batch) -> Gradient:
         parameters = step.bindings.parameters
-        found = step(lambda inputs: _held(work(inputs), parameters), batch)
+        found = step(lambda inputs: _held(work(inputs), parameters), batch, self.counter)
         self._settle()
         for parameter, gradient in zip(parameters, found.gradients, strict=True):
             parameter.grad = gradient
@@ -303,7 +301,7 @@ class Capture:
 
         def craft(model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
             try:
-                return attack(lambda inputs: own(model, inputs, threat, rng), batch)
+                return attack(lambda inputs: own(model, inputs, threat, rng), batch, self.counter)
             except Refused as error:
                 self._attack_failed = str(error)
             return own(model, batch, threat, rng)
@@ -335,13 +333,13 @@ class Capture:
         self.step = self.attack = None
         reason = self._failed or _obstacle(run.model, run.method)
         if not reason:
-            self.step = Recording(run.graphs, bindings, run.counter)
+            self.step = Recording(run.graphs, bindings)
             return
         if self.mode == "on":
             raise InputError(f"compute.capture: got 'on', but {reason} (auto goes on without)")
         alone = _attacks_apart(run.method) and not self._attack_failed
         if alone:
-            self.attack = Recording(run.graphs, bindings, run.counter)
+            self.attack = Recording(run.graphs, bindings)
         what = "of each step the attack alone is captured" if alone else "steps are not captured"
         line = f"capture: {what}: {reason if not self._attack_failed else self._attack_failed}"
         if line not in self._told:

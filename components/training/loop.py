@@ -122,11 +122,12 @@ def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iter
 def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
     counter, watch = PassCounter(state.model, *state.method.networks()), state.watch
+    state.capture.counter = counter
     shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
     try:
         # Record 0 is the model before training: the reference of every curve.
         with synchronised(*shared_norms):
-            trained = _train_epoch(state, loader, plan, epoch - 1, counter) if epoch else {}
+            trained = _train_epoch(state, loader, plan, epoch - 1) if epoch else {}
         record: Record = {"epoch": epoch} | trained
         # Looking is not training.
         passes = {name: n - (watch.passes[name] if watch is not None else 0) for name, n in counter.take().items()}
@@ -143,11 +144,11 @@ def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Rec
     return record
 
 
-def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int, counter: PassCounter) -> Record:
+def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     state.model.train()
     state.method.train()
     state.method.begin_epoch(epoch)
-    state.capture.begin_epoch(state.model, state.method, state.rng, counter)
+    state.capture.begin_epoch(state.model, state.method, state.rng)
     recipe, replays = plan.recipe, state.method.replays
     steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.

@@ -6,6 +6,7 @@ or reads a number of an earlier epoch shows here as it would on a GPU.
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
-from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Loader
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 from components.methods.parts.contract import Loss, Method
 from components.methods.pgd_at import PgdAt
-from components.models.parts.averaging import Ema
 from components.numerics.compute import Compute
-from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Rng, uniform
 from components.schedules.one_cycle import OneCycle
 from components.threats.l1 import L1
@@ -34,6 +32,7 @@ from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.wrappers.awp import Awp
 from tests.conftest import TinyNet
+from tests.parts import parallel_worker
 from tests.parts.method_members import MEMBERS, STEP, WRAPPED, smoothed
 from tests.parts.tape_graph import TapeGraph
 
@@ -83,20 +82,9 @@ class Nothing:
 
 
 def recipe(epochs: int, precision: str = "float32", cutmix: float = 0.0) -> Recipe:
-    return Recipe(
-        epochs=epochs,
-        batch_size=6,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
-        gradient_clip=1.0,
-        average=Ema(name="ema", decay=0.9),
-        augmentation=Augmentation(crop=1, flip=True, cutmix=cutmix, rand_augment=None),
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        select_by="mean_accuracy",
-        patience=None,
-    )
+    fields = parallel_worker.recipe("", epochs)
+    augmentation = replace(fields.augmentation, cutmix=cutmix)
+    return replace(fields, batch_size=6, gradient_clip=1.0, augmentation=augmentation, precision=precision)
 
 
 def begun(
@@ -148,8 +136,9 @@ def test_a_replayed_step_is_the_step(name, linf, tmp_path):
     assert bool(num_replays()) == (name not in NEVER)
 
 
-@pytest.mark.parametrize("name", ["pgd_at", "b_mtard", "fgsm_mep", "adr", "smoothed_trades"])
-@pytest.mark.parametrize("stop", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "stop"), [("pgd_at", 2), ("b_mtard", 3), ("fgsm_mep", 3), ("adr", 2), ("smoothed_trades", 3)]
+)
 def test_stopped_and_continued_equals_the_eager_run(name, stop, linf, tmp_path):
     eager = ended(ALL[name](), linf, tmp_path / "eager", recipe(3), Capture())
     _, records = begun(ALL[name](), linf, tmp_path / "cut", recipe(3), captured([]))
@@ -247,7 +236,7 @@ def test_a_cumulative_batch_norm_and_several_processes_leave_the_attack(linf, tm
     monkeypatch.setattr("components.training.capture.parallel.world_size", lambda: 2)
     for name in ("trades", "fgsm_rs"):
         capture = captured(lines)
-        capture.begin_epoch(model, MEMBERS[name](), torch.Generator(), PassCounter(model))
+        capture.begin_epoch(model, MEMBERS[name](), torch.Generator())
     assert lines == [line + "2 processes exchange gradients in it" for line in (ALONE, STEPS)]
 
 
@@ -346,6 +335,7 @@ def test_a_gpu_needs_no_more_memory_from_epoch_to_epoch(name, tmp_path):
 def test_a_gpu_goes_on_after_a_recording_that_failed(in_attack, linf, tmp_path):
     lines: list[str] = []
     eager = ended(Asking(in_attack), linf, tmp_path / "eager", recipe(3), Capture(), TinyNet().cuda())
-    method = Asking(in_attack)
-    state = ended(method, linf, tmp_path / "replayed", recipe(3), Capture("auto", lines.append), TinyNet().cuda())
+    state = ended(
+        Asking(in_attack), linf, tmp_path / "replayed", recipe(3), Capture("auto", lines.append), TinyNet().cuda()
+    )
     assert lines and torch.equal(eager.rng.get_state(), state.rng.get_state())
