@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.golden_steps import BEGIN, END, PAGE
 from components.numerics.tensor_files import read_tensors
-from components.training import capture
+from components.training import recording
 from components.training.capture import Capture
 from tests.parts.golden_steps import CASES, GOLDEN, STEPS, Deviation, deviation, golden, steps
 from tests.parts.processes import together
@@ -48,7 +48,7 @@ BLIND = Tolerance(Deviation(loss=0.05, gradient=1.5, weights=0.05, pixels=0.8), 
 def replayed(name: str) -> dict[str, Tensor]:
     """The second step comes from a tape, where the method allows it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "WARM_UP", STEPS - 1)
+        patch.setattr(recording, "WARM_UP", STEPS - 1)
         return steps(name, capture=Capture("auto", lambda line: None, TapeGraph))
 
 
@@ -111,6 +111,6 @@ def test_a_gpu_takes_the_same_steps_on_average(name, tmp_path: Path):
     # Of a method that draws nothing, rounding alone is left.
     assert abs(statistics.mean(found) - statistics.mean(wanted)) <= 5 * spread**0.5 + 1e-9
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "WARM_UP", STEPS - 1)
+        patch.setattr(recording, "WARM_UP", STEPS - 1)
         apart = deviation(steps(name, device="cuda", capture=Capture("auto")), steps(name, device="cuda"))
     assert max(apart[:3]) <= 1e-9
