@@ -209,7 +209,7 @@ def _suite(
     told = default_section(threat, several=False) | {"attacks": attacks, "cascade": cascade, "batch_size": batch_size}
     told |= {"grid": {"epsilons": [], "attacks": {}}, "adversarial": "uint8" if dtype == torch.uint8 else "float32"}
     section = typed(EvaluationSection, told, "evaluate", threat.epsilon)
-    compute = Compute(device="auto", threads=torch.get_num_threads(), deterministic=True, capture="off")
+    compute = Compute(device="auto", threads=torch.get_num_threads(), deterministic=True)
     suite = suite_of(section, threat, compute, seed, num_classes, "evaluate")
     built = {name: _attack(one, threat, f"attacks.{name}") for name, one in own.items()}
     return suite._replace(attacks=suite.attacks | built)

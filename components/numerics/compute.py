@@ -49,7 +49,7 @@ class Compute:
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
     threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
-    capture: CaptureMode
+    capture: CaptureMode = "auto"
     """A GPU records training steps and replays them: `auto` where it can, `on` or an error, `off` never."""
 
     @property

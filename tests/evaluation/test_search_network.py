@@ -147,13 +147,13 @@ def test_parity_fails_for_a_search_without_gradients():
 
 def test_float32_is_float32_on_a_gpu_too():
     torch.backends.cudnn.allow_tf32 = True
-    Compute(device="cpu", threads=1, deterministic=False, capture="off").prepare()
+    Compute(device="cpu", threads=1, deterministic=False).prepare()
     assert not torch.backends.cudnn.allow_tf32
 
 
 def test_deterministic_mode_costs_no_filling_of_new_tensors(monkeypatch):
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    Compute(device="cpu", threads=1, deterministic=True, capture="off").prepare()
+    Compute(device="cpu", threads=1, deterministic=True).prepare()
     assert torch.get_deterministic_debug_mode() == 2
     assert not torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -70,7 +70,7 @@ def test_a_measurement_leaves_threads_and_random_numbers_alone() -> None:
     before, state = torch.get_num_threads(), torch.get_rng_state()
     assert seconds_with(2) > 0
     assert torch.get_num_threads() == before and torch.equal(torch.get_rng_state(), state)
-    assert Compute(device="cpu", threads=1, deterministic=True, capture="off").warning == ""
+    assert Compute(device="cpu", threads=1, deterministic=True).warning == ""
 
 
 def test_a_chosen_number_gives_the_numbers_that_the_same_fixed_one_gives(tmp_path: Path) -> None:
