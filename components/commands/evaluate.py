@@ -41,6 +41,7 @@ from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
+from components.numerics.threads import keep, settled, unsettle
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
@@ -92,7 +93,8 @@ def main(given: EvaluateOptions) -> None:
 
 def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: OutsideImages, note: Note) -> None:
     """Attacks the models in `files` and writes the evaluation's files of the folder `out`; `note` gets its lines."""
-    params = options.params_of(given, everything.test.images.dtype == torch.uint8)
+    told = options.params_of(given, everything.test.images.dtype == torch.uint8)
+    params = settled(told, given.out)
     suite, foreign = read_suite(params, SECTION, 10), options.foreign_of(given)
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
@@ -104,13 +106,18 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
         model, facts, own = load_outside(name, reference, files[name], images, foreign[name], device)
         candidates[name], classes = Candidate(model, facts), classes or own
     images = images._replace(classes=classes or _numbered(candidates, images, device))
+    # Kept beside the journal: what is killed goes on with as many threads, and so do other shards.
+    params = keep(told, params, given.out)
     suite = read_suite(params, SECTION, images.num_classes)
+    torch.set_num_threads(params.values["compute"]["threads"])
     data = _data(images, suite.section.batch_size, device)
     code = fingerprint(attack_code(candidates, suite))
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
     evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
+    if place.shard.number == 0:
+        unsettle(given.out)
 
 
 def images_of(data: str) -> OutsideImages:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.foundation.errors import InputError
 from components.foundation.params import short, strict
 from components.numerics import parallel
-from components.numerics.threads import AUTO, chosen, warning
+from components.numerics.threads import AUTO, MOST_THREADS, chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
@@ -24,9 +24,6 @@ CaptureMode = Literal["auto", "on", "off"]
 
 `auto`: wherever it can be. `on`: an error where it cannot be. `off`: never.
 """
-
-MOST_THREADS = 1024
-
 
 def _threads(value: object) -> object:
     if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):

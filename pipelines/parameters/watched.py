@@ -5,9 +5,12 @@ dvc.yaml can name a key of params.yaml as a dependency, but no key that only som
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from components.foundation.params import is_mapping
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
+from components.foundation.params import Params, is_mapping
 from components.foundation.recipes import nested
 
 
@@ -22,3 +25,11 @@ def with_files(delta: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(folder, str) or dataset.get("streamed"):
         return tree
     return tree | {"fetch_data": {**section, "files": os.path.expanduser(folder)}}
+
+
+def require_files(params: Params, root: Path) -> None:
+    """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
+    section = params.values.get("fetch_data")
+    files = section.get("files") if is_mapping(section) else None
+    if isinstance(files, str) and not (root / files).exists():
+        raise InputError(f"{params.path}: fetch_data.files: {one_line(files)}: no such file or folder")

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.foundation.errors import InputError
-from components.foundation.lines import one_line
 from components.foundation.params import is_mapping, read_yaml
 from pipelines.parameters.change import change
-from pipelines.parameters.check import PARAMS
 
 if TYPE_CHECKING:
     from pipelines.graph import Stage
 
-GRAPH, FETCH = "dvc.yaml", "fetch_data"
+GRAPH = "dvc.yaml"
 
 
 def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> "dict[str, Stage]":
@@ -25,18 +23,7 @@ def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets
     change(root, preset, assignments)
     from pipelines import graph
 
-    selected = graph.select(graph.read_graph(root), targets)
-    if FETCH in selected:
-        _require_watched(root)
-    return selected
-
-
-def _require_watched(root: Path) -> None:
-    """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
-    section = read_yaml(root / PARAMS).get(FETCH)
-    files = section.get("files") if is_mapping(section) else None
-    if isinstance(files, str) and not (root / files).exists():
-        raise InputError(f"{PARAMS}: {FETCH}.files: {one_line(files)}: no such file or folder")
+    return graph.select(graph.read_graph(root), targets)
 
 
 def require_stages(root: Path, targets: Sequence[str]) -> None:
