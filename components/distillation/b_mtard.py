@@ -13,9 +13,9 @@ from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
 from components.foundation.params import Positive, Real, strict
-from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.contract import RESTARTS, Loss, Method, Teacher
 from components.methods.parts.crafting import BatchNormMode, crafting
-from components.methods.parts.two_views import Views, accuracies
+from components.methods.parts.two_views import Views, accuracies, logits_of
 from components.numerics import parallel
 from components.numerics.losses import entropy, hard, kl_divergence
 from components.numerics.random_numbers import Rng
@@ -71,6 +71,11 @@ class BMtardMethod(Method):
         self.register_buffer("first_losses", torch.full((2,), torch.nan))
         self.decay = 1.0
 
+    @property
+    def host_decides(self) -> str:
+        """The restarts of the attack."""
+        return RESTARTS if self.fields.attack.restarts > 1 else ""
+
     def begin_epoch(self, epoch: int) -> None:
         """Sets the decay of both step sizes for this epoch (counted from 0)."""
         self.decay = self.fields.balance_decay ** sum(epoch >= done for done in self.fields.balance_milestones)
@@ -80,11 +85,11 @@ class BMtardMethod(Method):
         with crafting(model, self.fields.batch_norm) as network:
             images_adv = self.fields.attack(network, images, hard(labels), threat, rng)
         # Two forward passes, adversarial first, so that each has its own batch statistics.
-        logits_adv, logits = model(images_adv), model(images)
+        logits_adv, logits = logits_of(model, images_adv), logits_of(model, images)
         targets = self._soft_labels(images, images_adv)
         losses = Pair(
-            kl_divergence(targets.robust, logits_adv.float(), self.fields.reduction),
-            kl_divergence(targets.clean, logits.float(), self.fields.reduction),
+            kl_divergence(targets.robust, logits_adv, self.fields.reduction),
+            kl_divergence(targets.clean, logits, self.fields.reduction),
         )
         parts = self._rebalance(targets, Pair(losses.robust.detach(), losses.clean.detach()))
         weights = Pair(*self.weights)
@@ -96,8 +101,8 @@ class BMtardMethod(Method):
         """The teachers' logits over their temperatures, [N, K] each."""
         temperatures = Pair(*self.temperatures)
         return Pair(
-            self.robust_teacher(images_adv).float() / temperatures.robust,
-            self.clean_teacher(images).float() / temperatures.clean,
+            logits_of(self.robust_teacher, images_adv) / temperatures.robust,
+            logits_of(self.clean_teacher, images) / temperatures.clean,
         )
 
     @torch.no_grad()

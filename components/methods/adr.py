@@ -87,7 +87,7 @@ class AdrMethod(Method):
         logits = logits_of(model, images_adv)
         adversarial = cross_entropy(logits, batch.labels)
         parts = {
-            "temperature": batch.images.new_tensor(self.temperature),
+            "temperature": batch.images.new_full((), self.temperature),
             "certainty": batch.labels.amax(1).mean(),
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }

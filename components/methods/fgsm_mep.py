@@ -64,6 +64,11 @@ class FgsmMepMethod(Method):
         """The smoothing of the target that the attack leaves."""
         return self.fields.label_smoothing if self.fields.craft == "smoothed" else 0.0
 
+    @property
+    def host_decides(self) -> str:
+        """The size of the memory, until every image has been seen."""
+        return "" if self.memory.complete else "fgsm_mep makes room for images that it has not seen yet"
+
     def begin_epoch(self, epoch: int) -> None:
         """Forgets everything in epochs 0, `reset_every`, …"""
         if epoch % self.fields.reset_every == 0:

@@ -57,6 +57,11 @@ class FreeAtMethod(Method):
         self.memory = Memory()
         self._pending: _Replay | None = None
 
+    @property
+    def host_decides(self) -> str:
+        """The perturbation that goes on to the next batch, whose size may be another."""
+        return "free_at hands its perturbation from one step to the next on the host"
+
     def begin_epoch(self, epoch: int) -> None:
         """Takes this process's rows: every W-th. No step is pending."""
         self._pending = None

@@ -19,6 +19,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 `auto` is the fastest: bfloat16 where the device is made for it, else float32.
 """
 
+CaptureMode = Literal["auto", "on", "off"]
+"""Whether a GPU records a training step once and replays it (CUDA graphs), which spares the host its launches.
+
+`auto`: wherever it can be. `on`: an error where it cannot be. `off`: never.
+"""
 
 def _threads(value: object) -> object:
     if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
@@ -41,6 +46,8 @@ class Compute:
     device: Literal["auto", "cpu", "cuda"]  # Where the networks run; `auto` takes a GPU where there is one.
     threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
+    capture: CaptureMode = "auto"
+    """A GPU records training steps and replays them: `auto` where it can, `on` or an error, `off` never."""
 
     @property
     def warning(self) -> str:
@@ -51,12 +58,14 @@ class Compute:
     def prepare(self) -> torch.device:
         """The device, after setting this process's threads and determinism and meeting those it trains with.
 
-        Errors: a GPU asked for, but none there; more processes than GPUs.
+        Errors: a GPU asked for, or steps to be captured, but none there; more processes than GPUs.
         """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("params.yaml: compute.device: got 'cuda', but no GPU is visible here (allowed: auto, cpu)")
         torch.set_num_threads(chosen() if self.threads == "auto" else self.threads)
         device = torch.device("cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda")
+        if self.capture == "on" and device.type == "cpu":
+            raise InputError("params.yaml: compute.capture: got 'on', but a CPU computes here (allowed: auto, off)")
         if device.type == "cuda":
             index, gpus = parallel.place_on_machine(), torch.cuda.device_count()
             if index >= gpus:

@@ -30,6 +30,7 @@ from components.stages.resume import KeptWork
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 from components.tracking.journal import Journal
+from components.training.capture import Capture
 from components.training.checkpoint import TrainingState, saved_epoch
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.sentinel.probe import SentinelProbe
@@ -181,6 +182,7 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     attack, size = section.validation_attack, recipe.batch_size
     validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
+    state.capture = Capture(settings.compute.capture, lambda line: journal.note(f"{training.stage}: {line}"))
     if section.sentinel is not None:
         looks = SentinelProbe(section.sentinel, *held_out, settings.threat, size, recipe.precision, settings.seed)
         state.watch = Watch(section.sentinel, looks, lambda n: built(training, settings.changed[n - 1]), journal.note)

@@ -43,7 +43,7 @@ class L1:
         offset = images_adv - images
         room = torch.where(offset > 0, 1 - images, images)
         sizes, rooms = (part.flatten(1).double() for part in (offset.abs(), room))
-        radii = torch.as_tensor(radius, device=images.device, dtype=torch.float64).view(-1, 1) * INSIDE
+        radii = _column(radius, sizes) * INSIDE
         shrunk = (sizes - _level(sizes, rooms, radii)).clamp_min_(0).minimum(rooms)
         return (images + offset.sign() * shrunk.view_as(offset).to(offset.dtype)).clamp_(0, 1)
 
@@ -70,7 +70,7 @@ class L1:
         flat = gradient.flatten(1)
         room = torch.where(flat > 0, 1 - points.flatten(1), points.flatten(1)).clamp_min(0)
         order = flat.abs().argsort(dim=1, descending=True, stable=True)
-        length = torch.as_tensor(step_size, device=flat.device, dtype=flat.dtype).view(-1, 1)
+        length = _column(step_size, flat)
         moved = _filled(room.gather(1, order), length)
         return (flat.sign() * torch.zeros_like(flat).scatter(1, order, moved)).view_as(gradient)
 
@@ -101,6 +101,11 @@ class L1:
 
     def _inside(self, images: Tensor, offset: Tensor, radius: float) -> Tensor:
         return self.project(images + offset, images, radius)
+
+
+def _column(length: float | Tensor, like: Tensor) -> Tensor:
+    """A length for each row of `like`, [N, 1], or one for all, [1, 1]. Nothing is copied from the host for it."""
+    return length.to(like).view(-1, 1) if isinstance(length, Tensor) else like.new_full((1, 1), length)
 
 
 def _filled(room: Tensor, total: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from components.methods.parts.contract import Method
 from components.models.parts.averaging import Average
 from components.numerics import parallel
 from components.numerics.tensor_files import read_metadata, read_tensors, write_tensors
+from components.training.capture import Capture
 from components.training.sentinel.watch import Watch
 from components.training.sgd import Sgd
 
@@ -39,6 +40,7 @@ class TrainingState:
 
     `history` holds one record per finished epoch; the first is of the untrained model, epoch 0. `watch` is the
     overfitting sentinel, if there is one; `good_epoch` the last it would go back to, `good_best` the best one by then.
+    `capture` computes the steps, and is in no checkpoint.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class TrainingState:
     measure: Measure
     average: Average | None = None
     watch: Watch | None = None
+    capture: Capture = field(default_factory=Capture)
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -1.0

@@ -23,6 +23,7 @@ from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
 from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
+from components.training.capture import Gradient
 from components.training.checkpoint import Measure, TrainingState, trained_parameters
 from components.training.sgd import Sgd
 
@@ -121,11 +122,13 @@ def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iter
 def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Record:
     """The record of an epoch that runs now; cut short where the sentinel gives the epoch up."""
     counter, watch = PassCounter(state.model, *state.method.networks()), state.watch
+    state.capture.counter = counter
     shared_norms = _networks(state) if plan.batch_norm == "synchronised" else []
     try:
         # Record 0 is the model before training: the reference of every curve.
         with synchronised(*shared_norms):
-            record: Record = {"epoch": epoch} | (_train_epoch(state, loader, plan, epoch - 1) if epoch else {})
+            trained = _train_epoch(state, loader, plan, epoch - 1) if epoch else {}
+        record: Record = {"epoch": epoch} | trained
         # Looking is not training.
         passes = {name: n - (watch.passes[name] if watch is not None else 0) for name, n in counter.take().items()}
     finally:
@@ -145,6 +148,7 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     state.model.train()
     state.method.train()
     state.method.begin_epoch(epoch)
+    state.capture.begin_epoch(state.model, state.method, state.rng)
     recipe, replays = plan.recipe, state.method.replays
     steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
@@ -154,9 +158,8 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
         progress = epoch + index / num_steps
         rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
         speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, recipe.momentum))
-        with training_arithmetic(batch.images.device, recipe.precision):
-            loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
-        steps.append(_update(state, loss, len(batch.images) / batch.total, speed, recipe.gradient_clip))
+        gradient = state.capture.gradient(lambda batch: _gradient(state, plan, batch), batch)
+        steps.append(_update(state, gradient, speed))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
@@ -177,21 +180,29 @@ def _stream(state: TrainingState, batch: Batch) -> Part:
     return Part.share(state.rng, parallel.rank(), ranks, batch.total)
 
 
-def _update(state: TrainingState, loss: Loss, share: float, speed: _Speed, gradient_clip: float | None) -> _StepRecord:
-    """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
+def _gradient(state: TrainingState, plan: Plan, batch: Batch) -> Gradient:
+    """Leaves the gradient of the whole batch's loss in `.grad`; of that batch this process has a share of the images.
 
-    The record has the loss and its parts for the whole batch, detached, and the gradient's norm if that is clipped.
+    The loss and its parts are those of the whole batch.
     """
     state.optimizer.zero_grad()
+    with training_arithmetic(batch.images.device, plan.recipe.precision):
+        loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
+    share, parameters = len(batch.images) / batch.total, state.optimizer.parameters
     (loss.total * share).backward()
-    parameters = state.optimizer.parameters
     numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
     total, *parts = parallel.sum_gradients(parameters, *numbers)
-    norm = None if gradient_clip is None else nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    clip = plan.recipe.gradient_clip
+    norm = None if clip is None else nn.utils.clip_grad_norm_(parameters, clip)
+    return Gradient(Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
+
+
+def _update(state: TrainingState, gradient: Gradient, speed: _Speed) -> _StepRecord:
+    """Steps along the gradient in `.grad`."""
     state.optimizer.step(*speed)
     if state.average is not None:
         state.average.update(state.model)
-    return _StepRecord(speed.learning_rate, Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
+    return _StepRecord(speed.learning_rate, gradient.loss, gradient.norm)
 
 
 def _require_finite(steps: list[_StepRecord], epoch: int) -> None:

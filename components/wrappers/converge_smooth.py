@@ -129,6 +129,12 @@ class Smoothed(Method):
         self.centralisation = Centralisation(fields.weight_centralisation, fields.centre_epochs)
         self._set_out(warm=False, guarded=False)
 
+    @property
+    def host_decides(self) -> str:
+        """The gate of a batch, once there is one, or what the inner method says."""
+        gated = self.fields.form == "batch" and self._active
+        return "smoothing with form batch decides for each batch whether to pull" if gated else super().host_decides
+
     def begin_epoch(self, epoch: int) -> None:
         """Sets stride and switches for this epoch (counted from 0)."""
         self.method.begin_epoch(epoch)

@@ -84,6 +84,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("seed", 2**60, f"seed: got {2**60}, want at most 4294967296"),
     ("seed", 2**32, f"seed: got {2**32}, want at most 4294967295"),
     ("compute.device", "gpu", "compute.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    ("compute.capture", "always", "compute.capture: input should be 'auto', 'on' or 'off', got 'always'"),
     ("compute.threads", 0, "compute.threads: got 0, want 1 to 1024, or auto"),
     (f"{RECIPE}.epochs", 0, f"{RECIPE}.epochs: got 0, want at least 1"),
     (f"{RECIPE}.batch_size", 1, f"{RECIPE}.batch_size: got 1, want at least 2"),

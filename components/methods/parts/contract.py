@@ -20,6 +20,8 @@ from components.numerics.losses import cross_entropy, hard
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
+RESTARTS = "restarts of the attack are for the images that are not fooled yet"
+
 
 class Loss(NamedTuple):
     """A scalar ready for backward, and detached named scalars to log; the loop averages them over the epoch.
@@ -62,6 +64,13 @@ class Method(nn.Module):
     def label_smoothing(self) -> float:
         """The share of the target that goes evenly to all classes; 0 for a method without such a field."""
         return getattr(self.fields, "label_smoothing", 0.0)
+
+    @property
+    def host_decides(self) -> str:
+        """What the host must know or decide in the midst of a step of this epoch, so that the step cannot be recorded
+        and replayed, in words; nothing where there is nothing. As it stands here, that of the method inside."""
+        inside = [child for child in self.children() if isinstance(child, Method)]
+        return inside[0].host_decides if inside else ""
 
     def begin_epoch(self, epoch: int) -> None:
         """For a method that changes with the epochs, which are counted from 0."""
@@ -168,6 +177,12 @@ class Attacked(Method):
         super().__init__(fields)
         for name, network in networks.items():
             self.add_module(name, network)
+
+    @property
+    def host_decides(self) -> str:
+        """The restarts of the attack."""
+        restarts = getattr(self.fields.attack, "restarts", 1)
+        return RESTARTS if restarts > 1 else ""
 
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         with crafting(model, self.fields.batch_norm) as network:

@@ -141,6 +141,11 @@ class MixedMethod(Method):
         self.clock = Clock()
         self.clean_teacher = None if clean_teacher is None else Teacher(clean_teacher)
 
+    @property
+    def host_decides(self) -> str:
+        """The count of steps, the coin, and the seed of each batch's own draws."""
+        return "a mixed batch counts its steps, and draws a seed, on the host"
+
     def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
         mix: Mix = self.fields.mix
         step, smoothing = self.clock.tick(), self.fields.label_smoothing

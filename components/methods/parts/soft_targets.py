@@ -1,7 +1,6 @@
 """Probabilities to learn from in place of labels: softened by a temperature, rectified, or stripped of their advice."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,7 +11,7 @@ def softened(logits: Tensor, temperature: float) -> Tensor:
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     """Labels [N] as certain probabilities, of the shape [N, K] and the type of `like`."""
-    return F.one_hot(labels, like.shape[1]).to(like)
+    return torch.zeros_like(like).scatter(1, labels[:, None], 1)
 
 
 def rectified(target: Tensor, labels: Tensor, weight: float) -> Tensor:

@@ -1,0 +1,180 @@
+"""Two optimizer steps of every method on one small batch: what any way of computing them is held against.
+
+As one of several processes, in float64: `python -m tests.parts.golden_steps OUT NAME...`.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.data.batch import Batch
+from components.foundation.storage import write_json
+from components.methods.parts.contract import Method
+from components.methods.parts.mixed_batch import MixedMethod
+from components.models.parts.batch_norm import synchronised
+from components.numerics import parallel
+from components.numerics.tensor_files import read_tensors, write_tensors
+from components.schedules.constant import Constant
+from components.training import loop
+from components.training.capture import Capture
+from components.wrappers.awp import Awp
+from components.wrappers.converge_smooth import Smoothed
+from tests.conftest import TinyNet
+from tests.parts.method_members import MEMBERS, WRAPPED, smoothed
+from tests.parts.parallel_worker import LINF, recipe
+
+GOLDEN = Path(__file__).parent / "golden"
+# At the second step what a method remembers of the first takes part.
+STEPS = 2
+SEED = 0
+# Other draws of the same steps: where a device draws other numbers, losses are compared over these.
+OTHER_SEEDS = range(1, 33)
+
+CASES: dict[str, Callable[[], Method]] = {
+    **MEMBERS,
+    **{name: WRAPPED[name] for name in ("smoothed_fgsm_rs", "smoothed_trades")},
+    "smoothed_pgd_at": lambda: smoothed("pgd_at", weight_centralisation=0.0),
+    "awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]()),
+}
+
+
+class Unmeasured:
+    """Stands in for a validation."""
+
+    def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Deviation(NamedTuple):
+    """How far steps lie from the golden ones: of the largest loss, of the last gradient's and the weights' length, and
+    the share of pixels that are off in the images trained on (0 without an attack)."""
+
+    loss: float
+    gradient: float
+    weights: float
+    pixels: float
+
+
+def steps(
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    precision: str = "float32",
+    device: str = "cpu",
+    capture: Capture | None = None,
+    seed: int = SEED,
+) -> dict[str, Tensor]:
+    """The losses of each step [STEPS], the last gradients and the weights after it, and what was trained on in the last
+    step beside the clean images, [P, N, C, H, W]: all in float64 and on the CPU."""
+    torch.manual_seed(1)
+    model, method = TinyNet().to(device, dtype), CASES[name]()
+    _make_ready(method)
+    if dtype == torch.float64:
+        method = method.double()
+    fields = replace(recipe(name, 4), average=None, precision=precision)
+    state = loop.start(model, method, Unmeasured(), fields, seed)
+    state.capture = capture or Capture()
+    plan, whole = loop.Plan(fields, Constant(), LINF, seed), _batch(dtype, device)
+    batch = whole.part(parallel.rank(), parallel.world_size())
+    seen = _Seen(model, batch.images)
+    losses, gradients = list[Tensor](), dict[str, Tensor]()
+    with synchronised(model, *state.method.companions()):
+        model.train()
+        state.method.train()
+        state.method.begin_epoch(2)
+        state.capture.begin_epoch(model, state.method, state.rng)
+        for _ in range(STEPS):
+            seen.images.clear()
+            gradient = state.capture.gradient(lambda batch: loop._gradient(state, plan, batch), batch)
+            gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            losses.append(loop._update(state, gradient, loop._Speed(0.05, 0.9)).loss.total)
+    images = torch.stack([parallel.interleaved(one) for one in seen.images]) if seen.images else whole.images[:0]
+    found = {"loss": torch.stack(losses), "images": images}
+    found |= {f"gradient/{n}": g for n, g in gradients.items()}
+    found |= {f"weights/{n}": p for n, p in model.named_parameters()}
+    return {key: tensor.detach().double().cpu() for key, tensor in found.items()}
+
+
+def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What stands in the file of a case: its steps, and the first losses with other draws."""
+    return read_tensors(GOLDEN / f"{name}.safetensors")
+
+
+def write_golden(name: str) -> None:
+    """Writes the file of a case."""
+    losses = [float(steps(name, seed=seed)["loss"][0]) for seed in OTHER_SEEDS]
+    write_tensors(GOLDEN / f"{name}.safetensors", steps(name), {"first_losses": losses})
+
+
+def deviation(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], off: float = 1e-3) -> Deviation:
+    """How far `found` lies from `wanted`, where a pixel counts that is more than `off` away; infinitely where names or
+    shapes differ."""
+    shapes = [{key: tensor.shape for key, tensor in tensors.items()} for tensors in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        return Deviation(*[math.inf] * 4)
+    loss = float(((found["loss"] - wanted["loss"]) / wanted["loss"]).abs().max())
+    apart = {group: _flat(found, group) - _flat(wanted, group) for group in ("gradient/", "weights/")}
+    gradient, weights = (float(apart[group].norm() / _flat(wanted, group).norm()) for group in apart)
+    moved = ((found["images"] - wanted["images"]).abs() > off).double()
+    return Deviation(loss, gradient, weights, float(moved.mean()) if len(moved) else 0.0)
+
+
+def _flat(tensors: Mapping[str, Tensor], group: str) -> Tensor:
+    return torch.cat([tensor.flatten() for key, tensor in sorted(tensors.items()) if key.startswith(group)])
+
+
+def _make_ready(method: Method) -> None:
+    """Attacks have begun, and losses have a course to be held against."""
+    for layer in method.modules():
+        if isinstance(layer, MixedMethod):
+            layer.fields = replace(layer.fields, delay=0)
+        if isinstance(layer, Smoothed):
+            layer.means.copy_(torch.tensor([1.0, 1.02, 1.4]))
+
+
+def _batch(dtype: torch.dtype, device: str) -> Batch:
+    """Eight images, bright where their class says, whose pixels are the same numbers in every precision."""
+    rng = torch.Generator().manual_seed(5)
+    pixels, labels = torch.randint(0, 160, (8, 1, 8, 8), generator=rng), torch.arange(8) % 3
+    for index, label in enumerate(labels.tolist()):
+        pixels[index, 0, 2 * label : 2 * label + 3] += 90
+    images = (pixels / 255).to(device, dtype)
+    return Batch.of(images, labels.to(device))._replace(total=len(labels))
+
+
+class _Seen:
+    """The batches that the model sees in training mode, but for the clean images."""
+
+    def __init__(self, model: nn.Module, clean: Tensor) -> None:
+        self.clean, self.images = clean, list[Tensor]()
+        model.register_forward_pre_hook(self._note)
+
+    def _note(self, model: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if model.training and not torch.equal(args[0], self.clean):
+            self.images.append(args[0].detach().clone())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parallel.join(torch.device("cpu"))
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        found = steps(name)
+        if parallel.rank() == 0:
+            write_tensors(folder / f"{name}.safetensors", found)
+    write_json(folder / f"{parallel.rank()}.json", {"processes": parallel.world_size()})
+    parallel.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Every way of computing a step against the golden float64 ones, each to the tolerance that stands in one table.
+
+A change that is meant to change what a method computes writes them anew: `python benchmarks/golden_steps.py --write`.
+"""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.golden_steps import BEGIN, END, PAGE
+from components.numerics.tensor_files import read_tensors
+from components.training import recording
+from components.training.capture import Capture
+from tests.parts.golden_steps import CASES, GOLDEN, STEPS, Deviation, deviation, golden, steps
+from tests.parts.processes import together
+from tests.parts.tape_graph import TapeGraph
+
+MOST_BYTES = 300 * 1024
+
+
+class Tolerance(NamedTuple):
+    """What a way of computing may differ by, and how far off a pixel is that counts."""
+
+    most: Deviation
+    off: float
+
+
+EXACT = Tolerance(Deviation(loss=1e-12, gradient=1e-12, weights=1e-12, pixels=0), off=1e-12)
+# How far a way of computing may lie from the golden steps.
+TOLERANCES = {
+    "float64": EXACT,
+    "float32": Tolerance(Deviation(loss=1e-5, gradient=1e-5, weights=1e-6, pixels=0), off=1e-6),
+    "bfloat16": Tolerance(Deviation(loss=1e-2, gradient=0.2, weights=0.01, pixels=0.05), off=1e-3),
+    "captured": EXACT,
+    "two processes": EXACT,
+}
+# These attack up a divergence from a start that is 0.001 away, less than bfloat16 resolves of a bright pixel: the first
+# step goes where rounding leads.
+BLIND_START = {"trades", "lbgat", "hat", "smoothed_trades"}
+BLIND = Tolerance(Deviation(loss=0.05, gradient=1.5, weights=0.05, pixels=0.8), off=1e-3)
+
+
+def replayed(name: str) -> dict[str, Tensor]:
+    """The second step comes from a tape, where the method allows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "WARM_UP", STEPS - 1)
+        return steps(name, capture=Capture("auto", lambda line: None, TapeGraph))
+
+
+WAYS: dict[str, Callable[[str], dict[str, Tensor]]] = {
+    "float64": steps,
+    "float32": lambda name: steps(name, torch.float32),
+    "bfloat16": lambda name: steps(name, torch.float32, "bfloat16"),
+    "captured": replayed,
+}
+
+
+def require_near(way: str, name: str, found: dict[str, Tensor]) -> None:
+    allowed = BLIND if way == "bfloat16" and name in BLIND_START else TOLERANCES[way]
+    apart = deviation(found, golden(name)[0], allowed.off)
+    for what, number, most in zip(Deviation._fields, apart, allowed.most, strict=True):
+        assert number <= most, (way, name, what, number, most)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_is_the_golden_one(way, name):
+    require_near(way, name, WAYS[way](name))
+
+
+def test_two_processes_take_the_golden_steps(tmp_path):
+    together(["-m", "tests.parts.golden_steps", str(tmp_path), *CASES])
+    for name in CASES:
+        require_near("two processes", name, read_tensors(tmp_path / f"{name}.safetensors")[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_golden_step_is_that_of_one_method_alone(name):
+    """A file that another method's step would pass holds nothing. The two that mix batches differ by a coin alone."""
+    twins = {"mixed", "ensemble_at"}
+    others = [other for other in CASES if other != name and not {name, other} <= twins]
+    near = [other for other in others if deviation(golden(other)[0], golden(name)[0]).gradient < 1e-3]
+    assert near == []
+
+
+def test_the_files_are_small_and_there_is_one_for_each_method():
+    files = list(GOLDEN.iterdir())
+    assert sorted(file.stem for file in files) == sorted(CASES)
+    assert sum(file.stat().st_size for file in files) < MOST_BYTES
+
+
+def test_the_page_has_a_row_for_each_method():
+    rows = PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(CASES)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its random numbers and kernels cannot be compared")
+@pytest.mark.parametrize("name", CASES)
+def test_a_gpu_takes_the_same_steps_on_average(name, tmp_path: Path):
+    """It draws other numbers: the mean first losses of as many seeds agree within five standard errors, and captured
+    steps are its own to 1e-9."""
+    wanted = golden(name)[1]["first_losses"]
+    found = [float(steps(name, device="cuda", seed=seed)["loss"][0]) for seed in range(1, 1 + len(wanted))]
+    spread = (statistics.variance(found) + statistics.variance(wanted)) / len(wanted)
+    # Of a method that draws nothing, rounding alone is left.
+    assert abs(statistics.mean(found) - statistics.mean(wanted)) <= 5 * spread**0.5 + 1e-9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "WARM_UP", STEPS - 1)
+        apart = deviation(steps(name, device="cuda", capture=Capture("auto")), steps(name, device="cuda"))
+    assert max(apart[:3]) <= 1e-9
