@@ -1,6 +1,7 @@
 """What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from components.numerics import parallel
 from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel, rank
 from components.numerics.random_numbers import derived
+from components.optimizers import OPTIMIZERS
 from components.schedules import SCHEDULES
 from components.schedules.parts.schedule import Schedule
 from components.stages.resume import KeptWork
@@ -108,6 +110,8 @@ def _settings(
     model = member(MODELS, section.model, f"{where}.model")
     method = member(methods, section.method, f"{where}.method", threat.epsilon)
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
+    optimizer = member(OPTIMIZERS, section.recipe.optimizer, f"{where}.recipe.optimizer")
+    section = replace(section, recipe=replace(section.recipe, optimizer=optimizer))
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)

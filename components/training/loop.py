@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Epochs, NotNegative, Positive, Real, strict
+from components.foundation.params import Epochs, Positive, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -21,10 +21,11 @@ from components.numerics import parallel
 from components.numerics.compute import Precision, channels_last, training_arithmetic
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
+from components.optimizers.parts.optimizer import Optimizer
 from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
-from components.training.checkpoint import Measure, TrainingState, trained_parameters
-from components.training.sgd import Sgd
+from components.training.checkpoint import Measure, TrainingState
+from components.training.layers import Layers, groups_of, waiting
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
@@ -45,9 +46,8 @@ class Recipe:
     epochs: Epochs  # Passes over the training images.
     batch_size: Annotated[int, Field(ge=2, le=2**20)]  # Images of one step.
     learning_rate: Positive  # The largest of the run; the schedule multiplies it.
-    momentum: Annotated[Real, Field(ge=0, lt=1)]  # Momentum of SGD; more than 0 with `nesterov`.
-    nesterov: bool  # Whether SGD uses Nesterov's form of momentum.
-    weight_decay: NotNegative  # Weight decay of SGD.
+    optimizer: Any
+    """The optimizer's name, with that member's fields; when training begins, the member itself."""
     gradient_clip: Positive | None  # The largest gradient norm; null: no limit.
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None  # How weights are averaged; null: not at all.
     augmentation: Augmentation  # How each image is changed before a step.
@@ -55,10 +55,7 @@ class Recipe:
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
     """The best epoch is the last one with the highest such value on the validation split."""
     patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
-
-    def __post_init__(self) -> None:
-        if self.nesterov and not self.momentum:
-            raise ValueError("got momentum 0.0 with nesterov, want more than 0")
+    layers: Layers | None = None  # How layers differ in what they learn; null: not at all.
 
 
 class Plan(NamedTuple):
@@ -92,11 +89,11 @@ class _StepRecord(NamedTuple):
 def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
-    parameters, device = list(trained_parameters(model, method).values()), next(model.parameters()).device
-    optimizer = Sgd(parameters, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
+    device = next(model.parameters()).device
+    optimizer = Optimizer(recipe.optimizer, groups_of(model, method, recipe.layers))
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))
     average = None if recipe.average is None else recipe.average.of(model)
-    return TrainingState(model, optimizer, rng, method.to(device), measure, average)
+    return TrainingState(model, optimizer, rng, method.to(device), measure, average, recipe.layers)
 
 
 def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iterator[Record]:
@@ -145,6 +142,20 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     state.model.train()
     state.method.train()
     state.method.begin_epoch(epoch)
+    with waiting(state.model, plan.recipe.layers, epoch):
+        steps = _steps(state, loader, plan, epoch)
+    if not steps:
+        return {}
+    parallel.average_buffers(*_networks(state))
+    state.method.end_epoch(state.model)
+    if state.average is not None:
+        state.average.end_epoch(state.model, epoch + 1, loader.clean)
+        parallel.average_buffers(state.average.model)
+    return _summary(steps)
+
+
+def _steps(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> list[_StepRecord]:
+    """The steps of an epoch; none of them where the sentinel gives it up."""
     recipe, replays = plan.recipe, state.method.replays
     steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
@@ -153,20 +164,15 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         progress = epoch + index / num_steps
         rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
-        speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, recipe.momentum))
+        speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, state.optimizer.rule.largest_momentum))
         with training_arithmetic(batch.images.device, recipe.precision):
             loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
         steps.append(_update(state, loss, len(batch.images) / batch.total, speed, recipe.gradient_clip))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
-            return {}
-    parallel.average_buffers(*_networks(state))
-    state.method.end_epoch(state.model)
-    if state.average is not None:
-        state.average.end_epoch(state.model, epoch + 1, loader.clean)
-        parallel.average_buffers(state.average.model)
-    return _summary(steps)
+            return []
+    return steps
 
 
 def _stream(state: TrainingState, batch: Batch) -> Part:

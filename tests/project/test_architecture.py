@@ -13,12 +13,12 @@ from components.foundation.provenance import code_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("components", "pipelines", "temper") for path in (ROOT / package).rglob("*.py"))
-FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules", "threats")
+FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "optimizers", "schedules", "threats")
 # A folder imports folders of lower floors, and of its own floor none but itself.
 FLOORS = (
     ("foundation",),
     ("numerics", "statistics"),
-    ("schedules", "threats", "data"),
+    ("schedules", "threats", "optimizers", "data"),
     ("datasets", "attacks", "models"),
     ("methods",),
     ("wrappers", "distillation", "ntk"),
@@ -50,6 +50,7 @@ MEMBERS = {
             "models": [f"{stage}.model"],
             "methods": [f"{stage}.method"],
             "schedules": [f"{stage}.schedule"],
+            "optimizers": [f"{stage}.recipe.optimizer"],
             "threats": ["threat"],
         }
         for stage in TRAINED[:2]
@@ -58,6 +59,7 @@ MEMBERS = {
         "models": [f"{stage}.model" for stage in TRAINED],
         "distillation": ["distill_student.method"],
         "schedules": ["distill_student.schedule"],
+        "optimizers": ["distill_student.recipe.optimizer"],
         "threats": ["threat"],
     },
     "evaluate_attacks": {

@@ -16,6 +16,7 @@ SECTIONS = (
     "threat, train_clean_teacher, train_robust_teacher"
 )
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
+OPTIMIZER = f"{CLEAN}.recipe.optimizer"
 RECIPE, NO_FRACTION = f"{CLEAN}.recipe", "want a fraction such as 8/255 or a number"
 ADR = {
     "name": "adr",
@@ -42,8 +43,8 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{RECIPE}.epocs",
         3,
-        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, "
-        "learning_rate, momentum, nesterov, patience, precision, select_by, weight_decay)",
+        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, layers, "
+        "learning_rate, optimizer, patience, precision, select_by)",
     ),
     (
         f"{CLEAN}.recip",
@@ -62,7 +63,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     # types
     (f"{RECIPE}.epochs", "many", f"{RECIPE}.epochs: input should be a valid integer, got 'many'"),
     (f"{RECIPE}.epochs", True, f"{RECIPE}.epochs: input should be a valid integer, got True"),
-    (f"{RECIPE}.nesterov", 1, f"{RECIPE}.nesterov: input should be a valid boolean, got 1"),
+    (f"{OPTIMIZER}.nesterov", 1, f"{OPTIMIZER}.nesterov: input should be a valid boolean, got 1"),
     (f"{RECIPE}.learning_rate", math.nan, f"{RECIPE}.learning_rate: input should be a finite number"),
     (f"{RECIPE}.learning_rate", "fast", f"{RECIPE}.learning_rate: got 'fast', {NO_FRACTION}"),
     (RECIPE, [1], f"{RECIPE}: input should be an object, got [1]"),
@@ -88,9 +89,14 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{RECIPE}.batch_size", 1, f"{RECIPE}.batch_size: got 1, want at least 2"),
     (f"{RECIPE}.learning_rate", 0, f"{RECIPE}.learning_rate: got 0, want more than 0"),
     (f"{RECIPE}.gradient_clip", 0, f"{RECIPE}.gradient_clip: got 0, want more than 0"),
-    (f"{RECIPE}.weight_decay", -1, f"{RECIPE}.weight_decay: got -1, want at least 0"),
-    (f"{RECIPE}.momentum", 0, f"{RECIPE}: got momentum 0.0 with nesterov, want more than 0"),
-    (f"{RECIPE}.momentum", 2, f"{RECIPE}.momentum: got 2, want less than 1"),
+    (f"{OPTIMIZER}.weight_decay", -1, f"{OPTIMIZER}.weight_decay: got -1, want at least 0"),
+    (f"{OPTIMIZER}.momentum", 0, f"{OPTIMIZER}: got momentum 0.0 with nesterov, want more than 0"),
+    (f"{OPTIMIZER}.momentum", 2, f"{OPTIMIZER}.momentum: got 2, want less than 1"),
+    (f"{OPTIMIZER}.name", "adam", f"{OPTIMIZER}.name: unknown 'adam' (allowed: adamw, sgd)"),
+    (OPTIMIZER, {"name": "adamw", "momentum": 0.9}, f"{OPTIMIZER}.momentum: unknown key (allowed: betas, "),
+    (OPTIMIZER, "sgd", f"{OPTIMIZER}: want a mapping with a name (one of: adamw, sgd), got 'sgd'"),
+    (f"{RECIPE}.layers", {"decay": 2, "frozen_epochs": 0}, f"{RECIPE}.layers.decay: got 2, want at most 1"),
+    (f"{RECIPE}.layers", {"decay": 1}, f"{RECIPE}.layers.frozen_epochs: missing"),
     (f"{RECIPE}.average.decay", 1, f"{RECIPE}.average.ema.decay: got 1, want less than 1"),
     (f"{RECIPE}.average.name", "mean", f"{RECIPE}.average: "),
     (f"{RECIPE}.patience", 0, f"{RECIPE}.patience: got 0, want at least 1"),
