@@ -79,7 +79,7 @@ def by_layer(method: Method, named: Mapping[str, T]) -> dict[str, T]:
     return {".".join(layer_of(layers, name)): tensor for name, tensor in named.items()}
 
 
-def layer_of(layers: Mapping[str, str], name: str) -> tuple[str, str]:
+def layer_of(layers: dict[str, str], name: str) -> tuple[str, str]:
     """The layer that a tensor belongs to, the innermost whose prefix its name has, and its name there."""
     kind, prefix = next((kind, prefix) for kind, prefix in reversed(layers.items()) if name.startswith(prefix))
     return kind, name.removeprefix(prefix)

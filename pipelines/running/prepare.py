@@ -3,7 +3,7 @@
 Nothing heavy is imported before the cheap questions are answered, so that a mistake is refused at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pipelines.parameters.check import PARAMS
 if TYPE_CHECKING:
     from pipelines.graph import Stage
 
-GRAPH, FETCH = "dvc.yaml", "fetch_data"
+GRAPH = "dvc.yaml"
 
 
 def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets: Sequence[str]) -> "dict[str, Stage]":
@@ -26,17 +26,18 @@ def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets
     from pipelines import graph
 
     selected = graph.select(graph.read_graph(root), targets)
-    if FETCH in selected:
-        _require_watched(root)
+    _require_watched(root, selected)
     return selected
 
 
-def _require_watched(root: Path) -> None:
+def _require_watched(root: Path, stages: Iterable[str]) -> None:
     """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
-    section = read_yaml(root / PARAMS).get(FETCH)
-    files = section.get("files") if is_mapping(section) else None
-    if isinstance(files, str) and not (root / files).exists():
-        raise InputError(f"{PARAMS}: {FETCH}.files: {one_line(files)}: no such file or folder")
+    recipe = read_yaml(root / PARAMS)
+    for stage in stages:
+        section = recipe.get(stage)
+        files = section.get("files") if is_mapping(section) else None
+        if isinstance(files, str) and not (root / files).exists():
+            raise InputError(f"{PARAMS}: {stage}.files: {one_line(files)}: no such file or folder")
 
 
 def require_stages(root: Path, targets: Sequence[str]) -> None:

@@ -49,8 +49,8 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{CLEAN}.recip",
         {},
-        f"{CLEAN}.recip: unknown key (allowed: method, model, perturbation, recipe, schedule, sentinel, smoothing, "
-        "validation_attack)",
+        f"{CLEAN}.recip: unknown key (allowed: files, initial, method, model, perturbation, recipe, schedule, "
+        "sentinel, smoothing, validation_attack)",
     ),
     (f"{CLEAN}.method", {"name": "hat"}, f"{CLEAN}.method"),
     (f"{CLEAN}.warm_start", True, f"{CLEAN}.warm_start: unknown key (allowed: "),
@@ -96,6 +96,9 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (OPTIMIZER, {"name": "adamw", "momentum": 0.9}, f"{OPTIMIZER}.momentum: unknown key (allowed: betas, "),
     (OPTIMIZER, "sgd", f"{OPTIMIZER}: want a mapping with a name (one of: adamw, sgd), got 'sgd'"),
     (f"{RECIPE}.layers", {"decay": 2, "frozen_epochs": 0}, f"{RECIPE}.layers.decay: got 2, want at most 1"),
+    (f"{CLEAN}.initial", {"replace_head": True}, f"{CLEAN}.initial.file: missing"),
+    (f"{CLEAN}.initial", "my.safetensors", f"{CLEAN}.initial: "),
+    (f"{CLEAN}.files", " ", f"{CLEAN}.files: got ' ', want a file"),
     (f"{RECIPE}.layers", {"decay": 1}, f"{RECIPE}.layers.frozen_epochs: missing"),
     (f"{RECIPE}.average.decay", 1, f"{RECIPE}.average.ema.decay: got 1, want less than 1"),
     (f"{RECIPE}.average.name", "mean", f"{RECIPE}.average: "),
@@ -126,7 +129,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{CLEAN}.schedule.name",
         "x",
-        f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, one_cycle, step)",
+        f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: b_mtard, kd_swa)"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),

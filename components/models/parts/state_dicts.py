@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
-from components.models.mobilenet_v2 import STAGES
+from components.models.parts.mobile_stages import STAGES
 
 # What a checkpoint holds beside the weights, or a second time.
 BESIDE = frozenset(
