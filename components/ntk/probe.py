@@ -74,7 +74,11 @@ class KernelProbe:
 
     def _measure_one(self, model: nn.Module, epoch: int, kind: str, images: Tensor) -> dict[str, float]:
         device = next(model.parameters()).device
-        kernel = trace_kernel(model, images.to(device), self.schedule.directions, derived(self.seed, "ntk directions"))
+        seed = derived(self.seed, "ntk directions")
+        try:
+            kernel = trace_kernel(model, images.to(device), self.schedule.directions, seed)
+        except InputError as error:
+            raise InputError(f"ntk: {error}; ntk.epochs: [] trains without the kernel") from None
         if not bool(kernel.isfinite().all()):
             raise InputError(f"ntk: the {kind} kernel of epoch {epoch} is not finite (the training diverged)")
         first, previous = self._kernels.get(f"{kind}.first"), self._kernels.get(f"{kind}.previous")

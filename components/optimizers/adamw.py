@@ -25,9 +25,9 @@ class AdamW:
     t counts the steps in which the parameter had a gradient. A schedule that moves the momentum moves β₁.
     """
 
-    betas: tuple[Beta, Beta]  # β₁, the share of the mean gradient that one step keeps, and β₂, that of its square.
+    betas: tuple[Beta, Beta]  # Shares that one step keeps of the mean gradient, β₁, and of its mean square, β₂.
     eps: Positive  # Keeps the quotient finite where the gradient has always been 0.
-    weight_decay: NotNegative  # d.
+    weight_decay: NotNegative  # Weight decay d.
     decay_norms: bool  # Whether biases and the weights of normalisation decay too; false: only what is no vector.
 
     @property

@@ -21,9 +21,9 @@ class Sgd:
         g ← g + d·p;  b ← m·b + g  (b = g at first);  p ← p − r·b, or with `nesterov` p ← p − r·(g + m·b)
     """
 
-    momentum: Annotated[Real, Field(ge=0, lt=1)]  # m; more than 0 with `nesterov`.
+    momentum: Annotated[Real, Field(ge=0, lt=1)]  # Momentum m; more than 0 with `nesterov`.
     nesterov: bool  # Whether a step looks ahead along the momentum.
-    weight_decay: NotNegative  # d.
+    weight_decay: NotNegative  # Weight decay d.
     decay_norms: bool  # Whether biases and the weights of normalisation decay too; false: only what is no vector.
 
     def __post_init__(self) -> None:

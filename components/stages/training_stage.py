@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,6 +226,8 @@ def depends_on(training: TrainingRun) -> Inputs:
     told |= {"data": sha256(DATA), "upstream": training.upstream}
     if (initial := settings.section.initial) is not None:
         told["initial weights"] = sha256(initial.file)
+    if (library := getattr(settings.model, "library", None)) is not None:
+        told[f"version of {library}"] = version(library)
     return inputs_of({f"components/stages/{training.stage}.py"} | members_of(settings), told)
 
 

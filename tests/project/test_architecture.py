@@ -33,6 +33,7 @@ FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in fol
 CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "components"}
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
 EXTRAS = {
+    "components/models/timm.py": {"timm"},
     "components/data/image_file.py": {"PIL"},
     "components/commands/survey_images.py": {"PIL"},
     "components/reports": {"jinja2", "pandas"},
