@@ -150,7 +150,7 @@ def _recipe(epochs: int, batch_size: int, learning_rate: float, crop: int, flip:
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "optimizer": None,
+        "optimizer": {},
         "gradient_clip": None,
         "average": None,
         "augmentation": {"crop": crop, "flip": flip, "cutmix": 0, "rand_augment": None},

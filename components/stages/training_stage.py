@@ -25,7 +25,7 @@ from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
-from components.numerics.compute import Compute
+from components.numerics.compute import Compute, within_memory
 from components.numerics.parallel import Parallel, rank
 from components.numerics.random_numbers import derived
 from components.optimizers import OPTIMIZERS
@@ -208,9 +208,12 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     if (epoch := saved_epoch(kept.folder)) is not None:
         journal.note(f"{training.stage}: continues from epoch {epoch}")
-    for record in fit(state, loader, plan, kept.folder):
-        journal.metrics({name: value for name, value in record.items() if name != "epoch"}, step=int(record["epoch"]))
-        journal.note(progress(record, recipe.epochs, state.seconds))
+    remedy = f"lower {training.stage}.recipe.batch_size ({recipe.batch_size}) or micro_batch ({recipe.micro_batch})"
+    with within_memory(remedy):
+        for record in fit(state, loader, plan, kept.folder):
+            numbers = {name: value for name, value in record.items() if name != "epoch"}
+            journal.metrics(numbers, step=int(record["epoch"]))
+            journal.note(progress(record, recipe.epochs, state.seconds))
     if rank() == 0:
         publish(training, splits, state, kept.folder)
         tell(training, journal)

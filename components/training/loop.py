@@ -1,19 +1,21 @@
 """`fit`, the one training loop: it owns modes, optimizer, precision and checkpoints, and yields a record per epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Epochs, Positive, strict
+from components.foundation.params import Count, Epochs, Positive, is_mapping, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -34,6 +36,12 @@ Record = dict[str, float]
 CHECK_EVERY = 50
 
 
+def _fields_or_rule(value: object) -> object:
+    if not is_mapping(value) and not hasattr(value, "move"):
+        raise ValueError("input should be an object")
+    return value
+
+
 @strict
 class Recipe:
     """How a model is trained, apart from the objective: the fields are keys of a training section in params.yaml.
@@ -46,7 +54,7 @@ class Recipe:
     epochs: Epochs  # Passes over the training images.
     batch_size: Annotated[int, Field(ge=2, le=2**20)]  # Images of one step.
     learning_rate: Positive  # The largest of the run; the schedule multiplies it.
-    optimizer: Any
+    optimizer: Annotated[Any, BeforeValidator(_fields_or_rule)]
     """The optimizer's name, with that member's fields; when training begins, the member itself."""
     gradient_clip: Positive | None  # The largest gradient norm; null: no limit.
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None  # How weights are averaged; null: not at all.
@@ -56,6 +64,9 @@ class Recipe:
     """The best epoch is the last one with the highest such value on the validation split."""
     patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
     layers: Layers | None = None  # How layers differ in what they learn; null: not at all.
+    micro_batch: Count | None = None
+    """Images that go through the network at a time, where a batch is more than memory holds; null: the whole batch.
+    Batch norm sees so many."""
 
 
 class Plan(NamedTuple):
@@ -89,6 +100,8 @@ class _StepRecord(NamedTuple):
 def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
+    if recipe.micro_batch is not None and not method.divisible:
+        raise InputError(f"recipe.micro_batch: {method} needs the whole batch at once (want null)")
     device = next(model.parameters()).device
     optimizer = Optimizer(recipe.optimizer, groups_of(model, method, recipe.layers))
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))
@@ -165,9 +178,9 @@ def _steps(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> lis
         progress = epoch + index / num_steps
         rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
         speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, state.optimizer.rule.largest_momentum))
-        with training_arithmetic(batch.images.device, recipe.precision):
-            loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
-        steps.append(_update(state, loss, len(batch.images) / batch.total, speed, recipe.gradient_clip))
+        state.optimizer.zero_grad()
+        loss = _backward(state, batch, plan)
+        steps.append(_update(state, loss, speed, recipe.gradient_clip))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
@@ -183,16 +196,37 @@ def _stream(state: TrainingState, batch: Batch) -> Part:
     return Part.share(state.rng, parallel.rank(), ranks, batch.total)
 
 
-def _update(state: TrainingState, loss: Loss, share: float, speed: _Speed, gradient_clip: float | None) -> _StepRecord:
-    """Steps along the gradient of the whole batch's loss, of which this process has a `share` of the images.
+def _backward(state: TrainingState, batch: Batch, plan: Plan) -> Loss:
+    """Adds the gradients of this process's share of the batch's loss; that share, and those of its parts, detached.
 
-    The record has the loss and its parts for the whole batch, detached, and the gradient's norm if that is clipped.
+    With `micro_batch`, so many images at a time: each part draws what it would draw within the whole.
     """
-    state.optimizer.zero_grad()
-    (loss.total * share).backward()
+    rng, size, shares = _stream(state, batch), plan.recipe.micro_batch or len(batch.images), list[Loss]()
+    whole = size >= len(batch.images)
+    for places, part in batch.cut(size):
+        stream = rng if whole else rng.alike(places)
+        with training_arithmetic(part.images.device, plan.recipe.precision):
+            loss = state.method.loss(state.model, part, plan.threat, stream)
+        share = len(part.images) / batch.total
+        (loss.total * share).backward()
+        shares.append(Loss(loss.total.detach() * share, {n: value.detach() * share for n, value in loss.parts.items()}))
+    if not whole:
+        rng.generator.set_state(stream.generator.get_state())
+    names = shares[0].parts
+    return Loss(_sum(one.total for one in shares), {name: _sum(one.parts[name] for one in shares) for name in names})
+
+
+def _sum(numbers: Iterable[Tensor]) -> Tensor:
+    return reduce(add, numbers)
+
+
+def _update(state: TrainingState, loss: Loss, speed: _Speed, gradient_clip: float | None) -> _StepRecord:
+    """Steps along the gradient of the whole batch's loss, of which `loss` is this process's share.
+
+    The record has the loss and its parts for the whole batch, and the gradient's norm if that is clipped.
+    """
     parameters = state.optimizer.parameters
-    numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
-    total, *parts = parallel.sum_gradients(parameters, *numbers)
+    total, *parts = parallel.sum_gradients(parameters, loss.total, *loss.parts.values())
     norm = None if gradient_clip is None else nn.utils.clip_grad_norm_(parameters, gradient_clip)
     state.optimizer.step(*speed)
     if state.average is not None:

@@ -46,6 +46,7 @@ class Perturbed(Method):
     """
 
     fields: Awp
+    divisible = False
 
     def __init__(self, fields: Awp, method: Method) -> None:
         super().__init__(fields)

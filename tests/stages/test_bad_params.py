@@ -10,7 +10,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from tests.parts.pipeline_files import ROOT, changed, small_params
 
-MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
+MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, timm, torchvision, wide_resnet"
 SECTIONS = (
     "compute, criteria, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, "
     "threat, train_clean_teacher, train_robust_teacher"
@@ -44,7 +44,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         f"{RECIPE}.epocs",
         3,
         f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, layers, "
-        "learning_rate, optimizer, patience, precision, select_by)",
+        "learning_rate, micro_batch, optimizer, patience, precision, select_by)",
     ),
     (
         f"{CLEAN}.recip",
@@ -94,7 +94,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{OPTIMIZER}.momentum", 2, f"{OPTIMIZER}.momentum: got 2, want less than 1"),
     (f"{OPTIMIZER}.name", "adam", f"{OPTIMIZER}.name: unknown 'adam' (allowed: adamw, sgd)"),
     (OPTIMIZER, {"name": "adamw", "momentum": 0.9}, f"{OPTIMIZER}.momentum: unknown key (allowed: betas, "),
-    (OPTIMIZER, "sgd", f"{OPTIMIZER}: want a mapping with a name (one of: adamw, sgd), got 'sgd'"),
+    (OPTIMIZER, "sgd", f"{OPTIMIZER}: input should be an object, got 'sgd'"),
     (f"{RECIPE}.layers", {"decay": 2, "frozen_epochs": 0}, f"{RECIPE}.layers.decay: got 2, want at most 1"),
     (f"{CLEAN}.initial", {"replace_head": True}, f"{CLEAN}.initial.file: missing"),
     (f"{CLEAN}.initial", "my.safetensors", f"{CLEAN}.initial: "),
