@@ -32,6 +32,8 @@ STAGES = (
     "report",
 )
 CLASSES = ("bars", "dots", "rings")
+FOLDER = {"name": "image_folder", "color": "rgb", "resize": "crop", "streamed": None}
+LOSS = {"loss": "cross_entropy", "restarts": 1}
 ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.05, "decay_norms": False}
 
 
@@ -68,9 +70,9 @@ def recipe(images: Path, side: int, clean: str, robust: str, epochs: int, thread
     delta = {
         "compute": {"device": "auto", "threads": threads},
         "threat.epsilon": "4/255",
-        "ntk.epochs": [],
+        "ntk": {"epochs": [], "size": 2},
         "fetch_data": {
-            "dataset": {"name": "image_folder", "folder": str(images), "image_size": side, "streamed": None},
+            "dataset": {**FOLDER, "folder": str(images), "image_size": side},
             "files": str(images),
         },
         "normalize_data": {"validation": "1/5", "test": "1/4"},
@@ -97,9 +99,6 @@ def recipe(images: Path, side: int, clean: str, robust: str, epochs: int, thread
     return changed(preset_values(ROOT, "digits"), delta, "walk")
 
 
-LOSS = {"loss": "cross_entropy", "restarts": 1}
-
-
 def walk(folder: Path, values: Mapping[str, Any]) -> dict[str, float]:
     """Runs all stages in `folder`; the seconds that each took. Error: a stage that fails."""
     (folder / "params.yaml").write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
@@ -112,10 +111,14 @@ def walk(folder: Path, values: Mapping[str, Any]) -> dict[str, float]:
     return seconds
 
 
-def numbers(folder: Path) -> dict[str, Any]:
-    """What each model reached on the test images, by attack."""
-    evaluation = json.loads((folder / "reports/robustness.json").read_text(encoding="utf-8"))
-    return {name: model for name, model in evaluation["models"].items()}
+def numbers(folder: Path) -> dict[str, dict[str, float]]:
+    """What each model reached on the test images: without an attack, under each, in the worst case."""
+    models = json.loads((folder / "reports/robustness.json").read_text(encoding="utf-8"))["models"]
+    return {
+        name: {attack: found["value"] for attack, found in {"clean": model["clean"], **model["attacks"]}.items()}
+        | {"worst case": model["worst_case"]["value"]}
+        for name, model in models.items()
+    }
 
 
 def main() -> None:
@@ -131,7 +134,7 @@ def main() -> None:
     images = told.folder.resolve() / "images"
     draw(images, told.count, told.side)
     seconds = walk(told.folder, recipe(images, told.side, told.clean, told.robust, told.epochs, told.threads))
-    print(json.dumps(seconds, indent=1))
+    print(json.dumps({"seconds": seconds, "models": numbers(told.folder)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from components.data.decoding import in_memory
 from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
+from components.evaluation.batch_size import settled_batch
 from components.evaluation.criteria import Criteria
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
@@ -41,6 +42,7 @@ from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
+from components.numerics.compute import within_memory
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
@@ -105,12 +107,18 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
         candidates[name], classes = Candidate(model, facts), classes or own
     images = images._replace(classes=classes or _numbered(candidates, images, device))
     suite = read_suite(params, SECTION, images.num_classes)
-    data = _data(images, suite.section.batch_size, device)
+    networks = [candidate.model for candidate in candidates.values()]
+    hashes, kept = [candidate.facts["sha256"] for candidate in candidates.values()], given.out / "batch_size.json"
+    batch, line = settled_batch(suite.section.batch_size, networks, images.test.images[:1], hashes, kept)
+    if line:
+        note(line)
+    data = _data(images, batch, device)
     code = fingerprint(attack_code(candidates, suite))
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
-    evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
+    with within_memory(f"say --batch-size, less than {batch}"):
+        evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
 
 
 def images_of(data: str) -> OutsideImages:

@@ -202,7 +202,7 @@ def _backward(state: TrainingState, batch: Batch, plan: Plan) -> Loss:
     With `micro_batch`, so many images at a time: each part draws what it would draw within the whole.
     """
     rng, size, shares = _stream(state, batch), plan.recipe.micro_batch or len(batch.images), list[Loss]()
-    whole = size >= len(batch.images)
+    whole, stream = size >= len(batch.images), rng
     for places, part in batch.cut(size):
         stream = rng if whole else rng.alike(places)
         with training_arithmetic(part.images.device, plan.recipe.precision):

@@ -108,7 +108,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("ntk.size", 1, "ntk.size: got 1, want at least 2"),
     ("normalize_data.validation", 1, "normalize_data: got validation 1 and test 1/5, want a sum below 1"),
     (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required.clean_accuracy: got 95, want at most 1"),
-    (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want at least 1"),
+    (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want 1 to 1048576, or auto"),
     (f"{EVALUATE}.grid.epsilons", ["-8/255"], f"{EVALUATE}.grid.epsilons.0: got '-8/255', want at least 0"),
     (f"{EVALUATE}.cascade", "fast", f"{EVALUATE}: got cascade 'fast', want autoattack, quick, none, or"),
     (f"{EVALUATE}.search.precision", "float16", f"{EVALUATE}.search.precision: "),
