@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.running.checkout import sole_run
-from pipelines.running.prepare import prepared
+from pipelines.running.prepare import prepared, require_stages
 from pipelines.running.terminal import configure, interruptible, status_of
 
 
@@ -18,12 +18,14 @@ def run(**parameters: Any) -> int:
     def work() -> int:
         root = Path.cwd()
         with sole_run(root):
-            prepared(root, parameters["preset"], parameters["set"], parameters["targets"])
+            require_stages(root, parameters["targets"])
+            # First the server, which changes nothing where it is away.
             configure()
-            from pipelines.flows.harden import harden, results
+            stages = prepared(root, parameters["preset"], parameters["set"], parameters["targets"])
+            from pipelines.flows.harden import REPORT, harden, results
 
             status = status_of(harden, **parameters)
-        if status == 0:
+        if status == 0 and REPORT in stages:
             print(f"\n{results(root) or 'no results yet'}")
         return status
 

@@ -43,6 +43,7 @@ from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
 from components.numerics.compute import within_memory
+from components.numerics.threads import keep, settled, unsettle
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
@@ -94,7 +95,8 @@ def main(given: EvaluateOptions) -> None:
 
 def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: OutsideImages, note: Note) -> None:
     """Attacks the models in `files` and writes the evaluation's files of the folder `out`; `note` gets its lines."""
-    params = options.params_of(given, everything.test.images.dtype == torch.uint8)
+    told = options.params_of(given, everything.test.images.dtype == torch.uint8)
+    params = settled(told, given.out)
     suite, foreign = read_suite(params, SECTION, 10), options.foreign_of(given)
     fast = suite.section.search.precision != "float32" or suite.section.search.compiled
     images = everything.limited(given.images, HELD_OUT if fast else 0, suite.seed)
@@ -106,10 +108,13 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
         model, facts, own = load_outside(name, reference, files[name], images, foreign[name], device)
         candidates[name], classes = Candidate(model, facts), classes or own
     images = images._replace(classes=classes or _numbered(candidates, images, device))
+    # Kept beside the journal: what is killed goes on with as many threads, and so do other shards.
+    params = keep(told, params, given.out)
     suite = read_suite(params, SECTION, images.num_classes)
+    torch.set_num_threads(params.values["compute"]["threads"])
     networks = [candidate.model for candidate in candidates.values()]
     hashes, kept = [candidate.facts["sha256"] for candidate in candidates.values()], given.out / "batch_size.json"
-    batch, line = settled_batch(suite.section.batch_size, networks, images.test.images[:1], hashes, kept)
+    batch, line = settled_batch(suite.section.batch_size, networks, images.test.images[:1].to(device), hashes, kept)
     if line:
         note(line)
     data = _data(images, batch, device)
@@ -119,6 +124,8 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
     with within_memory(f"say --batch-size, less than {batch}"):
         evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
+    if place.shard.number == 0:
+        unsettle(given.out)
 
 
 def images_of(data: str) -> OutsideImages:

@@ -17,7 +17,7 @@ from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
 from components.foundation.params import Params, Ratio, typed
 from components.numerics.compute import MOST_THREADS
-from components.numerics.threads import AUTO, chosen
+from components.numerics.threads import AUTO
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 
@@ -125,8 +125,6 @@ def params_of(given: EvaluateOptions, uint8: bool) -> Params:
     if section["adversarial"] == "uint8" and not uint8:
         raise InputError("--adversarial: got uint8 for images that are no 8-bit ones, want float32")
     compute |= _said(device=given.device, threads=given.threads)
-    if compute["threads"] == AUTO:
-        compute["threads"] = chosen()
     values = {"seed": seed, "compute": compute, "threat": threat, SECTION: section, **_said(seed=given.seed)}
     return Params(values, str(given.params or "command line"))
 

@@ -43,7 +43,7 @@ def settled_batch(
     Args:
         asked: a number, or `auto`.
         networks: all that are evaluated, on their device.
-        images: some of the test images, [N, C, H, W].
+        images: some of the test images, [N, C, H, W], on their device too.
         key: what the evaluation is of.
         kept: the file in which the batch is kept.
     """
@@ -53,9 +53,8 @@ def settled_batch(
     before = read_json(kept) if kept.exists() else {}
     if isinstance(before, dict) and before.get("key") == own and isinstance(before.get("batch_size"), int):
         return before["batch_size"], f"batch_size {before['batch_size']}, as before"
-    device = next(iter(networks := list(networks))).parameters().__next__().device
-    each = max(bytes_of_an_image(network, images[:1].to(device)) for network in networks)
-    free = free_memory(device)
+    each = max(bytes_of_an_image(network, images[:1]) for network in networks)
+    free = free_memory(images.device)
     found = largest_batch(free, each)
     write_json(kept, {"key": own, "batch_size": found})
     return found, f"batch_size {found}: {each / 2**20:.1f} MiB for each image, {free / 2**20:,.0f} MiB are free"

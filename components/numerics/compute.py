@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from components.foundation.errors import InputError
 from components.foundation.params import short, strict
 from components.numerics import parallel
-from components.numerics.threads import AUTO, chosen, warning
+from components.numerics.threads import AUTO, MOST_THREADS, chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
 
 `auto` is the fastest: bfloat16 where the device is made for it, else float32.
 """
-
-
-MOST_THREADS = 1024
 
 
 def _threads(value: object) -> object:

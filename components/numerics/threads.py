@@ -7,18 +7,23 @@ floats depend on the number of threads. So it is never changed during a run, and
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from components.foundation.params import Params
+from components.foundation.errors import InputError
+from components.foundation.params import Params, is_mapping
 from components.foundation.storage import beginning, read_json
 
 AUTO = "auto"
 KEPT = "threads.json"
 # Below it the difference is not worth a line, and one measurement is no more exact.
 SLOWER = 1.5
+MOST_THREADS = 1024
+# A layer in the middle of a small network: what is larger gains from as many threads, or from more.
+IMAGES, WEIGHT = (32, 32, 32, 32), (32, 32, 3, 3)
 # More threads are taken where they save at least this share.
 _WORTH = 0.05
 # Long enough that a busy core's turns show: within one turn of the scheduler, two threads seem free.
@@ -30,7 +35,7 @@ Measure = Callable[[int], float]
 def seconds_with(threads: int) -> float:
     """Seconds that a training step on small images takes with so many threads: the mean of as many as fit 0.1 s."""
     before = torch.get_num_threads()
-    images, weight = torch.full((128, 8, 8, 8), 0.5), torch.full((16, 8, 3, 3), 0.1, requires_grad=True)
+    images, weight = torch.full(IMAGES, 0.5), torch.full(WEIGHT, 0.1, requires_grad=True)
     torch.set_num_threads(threads)
     try:
         _step(images, weight)
@@ -72,25 +77,59 @@ def _more(cores: int) -> Iterator[int]:
 
 
 @cache
-def chosen() -> int:
-    """What was fastest when this process first asked."""
-    return fastest()
+def chosen(processes: int = 1) -> int:
+    """What was fastest when this process first asked, for each of so many processes that compute side by side."""
+    return fastest(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
-def settled(params: Params, work: Path, measure: Measure = seconds_with) -> Params:
-    """The parameters with a number in place of `compute.threads: auto`.
+def settled(params: Params, work: Path, choose: Callable[[int], int] = chosen) -> Params:
+    """The parameters with a number in place of `compute.threads: auto`: the one that `work` keeps, else the fastest."""
+    if not _is_open(params):
+        return params
+    number = _kept(work)
+    if number is None:
+        shared = params.values.get("parallel")
+        processes = shared.get("processes") if is_mapping(shared) else None
+        number = choose(processes if isinstance(processes, int) and processes > 0 else 1)
+    compute = params.values["compute"]
+    return Params({**params.values, "compute": {**compute, "threads": number}}, params.path)
 
-    It is chosen once and kept in the folder `work`, so that all stages and processes of a run, and a stage that goes on
-    another day, have the same one.
+
+def keep(told: Params, params: Params, work: Path) -> Params:
+    """`params`, which `settled` made of `told`, with the number that is kept in `work` from now on.
+
+    So all stages and processes of a run, and a stage that goes on another day, have the same one. Of two processes that
+    keep one at the same time, the first decides.
     """
-    compute = params.values.get("compute")
-    if not isinstance(compute, dict) or compute.get("threads") != AUTO:
+    if not _is_open(told):
         return params
     kept = work / KEPT
-    if not kept.exists():
+    if _kept(work) is None:
+        # What cannot be read is as good as nothing.
+        with suppress(FileNotFoundError):
+            kept.unlink()
         with beginning(kept) as file:
-            file.write(f'{{"threads": {fastest(measure=measure)}}}\n'.encode())
-    return Params({**params.values, "compute": {**compute, "threads": int(read_json(kept)["threads"])}}, params.path)
+            file.write(f'{{"threads": {params.values["compute"]["threads"]}}}\n'.encode())
+    return settled(told, work, lambda _: params.values["compute"]["threads"])
+
+
+def _is_open(params: Params) -> bool:
+    compute = params.values.get("compute")
+    return is_mapping(compute) and compute.get("threads") == AUTO
+
+
+def _kept(work: Path) -> int | None:
+    """The number that is kept; a file that holds none, such as one of a machine that lost power, is none."""
+    if not (work / KEPT).is_file():
+        return None
+    try:
+        found = read_json(work / KEPT)
+    except InputError:
+        return None
+    number = found.get("threads") if is_mapping(found) else None
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MOST_THREADS:
+        return number
+    return None
 
 
 def unsettle(work: Path) -> None:

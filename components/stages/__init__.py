@@ -16,7 +16,7 @@ from components.foundation.provenance import fingerprint, git_commit, inputs_of,
 from components.foundation.recipes import title_of
 from components.foundation.starter import end_with_dvc
 from components.foundation.storage import write_json
-from components.numerics.threads import settled, unsettle
+from components.numerics.threads import keep, settled, unsettle
 from components.tracking.journal import Journal
 
 STAGES = (
@@ -42,7 +42,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
         read = Params.read()
         _require_own_run(read)
         read.require_known(KNOWN)
-        params = settled(read, WORK)
+        params = keep(read, settled(read, WORK), WORK)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)

@@ -18,7 +18,7 @@ from components.foundation.params import Params
 from components.foundation.process import USER_ERROR, WORK, as_process
 from components.foundation.starter import end_with_dvc
 from components.numerics import parallel
-from components.numerics.threads import settled
+from components.numerics.threads import keep, settled
 from components.stages import run
 from components.tracking.journal import Journal
 
@@ -41,7 +41,8 @@ def run_together(stage: str, main: Main) -> None:
     with as_process(stage):
         end_with_dvc()
         # Chosen before there are several processes, which would disturb the measurement.
-        params = settled(Params.read(), WORK)
+        read = Params.read()
+        params = keep(read, settled(read, WORK), WORK)
         processes = params.typed(parallel.Parallel, "parallel").processes
         if processes > 1:
             raise SystemExit(_start(stage, processes))

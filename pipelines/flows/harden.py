@@ -35,7 +35,8 @@ from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import run_stage
 from pipelines.running.tasks import FlowRun, unfinished
 
-RESULT = Path("reports/robustness.json")
+RESULT, REPORT = Path("reports/robustness.json"), "report"
+STOPPED_LINE = "stopped; the stages go on from their checkpoints next time"
 TEACHERS, STUDENT = ("train_clean_teacher", "train_robust_teacher"), "distill_student"
 
 
@@ -90,11 +91,12 @@ def _run(run: FlowRun, recipe: Mapping[str, Any], stages: Mapping[str, Stage], a
             states = _walk(run, stages, again)
     graph.order_lock(root, [*entries, *stages])
     _publish_times(run, states)
-    if end := unfinished(states.values(), "stopped"):
+    if end := unfinished(states.values(), STOPPED_LINE):
         _report_on_teachers(run, states)
         pages.explain(title, end)
         return end
-    if result := pages.told(root, RESULT):
+    # The report of another run says nothing of this one.
+    if REPORT in stages and (result := pages.told(root, RESULT)):
         pages.show(result, pages.tracked(root, run.pipeline))
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
@@ -114,15 +116,15 @@ def _walk(run: FlowRun, stages: Mapping[str, Stage], again: dict[str, Any]) -> d
     """The final state of every stage. On any interruption all processes are stopped before it goes on."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
-        progress = pages.Progress(len(stages))
-        run = replace(run, tell=progress.tell)
-        for name, stage in stages.items():
-            upstream = [futures[dependency] for dependency in stage.dependencies]
-            one = run_stage.with_options(name=name, task_run_name=name, **again)
-            futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
-        for future in as_completed(list(futures.values())):
-            future.wait()  # takes the final state from the thread; the server may not have it yet
-            progress.advance()
+        with pages.Progress(len(stages)) as progress:
+            run = replace(run, tell=progress.tell)
+            for name, stage in stages.items():
+                upstream = [futures[dependency] for dependency in stage.dependencies]
+                one = run_stage.with_options(name=name, task_run_name=name, **again)
+                futures[name] = one.submit(run, stage, wait_for=upstream)  # pyright: ignore[reportCallIssue]
+            for future in as_completed(list(futures.values())):
+                future.wait()  # takes the final state from the thread; the server may not have it yet
+                progress.advance()
     except BaseException:
         run.stop.set()
         raise
@@ -144,9 +146,11 @@ def _report_on_teachers(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     with gpu_slot(run.gpu, run.stop, log.info):
         run.process([sys.executable, "-m", "temper", "evaluate", *models, *options], log.info)
     if result := pages.told(run.root, out / RESULT.name):
-        artifacts.create_markdown_artifact(result.markdown, key="teachers", description=f"Without a student: {out}")
+        publish = pages.best_effort(artifacts.create_markdown_artifact)
+        publish(result.markdown, key="teachers", description=f"Without a student: {out}")
 
 
+@pages.best_effort
 def _publish_times(run: FlowRun, states: Mapping[str, State[Any]]) -> None:
     rows = [
         {"stage": name, "state": state.name, "seconds": round(run.seconds.get(name, 0.0), 1)}

@@ -6,9 +6,12 @@ is the folder or the file that the change names beside it.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from components.foundation.params import is_mapping
+from components.foundation.errors import InputError
+from components.foundation.lines import one_line
+from components.foundation.params import Params, is_mapping
 from components.foundation.recipes import nested
 
 TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
@@ -41,3 +44,12 @@ def _weights(section: Mapping[str, Any]) -> str | None:
     initial = section["initial"]
     file = initial.get("file") if is_mapping(initial) else None
     return file if isinstance(file, str) else NO_FILE if initial is None else None
+
+
+def require_files(params: Params, root: Path) -> None:
+    """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
+    for name in ("fetch_data", *TRAINING):
+        section = params.values.get(name)
+        files = section.get("files") if is_mapping(section) else None
+        if isinstance(files, str) and not (root / files).exists():
+            raise InputError(f"{params.path}: {name}.files: {one_line(files)}: no such file or folder")

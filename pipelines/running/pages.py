@@ -1,12 +1,15 @@
 """What a person reads first on the page of a flow run: its name, its tags, and the artifact with its results."""
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Event, Thread
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect import get_client, get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
@@ -18,9 +21,12 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from components.foundation.errors import InputError
+from components.foundation.lines import one_line
 from components.foundation.process import ask_temper
 from pipelines.running.tasks import refused
 
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 SEPARATOR = " \u00b7 "
 # Three lines at the top of the page; the whole reason is in the state and in the artifact.
 LONGEST_NAME = 240
@@ -36,29 +42,65 @@ class Told(NamedTuple):
     markdown: str
 
 
+def best_effort(request: Callable[Given, Made]) -> Callable[Given, Made | None]:
+    """The request; where the server does not answer, or refuses, a warning and None: a run goes on without its page."""
+
+    @wraps(request)
+    def asked(*args: Given.args, **kwargs: Given.kwargs) -> Made | None:
+        try:
+            return request(*args, **kwargs)
+        except HTTPError as error:
+            said = one_line(error) or type(error).__name__
+            get_run_logger().warning("this run's page lacks a part, its server gives: %s", said)
+            return None
+
+    return asked
+
+
 class Progress:
-    """The artifact `progress` of a flow run: how many stages are done, and what the one that runs said last."""
+    """The artifact `progress` of a flow run: how many stages are done, and what the one that runs said last.
+
+    A thread of its own asks the server, which may be slow or away: whoever tells a line never waits for it.
+    """
 
     def __init__(self, stages: int) -> None:
-        self._stages, self._done, self._told_at = stages, 0, 0.0
-        created: Any = create_progress_artifact(progress=0.0, key="progress", description="stages done")
-        self._id: UUID = created
+        self._stages, self._done, self._text = stages, 0, "stages done"
+        self._news, self._ended = Event(), Event()
+        # Requests and log lines belong to the flow run whose context the thread gets.
+        context = copy_context()
+        self._thread = Thread(target=context.run, args=(self._publish,), daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._news.set()
+        self._thread.join(timeout=SECONDS_BETWEEN)
 
     def advance(self) -> None:
         """One more stage is done."""
         self._done += 1
-        self._update(f"{self._done} of {self._stages} stages done")
+        self.tell(f"{self._done} of {self._stages} stages done")
 
     def tell(self, line: str) -> None:
-        """Shows a stage's line, unless one was shown a moment ago."""
-        if time.monotonic() - self._told_at >= SECONDS_BETWEEN:
-            self._told_at = time.monotonic()
-            self._update(line)
+        """Shows a line, or a later one, soon."""
+        self._text = line
+        self._news.set()
 
-    def _update(self, text: str) -> None:
-        update_progress_artifact(self._id, progress=100.0 * self._done / self._stages, description=text)
+    def _publish(self) -> None:
+        made: Any = best_effort(create_progress_artifact)(progress=0.0, key="progress", description=self._text)
+        while made is not None:
+            self._news.wait()
+            self._news.clear()
+            over, share = self._ended.is_set(), 100.0 * self._done / self._stages
+            best_effort(update_progress_artifact)(made, progress=share, description=self._text)
+            if over or (self._ended.wait(SECONDS_BETWEEN) and not self._news.is_set()):
+                return
 
 
+@best_effort
 def call(title: str, tags: Iterable[str] = ()) -> None:
     """Names the present flow run, in the list of runs and on its page, and gives it tags besides those it has."""
     short = title if len(title) <= LONGEST_NAME else f"{title[: LONGEST_NAME - 1]}\u2026"
@@ -89,6 +131,7 @@ def tracked(root: Path, pipeline: str) -> dict[str, str]:
     return {name: address.strip() for name, address in found.items()}
 
 
+@best_effort
 def show(result: Told, pages: Mapping[str, str]) -> None:
     """Publishes results: the run's name and tags, an artifact with the table, and a link that a browser opens.
 
@@ -111,6 +154,7 @@ def refuse(begins: str, error: InputError) -> State[Any]:
     return state
 
 
+@best_effort
 def explain(begins: str, state: State[Any]) -> None:
     """Puts why a run did not complete into its name and into the artifact `results`."""
     said = f"{state.name}: {state.message}"

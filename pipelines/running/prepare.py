@@ -3,15 +3,13 @@
 Nothing heavy is imported before the cheap questions are answered, so that a mistake is refused at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.foundation.errors import InputError
-from components.foundation.lines import one_line
 from components.foundation.params import is_mapping, read_yaml
 from pipelines.parameters.change import change
-from pipelines.parameters.check import PARAMS
 
 if TYPE_CHECKING:
     from pipelines.graph import Stage
@@ -25,19 +23,7 @@ def prepared(root: Path, preset: str | None, assignments: Sequence[str], targets
     change(root, preset, assignments)
     from pipelines import graph
 
-    selected = graph.select(graph.read_graph(root), targets)
-    _require_watched(root, selected)
-    return selected
-
-
-def _require_watched(root: Path, stages: Iterable[str]) -> None:
-    """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
-    recipe = read_yaml(root / PARAMS)
-    for stage in stages:
-        section = recipe.get(stage)
-        files = section.get("files") if is_mapping(section) else None
-        if isinstance(files, str) and not (root / files).exists():
-            raise InputError(f"{PARAMS}: {stage}.files: {one_line(files)}: no such file or folder")
+    return graph.select(graph.read_graph(root), targets)
 
 
 def require_stages(root: Path, targets: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
@@ -149,7 +150,7 @@ def _forward(stream: IO[bytes], log: Callable[[str], None], kept: deque[str]) ->
     with stream:
         for line, final in _segments(stream):
             # DVC and others say addresses of remotes as they are. What stands in front indents the line.
-            text = one_line(f"|{_ESCAPES.sub('', line)}")[1:]
+            text = one_line(f"|{_ESCAPES.sub('', line.expandtabs())}")[1:]
             if not text:
                 continue
             if final:
@@ -157,7 +158,9 @@ def _forward(stream: IO[bytes], log: Callable[[str], None], kept: deque[str]) ->
             elif time.monotonic() - shown < PROGRESS_SECONDS:
                 continue
             shown = time.monotonic()
-            log(text)
+            # A log that fails loses a line. If it ended this thread, the process would die of its next one.
+            with suppress(Exception):
+                log(text)
 
 
 def _segments(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:

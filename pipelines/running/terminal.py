@@ -5,21 +5,23 @@ Without PREFECT_API_URL Prefect starts a temporary server for the run.
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import urlopen
 
 from components.foundation.errors import InputError
-from components.foundation.lines import say, shown
+from components.foundation.lines import one_line, say, shown
 from components.foundation.process import USER_ERROR
 
 INTERRUPTED, MORE_TO_DO = 130, 3
-PORTS = {"http": 80, "https": 443}
+SCHEMES = ("http", "https")
 # How long a server that is away at the start is waited for, and the variable that says otherwise.
 PATIENCE, SERVER_SECONDS, MOST_SECONDS, CONNECT_SECONDS = "TEMPER_SERVER_SECONDS", 5, 86400, 2
 SETTINGS = {
@@ -55,8 +57,8 @@ def await_server(environment: Mapping[str, str]) -> None:
     address, patience = environment.get("PREFECT_API_URL", ""), _patience(environment)
     if not address:
         return
-    place, deadline = _place(address), time.monotonic() + patience
-    while problem := _problem(place):
+    health, deadline = _health(address), time.monotonic() + patience
+    while problem := _problem(health):
         left = deadline - time.monotonic()
         if left <= 0:
             advice = "start it: prefect server start; or unset PREFECT_API_URL for a temporary one"
@@ -75,31 +77,44 @@ def _patience(environment: Mapping[str, str]) -> float:
     raise InputError(f"{PATIENCE}: got {value!r}, want seconds from 0 to {MOST_SECONDS}")
 
 
-def _place(address: str) -> tuple[str, int]:
+def _health(address: str) -> str:
+    """Where a server of Prefect says that it is well. It asks nobody who they are."""
     with suppress(ValueError):
         parts = urlsplit(address)
-        if parts.hostname and parts.scheme in PORTS:
-            return parts.hostname, parts.port or PORTS[parts.scheme]
+        # Asked for its port, an address that has a wrong one raises.
+        if parts.hostname and parts.scheme in SCHEMES and parts.port != 0:
+            place = parts.netloc.rpartition("@")[2]
+            return urlunsplit((parts.scheme, place, f"{parts.path.rstrip('/')}/health", "", ""))
     raise InputError(f"PREFECT_API_URL: got {shown(address)!r}, want an address such as http://127.0.0.1:4200/api")
 
 
-def _problem(place: tuple[str, int]) -> str:
-    """Why nobody answers there; nothing where somebody does."""
+def _problem(health: str) -> str:
+    """Why no server of Prefect answers there; nothing where one does."""
     try:
-        socket.create_connection(place, CONNECT_SECONDS).close()
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return ""
+        with urlopen(health, timeout=CONNECT_SECONDS) as answer:
+            return "" if answer.read(10).strip() == b"true" else "something else answers there, no API of Prefect"
+    except HTTPError as error:
+        return f"status {error.code} there, no API of Prefect; its address ends in /api"
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        return (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).lower()
 
 
 def status_of(flow: Callable[..., Any], **parameters: Any) -> int:
     """Runs a flow in this process: 0 when it completed, 2 for a mistake, 3 when it stopped and can go on, 1 otherwise.
 
-    Says in one line why it did not complete.
+    Says in one line why it did not complete, also where the server went away and cannot be told how the run ended.
     """
+    import httpx
+
     from pipelines.running.tasks import MISTAKE, STOPPED
 
-    state = flow(**parameters, return_state=True)
+    try:
+        state = flow(**parameters, return_state=True)
+    except httpx.HTTPError as error:
+        what = one_line(error) or type(error).__name__
+        say(f"error: Prefect's server does not hear how the run ended ({what}); finished work is kept", to=sys.stderr)
+        return 1
     if state.is_completed():
         return 0
     say(f"error: {state.message}", to=sys.stderr)

@@ -24,10 +24,12 @@ def check(
 
     Nothing runs. A recipe of presets/, or another file with a base, is checked together with what it is based on."""
     from pipelines.parameters.early import refuse
+    from pipelines.parameters.watched import require_files
 
     recipes = [_recipe(path) for path in files or [Path("params.yaml")]]
     for recipe in recipes:
         refuse(recipe)
+        require_files(recipe, Path.cwd())
     # Only now, since it imports torch.
     from components.commands.check_params import check as checked
 

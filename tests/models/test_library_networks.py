@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.data.batch import Batch
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages
 from components.evaluation.outside.models import Foreign, OutsideImages
@@ -22,6 +23,7 @@ from components.models.parts.library_network import require_known
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.compute import channels_last
+from tests.parts.method_members import MEMBERS
 from tests.parts.outside_files import loaded
 
 # The compiler that timm imports warns of a module of its own.
@@ -231,3 +233,18 @@ def test_weights_of_the_library_are_evaluated(fields, front, tmp_path):
     foreign = Foreign(dict(fields), (NORM.offset, NORM.scale))
     model = loaded("a", str(tmp_path / "w.safetensors"), data, foreign, torch.device("cpu")).model
     assert torch.allclose(model(pictures()), trained(pictures()), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [VIT, CONVNEXT], ids=lambda f: f["architecture"])
+@pytest.mark.parametrize("name", sorted(MEMBERS))
+def test_every_method_trains_a_network_without_batch_norm(fields, name, linf):
+    """Attacks, losses, and where a method differentiates twice, that too."""
+    model = built(fields, classes=3)
+    if MEMBERS[name]().networks():
+        pytest.skip("its teachers here take images of another shape")
+    batch = Batch.of(pictures(), torch.arange(6) % 3)._replace(total=6)
+    method = MEMBERS[name]()
+    method.begin_epoch(0)
+    loss = method.loss(model, batch, linf, torch.Generator().manual_seed(0))
+    loss.total.backward()
+    assert loss.total.isfinite() and all(parameter.grad is not None for parameter in model.parameters())

@@ -1,6 +1,5 @@
 """How many threads compute: chosen once, kept for the run, and said where they are slow."""
 
-import json
 import random
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.numerics import threads
 from components.numerics.compute import Compute
-from components.numerics.threads import KEPT, fastest, seconds_with, settled, unsettle, warning
+from components.numerics.threads import KEPT, chosen, fastest, keep, seconds_with, settled, unsettle, warning
 from tests.parts.pipeline_files import hashes, make_project, run_here
 
 
@@ -36,18 +35,48 @@ def test_a_lucky_moment_does_not_choose_more_threads() -> None:
     assert fastest(2, lambda count: 1.0 if count == 1 else 0.97) == 1, "a tie is the fewer's"
 
 
+def never(_: int) -> int:
+    pytest.fail("measured")
+
+
+OPEN = Params({"seed": 1, "compute": {"device": "cpu", "threads": "auto"}})
+NO_NUMBERS = ('"x"', "null", "1e400", "0", "-1", "1e8", "true")
+
+
 def test_a_number_is_chosen_once_and_kept_until_the_run_is_over(tmp_path: Path) -> None:
-    params = Params({"seed": 1, "compute": {"device": "cpu", "threads": "auto"}})
-    times = iter([1.0, 0.5, 0.5, *[9.0] * 20])
-    first = settled(params, tmp_path, lambda _: next(times))
-    assert first.values["compute"]["threads"] == json.loads((tmp_path / KEPT).read_text())["threads"]
-    assert first.values["seed"] == 1 and params.values["compute"]["threads"] == "auto"
-    again = settled(params, tmp_path, lambda _: pytest.fail("measured twice"))
-    assert again.values == first.values
+    first = keep(OPEN, settled(OPEN, tmp_path, lambda _: 3), tmp_path)
+    assert first.values == {"seed": 1, "compute": {"device": "cpu", "threads": 3}}
+    assert OPEN.values["compute"]["threads"] == "auto"
+    assert settled(OPEN, tmp_path, never).values == first.values
+    assert keep(OPEN, settled(OPEN, tmp_path / "other", lambda _: 5), tmp_path).values == first.values, "first decides"
     unsettle(tmp_path)
-    assert settled(params, tmp_path, lambda count: float(count)).values["compute"]["threads"] == 1
+    assert settled(OPEN, tmp_path, lambda _: 1).values["compute"]["threads"] == 1
+    assert not list(tmp_path.iterdir()), "nothing is kept unless asked"
     fixed = Params({"compute": {"threads": 2}})
-    assert settled(fixed, tmp_path, lambda _: pytest.fail("nothing is to choose")) is fixed
+    assert settled(fixed, tmp_path, never) is fixed and keep(fixed, fixed, tmp_path) is fixed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "null", "3", *(f'{{"threads": {value}}}' for value in NO_NUMBERS)]
+)
+def test_a_file_that_holds_no_number_is_as_good_as_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / KEPT).write_text(content)
+    params = settled(OPEN, tmp_path, lambda _: 2)
+    assert keep(OPEN, params, tmp_path).values["compute"]["threads"] == 2
+    assert settled(OPEN, tmp_path, never).values == params.values
+
+
+@pytest.mark.parametrize(("processes", "want"), [(1, 1), (3, 3), (0, 1), ("x", 1), (None, 1)])
+def test_processes_side_by_side_share_the_cores(processes: object, want: int, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def choose(count: int) -> int:
+        asked.append(count)
+        return 1
+
+    settled(Params({**OPEN.values, "parallel": {"processes": processes}}), tmp_path, choose)
+    assert asked == [want] and chosen(10**6) == 1
 
 
 def test_slow_threads_are_said_only_on_busy_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """What a person reads first of a flow run: its name, its tags, its artifacts, its form; on a real Prefect server."""
 
+import os
 import re
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -10,9 +13,11 @@ import pytest
 pytest.importorskip("prefect")
 pytest.importorskip("dvc")
 
+from httpx import ConnectError
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import flow_run
+from prefect.states import Failed
 from prefect.utilities.callables import parameter_schema
 
 from components.foundation.storage import write_text
@@ -21,7 +26,7 @@ from pipelines.flows import evaluate as evaluation
 from pipelines.flows import harden as pipeline
 from pipelines.graph import stage_names
 from pipelines.parameters.presets import presets
-from pipelines.running import pages, stage
+from pipelines.running import pages, process, stage
 from pipelines.running.pages import Told
 from tests.parts.evaluation_files import document
 
@@ -57,9 +62,9 @@ def test_a_result_is_the_name_of_its_run_with_a_link_that_a_browser_opens(server
     @flow(name="shows", persist_result=False)
     def shows() -> str:
         pages.call("digits \u00b7 pgd_at", ["digits", "pgd_at", ""])
-        progress = pages.Progress(2)
-        progress.tell("evaluate_attacks: student \u00b7 APGD-T \u00b7 120/359 images \u00b7 41 s left")
-        progress.tell("too soon")
+        with pages.Progress(2) as progress:
+            progress.advance()
+            progress.tell("evaluate_attacks: student \u00b7 APGD-T \u00b7 120/359 images \u00b7 41 s left")
         pages.show(Told(title, ["GO", "digits"], table), shown)
         return str(flow_run.id)
 
@@ -122,3 +127,39 @@ def test_addresses_are_read_back_from_what_a_person_is_told(monkeypatch: pytest.
     found = pages.tracked(tmp_path, "run")
     assert (found["All runs"], found["Report"]) == ("http://h/#/a?b=c:d", REPORT)
     assert [address for address in found.values() if re.match("mlflow ui", address)] == ["mlflow ui x"]
+
+
+def test_a_server_that_goes_away_ends_no_stage_and_no_flow(monkeypatch: pytest.MonkeyPatch, server: None) -> None:
+    """Whatever is asked of the server for a person's page fails, again and again: the flow is as if nothing was."""
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectError("Connection refused")
+
+    for name in ("create_progress_artifact", "update_progress_artifact", "create_markdown_artifact", "get_client"):
+        monkeypatch.setattr(pages, name, away)
+
+    @flow(name="alone", persist_result=False)
+    def alone() -> str:
+        pages.call("digits", ["GO"])
+        with pages.Progress(2) as progress:
+            progress.advance()
+            progress.tell("41 s left")
+        pages.show(Told("title", [], "table"), {})
+        pages.explain("digits", Failed(message="why"))
+        return "ended"
+
+    assert alone() == "ended"
+
+
+def test_a_log_that_fails_loses_a_line_and_no_process(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if line == "1":
+            raise ConnectError("Connection refused")
+
+    code = "import time\nfor number in range(4): print(number, flush=True); time.sleep(0.05)"
+    limits = {"stop": threading.Event(), "time_limit": 60}
+    end = process.run([sys.executable, "-c", code], root=tmp_path, environment=os.environ, log=log, **limits)
+    assert (end.returncode, end.lines, lines) == (0, ("0", "1", "2", "3"), ["0", "1", "2", "3"])

@@ -3,6 +3,9 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -32,19 +35,63 @@ def test_a_server_that_stays_away_is_one_line(seconds, port, capsys):
     assert capsys.readouterr().err.count("\n") == (seconds != "0")
 
 
-def test_a_server_that_comes_is_waited_for(port, capsys):
-    def listen() -> None:
-        time.sleep(0.3)
-        server.bind(("127.0.0.1", port))
-        server.listen()
+@contextmanager
+def answering(port: int, status: int, body: bytes, after: float = 0.0) -> Iterator[None]:
+    """Something answers so at this port, and only at the place where Prefect says that it is well."""
 
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        thread = threading.Thread(target=listen)
-        thread.start()
-        await_server(told(port, "20"))
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            here = self.path == "/api/health" and self.headers["Authorization"] is None
+            self.send_response(status if here else 404)
+            self.end_headers()
+            self.wfile.write(body if here else b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    def serve() -> None:
+        time.sleep(after)
+        server.server_bind()
+        server.server_activate()
+        server.serve_forever(0.05)
+
+    server = HTTPServer(("127.0.0.1", port), Handler, bind_and_activate=False)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
         thread.join()
+        server.server_close()
+
+
+def test_a_server_that_comes_is_waited_for(port, capsys):
+    with answering(port, 200, b"true", after=0.3):
+        await_server(told(port, "20"))
     assert capsys.readouterr().err == f"waiting up to 20 s for http://127.0.0.1:{port}/api (connection refused)\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (404, b"", "status 404"),
+        (502, b"", "status 502"),
+        (200, b"<html>", "something else"),
+        (200, b"", "something else"),
+    ],
+)
+def test_what_is_no_server_of_prefect_is_one_line(status, body, why, port, capsys):
+    with answering(port, status, body):
+        time.sleep(0.1)
+        with pytest.raises(InputError, match=rf"no answer from .* \({why}.*no API of Prefect.*\) after 0 s"):
+            await_server(told(port, "0"))
+
+
+def test_a_server_that_hangs_is_one_line(port):
+    """The kernel takes the connection, and nobody answers."""
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(InputError, match=r"\(.*timed out\) after 0 s"):
+        await_server(told(port, "0"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:4200", "http://", "http://a:b@/api", "ftp://x/api", "http://h:99999/"])

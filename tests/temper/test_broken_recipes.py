@@ -127,3 +127,13 @@ def test_a_broken_graph_is_named(text: str, project: Path, capsys: pytest.Captur
     shutil.copytree(ROOT / "studies/smooth_labels", project / "studies/smooth_labels")
     (project / "dvc.yaml").write_text(text)
     assert "dvc.yaml: " in refused(["study", "smooth_labels", "--list"], capsys)
+
+
+@pytest.mark.parametrize("files", ["photos", "../photos", "photos/", "a\\nb"])
+def test_files_to_watch_must_be_there(files: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of params.yaml, and of a change of it, which is taken back."""
+    line = "files: components/datasets/parts/no_files.txt"
+    assert line in GOOD.decode()
+    (project / "params.yaml").write_text(GOOD.decode().replace(line, f'files: "{files}"'))
+    assert "fetch_data.files: " in refused(["params", "check"], capsys)
+    assert "fetch_data.files: " in refused(["params", "change", "--set", "seed=1"], capsys)
