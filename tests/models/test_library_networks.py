@@ -17,11 +17,13 @@ from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS
 from components.models.parts.averaging import Ema, Swa
+from components.models.parts.batch_norm import synchronised
 from components.models.parts.blocks import blocks_of
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.library_network import require_known
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
+from components.numerics import parallel
 from components.numerics.compute import channels_last
 from tests.parts.method_members import MEMBERS
 from tests.parts.outside_files import loaded
@@ -248,3 +250,15 @@ def test_every_method_trains_a_network_without_batch_norm(fields, name, linf):
     loss = method.loss(model, batch, linf, torch.Generator().manual_seed(0))
     loss.total.backward()
     assert loss.total.isfinite() and all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_batch_norm_of_another_kind_is_not_synchronised(monkeypatch):
+    """One line, where processes train together; alone nothing is to be synchronised."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.BatchNorm1d(3))
+    with synchronised(model):
+        pass
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="BatchNorm1d cannot be synchronised, want per_process"), synchronised(model):
+        pass
+    with synchronised(nn.Sequential(nn.BatchNorm2d(3))):
+        pass
