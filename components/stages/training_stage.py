@@ -135,7 +135,7 @@ def warnings_of(settings: Settings, stage: str) -> list[str]:
     section = settings.section
     attacks = {"method": settings.method, "validation_attack": section.validation_attack, "sentinel": section.sentinel}
     lines = list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
-    if section.initial is not None and section.files not in (None, section.initial.file):
+    if section.initial is not None and section.files not in (None, str(section.initial.path)):
         lines.append(
             f"DVC watches {section.files} and not {section.initial.file}: set {stage}.files to that (params.yaml)"
         )
@@ -228,7 +228,7 @@ def depends_on(training: TrainingRun) -> Inputs:
     told |= {name: repr(getattr(settings, name)) for name in ("seed", "compute", "threat", "ntk")}
     told |= {"data": sha256(DATA), "upstream": training.upstream}
     if (initial := settings.section.initial) is not None:
-        told["initial weights"] = sha256(initial.file)
+        told["initial weights"] = sha256(initial.path)
     if (library := getattr(settings.model, "library", None)) is not None:
         told[f"version of {library}"] = version(library)
     return inputs_of({f"components/stages/{training.stage}.py"} | members_of(settings), told)

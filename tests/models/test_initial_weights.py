@@ -169,6 +169,10 @@ def mistakes(state: dict[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], str
             state | {"mean": torch.ones(4), "std": torch.ones(4)},
             "normalises 4 channels, the images have 3",
         ),
+        "pixels of 0 to 255": (
+            state | {"mean": torch.full((3,), 123.7), "std": torch.full((3,), 58.4)},
+            "normalises by 123.7,123.7,123.7:58.4,58.4,58.4, which is for other pixels than ours",
+        ),
         "division by zero": (state | {"mean": torch.ones(3), "std": torch.zeros(3)}, "want finite, above 0"),
         "deeper": ({n.replace("features.3", "features.4"): t for n, t in state.items()}, "missing features.3.weight"),
     }

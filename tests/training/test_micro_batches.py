@@ -8,6 +8,7 @@ from torch import nn
 
 from components.data.batch import Batch
 from components.data.loader import Loader
+from components.evaluation.batch_size import free_memory
 from components.foundation.errors import InputError
 from components.numerics.compute import within_memory
 from components.schedules.constant import Constant
@@ -104,3 +105,15 @@ def test_another_error_stays_what_it_is():
 def test_a_tensor_that_no_memory_holds_is_such_a_lack():
     with pytest.raises(InputError, match="out of memory"), within_memory("lower batch_size"):
         torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_lack_of_memory_on_a_gpu_is_one_line_and_what_is_free_is_known():
+    device = torch.device("cuda")
+    with (
+        pytest.raises(InputError, match=r"^out of memory \(GPU.*\): lower batch_size$"),
+        within_memory("lower batch_size"),
+    ):
+        torch.empty(2**50, dtype=torch.uint8, device=device)
+    assert 0 < free_memory(device) <= torch.cuda.mem_get_info(device)[1]

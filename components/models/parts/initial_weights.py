@@ -30,7 +30,13 @@ class Initial:
     """
 
     file: str  # A safetensors file: a model of this project, a state dict of published code, timm or torchvision.
-    replace_head: bool = True  # Whether a head that does not fit the classes begins anew; false: it is a mistake.
+    replace_head: bool = True
+    """Whether a head that does not fit the classes begins anew; false: it is a mistake."""
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.file).expanduser()
 
 
 def begin_with(model: nn.Module, initial: Initial, architecture: Mapping[str, Any], where: str) -> list[str]:
@@ -46,7 +52,7 @@ def begin_with(model: nn.Module, initial: Initial, architecture: Mapping[str, An
     of another number of channels. Each is one line that says what was found and what is expected.
     """
     where = f"{where}: {one_line(initial.file)}"
-    unwrapped = unwrap(read_tensors(Path(initial.file))[0], where)
+    unwrapped = unwrap(read_tensors(initial.path)[0], where)
     state = own_names(unwrapped.state, architecture, where)[0]
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith("normalize.")}
     state = _aligned(state, expected, where)
@@ -132,12 +138,14 @@ def _normalize_as(model: nn.Module, offset: tuple[float, ...], scale: tuple[floa
     wide = [part * channels if len(part) == 1 else part for part in (offset, scale)]
     if any(len(part) != channels for part in wide):
         raise InputError(f"{where}: normalises {max(map(len, wide))} channels, the images have {channels}")
+    shown = ":".join(",".join(f"{number:.4g}" for number in part) for part in wide)
+    if max(map(max, wide)) > 1:
+        raise InputError(f"{where}: normalises by {shown}, which is for other pixels than ours, from 0 to 1")
     before = torch.cat([layer.offset.flatten(), layer.scale.flatten()])
     for buffer, values in zip((layer.offset, layer.scale), wide, strict=True):
         buffer.copy_(torch.tensor(values).view(1, -1, 1, 1))
     if torch.equal(before, torch.cat([layer.offset.flatten(), layer.scale.flatten()])):
         return []
-    shown = ":".join(",".join(f"{number:.4g}" for number in part) for part in wide)
     return [f"initial weights: normalised by {shown} as in the file, not by the statistics of the data"]
 
 
