@@ -21,6 +21,7 @@ from components.foundation.params import Ratio
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.parts.contract import Method
 from components.methods.pgd_at import PgdAt
+from components.optimizers.sgd import Sgd
 from components.schedules.cyclic import Cyclic
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
@@ -67,9 +68,7 @@ def temper(case: Case) -> Trained:
         epochs=case.epochs,
         batch_size=case.batch_size,
         learning_rate=case.learning_rate,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
+        optimizer=Sgd(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_norms=True),
         gradient_clip=None,
         average=None,
         augmentation=AUGMENTATION,

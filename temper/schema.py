@@ -19,6 +19,7 @@ from components.models import MODELS
 from components.ntk.probe import ProbeSchedule
 from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel
+from components.optimizers import OPTIMIZERS
 from components.reports import grids
 from components.schedules import SCHEDULES
 from components.stages import CRITERIA, SHARED, distill_student, fetch_data, normalize_data, report
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
     "distillations": DISTILLATIONS,
     "schedules": SCHEDULES,
+    "optimizers": OPTIMIZERS,
     "attacks": ATTACKS,
     "datasets": DATASETS,
 }
@@ -97,7 +99,10 @@ def sections() -> dict[str, Key]:
     }
     for name in TRAINING:
         section = _section(TrainingSection, training | (taught if name == TRAINING[2] else method))
-        children = own[name] | section.children
+        recipe = section.children["recipe"]
+        optimizer = replace(recipe.children["optimizer"], words="one of the optimizers", family="optimizers")
+        recipe = replace(recipe, children=recipe.children | {"optimizer": optimizer})
+        children = own[name] | section.children | {"recipe": recipe}
         found[name] = replace(section, children=children)
     attacks = {"attacks": ("attacks", True), "cascade": ("attacks", True)}
     evaluation = _section(EvaluationSection, attacks)

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from components.methods import METHODS
 from components.methods.parts.contract import Method, needs
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.random_numbers import derived
+from components.optimizers.sgd import Sgd
 from components.schedules.one_cycle import OneCycle
 from components.threats.parts.threat import Threat
 from components.training.checkpoint import TrainingState
@@ -149,9 +150,7 @@ def _recipe(epochs: int, batch_size: int, learning_rate: float, crop: int, flip:
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 5e-4,
+        "optimizer": {},
         "gradient_clip": None,
         "average": None,
         "augmentation": {"crop": crop, "flip": flip, "cutmix": 0, "rand_augment": None},
@@ -159,7 +158,8 @@ def _recipe(epochs: int, batch_size: int, learning_rate: float, crop: int, flip:
         "select_by": select_by,
         "patience": None,
     }
-    return typed(Recipe, told, "train")
+    sgd = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
+    return replace(typed(Recipe, told, "train"), optimizer=sgd)
 
 
 def _method(given: MethodLike, threat: Threat, epochs: int, guide: nn.Module | None) -> Method:

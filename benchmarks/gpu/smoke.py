@@ -31,11 +31,12 @@ from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
 from components.numerics.compute import Compute
 from components.numerics.random_numbers import Noise
+from components.optimizers.parts.optimizer import Group, Optimizer
+from components.optimizers.sgd import Sgd
 from components.stages import STAGES
 from components.threats.l1 import L1
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from components.training.sgd import Sgd
 from pipelines.parameters.presets import preset_values
 from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS as ATTACKS
@@ -140,7 +141,8 @@ def same_weights(device: torch.device) -> bool:
     def trained() -> list[Tensor]:
         torch.manual_seed(7)
         model, method = TinyNet().to(device).train(), METHODS["pgd_at"]().to(device).train()
-        optimizer = Sgd(model.parameters(), weight_decay=5e-4, nesterov=True)
+        rule = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
+        optimizer = Optimizer(rule, [Group(list(model.parameters()))])
         rng = torch.Generator(device).manual_seed(8)
         images, labels = torch.rand((16, 1, 8, 8), generator=rng, device=device), torch.arange(16, device=device) % 3
         for _ in range(STEPS):

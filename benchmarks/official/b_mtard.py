@@ -58,8 +58,8 @@ def _trades_constants(official: dict[str, Any], preset: str) -> dict[str, tuple[
     rates = [round(recipe.learning_rate * factor, 12) for factor in factors]
     return {
         "learning_rate": (theirs, rates),
-        "weight_decay": (args.weight_decay, recipe.weight_decay),
-        "momentum": (args.momentum, recipe.momentum),
+        "weight_decay": (args.weight_decay, recipe.optimizer.weight_decay),
+        "momentum": (args.momentum, recipe.optimizer.momentum),
         "batch_size": (args.batch_size, recipe.batch_size),
     }
 
@@ -107,7 +107,7 @@ def _b_mtard_constants(official: dict[str, Any], preset: str) -> dict[str, tuple
     settings = ours.settings_of(preset, "distill_student", {})
     recipe, group = settings.section.recipe, official["optimizer"].defaults
     names = ("lr", "momentum", "weight_decay")
-    values = (recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+    values = (recipe.learning_rate, recipe.optimizer.momentum, recipe.optimizer.weight_decay)
     pairs = {name: (group[name], value) for name, value in zip(names, values, strict=True)}
     return pairs | {"batch_size": (official["batch_size"], recipe.batch_size)}
 

@@ -27,12 +27,12 @@ def stepped(preset: str, loss_of: LossOf, teaches: bool) -> Outcome:
     tape = Tape()
     given = ours.epochs_of(pictures(EPOCHS * BATCHES * IMAGES, 0, saturated=False), EPOCHS, BATCHES)
     settings = ours.settings_of(preset, "train_robust_teacher", {"recipe.epochs": EPOCHS})
-    recipe = settings.section.recipe
+    recipe, sgd = settings.section.recipe, settings.section.recipe.optimizer
     with recording(tape, lambda: tape.networks[0], drawing(tape)):
         model, second = tape.network(), tape.network().eval()
         tape.begin()
         optimizer = torch.optim.SGD(
-            model.parameters(), recipe.learning_rate, recipe.momentum, 0, recipe.weight_decay, recipe.nesterov
+            model.parameters(), recipe.learning_rate, sgd.momentum, 0, sgd.weight_decay, sgd.nesterov
         )
         for index, (images, labels) in enumerate(batch for epoch in given for batch in epoch):
             factor = settings.schedule.factor(index / BATCHES, EPOCHS)

@@ -131,6 +131,8 @@ def epochs_of(pictures: tuple[Tensor, Tensor], num_epochs: int, num_batches: int
 def constants(args: Any, preset: str) -> dict[str, tuple[Any, Any]]:
     """What a script's command line says of the optimizer and the length of the run, and what the preset says."""
     recipe = settings_of(preset, "train_robust_teacher", {}).section.recipe
+    own = {name: getattr(recipe, name) for name in ("epochs", "learning_rate", "batch_size")}
+    own["weight_decay"] = recipe.optimizer.weight_decay
     pairs = {"epochs": "epochs", "lr_max": "learning_rate", "weight_decay": "weight_decay", "batch_size": "batch_size"}
     # One script has its epochs as a constant of the file, which is shortened by an edit.
-    return {own: (getattr(args, t), getattr(recipe, own)) for t, own in pairs.items() if hasattr(args, t)}
+    return {name: (getattr(args, t), own[name]) for t, name in pairs.items() if hasattr(args, t)}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.numerics import random_numbers
-from components.training.sgd import Sgd
+from components.optimizers.parts.optimizer import Optimizer
 
 CHANNELS, SIDE, CLASSES = 3, 32, 10
 # The colours that the scripts normalise with; theirs is a network without this layer, ours has it in front.
@@ -107,10 +107,10 @@ def recording(tape: Tape, watched: Callable[[], TinyNet], patches: Sequence[Any]
             group = self.param_groups[0]
             recorded(group["params"], group["lr"], group["momentum"], lambda: super(RecordedSgd, self).step(closure))
 
-    own_step = Sgd.step
+    own_step = Optimizer.step
 
-    def own(sgd: Sgd, learning_rate: float, momentum: float) -> None:
-        recorded(sgd.parameters, learning_rate, momentum, lambda: own_step(sgd, learning_rate, momentum))
+    def own(optimizer: Optimizer, learning_rate: float, momentum: float) -> None:
+        recorded(optimizer.parameters, learning_rate, momentum, lambda: own_step(optimizer, learning_rate, momentum))
 
     def as_it_is(thing: Any, *_: object, **__: object) -> Any:
         return thing
@@ -127,7 +127,7 @@ def recording(tape: Tape, watched: Callable[[], TinyNet], patches: Sequence[Any]
         stack.enter_context(patch.object(Tensor, "float", exact))
         stack.enter_context(patch.object(Tensor, "backward", passed_back))
         stack.enter_context(patch.object(torch.optim, "SGD", RecordedSgd))
-        stack.enter_context(patch.object(Sgd, "step", own))
+        stack.enter_context(patch.object(Optimizer, "step", own))
         for one in patches:
             stack.enter_context(one)
         yield

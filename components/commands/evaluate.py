@@ -21,6 +21,7 @@ from components.data.decoding import in_memory
 from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
+from components.evaluation.batch_size import settled_batch
 from components.evaluation.criteria import Criteria
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
 from components.evaluation.one_attack import TestSet
@@ -41,6 +42,7 @@ from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
+from components.numerics.compute import within_memory
 from components.numerics.threads import forget, keep, settled
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report
@@ -112,12 +114,18 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     params = keep(told, params, given.out / THREADS)
     suite = read_suite(params, SECTION, images.num_classes)
     torch.set_num_threads(params.values["compute"]["threads"])
-    data = _data(images, suite.section.batch_size, device)
+    networks = [candidate.model for candidate in candidates.values()]
+    hashes, kept = [candidate.facts["sha256"] for candidate in candidates.values()], given.out / "batch_size.json"
+    batch, line = settled_batch(suite.section.batch_size, networks, images.test.images[:1].to(device), hashes, kept)
+    if line:
+        note(line)
+    data = _data(images, batch, device)
     code = fingerprint(attack_code(candidates, suite))
     provenance = {"data.sha256": data.sha256, "code.sha256": code, "device": device.type, **versions()}
     extra = {"training_cost": {}, "params": params.values, "provenance": provenance}
     place, progress = Folders(given.out, given.out, options.shard_of(given.shard)), Progress(say, task_title)
-    evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
+    with within_memory(f"say --batch-size, less than {batch}"):
+        evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
     if place.shard.number == 0:
         forget(given.out / THREADS)
 

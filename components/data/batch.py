@@ -1,5 +1,6 @@
 """The images of one training step."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,16 @@ class Batch(NamedTuple):
     def of(cls, images: Tensor, labels: Tensor) -> "Batch":
         """The first images of a split, unmoved."""
         return cls(images, labels, torch.arange(len(images), device=images.device), Placement.still(images))
+
+    def cut(self, size: int) -> Iterator[tuple[slice, "Batch"]]:
+        """Parts of at most so many images, one after the other, with their places; `total` stays that of the whole."""
+        if size >= len(self.images):
+            yield slice(None), self
+            return
+        for first in range(0, len(self.images), size):
+            places = slice(first, first + size)
+            placement = self.placement.part(places)
+            yield places, Batch(self.images[places], self.labels[places], self.indices[places], placement, self.total)
 
     def part(self, rank: int, ranks: int) -> "Batch":
         """The images of process number `rank` among `ranks`: rank, rank + ranks, …"""

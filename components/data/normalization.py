@@ -44,6 +44,16 @@ class Normalize(nn.Module):
         return (images - self.offset) / self.scale
 
 
+def normalization_of(model: nn.Module, usual: Normalization) -> Normalization:
+    """What the first layer of a model does: `usual`, or what its initial weights brought along."""
+    (layer,) = [module for module in model.modules() if isinstance(module, Normalize)]
+    like = Normalize(usual).to(layer.offset)
+    if torch.equal(layer.offset, like.offset) and torch.equal(layer.scale, like.scale):
+        return usual
+    offset, scale = (tuple(buffer.flatten().tolist()) for buffer in (layer.offset, layer.scale))
+    return Normalization(method="standardize", offset=offset, scale=scale)
+
+
 def fit_normalization(images: Tensor | Iterable[Tensor], method: Scaling) -> Normalization:
     """The statistics of uint8 images [N, C, H, W], one tensor or several, exact: 256 integer counts per channel,
     then float64.

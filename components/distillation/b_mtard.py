@@ -61,6 +61,7 @@ class BMtardMethod(Method):
     temperatures: Tensor
     weights: Tensor
     first_losses: Tensor
+    divisible = False
 
     def __init__(self, fields: BMtard, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
         super().__init__(fields)

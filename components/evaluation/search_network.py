@@ -58,7 +58,7 @@ class Lean(nn.Module):
             for name, child in module.named_children():
                 if isinstance(child, nn.Conv2d):
                     child.to(dtype)
-                if isinstance(child, nn.Linear):
+                if type(child) is nn.Linear:
                     setattr(module, name, FullPrecision(child))
         self.network = channels_last(lean)
         self.dtype = dtype
@@ -73,7 +73,7 @@ class FullPrecision(nn.Module):
     """A layer that computes in float32 amid autocast.
 
     Linear heads are cheap, and logits of bfloat16 have three digits: a search that compares them would see most steps
-    as no change at all.
+    as no change at all. Where it works on tokens or maps, it is no head, and computes as the rest does.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -81,6 +81,8 @@ class FullPrecision(nn.Module):
         self.layer = layer
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.ndim > 2:
+            return self.layer(features)
         with torch.autocast(features.device.type, enabled=False):
             return self.layer(features.float())
 

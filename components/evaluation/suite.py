@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, cast
 from components.attacks.parts.attack import Attack
 from components.attacks.pgd import Pgd
 from components.evaluation.adversarials import Dtype
+from components.evaluation.batch_size import EvaluationBatch
 from components.evaluation.campaign import Task, cascade
 from components.evaluation.cascades import NAMES
 from components.evaluation.document import CascadeName
 from components.evaluation.search_network import Search
-from components.foundation.params import BatchSize, Count, NotNegativeLength, Ratio, strict
+from components.foundation.params import Count, NotNegativeLength, Ratio, strict
 from components.numerics.compute import Compute
 from components.threats.parts.threat import Threat
 
@@ -40,7 +41,7 @@ class EvaluationSection:
     cases are kept.
     """
 
-    batch_size: BatchSize  # Images that go through the model at a time.
+    batch_size: EvaluationBatch  # Images that go through the model at a time; `auto`: what free memory holds.
     search: Search  # What attacks compute in while they search; float32 decides.
     attacks: Specs  # Attacks on every image, each under a name of its own.
     cascade: str | Specs  # Attacks in turn, cheapest first, each on the images still standing.

@@ -112,7 +112,6 @@ NotNegativeFraction = Annotated[Fractional, Field(ge=0)]
 PositiveLength = Annotated[Length, Field(gt=0)]
 NotNegativeLength = Annotated[Length, Field(ge=0)]
 # What memory or a machine has to hold has bounds of its own: beyond them a run dies, and not at once.
-BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 

@@ -53,6 +53,7 @@ class AdrMethod(Method):
     """The objective of `Adr`, and the average by the model's names; nothing before the first step."""
 
     fields: Adr
+    divisible = False
 
     def __init__(self, fields: Adr) -> None:
         super().__init__(fields)

@@ -54,6 +54,7 @@ class FgsmMepMethod(Method):
 
     fields: FgsmMep
     keeps_graph: bool = True
+    divisible = False
 
     def __init__(self, fields: FgsmMep) -> None:
         super().__init__(fields)

@@ -50,6 +50,7 @@ class FreeAtMethod(Method):
     """
 
     fields: FreeAt
+    divisible = False
 
     def __init__(self, fields: FreeAt) -> None:
         super().__init__(fields)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from components.attacks.parts.ascent import View
 from components.data.batch import Batch
@@ -53,7 +54,8 @@ class GradAlignMethod(Method):
 
     def _gradient_with_graph(self, model: nn.Module, batch: Batch, images: Tensor) -> Tensor:
         leaf = images.detach().requires_grad_()
-        with crafting(model, self.fields.batch_norm) as network:
+        # Fused attention has no second derivative.
+        with crafting(model, self.fields.batch_norm) as network, sdpa_kernel(SDPBackend.MATH):
             values = climbed(self, network(leaf), batch)
         return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
 

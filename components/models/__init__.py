@@ -5,6 +5,8 @@ from components.models.preact_resnet18 import PreActResNet18
 from components.models.resnet18 import ResNet18
 from components.models.resnet56 import ResNet56
 from components.models.small_cnn import SmallCnn
+from components.models.timm import Timm
+from components.models.torchvision import TorchVision
 from components.models.wide_resnet import WideResNet
 
 MODELS = {
@@ -14,4 +16,6 @@ MODELS = {
     "preact_resnet18": PreActResNet18,
     "wide_resnet": WideResNet,
     "mobilenet_v2": MobileNetV2,
+    "timm": Timm,
+    "torchvision": TorchVision,
 }

@@ -10,9 +10,7 @@ from components.data.normalization import Normalization
 from components.foundation.params import strict
 from components.models.parts.batch_norm import BatchNorm
 from components.models.parts.classifier import ImageShape, Width, chain, classifier, convolution, pooled_head, scaled
-
-# Expansion, channels, blocks, stride: table 2 of the paper, with stride 1 instead of 2 for the second.
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+from components.models.parts.mobile_stages import STAGES
 
 
 @strict

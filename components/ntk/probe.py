@@ -3,15 +3,22 @@
 from collections.abc import Mapping
 from typing import Annotated, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.data.dividing import stratified_indices
 from components.foundation.errors import InputError
-from components.foundation.params import Whole, strict
+from components.foundation.params import Whole, short, strict
 from components.ntk.kernels import MIN_DIRECTIONS, Directions, trace_kernel
 from components.ntk.metrics import kernel_metrics
 from components.numerics.random_numbers import derived
+
+
+def _directions(value: object) -> object:
+    # One message for a union of two types.
+    if value == "exact" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"got {short(value)}, want an integer, or exact")
 
 
 @strict
@@ -20,7 +27,9 @@ class ProbeSchedule:
 
     epochs: tuple[Whole, ...]  # Epochs at whose end the kernel is measured; 0 is before training.
     size: Annotated[int, Field(ge=2, le=100_000)]  # Images that the kernel is measured on.
-    directions: Directions  # Random-sign combinations of the logits, at least 4, or "exact".
+    directions: Annotated[
+        Directions, BeforeValidator(_directions)
+    ]  # Random-sign combinations of the logits, at least 4, or "exact".
 
     def __post_init__(self) -> None:
         if self.directions != "exact" and self.directions < MIN_DIRECTIONS:
@@ -74,7 +83,11 @@ class KernelProbe:
 
     def _measure_one(self, model: nn.Module, epoch: int, kind: str, images: Tensor) -> dict[str, float]:
         device = next(model.parameters()).device
-        kernel = trace_kernel(model, images.to(device), self.schedule.directions, derived(self.seed, "ntk directions"))
+        seed = derived(self.seed, "ntk directions")
+        try:
+            kernel = trace_kernel(model, images.to(device), self.schedule.directions, seed)
+        except InputError as error:
+            raise InputError(f"ntk: {error}; ntk.epochs: [] trains without the kernel") from None
         if not bool(kernel.isfinite().all()):
             raise InputError(f"ntk: the {kind} kernel of epoch {epoch} is not finite (the training diverged)")
         first, previous = self._kernels.get(f"{kind}.first"), self._kernels.get(f"{kind}.previous")

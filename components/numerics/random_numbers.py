@@ -72,6 +72,13 @@ class Part:
         """The stream of process number `rank`, which has the rows rank, rank + ranks, … of the batch."""
         return cls(generator, slice(rank, None, ranks), total)
 
+    def alike(self, places: slice) -> "Part":
+        """A stream for some of the images from a copy of the generator: it draws for them what this one would."""
+        generator = torch.Generator(self.generator.device)
+        generator.set_state(self.generator.get_state())
+        own = torch.arange(self.total, device=generator.device)[self.places][places]
+        return Part(generator, own, self.total)
+
     def drawn(self, draw: Callable[..., Tensor], images: Tensor, shape: Sequence[int]) -> Tensor:
         """`draw(size, generator=…, device=…)` for the whole batch, then the rows of `images`, [N, *shape]."""
         rows = draw((self.total, *shape), generator=self.generator, device=images.device)[self.places]

@@ -3,6 +3,7 @@
 from components.schedules.constant import Constant
 from components.schedules.cosine import Cosine
 from components.schedules.cyclic import Cyclic
+from components.schedules.linear import Linear
 from components.schedules.one_cycle import OneCycle
 from components.schedules.parts.schedule import Schedule
 from components.schedules.step import Step
@@ -11,6 +12,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
     "step": Step,
     "cosine": Cosine,
+    "linear": Linear,
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
 }

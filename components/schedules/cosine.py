@@ -1,7 +1,7 @@
 """Half a cosine after a warm-up."""
 
-from components.foundation.params import Real, strict
-from components.schedules.parts.schedule import half_cosine
+from components.foundation.params import strict
+from components.schedules.parts.schedule import Warmup, half_cosine, share_after, warmed
 
 
 @strict
@@ -13,9 +13,7 @@ class Cosine:
     [0.5, 1.0, 0.5, 0.0]
     """
 
-    warmup: Real  # Epochs of the linear warm-up.
+    warmup: Warmup  # Epochs of the linear warm-up.
 
     def factor(self, progress: float, epochs: int) -> float:
-        if progress < self.warmup:
-            return progress / self.warmup
-        return half_cosine((progress - self.warmup) / max(epochs - self.warmup, 1e-9))
+        return warmed(progress, self.warmup) * half_cosine(share_after(progress, epochs, self.warmup))

@@ -67,7 +67,7 @@ def main(params: Params, journal: Journal) -> None:
         return settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
 
     upstream = {name: sha256(path) for name, path in TEACHERS.items()}
-    model = new_model(settings, splits, device)
+    model = new_model(settings, splits, device, f"{params.path}: {STAGE}", journal)
     train(TrainingRun("student", STAGE, settings, method, upstream), model, splits, device, journal)
 
 

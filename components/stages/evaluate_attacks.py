@@ -10,6 +10,7 @@ import torch
 
 from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
+from components.evaluation.batch_size import settled_batch
 from components.evaluation.document import Passes
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
@@ -22,6 +23,7 @@ from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
 from components.foundation.storage import read_mapping, sha256
 from components.models.parts.model_file import load_frozen
+from components.numerics.compute import within_memory
 from components.reports.wording import task_title
 from components.stages import run
 from components.stages.evidence import evidence_on
@@ -64,10 +66,13 @@ def main(params: Params, journal: Journal) -> None:
         journal.note(f"{STAGE}: finished before under the same inputs, published again")
     else:
         kept.begin(journal.note)
+        networks = [candidate.model for candidate in candidates.values()]
+        images, found = splits.test.on(device)[0][:1], kept.folder / "batch_size.json"
+        batch, line = settled_batch(suite.section.batch_size, networks, images, hashes, found)
+        if line:
+            journal.note(line)
         # The validation split is there to check a fast search on.
-        test, held_out = (
-            TestSet(*part.on(device), suite.section.batch_size) for part in (splits.test, splits.validation)
-        )
+        test, held_out = (TestSet(*part.on(device), batch) for part in (splits.test, splits.validation))
         files = () if splits.test.names is None else file_names(splits.test.names)
         data = Data(splits.dataset, digest({"test": splits.test}), splits.classes, test, held_out, files)
         key = journal_key(candidates, data, suite)
@@ -78,7 +83,8 @@ def main(params: Params, journal: Journal) -> None:
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
         extra = {"training_cost": costs, "params": told, "provenance": provenance | versions()}
         progress = Progress(partial(print, flush=True), task_title)
-        evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note, progress)
+        with within_memory(f"lower {STAGE}.batch_size ({batch})"):
+            evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note, progress)
         kept.finish([*OUTPUTS, *(str(path) for path in sorted((RESULTS / "adversarial").iterdir()))])
         forget_others(unfinished)
         (unfinished / FINISHED).touch()

@@ -31,7 +31,7 @@ def main(params: Params, journal: Journal) -> None:
     if slow := settings.compute.warning:
         journal.note(slow)
     splits = read_splits(DATA)
-    model = new_model(settings, splits, device)
+    model = new_model(settings, splits, device, f"{params.path}: {STAGE}", journal)
     training = TrainingRun("clean_teacher", STAGE, settings, lambda settings: settings.method.build(), upstream={})
     train(training, model, splits, device, journal)
 

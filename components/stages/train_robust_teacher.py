@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from components.data.splits import read_splits
 from components.foundation.arguments import take_none
+from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.storage import sha256
 from components.methods import METHODS
@@ -28,7 +29,10 @@ class RobustSettings(NamedTuple):
 def read(params: Params) -> RobustSettings:
     """The stage's settings, all checked."""
     settings = read_settings(params, STAGE, METHODS, own_keys=("warm_start",))
-    return RobustSettings(settings, params.typed(bool, STAGE, "warm_start"))
+    warm_start = params.typed(bool, STAGE, "warm_start")
+    if warm_start and settings.section.initial is not None:
+        raise InputError(f"{params.path}: {STAGE}: got warm_start and initial weights, want one of them")
+    return RobustSettings(settings, warm_start)
 
 
 def main(params: Params, journal: Journal) -> None:
@@ -38,7 +42,7 @@ def main(params: Params, journal: Journal) -> None:
     if slow := settings.compute.warning:
         journal.note(slow)
     splits = read_splits(DATA)
-    model, upstream = new_model(settings, splits, device), {}
+    model, upstream = new_model(settings, splits, device, f"{params.path}: {STAGE}", journal), {}
     if warm_start:
         clean_teacher, card = load_model(CLEAN_TEACHER, device)
         require_same_architecture(card, settings.section.model, f"{params.path}: {STAGE}.warm_start")

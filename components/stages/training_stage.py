@@ -1,6 +1,8 @@
 """What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,21 +11,24 @@ from torch import nn
 
 from components.attacks.parts.reach import shortfalls
 from components.attacks.pgd import Pgd
+from components.data.normalization import normalization_of
 from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
-from components.foundation.params import Params, member, strict, typed
+from components.foundation.params import Params, member, short, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs
 from components.models import MODELS
+from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
-from components.numerics.compute import Compute
+from components.numerics.compute import Compute, within_memory
 from components.numerics.parallel import Parallel, rank
 from components.numerics.random_numbers import derived
+from components.optimizers import OPTIMIZERS
 from components.schedules import SCHEDULES
 from components.schedules.parts.schedule import Schedule
 from components.stages.resume import KeptWork
@@ -57,6 +62,8 @@ class TrainingSection:
     smoothing: Smoothing | None  # ConvergeSmooth around the method; null: none.
     perturbation: Awp | None  # Adversarial perturbation of the weights (AWP); null: none.
     sentinel: Sentinel | None  # Watches for overfitting during training; null: none.
+    initial: Initial | None = None  # Weights to begin with; null: random ones.
+    files: str | None = None  # What DVC watches besides code: of `initial` its file. Without DVC not needed.
 
 
 class Settings(NamedTuple):
@@ -109,6 +116,11 @@ def _settings(
     model = member(MODELS, section.model, f"{where}.model")
     method = member(methods, section.method, f"{where}.method", threat.epsilon)
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
+    optimizer = member(OPTIMIZERS, section.recipe.optimizer, f"{where}.recipe.optimizer")
+    section = replace(section, recipe=replace(section.recipe, optimizer=optimizer))
+    # DVC takes the text as a path, after replacing keys in it.
+    if section.files is not None and (not section.files.strip() or "${" in section.files):
+        raise InputError(f"{where}.files: got {short(section.files)}, want a file")
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
@@ -120,10 +132,15 @@ def _settings(
 
 
 def warnings_of(settings: Settings, stage: str) -> list[str]:
-    """A line for each attack of a training stage that cannot reach the edge of the ball."""
+    """A line for each attack of a training stage that cannot reach the edge of the ball, and for an unwatched file."""
     section = settings.section
     attacks = {"method": settings.method, "validation_attack": section.validation_attack, "sentinel": section.sentinel}
-    return list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
+    lines = list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
+    if section.initial is not None and section.files not in (None, str(section.initial.path)):
+        lines.append(
+            f"DVC watches {section.files} and not {section.initial.file}: set {stage}.files to that (params.yaml)"
+        )
+    return lines
 
 
 class TrainingRun(NamedTuple):
@@ -151,10 +168,14 @@ def wrapped(settings: Settings, method: Method) -> Method:
     return method
 
 
-def new_model(settings: Settings, splits: Splits, device: torch.device) -> nn.Module:
-    """The untrained model of a section, from the seed."""
+def new_model(settings: Settings, splits: Splits, device: torch.device, where: str, journal: Journal) -> nn.Module:
+    """The model of a section before training: from the seed, or with its initial weights. `where` is for messages."""
     torch.manual_seed(derived(settings.seed, "weights"))
-    return settings.model.build(len(splits.classes), splits.image_shape, splits.normalization).to(device)
+    model = settings.model.build(len(splits.classes), splits.image_shape, splits.normalization)
+    if (initial := settings.section.initial) is not None:
+        for line in begin_with(model, initial, settings.section.model, f"{where}.initial"):
+            journal.note(line)
+    return model.to(device)
 
 
 def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch.device, journal: Journal) -> None:
@@ -189,9 +210,12 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     if (epoch := saved_epoch(kept.folder)) is not None:
         journal.note(f"{training.stage}: continues from epoch {epoch}")
-    for record in fit(state, loader, plan, kept.folder):
-        journal.metrics({name: value for name, value in record.items() if name != "epoch"}, step=int(record["epoch"]))
-        journal.note(progress(record, recipe.epochs, state.seconds))
+    remedy = f"lower {training.stage}.recipe.batch_size ({recipe.batch_size}) or micro_batch ({recipe.micro_batch})"
+    with within_memory(remedy):
+        for record in fit(state, loader, plan, kept.folder):
+            numbers = {name: value for name, value in record.items() if name != "epoch"}
+            journal.metrics(numbers, step=int(record["epoch"]))
+            journal.note(progress(record, recipe.epochs, state.seconds))
     if rank() == 0:
         publish(training, splits, state, kept.folder)
         tell(training, journal)
@@ -205,6 +229,10 @@ def depends_on(training: TrainingRun) -> Inputs:
     told = {"batch_norm": settings.parallel.batch_norm, training.stage: settings.raw}
     told |= {name: repr(getattr(settings, name)) for name in ("seed", "compute", "threat", "ntk")}
     told |= {"data": sha256(DATA), "upstream": training.upstream}
+    if (initial := settings.section.initial) is not None:
+        told["initial weights"] = sha256(initial.path)
+    if (library := getattr(settings.model, "library", None)) is not None:
+        told[f"version of {library}"] = version(library)
     return inputs_of({f"components/stages/{training.stage}.py"} | members_of(settings), told)
 
 
@@ -237,7 +265,7 @@ def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder:
             architecture=training.settings.section.model,
             classes=splits.classes,
             image_shape=splits.image_shape,
-            normalization=splits.normalization,
+            normalization=normalization_of(state.published, splits.normalization),
             stage=training.stage,
             epoch=epoch,
             upstream=training.upstream,

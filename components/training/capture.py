@@ -78,15 +78,17 @@ class Capture:
         # Why steps, and why attacks, are recorded no more; how many steps changed the shape of what is remembered.
         self._failed, self._attack_failed, self._unsettled = "", "", 0
 
-    def begin_epoch(self, model: nn.Module, method: Method, rng: torch.Generator) -> None:
+    def begin_epoch(self, model: nn.Module, method: Method, rng: torch.Generator, hindrance: str = "") -> None:
         """Takes stock, once an epoch of the method has begun: what was recorded is used again if nothing has moved.
 
-        A method that changes with the epochs is recorded anew.
+        A method that changes with the epochs is recorded anew. `hindrance` is what besides the networks and the method
+        keeps steps from being recorded.
         """
         graphs = self.graphs or (CudaGraph if rng.device.type == "cuda" else None)
         if self.mode == "off" or graphs is None:
             return
         before, known = self._run, self._bindings
+        self._failed = self._failed or hindrance
         self._run, self._bindings = _Run(model, method, lambda: graphs([rng])), Bindings(model, method)
         moved = known is None or known.marks != self._bindings.marks
         if known and before and before.method is method and not moved and not _changes_with_epochs(method):

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from components.methods.parts.contract import Method
 from components.models.parts.averaging import Average
 from components.numerics import parallel
 from components.numerics.tensor_files import read_metadata, read_tensors, write_tensors
+from components.optimizers.parts.optimizer import Optimizer
 from components.training.capture import Capture
+from components.training.layers import Layers, by_layer, groups_of, layer_of, trained_parameters
 from components.training.sentinel.watch import Watch
-from components.training.sgd import Sgd
 
-T = TypeVar("T", bound=Tensor)
 # The numbers of a state that stand in its file as they are.
 KEPT = ("best_epoch", "best_score", "seconds", "good_epoch", "good_best")
 
@@ -40,15 +40,17 @@ class TrainingState:
 
     `history` holds one record per finished epoch; the first is of the untrained model, epoch 0. `watch` is the
     overfitting sentinel, if there is one; `good_epoch` the last it would go back to, `good_best` the best one by then.
-    `capture` computes the steps, and is in no checkpoint.
+    `capture` computes the steps, and is in no checkpoint. `layers` says how the optimizer tells layers apart, if it
+    does.
     """
 
     model: nn.Module
-    optimizer: Sgd
+    optimizer: Optimizer
     rng: torch.Generator
     method: Method
     measure: Measure
     average: Average | None = None
+    layers: Layers | None = None
     watch: Watch | None = None
     capture: Capture = field(default_factory=Capture)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -132,8 +134,8 @@ class TrainingState:
         groups = {
             "model": self.model.state_dict(),
             "average": {} if self.average is None else self.average.model.state_dict(),
-            "momentum": self._momentum(),
-            "method": _by_layer(self.method, self.method.state_dict()),
+            "optimizer": self.optimizer.state(trained_parameters(self.model, self.method)),
+            "method": by_layer(self.method, self.method.state_dict()),
             "measure": self.measure.state_dict(),
             "rng": {"generator": self.rng.get_state(), "global": torch.get_rng_state()},
         }
@@ -152,11 +154,6 @@ class TrainingState:
             "layers": list(self.method.layers()),
         }
 
-    def _momentum(self) -> dict[str, Tensor]:
-        trained = trained_parameters(self.model, self.method)
-        buffers = self.optimizer.buffers
-        return {name: buffers[parameter] for name, parameter in trained.items() if parameter in buffers}
-
     def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         groups: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
@@ -170,9 +167,7 @@ class TrainingState:
         if self.average is not None:
             self.average.model.load_state_dict(groups["average"])
             self.average.updates = numbers["average_updates"]
-        for name, parameter in trained_parameters(self.model, self.method).items():
-            if name in groups.get("momentum", {}):
-                self.optimizer.buffers[parameter] = groups["momentum"][name].to(parameter)
+        self.optimizer.load(trained_parameters(self.model, self.method), groups.get("optimizer", {}))
         self._remember(groups.get("method", {}), numbers["layers"])
         self.measure.load_state_dict(groups.get("measure", {}))
         self.rng.set_state(groups["rng"]["generator"])
@@ -187,7 +182,7 @@ class TrainingState:
     def _remember(self, tensors: dict[str, Tensor], layers: list[str]) -> None:
         """Gives the method what a checkpoint holds of its layers; one that was not there yet begins anew."""
         prefixes = self.method.layers()
-        state = {n: t for n, t in self.method.state_dict().items() if _layer(prefixes, n)[0] not in layers}
+        state = {n: t for n, t in self.method.state_dict().items() if layer_of(prefixes, n)[0] not in layers}
         for name, tensor in tensors.items():
             kind, own = name.split(".", 1)
             if kind in prefixes:
@@ -197,36 +192,13 @@ class TrainingState:
     def _adopt(self, method: Method) -> None:
         """Takes a method in the place of the one so far; its companions in those of the other too."""
         self.method = method.to(next(self.model.parameters()).device)
-        self.optimizer.parameters = list(trained_parameters(self.model, method).values())
-        # What is not in a checkpoint was not there yet.
-        self.optimizer.buffers.clear()
+        self.optimizer.regroup(groups_of(self.model, method, self.layers))
 
 
 def saved_epoch(folder: Path) -> int | None:
     """The epoch after which the checkpoint in `folder` was written, or None where there is none."""
     path = folder / "checkpoint.safetensors"
     return int(dict(read_metadata(path)["history"][-1])["epoch"]) if path.exists() else None
-
-
-def trained_parameters(model: nn.Module, method: Method) -> dict[str, nn.Parameter]:
-    """What one optimizer moves, by name: the model's parameters, and those of the method's companions."""
-    companions = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
-    return dict(model.named_parameters()) | _by_layer(method, companions)
-
-
-def _by_layer(method: Method, named: dict[str, T]) -> dict[str, T]:
-    """`named` after a method's own tensors -> the same after the layer of each, wherever that layer is at present.
-
-    So they are found again after a change that wraps the method in something else, or in nothing.
-    """
-    layers = method.layers()
-    return {".".join(_layer(layers, name)): tensor for name, tensor in named.items()}
-
-
-def _layer(layers: dict[str, str], name: str) -> tuple[str, str]:
-    """The layer that a tensor belongs to, the innermost whose prefix its name has, and its name there."""
-    kind, prefix = next((kind, prefix) for kind, prefix in reversed(layers.items()) if name.startswith(prefix))
-    return kind, name.removeprefix(prefix)
 
 
 def _best_file(folder: Path, epoch: int) -> Path:

@@ -1,19 +1,21 @@
 """`fit`, the one training loop: it owns modes, optimizer, precision and checkpoints, and yields a record per epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Epochs, NotNegative, Positive, Real, strict
+from components.foundation.params import Count, Epochs, Positive, is_mapping, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -21,17 +23,24 @@ from components.numerics import parallel
 from components.numerics.compute import Precision, channels_last, training_arithmetic
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
+from components.optimizers.parts.optimizer import Optimizer
 from components.schedules.parts.schedule import Schedule, momentum
 from components.threats.parts.threat import Threat
 from components.training.capture import Gradient
-from components.training.checkpoint import Measure, TrainingState, trained_parameters
-from components.training.sgd import Sgd
+from components.training.checkpoint import Measure, TrainingState
+from components.training.layers import Layers, groups_of, waiting
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
 
 # A loss that is not finite is looked for this often, so that a GPU is not stopped at every step.
 CHECK_EVERY = 50
+
+
+def _fields_or_rule(value: object) -> object:
+    if not is_mapping(value) and not hasattr(value, "move"):
+        raise ValueError("input should be an object")
+    return value
 
 
 @strict
@@ -46,9 +55,8 @@ class Recipe:
     epochs: Epochs  # Passes over the training images.
     batch_size: Annotated[int, Field(ge=2, le=2**20)]  # Images of one step.
     learning_rate: Positive  # The largest of the run; the schedule multiplies it.
-    momentum: Annotated[Real, Field(ge=0, lt=1)]  # Momentum of SGD; more than 0 with `nesterov`.
-    nesterov: bool  # Whether SGD uses Nesterov's form of momentum.
-    weight_decay: NotNegative  # Weight decay of SGD.
+    optimizer: Annotated[Any, BeforeValidator(_fields_or_rule)]
+    """The optimizer's name, with that member's fields; when training begins, the member itself."""
     gradient_clip: Positive | None  # The largest gradient norm; null: no limit.
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None  # How weights are averaged; null: not at all.
     augmentation: Augmentation  # How each image is changed before a step.
@@ -56,10 +64,10 @@ class Recipe:
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
     """The best epoch is the last one with the highest such value on the validation split."""
     patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
-
-    def __post_init__(self) -> None:
-        if self.nesterov and not self.momentum:
-            raise ValueError("got momentum 0.0 with nesterov, want more than 0")
+    layers: Layers | None = None  # How layers differ in what they learn; null: not at all.
+    micro_batch: Count | None = None
+    """Images that go through the network at a time, where a batch is more than memory holds; null: the whole batch.
+    Batch norm sees so many."""
 
 
 class Plan(NamedTuple):
@@ -93,11 +101,13 @@ class _StepRecord(NamedTuple):
 def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, seed: int) -> TrainingState:
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
-    parameters, device = list(trained_parameters(model, method).values()), next(model.parameters()).device
-    optimizer = Sgd(parameters, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
+    if recipe.micro_batch is not None and not method.divisible:
+        raise InputError(f"recipe.micro_batch: {method} needs the whole batch at once (want null)")
+    device = next(model.parameters()).device
+    optimizer = Optimizer(recipe.optimizer, groups_of(model, method, recipe.layers))
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))
     average = None if recipe.average is None else recipe.average.of(model)
-    return TrainingState(model, optimizer, rng, method.to(device), measure, average)
+    return TrainingState(model, optimizer, rng, method.to(device), measure, average, recipe.layers)
 
 
 def fit(state: TrainingState, loader: Batches, plan: Plan, folder: Path) -> Iterator[Record]:
@@ -148,7 +158,22 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     state.model.train()
     state.method.train()
     state.method.begin_epoch(epoch)
-    state.capture.begin_epoch(state.model, state.method, state.rng)
+    with waiting(state.model, plan.recipe.layers, epoch):
+        in_parts = "batches go through in parts" if plan.recipe.micro_batch else ""
+        state.capture.begin_epoch(state.model, state.method, state.rng, in_parts)
+        steps = _steps(state, loader, plan, epoch)
+    if not steps:
+        return {}
+    parallel.average_buffers(*_networks(state))
+    state.method.end_epoch(state.model)
+    if state.average is not None:
+        state.average.end_epoch(state.model, epoch + 1, loader.clean)
+        parallel.average_buffers(state.average.model)
+    return _summary(steps)
+
+
+def _steps(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> list[_StepRecord]:
+    """The steps of an epoch; none of them where the sentinel gives it up."""
     recipe, replays = plan.recipe, state.method.replays
     steps: list[_StepRecord] = []
     # The order of an epoch is a function of seed and epoch, so a checkpoint needs no sampler position.
@@ -157,19 +182,14 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         progress = epoch + index / num_steps
         rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
-        speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, recipe.momentum))
+        speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, state.optimizer.rule.largest_momentum))
         gradient = state.capture.gradient(lambda batch: _gradient(state, plan, batch), batch)
         steps.append(_update(state, gradient, speed))
         if len(steps) % CHECK_EVERY == 0 or len(steps) == num_steps:
             _require_finite(steps, epoch)
         if state.watch and state.watch.after_step(state.model, steps[-1].loss.total, epoch, index + 1, num_steps):
-            return {}
-    parallel.average_buffers(*_networks(state))
-    state.method.end_epoch(state.model)
-    if state.average is not None:
-        state.average.end_epoch(state.model, epoch + 1, loader.clean)
-        parallel.average_buffers(state.average.model)
-    return _summary(steps)
+            return []
+    return steps
 
 
 def _stream(state: TrainingState, batch: Batch) -> Part:
@@ -186,15 +206,35 @@ def _gradient(state: TrainingState, plan: Plan, batch: Batch) -> Gradient:
     The loss and its parts are those of the whole batch.
     """
     state.optimizer.zero_grad()
-    with training_arithmetic(batch.images.device, plan.recipe.precision):
-        loss = state.method.loss(state.model, batch, plan.threat, _stream(state, batch))
-    share, parameters = len(batch.images) / batch.total, state.optimizer.parameters
-    (loss.total * share).backward()
-    numbers = (number.detach() * share for number in (loss.total, *loss.parts.values()))
-    total, *parts = parallel.sum_gradients(parameters, *numbers)
+    loss, parameters = _backward(state, batch, plan), state.optimizer.parameters
+    total, *parts = parallel.sum_gradients(parameters, loss.total, *loss.parts.values())
     clip = plan.recipe.gradient_clip
     norm = None if clip is None else nn.utils.clip_grad_norm_(parameters, clip)
     return Gradient(Loss(total, dict(zip(loss.parts, parts, strict=True))), norm)
+
+
+def _backward(state: TrainingState, batch: Batch, plan: Plan) -> Loss:
+    """Adds the gradients of this process's share of the batch's loss; that share, and those of its parts, detached.
+
+    With `micro_batch`, so many images at a time: each part draws what it would draw within the whole.
+    """
+    rng, size, shares = _stream(state, batch), plan.recipe.micro_batch or len(batch.images), list[Loss]()
+    whole, stream = size >= len(batch.images), rng
+    for places, part in batch.cut(size):
+        stream = rng if whole else rng.alike(places)
+        with training_arithmetic(part.images.device, plan.recipe.precision):
+            loss = state.method.loss(state.model, part, plan.threat, stream)
+        share = len(part.images) / batch.total
+        (loss.total * share).backward()
+        shares.append(Loss(loss.total.detach() * share, {n: value.detach() * share for n, value in loss.parts.items()}))
+    if not whole:
+        rng.generator.set_state(stream.generator.get_state())
+    names = shares[0].parts
+    return Loss(_sum(one.total for one in shares), {name: _sum(one.parts[name] for one in shares) for name in names})
+
+
+def _sum(numbers: Iterable[Tensor]) -> Tensor:
+    return reduce(add, numbers)
 
 
 def _update(state: TrainingState, gradient: Gradient, speed: _Speed) -> _StepRecord:

@@ -46,6 +46,7 @@ class Perturbed(Method):
     """
 
     fields: Awp
+    divisible = False
 
     def __init__(self, fields: Awp, method: Method) -> None:
         super().__init__(fields)
@@ -84,7 +85,7 @@ class Perturbed(Method):
 
     def _moved(self, method: Crafting, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[nn.Module, Tensor]:
         """The model at w + v, and the loss at w."""
-        weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        weights = {name: p for name, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
         # Where processes train together, the gradient is that of the whole batch, as the loop's is.
         share = len(batch.images) / (batch.total or len(batch.images))
         with _buffers_kept([model, *self.companions()]):

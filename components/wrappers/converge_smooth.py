@@ -117,6 +117,7 @@ class Smoothed(Method):
     fields: Smoothing
     means: Tensor
     sums: Tensor
+    divisible = False
 
     def __init__(self, fields: Smoothing, method: Method, guarded: frozenset[int]) -> None:
         super().__init__(fields)

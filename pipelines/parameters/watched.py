@@ -1,6 +1,7 @@
-"""What DVC watches follows the data set: where a change names the folder of images, `fetch_data.files` is that folder.
+"""What DVC watches follows what a change names: a folder of images, and files of initial weights.
 
-dvc.yaml can name a key of params.yaml as a dependency, but no key that only some data sets have.
+dvc.yaml can name a key of params.yaml as a dependency, but no key that only some recipes have. So `files` of a section
+is the folder or the file that the change names beside it.
 """
 
 import os
@@ -13,25 +14,46 @@ from components.foundation.lines import one_line
 from components.foundation.params import Params, is_mapping
 from components.foundation.recipes import nested
 
+TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
+# What stands in `files` of a training section without initial weights.
+NO_FILE = "components/models/parts/no_file.txt"
+
 
 def with_files(delta: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The delta, with `fetch_data.files` where it names the folder of images that are read at once, and no files."""
+    """The delta, with `files` in each section where it names what is read and no files."""
     tree = nested(delta, where)
-    section = tree.get("fetch_data")
-    dataset = section.get("dataset") if is_mapping(section) else None
-    if not is_mapping(section) or not is_mapping(dataset) or "files" in section:
-        return tree
-    folder = dataset.get("folder")
-    if not isinstance(folder, str) or dataset.get("streamed"):
-        return tree
-    return tree | {"fetch_data": {**section, "files": os.path.expanduser(folder)}}
+    watched = {"fetch_data": _folder, **dict.fromkeys(TRAINING, _weights)}
+    for name, files_of in watched.items():
+        section = tree.get(name)
+        if is_mapping(section) and "files" not in section and (files := files_of(section)) is not None:
+            tree = tree | {name: {**section, "files": os.path.expanduser(files)}}
+    return tree
+
+
+def _folder(section: Mapping[str, Any]) -> str | None:
+    """The folder of images that are read at once."""
+    dataset = section.get("dataset")
+    folder = dataset.get("folder") if is_mapping(dataset) and not dataset.get("streamed") else None
+    return folder if isinstance(folder, str) else None
+
+
+def _weights(section: Mapping[str, Any]) -> str | None:
+    """The file of initial weights; where a change takes them away, the one that stands for none."""
+    if "initial" not in section:
+        return None
+    initial = section["initial"]
+    file = initial.get("file") if is_mapping(initial) else None
+    return file if isinstance(file, str) else NO_FILE if initial is None else None
 
 
 def require_files(params: Params, root: Path) -> None:
     """Refuses files for DVC to watch that are not there; DVC says so after its retries, and not which key is wrong."""
-    section = params.values.get("fetch_data")
-    files = section.get("files") if is_mapping(section) else None
-    if isinstance(files, str) and not (root / files).exists():
-        raise InputError(f"{params.path}: fetch_data.files: {one_line(files)}: no such file or folder")
-    if isinstance(files, str) and root.resolve().is_relative_to((root / files).resolve()):
-        raise InputError(f"{params.path}: fetch_data.files: {one_line(files)}: the project itself is in it")
+    for name in ("fetch_data", *TRAINING):
+        section = params.values.get(name)
+        files = section.get("files") if is_mapping(section) else None
+        if not isinstance(files, str):
+            continue
+        if not (root / files).exists():
+            raise InputError(f"{params.path}: {name}.files: {one_line(files)}: no such file or folder")
+        if root.resolve().is_relative_to((root / files).resolve()):
+            raise InputError(f"{params.path}: {name}.files: {one_line(files)}: the project itself is in it")

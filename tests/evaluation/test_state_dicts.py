@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages
 from components.evaluation.outside.models import Foreign, OutsideImages
-from components.evaluation.outside.state_dicts import unwrap
 from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS
+from components.models.parts.state_dicts import unwrap
 from tests.parts.outside_files import loaded
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)

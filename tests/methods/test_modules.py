@@ -13,7 +13,7 @@ from components.methods.parts.contract import Loss, Method, Teacher, needs
 from components.methods.parts.memory import Memory
 from components.methods.parts.mixed_batch import MixedMethod
 from components.schedules.constant import Constant
-from components.training.checkpoint import trained_parameters
+from components.training.layers import trained_parameters
 from components.training.loop import _networks
 from components.wrappers.awp import Awp
 from tests.conftest import TinyNet
@@ -206,7 +206,7 @@ def test_memories_follow_their_layer_when_wrappers_come_and_go(name, before, aft
     new._restore(old._tensors(), old._numbers())
     left, right = inside(old.method), inside(new.method)
     assert left.keys() == right.keys() and left and all(torch.equal(left[key], right[key]) for key in left)
-    momenta = old._momentum(), new._momentum()
+    momenta = [run.optimizer.state(trained_parameters(run.model, run.method)) for run in (old, new)]
     assert same(*momenta) and any("companion" in key for key in momenta[0]) == (name == "lbgat")
     kept = "smoothed" in before and "smoothed" in after
     wanted = state_of(old.method) if kept else fresh

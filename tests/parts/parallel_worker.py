@@ -20,6 +20,7 @@ from components.models.parts.batch_norm import synchronised
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.numerics.tensor_files import write_tensors
+from components.optimizers.sgd import Sgd
 from components.schedules.one_cycle import OneCycle
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
@@ -57,9 +58,7 @@ def recipe(name: str, epochs: int) -> Recipe:
         epochs=epochs,
         batch_size=BATCH_SIZE,
         learning_rate=0.05,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
+        optimizer=Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True),
         gradient_clip=5.0,
         average=Swa(name="swa", start=1, batches=2) if name == "swa" else Ema(name="ema", decay=0.9),
         augmentation=Augmentation(crop=1, flip=True, cutmix=float(name == "cut_mixed"), rand_augment=None),

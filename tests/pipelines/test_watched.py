@@ -1,11 +1,40 @@
 """DVC watches the folder of images that a change of params.yaml names."""
 
+import os
+from pathlib import Path
+
 import pytest
+import yaml
 
 from pipelines.parameters.change import delta_of
-from pipelines.parameters.watched import with_files
+from pipelines.parameters.watched import NO_FILE, with_files
 
 FOLDER = "{name: image_folder, folder: my/images, image_size: 8, streamed: null}"
+
+
+TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+@pytest.mark.parametrize(
+    ("assignment", "files"),
+    [
+        ("initial={file: my.safetensors, replace_head: true}", "my.safetensors"),
+        ("initial.file=~/my.safetensors", os.path.expanduser("~/my.safetensors")),
+        ("initial=null", "components/models/parts/no_file.txt"),
+        ("initial.replace_head=false", None),
+        ("recipe.epochs=1", None),
+    ],
+)
+def test_the_watched_file_follows_the_initial_weights(stage, assignment, files):
+    assert with_files(delta_of([f"{stage}.{assignment}"]), "--set")[stage].get("files") == files
+    both = [f"{stage}.{assignment}", f"{stage}.files=mine"]
+    assert with_files(delta_of(both), "--set")[stage]["files"] == "mine"
+
+
+def test_the_file_that_stands_for_none_is_that_of_the_recipe():
+    recipe = yaml.safe_load(Path("params.yaml").read_text())
+    assert {recipe[stage]["files"] for stage in TRAINING} == {NO_FILE} and Path(NO_FILE).exists()
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from components.foundation.provenance import code_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("components", "pipelines", "temper") for path in (ROOT / package).rglob("*.py"))
-FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "schedules", "threats")
+FAMILIES = ("attacks", "datasets", "distillation", "methods", "models", "optimizers", "schedules", "threats")
 # A folder imports folders of lower floors, and of its own floor none but itself.
 FLOORS = (
     ("foundation",),
     ("numerics", "statistics"),
-    ("schedules", "threats", "data"),
+    ("schedules", "threats", "optimizers", "data"),
     ("datasets", "attacks", "models"),
     ("methods",),
     ("wrappers", "distillation", "ntk"),
@@ -33,6 +33,7 @@ FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in fol
 CORE = {"torch", "torchvision", "numpy", "pydantic", "yaml", "safetensors", "components"}
 # Where a member or the report may import more, inside a function, with a clear error when it is absent.
 EXTRAS = {
+    "components/models/timm.py": {"timm"},
     "components/data/image_file.py": {"PIL"},
     "components/commands/survey_images.py": {"PIL"},
     "components/reports": {"jinja2", "pandas"},
@@ -50,6 +51,7 @@ MEMBERS = {
             "models": [f"{stage}.model"],
             "methods": [f"{stage}.method"],
             "schedules": [f"{stage}.schedule"],
+            "optimizers": [f"{stage}.recipe.optimizer"],
             "threats": ["threat"],
         }
         for stage in TRAINED[:2]
@@ -58,6 +60,7 @@ MEMBERS = {
         "models": [f"{stage}.model" for stage in TRAINED],
         "distillation": ["distill_student.method"],
         "schedules": ["distill_student.schedule"],
+        "optimizers": ["distill_student.recipe.optimizer"],
         "threats": ["threat"],
     },
     "evaluate_attacks": {
@@ -276,7 +279,7 @@ def resolved(dep: str) -> str:
 
 def dependencies(stage: str) -> set[str]:
     """The files and folders of code that a stage depends on."""
-    deps = {resolved(dep) for dep in stages()[stage]["deps"] if dep != "${fetch_data.files}"}
+    deps = {resolved(dep) for dep in stages()[stage]["deps"] if not dep.endswith(".files}")}
     return {dep for dep in deps if dep.startswith("components/")}
 
 

@@ -7,6 +7,7 @@ from components.schedules import SCHEDULES
 from components.schedules.constant import Constant
 from components.schedules.cosine import Cosine
 from components.schedules.cyclic import Cyclic
+from components.schedules.linear import Linear
 from components.schedules.one_cycle import OneCycle
 from components.schedules.parts.schedule import momentum
 from components.schedules.step import Step
@@ -14,6 +15,13 @@ from components.schedules.step import Step
 CURVES = [
     (Constant(), {0.0: 1, 5.0: 1}),
     (Step(milestones=(4, 6), decay=0.1), {3.99: 1, 4.0: 0.1, 5.99: 0.1, 6.0: 0.01}),
+    (Constant(warmup=4.0), {0.0: 0, 1.0: 0.25, 4.0: 1, 10.0: 1}),
+    (Step(milestones=(4, 6), decay=0.1, warmup=2.0), {0.0: 0, 1.0: 0.5, 2.0: 1, 3.99: 1, 4.0: 0.1, 6.0: 0.01}),
+    (Step(milestones=(1,), decay=0.1, warmup=2.0), {0.5: 0.25, 1.0: 0.05, 2.0: 0.1}),
+    (Linear(warmup=0.0), {0.0: 1, 2.5: 0.75, 10.0: 0}),
+    (Linear(warmup=2.0), {0.0: 0, 1.0: 0.5, 2.0: 1, 6.0: 0.5, 10.0: 0}),
+    (Linear(warmup=20.0), {0.0: 0, 5.0: 0.25, 10.0: 0.5}),
+    (Cosine(warmup=0.0), {0.0: 1, 5.0: 0.5, 10.0: 0}),
     (Cosine(warmup=2.0), {0.0: 0, 1.0: 0.5, 2.0: 1, 6.0: 0.5, 10.0: 0}),
     (OneCycle(start=0.1, peak=0.4), {0.0: 0.1, 2.0: 0.55, 4.0: 1, 7.0: 0.5, 10.0: 0}),
     (Cyclic(peak=0.5), {0.0: 0, 2.5: 0.5, 5.0: 1, 7.5: 0.5, 10.0: 0}),

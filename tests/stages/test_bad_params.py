@@ -11,12 +11,13 @@ from components.foundation.params import Params
 from components.stages import processes
 from tests.parts.pipeline_files import ROOT, changed, small_params
 
-MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
+MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, timm, torchvision, wide_resnet"
 SECTIONS = (
     "compute, criteria, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, "
     "threat, train_clean_teacher, train_robust_teacher"
 )
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
+OPTIMIZER = f"{CLEAN}.recipe.optimizer"
 RECIPE, NO_FRACTION = f"{CLEAN}.recipe", "want a fraction such as 8/255 or a number"
 ADR = {
     "name": "adr",
@@ -43,14 +44,14 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{RECIPE}.epocs",
         3,
-        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, "
-        "learning_rate, momentum, nesterov, patience, precision, select_by, weight_decay)",
+        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, gradient_clip, layers, "
+        "learning_rate, micro_batch, optimizer, patience, precision, select_by)",
     ),
     (
         f"{CLEAN}.recip",
         {},
-        f"{CLEAN}.recip: unknown key (allowed: method, model, perturbation, recipe, schedule, sentinel, smoothing, "
-        "validation_attack)",
+        f"{CLEAN}.recip: unknown key (allowed: files, initial, method, model, perturbation, recipe, schedule, "
+        "sentinel, smoothing, validation_attack)",
     ),
     (f"{CLEAN}.method", {"name": "hat"}, f"{CLEAN}.method"),
     (f"{CLEAN}.warm_start", True, f"{CLEAN}.warm_start: unknown key (allowed: "),
@@ -63,7 +64,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     # types
     (f"{RECIPE}.epochs", "many", f"{RECIPE}.epochs: input should be a valid integer, got 'many'"),
     (f"{RECIPE}.epochs", True, f"{RECIPE}.epochs: input should be a valid integer, got True"),
-    (f"{RECIPE}.nesterov", 1, f"{RECIPE}.nesterov: input should be a valid boolean, got 1"),
+    (f"{OPTIMIZER}.nesterov", 1, f"{OPTIMIZER}.nesterov: input should be a valid boolean, got 1"),
     (f"{RECIPE}.learning_rate", math.nan, f"{RECIPE}.learning_rate: input should be a finite number"),
     (f"{RECIPE}.learning_rate", "fast", f"{RECIPE}.learning_rate: got 'fast', {NO_FRACTION}"),
     (RECIPE, [1], f"{RECIPE}: input should be an object, got [1]"),
@@ -90,9 +91,17 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{RECIPE}.batch_size", 1, f"{RECIPE}.batch_size: got 1, want at least 2"),
     (f"{RECIPE}.learning_rate", 0, f"{RECIPE}.learning_rate: got 0, want more than 0"),
     (f"{RECIPE}.gradient_clip", 0, f"{RECIPE}.gradient_clip: got 0, want more than 0"),
-    (f"{RECIPE}.weight_decay", -1, f"{RECIPE}.weight_decay: got -1, want at least 0"),
-    (f"{RECIPE}.momentum", 0, f"{RECIPE}: got momentum 0.0 with nesterov, want more than 0"),
-    (f"{RECIPE}.momentum", 2, f"{RECIPE}.momentum: got 2, want less than 1"),
+    (f"{OPTIMIZER}.weight_decay", -1, f"{OPTIMIZER}.weight_decay: got -1, want at least 0"),
+    (f"{OPTIMIZER}.momentum", 0, f"{OPTIMIZER}: got momentum 0.0 with nesterov, want more than 0"),
+    (f"{OPTIMIZER}.momentum", 2, f"{OPTIMIZER}.momentum: got 2, want less than 1"),
+    (f"{OPTIMIZER}.name", "adam", f"{OPTIMIZER}.name: unknown 'adam' (allowed: adamw, sgd)"),
+    (OPTIMIZER, {"name": "adamw", "momentum": 0.9}, f"{OPTIMIZER}.momentum: unknown key (allowed: betas, "),
+    (OPTIMIZER, "sgd", f"{OPTIMIZER}: input should be an object, got 'sgd'"),
+    (f"{RECIPE}.layers", {"decay": 2, "frozen_epochs": 0}, f"{RECIPE}.layers.decay: got 2, want at most 1"),
+    (f"{CLEAN}.initial", {"replace_head": True}, f"{CLEAN}.initial.file: missing"),
+    (f"{CLEAN}.initial", "my.safetensors", f"{CLEAN}.initial: "),
+    (f"{CLEAN}.files", " ", f"{CLEAN}.files: got ' ', want a file"),
+    (f"{RECIPE}.layers", {"decay": 1}, f"{RECIPE}.layers.frozen_epochs: missing"),
     (f"{RECIPE}.average.decay", 1, f"{RECIPE}.average.ema.decay: got 1, want less than 1"),
     (f"{RECIPE}.average.name", "mean", f"{RECIPE}.average: "),
     (f"{RECIPE}.patience", 0, f"{RECIPE}.patience: got 0, want at least 1"),
@@ -101,7 +110,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("ntk.size", 1, "ntk.size: got 1, want at least 2"),
     ("normalize_data.validation", 1, "normalize_data: got validation 1 and test 1/5, want a sum below 1"),
     (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required.clean_accuracy: got 95, want at most 1"),
-    (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want at least 1"),
+    (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want 1 to 1048576, or auto"),
     (f"{EVALUATE}.grid.epsilons", ["-8/255"], f"{EVALUATE}.grid.epsilons.0: got '-8/255', want at least 0"),
     (f"{EVALUATE}.cascade", "fast", f"{EVALUATE}: got cascade 'fast', want autoattack, quick, none, or"),
     (f"{EVALUATE}.search.precision", "float16", f"{EVALUATE}.search.precision: "),
@@ -122,7 +131,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{CLEAN}.schedule.name",
         "x",
-        f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, one_cycle, step)",
+        f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: b_mtard, kd_swa)"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),

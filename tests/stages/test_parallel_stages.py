@@ -167,7 +167,7 @@ def test_one_that_is_lost_ends_all(data, tmp_path):
             {f"{STAGE}.recipe.batch_size": 2},
             "recipe.batch_size: got a batch of 2 for 2 processes, want at least 2 each",
         ),
-        ({f"{STAGE}.recipe.momentum": 1}, f"params.yaml: {STAGE}.recipe.momentum: got 1, want less than 1"),
+        ({f"{STAGE}.recipe.gradient_clip": 0}, f"params.yaml: {STAGE}.recipe.gradient_clip: got 0, want more than 0"),
     ],
     ids=["processes", "batch_size", "recipe"],
 )

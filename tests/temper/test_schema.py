@@ -95,7 +95,9 @@ def test_ranges_are_those_of_the_checks() -> None:
     recipe = tops["train_robust_teacher"].children["recipe"].children
     assert recipe["epochs"].allowed == "at least 1, at most 100000"
     assert recipe["batch_size"].allowed == "at least 2, at most 1048576"
-    assert recipe["learning_rate"].allowed == "above 0" and recipe["momentum"].allowed == "at least 0, below 1"
+    assert recipe["learning_rate"].allowed == "above 0"
+    momentum = schema.members("optimizers")["sgd"].children["momentum"]
+    assert recipe["optimizer"].family == "optimizers" and momentum.allowed == "at least 0, below 1"
     threat = tops["threat"].children
     assert threat["epsilon"].allowed == "at least 0" and threat["norm"].schema["enum"] == ["l1", "l2", "linf"]
     assert schema.members("methods")["hat"].children["reach"].allowed == "above 1"

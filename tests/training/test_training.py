@@ -18,13 +18,18 @@ from components.methods.standard import Standard
 from components.models.parts.averaging import Ema, MovingAverage
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics.cost import PassCounter
+from components.optimizers.adamw import AdamW
+from components.optimizers.sgd import Sgd
 from components.schedules.cyclic import Cyclic
 from components.schedules.one_cycle import OneCycle
+from components.training.layers import Layers
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
 from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS, WRAPPED
 
+SGD = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
+ADAMW = AdamW(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05, decay_norms=False)
 STILL = Augmentation(crop=0, flip=False, cutmix=0.0, rand_augment=None)
 
 
@@ -33,9 +38,7 @@ def recipe(**changes) -> Recipe:
         "epochs": 4,
         "batch_size": 8,
         "learning_rate": 0.1,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 5e-4,
+        "optimizer": SGD,
         "gradient_clip": 1.0,
         "average": Ema(name="ema", decay=0.9),
         "augmentation": Augmentation(crop=1, flip=True, cutmix=0.0, rand_augment=None),
@@ -70,20 +73,32 @@ def new_run(method, linf, folder: Path, plan_recipe: Recipe):
 @pytest.mark.parametrize("name", MEMBERS | WRAPPED)
 def test_stopped_and_continued_equals_uninterrupted(name, precision, linf, tmp_path):
     """Weights, average, momentum, method state, generator, history and best epoch, all bit for bit."""
-    whole, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "whole", recipe(precision=precision))
+    stopped_and_continued(name, linf, tmp_path, recipe(precision=precision))
+
+
+@pytest.mark.parametrize("name", ["standard", "lbgat"])
+@pytest.mark.parametrize("layers", [None, Layers(decay=0.5, frozen_epochs=3)], ids=str)
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_optimizers_and_layers_go_on_where_they_were(name, layers, optimizer, linf, tmp_path):
+    """Also where layers have waited before the stop, or wait after it."""
+    stopped_and_continued(name, linf, tmp_path, recipe(optimizer=optimizer, layers=layers, learning_rate=0.01))
+
+
+def stopped_and_continued(name: str, linf, tmp_path: Path, fields: Recipe) -> None:
+    whole, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "whole", fields)
     assert len(list(steps)) == 5
     for _ in range(2):  # killed after two epochs, twice; what was in memory is lost
-        _, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", recipe(precision=precision))
+        _, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", fields)
         for _ in range(2):
             next(steps)
         del steps
         torch.manual_seed(999)
-    again, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", recipe(precision=precision))
+    again, steps = new_run((MEMBERS | WRAPPED)[name](), linf, tmp_path / "cut", fields)
     assert len(list(steps)) == 1
     assert again.history == whole.history and again.best_epoch == whole.best_epoch and again.passes == whole.passes
     assert [list(record) for record in again.history] == [list(record) for record in whole.history]  # the CSV's columns
     left, right = whole._tensors(), again._tensors()
-    assert left.keys() == right.keys() and any(key.startswith("momentum/") for key in left)
+    assert left.keys() == right.keys() and any(key.startswith("optimizer/m") for key in left)
     assert all(torch.equal(left[key], right[key]) for key in left)
     best = [state.best_weights(folder) for state, folder in ((whole, tmp_path / "whole"), (again, tmp_path / "cut"))]
     assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
@@ -209,7 +224,7 @@ def test_measuring_more_does_not_change_training(linf, tmp_path):
 def test_each_step_has_the_momentum_of_its_schedule(linf, tmp_path, monkeypatch):
     """Two epochs of five steps, the peak at the middle; both forms of momentum get it."""
     for nesterov in (False, True):
-        plan_recipe = recipe(epochs=2, nesterov=nesterov)
+        plan_recipe = recipe(epochs=2, optimizer=replace(SGD, nesterov=nesterov))
         state, _ = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path / "unused", plan_recipe)
         used: list[float] = []
         step = state.optimizer.step

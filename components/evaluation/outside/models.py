@@ -11,13 +11,13 @@ from components.data.dividing import stratified_subset
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, class_names, read_splits, require_arrays
 from components.evaluation.outside.programs import load_program
-from components.evaluation.outside.state_dicts import own_names, unwrap
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import short
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
 from components.models.parts.model_file import ModelCard, assemble, load_model
+from components.models.parts.state_dicts import own_names, unwrap
 from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
 from components.threats.parts.threat import require_pixels

@@ -40,10 +40,12 @@ class Method(nn.Module):
     """A training method: what it remembers are buffers, a network that learns beside the model is a child, a trained
     network that it learns from is a child within `Teacher`, a method that it goes around is a child too.
 
-    The loop steps `replays` times on each batch.
+    The loop steps `replays` times on each batch. Where `divisible`, the losses of parts of a batch, each times its
+    share of the images, add up to the loss of the batch; a method that takes stock of the whole batch in a step is not.
     """
 
     replays: int = 1
+    divisible: bool = True
 
     def __init__(self, fields: Any = None) -> None:
         super().__init__()

@@ -136,6 +136,8 @@ class MixedMethod(Method):
     fields have a `mix`, a `delay` and a `label_smoothing`.
     """
 
+    divisible = False
+
     def __init__(self, fields: Any, clean_teacher: nn.Module | None = None) -> None:
         super().__init__(fields)
         self.clock = Clock()

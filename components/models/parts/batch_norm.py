@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from components.foundation.errors import InputError
 from components.foundation.params import Real, strict
 from components.numerics import parallel
 
@@ -126,8 +127,11 @@ def _per_channel(values: Tensor) -> Tensor:
 @contextmanager
 def synchronised(*models: nn.Module) -> Iterator[None]:
     """Inside the block the models' batch norm is synchronised, if there are several ranks; the layers stay the same."""
-    layers = {m for model in models for m in model.modules() if type(m) is nn.BatchNorm2d}
-    layers = layers if parallel.world_size() > 1 else set()
+    norms = {m for model in models for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    layers = {m for m in norms if type(m) is nn.BatchNorm2d} if parallel.world_size() > 1 else set()
+    if layers != norms and parallel.world_size() > 1:
+        kind = type((norms - layers).pop()).__name__
+        raise InputError(f"parallel.batch_norm: {kind} cannot be synchronised, want per_process")
     for layer in layers:
         layer.__class__ = SynchronisedBatchNorm2d
     try:

@@ -76,8 +76,9 @@ def load_frozen(path: Path, splits: Splits, device: torch.device) -> tuple[nn.Mo
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -> nn.Module:
     """The model that a card describes, with these weights, in evaluation mode. Error: weights that do not fit."""
     architecture = member(MODELS, card.architecture, f"{path}: architecture")
-    # Without memory and without random numbers for weights that are replaced at once.
-    with reading(path, "no such model can be built"), torch.device("meta"):
+    # Without random numbers for weights that are replaced at once, and without memory for our own.
+    cheaply = torch.random.fork_rng(devices=[]) if hasattr(architecture, "library") else torch.device("meta")
+    with reading(path, "no such model can be built"), cheaply:
         model = architecture.build(len(card.classes), card.image_shape, card.normalization)
     _require_fit(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, assign=True)

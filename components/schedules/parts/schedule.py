@@ -7,6 +7,8 @@ from pydantic import Field
 
 from components.foundation.params import Real
 
+Warmup = Annotated[Real, Field(ge=0)]
+"""Epochs at the beginning in which the rate rises in a line, from 0 to where the schedule begins."""
 InnerShare = Annotated[Real, Field(gt=0, lt=1)]
 """A point inside training, as a share of it."""
 Momentum = Annotated[Real, Field(ge=0, lt=1)]
@@ -33,6 +35,16 @@ class MomentumSchedule(Protocol):
 def momentum(schedule: Schedule, progress: float, epochs: int, largest: float) -> float:
     """The momentum at a point of training, from the recipe's, which is the largest."""
     return schedule.momentum(progress, epochs, largest) if isinstance(schedule, MomentumSchedule) else largest
+
+
+def warmed(progress: float, warmup: float) -> float:
+    """The factor of a linear warm-up: from 0 to 1 in `warmup` epochs, then 1."""
+    return min(1.0, progress / warmup) if warmup else 1.0
+
+
+def share_after(progress: float, epochs: int, warmup: float) -> float:
+    """The share of what follows the warm-up that is over, in [0, 1]."""
+    return min(max((progress - warmup) / max(epochs - warmup, 1e-9), 0.0), 1.0)
 
 
 def between(largest: float, at_peak: float | None, height: float) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
-from components.models.mobilenet_v2 import STAGES
+from components.models.parts.mobile_stages import STAGES
 
 # What a checkpoint holds beside the weights, or a second time.
 BESIDE = frozenset(
@@ -138,6 +138,8 @@ NAMES = {
     "resnet56": (_STAGED, "features.3", *_RESIDUAL),
     "mobilenet_v2": (_SEQUENCE, "features", *_MOBILE),
 }
+# Architectures whose networks another library builds: its names are those of the weights.
+LIBRARIES = ("timm", "torchvision")
 # A stage that the code of TRADES builds and never runs.
 UNUSED = "sub_block1."
 
@@ -147,11 +149,13 @@ def own_names(state: State, architecture: Mapping[str, Any], where: str) -> tupl
 
     WideResNet of TRADES, MART, AWP and RobustBench (`block1.layer.0.conv1`), PreActResNet-18 of fast_adversarial, Rice
     and AWP and residual networks of CIFAR code and torchvision (`layer1.0.conv1`), MobileNet-v2 of CIFAR code
-    (`layers.0.conv1`), which is its `cifar` form. Any other state dict stays as it is. Error: two tensors of one name,
-    such as those of `fc` and `linear`.
+    (`layers.0.conv1`), which is its `cifar` form; networks of timm and torchvision. Any other state dict stays as
+    it is. Error: two tensors of one name, such as those of `fc` and `linear`.
     """
     name = str(architecture.get("name"))
     known = NAMES.get(name)
+    if name in LIBRARIES:
+        return _within(state), dict(architecture)
     if known is None or "conv1.weight" not in state or not any(known[0].fullmatch(key) for key in state):
         return state, dict(architecture)
     pattern, blocks, outer, inner = known
@@ -171,6 +175,14 @@ def own_names(state: State, architecture: Mapping[str, Any], where: str) -> tupl
             raise InputError(f"{where}: {known_as[own]!r} and {key!r} are both {own}, want one of them")
     form = {"form": "cifar"} if name == "mobilenet_v2" else {}
     return {own: used[key] for own, key in known_as.items()}, {**architecture, **form}
+
+
+def _within(state: State) -> State:
+    """The weights of a library's network, with nothing in front of their names but our name of the network."""
+    for front in ("module.", "state_dict.", "model.", "network."):
+        if state and all(name.startswith(front) for name in state):
+            state = {name.removeprefix(front): tensor for name, tensor in state.items()}
+    return {f"network.{name}": tensor for name, tensor in state.items()}
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -1,0 +1,50 @@
+"""The classifiers of timm (Wightman, PyTorch Image Models), by name; weights come from a file (`initial`)."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from components.data.normalization import Normalization
+from components.foundation.errors import InputError
+from components.foundation.params import Real, strict
+from components.models.parts.classifier import ImageShape
+from components.models.parts.library_network import library_classifier, require_known
+
+Drop = Annotated[Real, Field(ge=0, lt=1)]
+
+
+@strict
+class Timm:
+    """Any classifier of timm, built for the images and classes at hand. Nothing is downloaded.
+
+    Networks with a fixed size of images, as transformers have, are built for the size of ours.
+    """
+
+    architecture: str  # The name in timm, such as `vit_tiny_patch16_224` or `convnext_atto`.
+    drop: Drop = 0.0  # Share of features that dropout in front of the head drops.
+    drop_path: Drop = 0.0  # Share of residual branches that stochastic depth drops in the last block.
+
+    library: ClassVar[str] = "timm"
+
+    def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
+        """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]. Errors: no timm, no such name."""
+        try:
+            # It takes seconds to import, which only those who use it should pay.
+            import timm
+        except ImportError:
+            raise InputError("model: timm is not installed (pip install 'temper[timm]')") from None
+        name = self.architecture
+        if not timm.is_model(name):
+            require_known(name, timm.list_models(), self.library)
+        fields: dict[str, Any] = {"num_classes": num_classes, "in_chans": image_shape[0]}
+        fields |= {"drop_rate": self.drop} if self.drop else {}
+        fields |= {"drop_path_rate": self.drop_path} if self.drop_path else {}
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and config.fixed_input_size:
+            fields["img_size"] = image_shape[1:]
+
+        def make() -> nn.Module:
+            return timm.create_model(name, pretrained=False, **fields)
+
+        return library_classifier(make, f"timm's {name}", num_classes, image_shape, normalization)

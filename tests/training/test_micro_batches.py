@@ -1,0 +1,119 @@
+"""Gradient accumulation: parts of a batch give the gradient of the whole where no batch norm joins them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from components.data.batch import Batch
+from components.data.loader import Loader
+from components.evaluation.batch_size import free_memory
+from components.foundation.errors import InputError
+from components.numerics.compute import within_memory
+from components.schedules.constant import Constant
+from components.training.loop import Plan, _backward, fit, start
+from components.wrappers.awp import Awp
+from tests.parts.method_members import MEMBERS, WRAPPED
+from tests.training.test_training import SGD, STILL, data, recipe
+
+ALL = MEMBERS | WRAPPED | {"awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]())}
+WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "awp", *WRAPPED}
+
+
+class Unmeasured:
+    def __call__(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {"clean_accuracy": 0.0, "robust_accuracy": 0.0, "mean_accuracy": 0.0}
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+def plain_network() -> nn.Module:
+    """No batch norm, and nothing that rounds differently for parts of a batch but sums."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def gradients(name: str, size: int | None, linf) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+    fields = recipe(micro_batch=size, optimizer=SGD, average=None)
+    state = start(plain_network(), ALL[name](), Unmeasured(), fields, seed=0)
+    state.method.begin_epoch(0)
+    images, labels = data(10)
+    batch = Batch.of(images.float() / 255, labels)._replace(total=10)
+    loss = _backward(state, batch, Plan(fields, Constant(), linf, seed=0))
+    found = [parameter.grad for parameter in state.optimizer.parameters if parameter.grad is not None]
+    return found, {"total": loss.total, **loss.parts}, state.rng.get_state()
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 10, 99])
+@pytest.mark.parametrize("name", sorted(set(ALL) - WHOLE))
+def test_parts_have_the_gradient_of_the_whole(name, size, linf):
+    """The losses, the draws and the state of the generator afterwards as well."""
+    (whole, losses, rng), (parts, other, again) = (gradients(name, each, linf) for each in (None, size))
+    assert len(whole) == len(parts) > 0 and losses.keys() == other.keys()
+    for one, two in zip(whole, parts, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-6 * float(one.abs().max()) + 1e-9)
+    assert float(other["total"]) == pytest.approx(float(losses["total"]), rel=1e-4)
+    assert torch.equal(rng, again)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_what_needs_the_whole_batch_is_refused_in_one_line(name):
+    with pytest.raises(InputError, match=r"^recipe.micro_batch: .* needs the whole batch at once") as caught:
+        start(plain_network(), ALL[name](), Unmeasured(), recipe(micro_batch=4), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_in_parts_ends_where_the_whole_does(linf, tmp_path):
+    ends = []
+    for size in (None, 3):
+        fields = recipe(epochs=2, micro_batch=size, average=None)
+        state = start(plain_network(), MEMBERS["pgd_at"](), Unmeasured(), fields, seed=0)
+        images, labels = data()
+        loader = Loader(images, labels, fields.batch_size, STILL, num_classes=3)
+        assert len(list(fit(state, loader, Plan(fields, Constant(), linf, seed=0), tmp_path / str(size)))) == 3
+        ends.append(copy.deepcopy(state.model.state_dict()))
+    for name in ends[0]:
+        assert torch.allclose(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0\nhas"),
+            "(GPU, asked for 20.00 MiB)",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "(main memory)"),
+        (MemoryError(), "(main memory)"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_the_remedy(error, line):
+    with pytest.raises(InputError) as caught, within_memory("lower batch_size"):
+        raise error
+    assert str(caught.value) == f"out of memory {line}: lower batch_size"
+
+
+def test_another_error_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shapes"), within_memory("lower batch_size"):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_tensor_that_no_memory_holds_is_such_a_lack():
+    with pytest.raises(InputError, match="out of memory"), within_memory("lower batch_size"):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_lack_of_memory_on_a_gpu_is_one_line_and_what_is_free_is_known():
+    device = torch.device("cuda")
+    with (
+        pytest.raises(InputError, match=r"^out of memory \(GPU.*\): lower batch_size$"),
+        within_memory("lower batch_size"),
+    ):
+        torch.empty(2**50, dtype=torch.uint8, device=device)
+    assert 0 < free_memory(device) <= torch.cuda.mem_get_info(device)[1]
