@@ -25,6 +25,7 @@ CaptureMode = Literal["auto", "on", "off"]
 `auto`: wherever it can be. `on`: an error where it cannot be. `off`: never.
 """
 
+
 def _threads(value: object) -> object:
     if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
         return value
