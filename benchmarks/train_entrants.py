@@ -21,11 +21,13 @@ from components.foundation.params import Ratio
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.parts.contract import Method
 from components.methods.pgd_at import PgdAt
+from components.numerics.compute import CaptureMode
 from components.optimizers.sgd import Sgd
 from components.schedules.cyclic import Cyclic
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from components.training import loop as training
+from components.training.capture import Capture
 
 THREAT = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 PGD_STEPS, PGD_STEP, RS_STEP = 10, Ratio(2, 255), Ratio(10, 255)
@@ -62,7 +64,7 @@ def method(name: Name) -> Method:
     return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build()
 
 
-def temper(case: Case) -> Trained:
+def temper(case: Case, capture: CaptureMode = "off") -> Trained:
     """What `fit` runs for an epoch: the loader, the method's loss, the step; in the precision `auto`."""
     recipe = training.Recipe(
         epochs=case.epochs,
@@ -77,6 +79,7 @@ def temper(case: Case) -> Trained:
         patience=None,
     )
     state = training.start(copy.deepcopy(case.model), method(case.method), _NothingMeasured(), recipe, case.seed)
+    state.capture = Capture(capture)
     loader, plan = _loader(case), training.Plan(recipe, SCHEDULE, THREAT, case.seed)
     return Trained(state.model, lambda epoch: training._train_epoch(state, loader, plan, epoch % case.epochs))
 

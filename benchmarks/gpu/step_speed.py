@@ -3,8 +3,8 @@
     python -m benchmarks.gpu.step_speed --work FOLDER --out FILE
 
 Entrants alternate in rounds, each trains a few steps of its own network, and each ratio is taken within a round. Times
-are of the clock, after the device has finished. The limits are the rates of bfloat16 matrix products and of the
-network's own 3x3 convolutions.
+are of the clock, after the device has finished. `temper` captures its steps where there is a GPU, `eager` does not. The
+limits are the rates of bfloat16 matrix products and of the network's own 3x3 convolutions.
 """
 
 import statistics
@@ -66,7 +66,7 @@ def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Si
     few = LabelledImages(images, torch.randint(0, 10, (num,), generator=rng).to(device))
     model = _network(size)
     case = entrants.Case(model.to(device), few, method, batch_size, 1000, 0.05, 0)
-    ready = {OWN: entrants.temper(case), "plain": entrants.plain(case)}
+    ready = {OWN: entrants.temper(case, "auto"), "eager": entrants.temper(case), "plain": entrants.plain(case)}
     flop = 2 * networks.multiply_adds(model.cpu().eval(), (3, 32, 32))
     laps: dict[str, list[float]] = {name: [] for name in ready}
     names = list(ready)

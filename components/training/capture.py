@@ -8,7 +8,7 @@ with the replay, and so learning rate, momentum and the kind of optimizer stay f
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from components.methods.parts.contract import Crafting, Loss, Method
 from components.numerics import parallel
 from components.numerics.compute import CaptureMode
 from components.numerics.cost import PassCounter
-from components.numerics.random_numbers import Rng
+from components.numerics.random_numbers import Part, Rng
 from components.threats.parts.threat import Threat
 from components.training.recording import RESHAPED, Bindings, CudaGraph, Graph, Graphs, Recording, Refused
 
@@ -45,10 +45,11 @@ class _Found(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What is trained, and what makes its graphs."""
+    """What is trained, what it draws from, and what makes its graphs."""
 
     model: nn.Module
     method: Method
+    rng: torch.Generator
     graphs: Callable[[], Graph]
 
 
@@ -89,7 +90,7 @@ class Capture:
             return
         before, known = self._run, self._bindings
         self._failed = self._failed or hindrance
-        self._run, self._bindings = _Run(model, method, lambda: graphs([rng])), Bindings(model, method)
+        self._run, self._bindings = _Run(model, method, rng, lambda: graphs([rng])), Bindings(model, method)
         moved = known is None or known.marks != self._bindings.marks
         if known and before and before.method is method and not moved and not _changes_with_epochs(method):
             self._bindings = known
@@ -126,10 +127,14 @@ class Capture:
     def _crafting(self, attack: Recording[Tensor]) -> Iterator[None]:
         """Inside the block the innermost method crafts by way of the recording."""
         assert self._run is not None
-        method: Any = _innermost(self._run.method)
+        run, method = self._run, cast(Any, _innermost(self._run.method))
         own = method.craft
 
         def craft(model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
+            # A graph knows one generator, and one place of the images in what that draws.
+            known = isinstance(rng, Part) and rng.generator is run.rng and isinstance(rng.places, slice)
+            if not known or model is not run.model:
+                return own(model, batch, threat, rng)
             try:
                 return attack(lambda inputs: own(model, inputs, threat, rng), batch, self.counter)
             except Refused as error:

@@ -21,7 +21,7 @@ from components.foundation.params import Ratio
 from components.methods.parts.contract import Loss, Method
 from components.methods.pgd_at import PgdAt
 from components.numerics.compute import Compute
-from components.numerics.random_numbers import Rng, uniform
+from components.numerics.random_numbers import Part, Rng, uniform
 from components.schedules.one_cycle import OneCycle
 from components.threats.l1 import L1
 from components.threats.l2 import L2
@@ -202,6 +202,28 @@ def test_what_turns_out_to_need_the_host_goes_on_without(in_attack, linf, tmp_pa
     why = "operation not permitted when stream is capturing: _local_scalar_dense"
     assert lines == [ALONE + why] + [STEPS + why] * in_attack
     assert bool(num_replays()) != in_attack
+
+
+class TwoStreams(Asking):
+    """Attacks that draw from the run's generator, or from one of their own, by turns."""
+
+    turn = 0
+
+    def __init__(self) -> None:
+        super().__init__(in_attack=False)
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        self.turn += 1
+        own = torch.Generator().manual_seed(self.turn)
+        return super().loss(model, batch, threat, rng if self.turn % 2 else Part(own, slice(None), batch.total))
+
+
+def test_an_attack_that_draws_from_another_generator_runs_as_it_stands(linf, tmp_path):
+    eager = ended(TwoStreams(), linf, tmp_path / "eager", recipe(5), Capture())
+    capture = captured([])
+    capture._failed = "a reason"  # the attack alone
+    same(eager, ended(TwoStreams(), linf, tmp_path / "replayed", recipe(5), capture))
+    assert num_replays()
 
 
 class Reshaping(Method):
