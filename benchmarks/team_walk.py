@@ -4,7 +4,6 @@
 the stages one after the other without DVC, and prints what each took and what each model reached.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from components.foundation.arguments import Arguments
 from components.foundation.recipes import changed
 from pipelines.parameters.presets import preset_values
 
@@ -122,7 +122,7 @@ def numbers(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = Arguments(description=__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--count", type=int, default=60)
     options.add_argument("--side", type=int, default=96)

@@ -281,7 +281,7 @@ def held_out_given() -> None:
         ),
         (["--shard", "2/2"], "--shard: got '2/2', want I/N with 0 <= I < N <= 1000, such as 0/4"),
         (["--images", "0"], "--images: got 0, want at least 1"),
-        (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want at least 1"),
+        (["--batch-size", "0"], "small.yaml: evaluate_attacks.batch_size: got 0, want 1 to 1048576, or auto"),
         (["--seed", "-1"], "small.yaml: seed: got -1, want at least 0"),
         (["--threads", "0"], "small.yaml: compute.threads: got 0, want 1 to 1024, or auto"),
         (["--params", "none.yaml"], "none.yaml: no such file"),
@@ -322,7 +322,7 @@ def test_no_threat_and_no_file_that_names_one(case):
         (["--threat", "linf:8/255", "--images", "0"], "--images: got 0, want at least 1"),
         (
             ["--threat", "linf:8/255", "--batch-size", "0"],
-            "command line: evaluate_attacks.batch_size: got 0, want at least 1",
+            "command line: evaluate_attacks.batch_size: got 0, want 1 to 1048576, or auto",
         ),
     ],
 )

@@ -27,7 +27,7 @@ from tests.parts.pipeline_files import (
     start_stage,
 )
 
-MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, wide_resnet"
+MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, timm, torchvision, wide_resnet"
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
 RECIPE = f"{CLEAN}.recipe"
 
