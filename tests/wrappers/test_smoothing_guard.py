@@ -8,6 +8,7 @@ from components.schedules import SCHEDULES
 from components.schedules.constant import Constant
 from components.schedules.cosine import Cosine
 from components.schedules.cyclic import Cyclic
+from components.schedules.linear import Linear
 from components.schedules.one_cycle import OneCycle
 from components.schedules.parts.schedule import jumps
 from components.schedules.step import Step
@@ -21,6 +22,8 @@ JUMPS = [
     (Step(milestones=(0, 3), decay=0.5), [3.0]),
     (Cosine(warmup=2.0), []),
     (Cosine(warmup=0.1), []),
+    (Linear(warmup=0), []),
+    (Linear(warmup=2.0), []),
     (OneCycle(start=0.1, peak=0.4), []),
     (Cyclic(peak=0.5), []),
     (Cyclic(peak=0.01), []),
