@@ -104,9 +104,9 @@ def params_of(given: EvaluateOptions, uint8: bool) -> Params:
     threats = threats_of(given.threat)
     if given.params is not None:
         read = Params.read(given.params)
-        seed, compute, threat, section = (read.get(key) for key in ("seed", "compute", "threat", SECTION))
+        seed, threat = read.get("seed"), read.get("threat")
         # An outside model is a selected one: there is no last epoch.
-        section, compute = {**section, "last_epoch_attacks": []}, dict(compute)
+        section, compute = read.section(SECTION) | {"last_epoch_attacks": []}, read.section("compute")
     elif threats:
         section = default_section(threats[0], len(given.model) > 1)
         compute = {"device": "auto", "threads": AUTO, "deterministic": True}

@@ -1,7 +1,8 @@
 """How far an evaluation is, in a line now and then: `student · APGD-T · 120/359 images · 41 s left`.
 
 The time left is of the whole evaluation. It comes from what images have taken so far under the same attack or, before
-that, from how many steps an attack makes; images that fall before they are met make it shorter.
+that, from how many steps an attack makes; images that fall before they are met make it shorter. It is told once a share
+of the whole was measured, and the first batch is no measurement: it also loads kernels and takes its memory.
 """
 
 import time
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 
 # A terminal and a log stay readable.
 SECONDS_BETWEEN = 10
+# A time is told if at most so many times what was measured is left.
+MOST_TIMES_MEASURED = 30
 # Fields that say how often an attack repeats what it does for an image.
 _REPEATED = ("steps", "queries", "restarts", "samples", "targets")
 
@@ -45,6 +48,7 @@ class Progress:
         self._plan: dict[str, dict[str, float]] = {}
         self._left: dict[tuple[str, str], int] = {}
         self._taken: dict[str, tuple[float, int]] = {}
+        self._is_warm = False
         self._said = self._since = clock()
 
     def plan(self, tasks: Mapping[str, Sequence[Task]], num_images: int, processes: int = 1) -> None:
@@ -64,10 +68,10 @@ class Progress:
         """So many more images of a task's `total` are done; `fresh` ones took time, others were done before."""
         now, key = self._clock(), (model, task.name)
         self._left[key] = max(0, self._left.get(key, total) - num_images)
-        if fresh:
+        if fresh and self._is_warm:
             seconds, images = self._taken.get(task.name, (0.0, 0))
             self._taken[task.name] = seconds + now - self._since, images + num_images
-        self._since = now
+        self._since, self._is_warm = now, self._is_warm or fresh
         if fresh:
             self._tell(model, task, total)
 
@@ -84,10 +88,12 @@ class Progress:
         """The attacks on a model are over, and what the verdict asks for is measured."""
         self._say(f"{model.replace('_', ' ')} · checks of the measurement")
 
-    def seconds_left(self) -> float:
-        """About how long the rest takes."""
+    def seconds_left(self) -> float | None:
+        """About how long the rest takes; None where too little was measured to say so."""
         per_effort = self._per_effort()
-        return sum(images * each for images, each in self._rest(per_effort))
+        left = sum(images * each for images, each in self._rest(per_effort))
+        measured = sum(seconds for seconds, _ in self._taken.values())
+        return left if per_effort and left <= MOST_TIMES_MEASURED * measured else None
 
     def _rest(self, per_effort: float) -> Iterator[tuple[int, float]]:
         for (model, name), images in self._left.items():

@@ -140,6 +140,13 @@ class Params:
             value = value[key]
         return value
 
+    def section(self, key: str) -> dict[str, Any]:
+        """A copy of what is under a top-level key, with nothing checked inside. Error: no mapping."""
+        value = self.get(key)
+        if not is_mapping(value):
+            raise InputError(f"{self.path}: {key}: want a mapping of keys, got {short(value)}")
+        return dict(value)
+
     def typed(self, kind: type[T], *keys: str, epsilon: Ratio | None = None) -> T:
         """The value under `keys` as `kind`: a frozen dataclass, or any type pydantic knows."""
         return typed(kind, self.get(*keys), f"{self.path}: {'.'.join(keys)}", epsilon)

@@ -1,5 +1,6 @@
 """Broken data and absurd options of `temper evaluate`: one line on stderr, status 2, and no file is changed."""
 
+import copy
 import json
 import random
 import time
@@ -9,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+from components.commands.evaluate_options import EvaluateOptions, params_of
 from components.data.splits import LabelledImages, Splits, write_splits
+from components.foundation.errors import InputError
 from components.numerics.tensor_files import METADATA_KEY, read_tensors
+from components.stages.tasks import read_suite
 from temper.cli import main
-from tests.parts.outside_files import CLASSES, NORMALIZATION, digits, make_case
+from tests.parts.outside_files import CLASSES, NORMALIZATION, PARAMS, digits, make_case
 
 COUNT = 20
 
@@ -136,6 +141,42 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+ODD = (
+    None,
+    [],
+    {},
+    "",
+    "x",
+    "auto",
+    3,
+    -1,
+    1.5,
+    True,
+    [1],
+    [["a", "b"]],
+    {"a": 1},
+    [[1, 2], [3]],
+    float("nan"),
+    ".inf",
+)
+ABSENT = object()
+
+
+def sections_changed() -> list[tuple[str, dict[str, Any]]]:
+    """Every section of a recipe, and every key of one, replaced by each odd value, and left out."""
+    ways = [(name,) for name in PARAMS]
+    ways += [(name, key) for name, section in PARAMS.items() if isinstance(section, dict) for key in section]
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for way in ways:
+        for value in (*ODD, ABSENT):
+            params = copy.deepcopy(PARAMS)
+            *outer, last = way
+            block = params[outer[0]] if outer else params
+            block.pop(last) if value is ABSENT else block.update({last: value})
+            changes.append((f"{'.'.join(way)} {'absent' if value is ABSENT else value!r}", params))
+    return changes
+
+
 def snapshot(folder: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else "folder"
@@ -173,6 +214,30 @@ def test_broken_data_is_one_line(folder, tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(folder)
     error = check_refused(folder, given(data=str(tmp_path / "data.safetensors")), capsys)
     assert "data.safetensors" in error or "one.safetensors: " in error
+
+
+def test_every_section_of_a_recipe_that_is_something_else_is_one_line_or_means_something(folder, monkeypatch):
+    """Some odd values are allowed ones, such as no attacks; what they mean together is told too."""
+    monkeypatch.chdir(folder)
+    refused, changes = 0, sections_changed()
+    for what, params in changes:
+        (folder / "odd.yaml").write_text(yaml.safe_dump(params))
+        asked = EvaluateOptions(model=["one=one.safetensors"], data="images.safetensors", params=Path("odd.yaml"))
+        try:
+            read_suite(params_of(asked, uint8=True), "evaluate_attacks", 10)
+        except InputError as error:
+            refused, text = refused + 1, str(error)
+            assert text.isprintable() and len(text) < 1000 and text.startswith(("odd.yaml: ", "--adversarial")), what
+    (folder / "odd.yaml").unlink()
+    assert len(changes) > 330 and refused > 0.9 * len(changes)
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMS if name != "seed"])
+def test_a_section_that_is_no_mapping_is_one_line(folder, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(folder)
+    for value in (None, [], "auto", 3):
+        (tmp_path / "odd.yaml").write_text(yaml.safe_dump(PARAMS | {name: value}))
+        assert f"odd.yaml: {name}" in check_refused(folder, given(params=str(tmp_path / "odd.yaml")), capsys)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=" ".join)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.evaluation.outside.operators import ELEMENTWISE, FUNCTIONAL, operator_of
 from components.evaluation.outside.programs import load_program
@@ -309,6 +309,31 @@ def test_weights_larger_than_their_file(tmp_path):
         for name, content in parts().items():
             archive.writestr(name, json.dumps(weights) if name == file else content)
     assert "is larger than the file" in outcome(tmp_path / "m.pt2")
+
+
+class Short(nn.Module):
+    """Batch norm of many channels whose weights and statistics are those of one."""
+
+    one: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.line = channels, nn.Linear(64, 10)
+        self.register_buffer("one", torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits, statistics = self.line(images.flatten(1)), self.one.expand(self.channels)
+        wide = logits.sum(1)[:, None, None, None].expand(-1, self.channels, 1, 1)
+        normed = torch.ops.aten._native_batch_norm_legit_no_training.default(
+            wide, self.one, self.one, statistics, statistics, 0.1, 1e-5
+        )
+        return logits + normed[0].mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("channels", [2, 4000, 40_000_000])
+def test_weights_that_are_too_few_are_refused_before_anything_is_read(tmp_path, channels):
+    path = export(tmp_path / "m.pt2", Short(channels).eval().requires_grad_(False))
+    assert f"weight: sizes [1], want [{channels}], one for each channel" in outcome(path)
 
 
 def test_a_program_does_not_write_into_the_images_that_it_is_given(tmp_path):

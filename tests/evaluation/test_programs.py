@@ -122,6 +122,63 @@ def test_typical_vision_models_pass(tmp_path, name, decompose):
         assert torch.allclose(load_program(tmp_path / "m.pt2")(images), model(images), rtol=1e-3, atol=1e-4)
 
 
+class Formula(nn.Module):
+    """A layer around a formula of the logits and the images."""
+
+    def __init__(self, formula: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.formula, self.line = formula, nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.formula(self.line, self.line(images.flatten(1)), images)
+
+
+def layers(*middle: nn.Module, wide: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *middle, nn.Flatten(), nn.Linear(wide, 10))
+
+
+def scaled(line: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+    mean, std = torch.tensor([0.5]).view(1, 1, 1, 1), torch.tensor([0.2]).view(1, 1, 1, 1)
+    return line(((images - mean) / std).flatten(1)) + logits
+
+
+def attended(_: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+    mask = torch.ones(8, 8, dtype=torch.bool).tril()
+    return logits + nn.functional.scaled_dot_product_attention(images, images, images, mask).mean((1, 2, 3))[:, None]
+
+
+NORMS = nn.utils.parametrizations
+CONSTRUCTS: dict[str, Callable[[], nn.Module]] = {
+    "cast to double": lambda: Formula(lambda line, _, images: line((images.double() - 0.5).float().flatten(1))),
+    "cast to half": lambda: Formula(lambda _, logits, images: logits.to(torch.bfloat16).float()),
+    "constants": lambda: Formula(scaled),
+    "constant places": lambda: Formula(lambda _, logits, images: logits[:, torch.tensor([1, 0, *range(2, 10)])]),
+    "one-hot": lambda: Formula(lambda _, logits, images: nn.functional.one_hot(logits.argmax(1), 10).float()),
+    "attention with a mask": lambda: Formula(attended),
+    "cosine head": lambda: Formula(
+        lambda line, _, images: nn.functional.cosine_similarity(images.flatten(1)[:, None], line.weight[None], dim=2)
+    ),
+    "weight norm": lambda: layers(NORMS.weight_norm(nn.Conv2d(4, 4, 3)), wide=64),
+    "spectral norm": lambda: layers(NORMS.spectral_norm(nn.Conv2d(4, 4, 3)), wide=64),
+    "layer norm": lambda: layers(nn.LayerNorm(6), nn.GELU(), wide=144),
+    "group norm": lambda: layers(nn.GroupNorm(2, 4), nn.SiLU(), wide=144),
+    "instance norm": lambda: layers(nn.InstanceNorm2d(4, affine=True), nn.Hardswish(), wide=144),
+    "local response norm": lambda: layers(nn.LocalResponseNorm(3), wide=144),
+    "adaptive pools": lambda: layers(nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d(2), wide=16),
+    "shrinking": lambda: layers(nn.Softshrink(), nn.Hardshrink(), nn.Tanhshrink(), wide=144),
+    "resizing": lambda: layers(nn.Upsample(scale_factor=1.7, mode="bilinear"), wide=400),
+}
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_what_networks_are_made_of_passes(tmp_path, name, decompose):
+    torch.manual_seed(0)
+    model = CONSTRUCTS[name]().eval().requires_grad_(False)
+    program = load_program(export(tmp_path / "m.pt2", model, decompose=decompose))
+    assert same(program, model, pixels(2)) and same(program, model, pixels(5))
+
+
 def test_a_program_keeps_the_mode_it_was_exported_in(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -190,7 +247,7 @@ def text_argument(value: str) -> list[dict[str, Any]]:
         (first_node(target="torch.ops.aten.__class__.mro"), "operator 'torch.ops.aten.__class__.mro'"),
         (first_node(target="_operator.attrgetter"), "operator '_operator.attrgetter'"),
         (first_node(target="torch.ops.higher_order.cond"), "operator 'torch.ops.higher_order.cond'"),
-        (first_node(inputs=[{"arg": {"as_graph": {}}, "kind": 1}]), "an argument of kind 'as_graph'"),
+        (first_node(inputs=[{"arg": {"as_graph": {}}, "kind": 1}]), "run_decompositions(), which has none"),
         (first_node(inputs=[{"arg": {"as_custom_obj": {}}, "kind": 1}]), "an argument of kind 'as_custom_obj'"),
         (first_node(outputs=[{"as_custom_obj": {}}]), "a result of kind 'as_custom_obj'"),
         (weights(use_pickle=True), "is pickled, and pickles are not read"),
