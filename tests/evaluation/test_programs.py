@@ -123,7 +123,7 @@ def test_typical_vision_models_pass(tmp_path, name, decompose):
 class Formula(nn.Module):
     """A layer around a formula of the logits and the images."""
 
-    def __init__(self, formula: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, formula: Callable[[nn.Linear, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.formula, self.line = formula, nn.Linear(64, 10)
 
@@ -135,12 +135,12 @@ def layers(*middle: nn.Module, wide: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), *middle, nn.Flatten(), nn.Linear(wide, 10))
 
 
-def scaled(line: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+def scaled(line: nn.Linear, logits: Tensor, images: Tensor) -> Tensor:
     mean, std = torch.tensor([0.5]).view(1, 1, 1, 1), torch.tensor([0.2]).view(1, 1, 1, 1)
     return line(((images - mean) / std).flatten(1)) + logits
 
 
-def attended(_: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+def attended(_: nn.Linear, logits: Tensor, images: Tensor) -> Tensor:
     mask = torch.ones(8, 8, dtype=torch.bool).tril()
     return logits + nn.functional.scaled_dot_product_attention(images, images, images, mask).mean((1, 2, 3))[:, None]
 

@@ -232,7 +232,12 @@ def overloads(in_place: bool) -> Iterator[str]:
             if named_out and not name.endswith("_"):
                 continue
             takes = any("Tensor" in str(argument.type) for argument in schema.arguments)
-            if takes and key not in ELSEWHERE and "out" not in overload.replace("layout", ""):
+            if (
+                takes
+                and key not in ELSEWHERE
+                and not overload.startswith("prim_")
+                and "out" not in overload.replace("layout", "")
+            ):
                 yield key
 
 
@@ -378,7 +383,7 @@ def same(first: Any, second: Any) -> bool:
 
 def _alike(first: Any, second: Any) -> bool:
     if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
-        return first == second or (first != first and second != second)
+        return bool(first == second or (first != first and second != second))
     return first.dtype == second.dtype and torch.equal(first.nan_to_num(7.5), second.nan_to_num(7.5))
 
 
