@@ -29,7 +29,7 @@ MOST_BYTES, MOST_MEMORY = 2**26, 2**33
 # Stands behind a call: what is wrong with it. Before an operator: as torch has it, without our checks.
 WRONG, TRUSTED = " :: ", "unchecked:"
 WRITES = "writes into other memory"
-FEW, SOME = 8, 50
+FEW, SOME = 3, 15
 ODD_NUMBERS = (0, -1, 1, 3, 7, 2**31, -(2**62))
 
 

@@ -280,7 +280,7 @@ def _argument(given: Spec, where: str) -> Read:
         return lambda values, images: [part(values, images) for part in parts]
     if kind == "as_device":
         return lambda values, images: images.device
-    raise InputError(f"{where}: an argument of kind {kind!r} (want tensors and numbers: call run_decompositions() first)")
+    raise InputError(f"{where}: an argument of kind {kind!r} (want tensors and numbers: run_decompositions() first)")
 
 
 def _maybe_named(given: Spec) -> Read:
