@@ -30,7 +30,7 @@ def test_every_operator_answers_from_its_arguments_or_is_refused() -> None:
 
 @pytest.mark.slow
 def test_operators_that_are_wrong_in_two_arguments() -> None:
-    lines = carried_out("200")
+    lines = carried_out("20")
     assert not wrong(lines), wrong(lines)[:10]
 
 
