@@ -28,6 +28,7 @@ Event = Mapping[str, Any]
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 15
 CONNECT_SECONDS = 2
+LONGEST = 200
 # For `temper records status`, and to continue a stage of a run that was thought to have ended.
 KEPT_SENT = 20
 PORTS = {"http": 80, "https": 443}
@@ -245,8 +246,9 @@ def require_reachable(uri: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """An exception's text in one line."""
-    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
+    """The first line of an exception's text, up to the end of a word."""
+    text = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rpartition(' ')[0] or text[:LONGEST]} …"
 
 
 def _all_sent(folder: Path) -> bool:

@@ -228,7 +228,10 @@ class Journal:
                 say(line)
             return
         ended = f"not all is sent after {seconds:g} s" if code is None else f"the forwarder stopped (see {log})"
-        _warn(f"{self.stage}: {state.problem or ended}; the records are kept, send them later: {SEND_LATER}")
+        problem = state.problem or ended
+        # Where something has to be done first, the problem says so, and what comes then.
+        more = "" if SEND_LATER in problem else f", send them later: {SEND_LATER}"
+        _warn(f"{self.stage}: {problem}; the records are kept{more}")
 
 
 def tracking() -> str:

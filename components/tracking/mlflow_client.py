@@ -55,12 +55,22 @@ def _opened(uri: str) -> Any:
 
     if (file := database.file_of(uri)) is None:
         return MlflowClient(uri)
-    with database.alone(file):
+    with database.alone(file, lambda there: _require_version(there, uri)):
         client = MlflowClient(uri)
         # Each makes its tables when it is first asked.
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
         return client
+
+
+def _require_version(file: Path, uri: str) -> None:
+    """Says what MLflow would say of other tables, with the whole remedy; what it cannot tell is left to MLflow."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store import db_migrations
+
+    scripts = ScriptDirectory(str(Path(next(iter(db_migrations.__path__)))))
+    known = [script.revision for script in scripts.walk_revisions()]
+    database.require_version(file, shown(uri), known, known[0])
 
 
 def asked(question: Callable[[Any], Any]) -> Any:

@@ -25,12 +25,12 @@ def wrong(lines: list[str]) -> list[str]:
 def test_every_operator_answers_from_its_arguments_or_is_refused() -> None:
     lines = carried_out("0")
     assert not wrong(lines), wrong(lines)[:10]
-    assert len(lines) > 10_000
+    assert len(lines) > 4000
 
 
 @pytest.mark.slow
 def test_operators_that_are_wrong_in_two_arguments() -> None:
-    lines = carried_out("200")
+    lines = carried_out("20")
     assert not wrong(lines), wrong(lines)[:10]
 
 

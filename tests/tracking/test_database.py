@@ -1,10 +1,12 @@
 """An MLflow database that is a file: opened by one process at a time, whole, and moved together with its artifacts."""
 
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -80,6 +82,89 @@ def test_a_half_changed_database_is_named_with_its_remedy(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database of MLflow with one run."""
+    path = tmp_path_factory.mktemp("made") / "mlflow.db"
+    assert start(f"sqlite:///{path}").wait() == 0
+    return path.read_bytes()
+
+
+def sql(*commands: str) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for command in commands:
+                connection.execute(command)
+
+    return change
+
+
+def cut(share: float) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def overwritten(seed: int) -> Callable[[Path], object]:
+    """Some pages of random bytes, the file's head spared."""
+
+    def change(path: Path) -> None:
+        draws, content = random.Random(seed), bytearray(path.read_bytes())
+        for _ in range(40):
+            begin = draws.randrange(4096, len(content) - 4096)
+            content[begin : begin + 4096] = draws.randbytes(4096)
+        path.write_bytes(content)
+
+    return change
+
+
+DELETE = "put back a copy of it or delete it, then: temper records send"
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    **{
+        f"older: {version}": (
+            sql(f"UPDATE alembic_version SET version_num = '{version}'"),
+            ["made by an older version of MLflow", "back it up, then: mlflow db upgrade sqlite", DELETE],
+        )
+        for version in ("451aebb31d03", "0584bdc529eb")
+    },
+    **{
+        f"unknown: {version[:9]}": (
+            sql(f"UPDATE alembic_version SET version_num = '{version}'"),
+            ["made by another version of MLflow", "install that one", DELETE],
+        )
+        for version in ("ffffffffffff", "", "\x1b[31m", "x" * 5000)
+    },
+    "no version": (sql("DELETE FROM alembic_version"), ["notes 0 versions", DELETE]),
+    "two versions": (sql("INSERT INTO alembic_version VALUES ('a')"), ["notes 2 versions", DELETE]),
+    "no table of it": (sql("DROP TABLE alembic_version"), ["notes no version", DELETE]),
+    "other columns": (
+        sql("DROP TABLE alembic_version", "CREATE TABLE alembic_version (a TEXT)"),
+        ["cannot be read as MLflow's database"],
+    ),
+    **{f"cut: {share}": (cut(share), ["damaged", DELETE]) for share in (0.01, 0.3, 0.9, 0.999)},
+    **{f"overwritten: {seed}": (overwritten(seed), ["damaged", DELETE]) for seed in range(4)},
+}
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
+@pytest.mark.parametrize("kind", CHANGES)
+def test_tables_of_another_version_and_damaged_files_are_named_with_their_remedy(made, tmp_path, kind, scheme):
+    change, said = CHANGES[kind]
+    (path := tmp_path / "mlflow.db").write_bytes(made)
+    change(path)
+    before = path.read_bytes()
+    with pytest.raises(Unreachable) as refused:
+        connect(f"{scheme}:///{path}")
+    text = str(refused.value)
+    assert text.startswith(f"{path}: ") and text.isprintable() and all(part in text for part in said), text
+    assert path.read_bytes() == before and len(text) < 200 + 4 * len(str(path))
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
+def test_a_whole_database_is_opened_under_either_address(made, tmp_path, monkeypatch, scheme):
+    (tmp_path / "mlflow.db").write_bytes(made)
+    assert connect(f"{scheme}:///{tmp_path / 'mlflow.db'}").client.search_experiments()
+    assert (tmp_path / ".mlflow.db.lock").exists()
+
+
 @pytest.mark.parametrize("content", [b"no database", bytes(range(256)) * 20, b"SQLite format 3\0" + b"\xff" * 200])
 def test_a_file_that_is_no_database_is_named(content, tmp_path):
     path = tmp_path / "mlflow.db"
@@ -116,6 +201,8 @@ def test_a_database_that_another_process_opens_is_waited_for(tmp_path, monkeypat
         ("sqlite:////a/b.db", "/a/b.db"),
         ("sqlite:////a/b.db?timeout=3", "/a/b.db"),
         ("sqlite:///b.db", f"{os.getcwd()}/b.db"),
+        ("sqlite+pysqlite:////a/b.db?timeout=3", "/a/b.db"),
+        ("sqlite+pysqlite:///:memory:", None),
         ("sqlite://", None),
         ("sqlite:///:memory:", None),
         ("http://host/b.db", None),

@@ -73,7 +73,8 @@ def operator_of(target: object, where: str) -> Function:
     if match := re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", text):
         name, overload = match.groups()
         packet = getattr(torch.ops.aten, name, None) if _is_listed(name) else None
-        function = getattr(packet, overload, None)
+        # Those of TorchScript's own interpreter take whatever they are given.
+        function = None if overload.startswith("prim_") else getattr(packet, overload, None)
         if isinstance(function, torch._ops.OpOverload) and _writes_only_in_place(function, name):
             return checked(function, name)
     shown = repr(target)

@@ -54,7 +54,6 @@ CONSTANTS: dict[str, Callable[[Any], Any]] = {
 }
 # Inputs of a program that are its own tensors, and which key holds their name in the archive.
 PLACES = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
-WITHOUT_BLOCKS = "save torch.export.export(…).run_decompositions(), which has none"
 SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
 
 Spec = Mapping[str, Any]
@@ -281,9 +280,7 @@ def _argument(given: Spec, where: str) -> Read:
         return lambda values, images: [part(values, images) for part in parts]
     if kind == "as_device":
         return lambda values, images: images.device
-    if kind == "as_graph":
-        raise InputError(f"{where}: blocks such as no_grad or autocast inside it ({WITHOUT_BLOCKS})")
-    raise InputError(f"{where}: an argument of kind {kind!r} (want tensors, numbers and shapes alone)")
+    raise InputError(f"{where}: an argument of kind {kind!r} (want tensors and numbers: run_decompositions() first)")
 
 
 def _maybe_named(given: Spec) -> Read:
@@ -297,12 +294,10 @@ def _maybe_named(given: Spec) -> Read:
 
 def _results(outputs: list[Spec], where: str) -> Callable[[Any], Values]:
     names = [_names(output, where) for output in outputs]
-    if not names:
-        return lambda found: {}
     if len(names) == 1:
         (only,) = names
         return lambda found: {only: found} if isinstance(only, str) else dict(zip(only, found, strict=True))
-    return lambda found: {str(name): one for name, one in zip(names, found, strict=True)}
+    return lambda found: {str(name): one for name, one in zip(names, found or (), strict=True)}
 
 
 def _names(output: Spec, where: str) -> str | list[str]:
