@@ -47,7 +47,10 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["init"], "Missing option '--images'"),
         (["init", "--images", "none"], "--images: none: no such folder"),
         (["params", "show", "--preset", "cifar_fast"], "--preset: unknown 'cifar_fast', perhaps cifar10_fast, "),
-        (["study", "none"], "no study 'none' (studies/ has fast_at, guidance, scale, smooth, smooth_labels; a folder with a "),
+        (
+            ["study", "none"],
+            "no study 'none' (studies/ has fast_at, guidance, scale, smooth, smooth_labels; a folder with a ",
+        ),
         (["study"], "which study? (studies/ has fast_at, guidance, scale, smooth, smooth_labels; a folder with a "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
