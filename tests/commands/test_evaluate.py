@@ -154,6 +154,7 @@ def test_a_float_search_and_a_file_of_floats(case, capsys):
     assert "Report: deep/er/robustness.dated.html" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_state_dict_and_a_program_beside_our_file(case, capsys):
     from safetensors.torch import save_file
 

@@ -83,6 +83,7 @@ def test_what_is_given_is_on_the_command_line_and_nothing_else():
     assert told == EvaluateOptions(model=["a=b"], data="x", batch_size=40, track=True)
 
 
+@pytest.mark.slow
 def test_shards_are_processes_with_the_same_arguments(toy, run):
     state = run(models=["a=b"], data="works", threats=["linf:8/255"], out="to", shards=3)
     assert state.is_completed() and state.message == "results in to"

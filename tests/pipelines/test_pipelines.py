@@ -250,6 +250,7 @@ def test_flow_refuses_before_anything_runs(toy: Path, run: Harden, given: dict[s
     assert not journal(toy)
 
 
+@pytest.mark.slow
 def test_without_a_student_the_teachers_are_evaluated(toy: Path, run: Harden, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose student is refused ends as refused, and with a report on what could be trained."""
     evaluated: list[list[str]] = []

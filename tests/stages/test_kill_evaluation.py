@@ -83,6 +83,7 @@ def test_killed_at_ten_random_moments_equals_uninterrupted(fresh, evaluated):
     check_equal(fresh, evaluated)
 
 
+@pytest.mark.slow
 def test_stopped_says_how_to_go_on_and_a_finished_run_only_replays(fresh, evaluated):
     process = start_evaluation(fresh)
     await_lines(process, fresh, 20)
@@ -130,6 +131,7 @@ def test_shards_write_the_same_journal_and_the_same_results(fresh, evaluated, pr
         assert "Report" not in out and f"shard {number} of {processes}: done; shard 0 writes the results" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_evaluations_into_one_folder_share_the_work(fresh, evaluated, killed):
     """Nobody told them of each other. What one was about when it was killed is done by the other."""

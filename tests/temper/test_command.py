@@ -64,6 +64,7 @@ def test_a_mistake_is_one_line_with_status_2(
     assert out == "" and error.startswith("error: ") and error.count("\n") == 1 and said in error
 
 
+@pytest.mark.slow
 def test_the_exit_status_of_a_real_process(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("temper")
     done = subprocess.run([command, "report"], cwd=tmp_path, capture_output=True, text=True)
