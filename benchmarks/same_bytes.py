@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from components.foundation.arguments import Arguments
+from components.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = ("data", "models", "curves", "metrics", "evaluation", "plots", "reports")
@@ -32,15 +33,6 @@ TIMED = ("reports/costs.json", "reports/robustness.dated.html")
 PGD = {"steps": 3, "step_size": "20/255", "start": "uniform", "loss": "cross_entropy", "restarts": 1}
 KL = PGD | {"start": "gaussian", "loss": "kl"}
 TRAINING = ["train_robust_teacher"]
-ALL = [
-    "fetch_data",
-    "normalize_data",
-    "train_clean_teacher",
-    "train_robust_teacher",
-    "distill_student",
-    "evaluate_attacks",
-    "report",
-]
 
 
 def robust(method: dict[str, Any], epochs: int = 3, rate: float = 0.05, **section: Any) -> dict[str, Any]:
@@ -95,7 +87,7 @@ SHORT = {"epochs": 2, "augmentation": {"crop": 1, "flip": True, "cutmix": 0, "ra
 
 # By name: preset, stages to run, what the recipe changes. The other digits begin with the files of the first.
 CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
-    "digits": ("digits", ALL, {}),
+    "digits": ("digits", list(STAGES), {}),
     "companion": ("digits", TRAINING, robust(LBGAT, rate=0.005)),
     "memory": ("digits", TRAINING, robust(FGSM_MEP, 4)),
     "averaged_labels": ("digits", TRAINING, robust(ADR)),

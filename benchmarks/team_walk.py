@@ -19,18 +19,10 @@ from PIL import Image
 
 from components.foundation.arguments import Arguments
 from components.foundation.recipes import changed
+from components.stages import STAGES
 from pipelines.parameters.presets import preset_values
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = (
-    "fetch_data",
-    "normalize_data",
-    "train_clean_teacher",
-    "train_robust_teacher",
-    "distill_student",
-    "evaluate_attacks",
-    "report",
-)
 CLASSES = ("bars", "dots", "rings")
 FOLDER = {"name": "image_folder", "color": "rgb", "resize": "crop", "streamed": None}
 LOSS = {"loss": "cross_entropy", "restarts": 1}

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.running.checkout import sole_run
 from pipelines.running.prepare import prepared, require_stages
-from pipelines.running.terminal import configure, interruptible, status_of
+from pipelines.running.terminal import STAGES_GO_ON, configure, interruptible, status_of
 
 
 def run(**parameters: Any) -> int:
@@ -29,4 +29,4 @@ def run(**parameters: Any) -> int:
             print(f"\n{results(root) or 'no results yet'}")
         return status
 
-    return interruptible(work, "stopped; the stages go on from their checkpoints next time")
+    return interruptible(work, STAGES_GO_ON)

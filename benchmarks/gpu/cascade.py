@@ -5,8 +5,6 @@ on the first thousand, image by image.
 """
 
 import importlib.util
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.gpu import weights
 from benchmarks.gpu.chain import DATA, PRESET
 from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, parser, write_result
-from benchmarks.run_preset import run_stage
+from benchmarks.run_preset import run_once, run_stage
 from components.data.pixels import to_pixels
 from components.data.splits import read_splits
 from components.foundation.params import Params
@@ -52,8 +50,8 @@ def main() -> int:
     for stage in DATA:
         if not run_stage(folder, stage, args.data, deadline):
             return MORE_TO_DO
-    if (status := attack(folder, deadline)) != DONE:
-        return status
+    if not attack(folder, deadline):
+        return MORE_TO_DO
     report = read_json(folder / "cascade" / "robustness.json")
     evaluation = read_json(folder / "cascade" / "evaluation.json")
     model = report["models"][MODEL]
@@ -68,24 +66,11 @@ def main() -> int:
     return DONE
 
 
-def attack(folder: Path, deadline: float) -> int:
-    """Evaluates the model until the deadline; a later call continues."""
-    done = folder / "cascade.seconds.json"
-    if done.exists():
-        return DONE
+def attack(folder: Path, deadline: float) -> bool:
+    """Evaluates the model until the deadline; whether that has ended. A later call continues."""
     command = [sys.executable, "-m", "temper", "evaluate", "--model", f"{MODEL}=models/{MODEL}.safetensors"]
     command += ["--data", "data/normalized.safetensors", "--params", "params.yaml", "--out", "cascade"]
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder)
-    try:
-        status = process.wait(None if deadline == float("inf") else max(1.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        return MORE_TO_DO
-    if status == DONE:
-        done.write_text(f"{time.monotonic() - began:.2f}")
-    return status
+    return run_once(command, folder, folder / "cascade.seconds.json", deadline)
 
 
 def reference(folder: Path, threat: Threat, toy: bool) -> dict[str, Any]:

@@ -68,15 +68,12 @@ def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Si
     case = entrants.Case(model.to(device), few, method, batch_size, 1000, 0.05, 0)
     ready = {OWN: entrants.temper(case, "auto"), "eager": entrants.temper(case), "plain": entrants.plain(case)}
     flop = 2 * networks.multiply_adds(model.cpu().eval(), (3, 32, 32))
-    laps: dict[str, list[float]] = {name: [] for name in ready}
-    names = list(ready)
-    for number in range(size.rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            laps[name].append(seconds(lambda name=name, number=number: ready[name].epoch(number), device))
+    finishing = {name: _until_finished(one.epoch, device) for name, one in ready.items()}
     # Passes there and back: each step of the attack and the training step; weight gradients count as one more.
     passes = 2 * (entrants.PGD_STEPS if method == "pgd_at" else 1) + 3
-    counted = {name: one[1:] for name, one in laps.items()}  # the first round does what only a first call does
+    # The first round does what only a first call does.
+    raced = clock.race(finishing, size.rounds + 1)
+    counted = {name: [lap.wall for lap in laps[1:]] for name, laps in raced.items()}
     rows = {}
     for name, one in counted.items():
         median = statistics.median(one)
@@ -145,6 +142,16 @@ def per_call(call: Callable[[], Any], device: torch.device, least: float = 0.2) 
     call()
     calls = max(1, int(least / max(seconds(call, device), 1e-6)))
     return seconds(lambda: [call() for _ in range(calls)], device) / calls
+
+
+def _until_finished(epoch: Callable[[int], Any], device: torch.device) -> Callable[[int], None]:
+    """The epoch, which is over when the device has finished."""
+
+    def run(number: int) -> None:
+        epoch(number)
+        _finish(device)
+
+    return run
 
 
 def _finish(device: torch.device) -> None:

@@ -15,9 +15,8 @@ from components.evaluation.campaign import Shard
 from components.evaluation.criteria import Criteria
 from components.evaluation.outside.models import Foreign
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Ratio, typed
+from components.foundation.params import AUTO, Params, Ratio, typed
 from components.numerics.compute import MOST_THREADS
-from components.numerics.threads import AUTO
 from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 

@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
-from components.foundation.params import short
+from components.foundation.params import count_or_auto, is_count
 from components.foundation.provenance import fingerprint
-from components.foundation.storage import read_json, write_json
+from components.foundation.storage import read_state, write_json
 
-AUTO, MOST = "auto", 2**20
+MOST = 2**20
 # More images at a time are hardly faster.
 ENOUGH = 512
 # The share of free memory that what one step keeps may take: attacks keep several copies of images, and others come.
@@ -23,14 +23,10 @@ SHARE = 0.25
 LOOK = 2
 
 
-def _batch_size(value: object) -> object:
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST):
-        return value
-    raise ValueError(f"got {short(value)}, want 1 to {MOST}, or {AUTO}")
-
-
 # One message for a union of two types.
-EvaluationBatch = Annotated[Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"], BeforeValidator(_batch_size)]
+EvaluationBatch = Annotated[
+    Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"], BeforeValidator(count_or_auto(MOST))
+]
 
 
 def settled_batch(
@@ -50,8 +46,8 @@ def settled_batch(
     if isinstance(asked, int):
         return asked, ""
     own = fingerprint({"key": key})
-    before = read_json(kept) if kept.exists() else {}
-    if isinstance(before, dict) and before.get("key") == own and isinstance(before.get("batch_size"), int):
+    before = read_state(kept)
+    if before.get("key") == own and is_count(before.get("batch_size"), MOST):
         return before["batch_size"], f"batch_size {before['batch_size']}, as before"
     each = max(bytes_of_an_image(network, images[:1]) for network in networks)
     free = free_memory(images.device)

@@ -7,7 +7,7 @@ has a default: `params.yaml` is the one place that holds numbers.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -204,6 +204,25 @@ def member(table: Mapping[str, Any], spec: Any, where: str, epsilon: Ratio | Non
         raise InputError(f"{where}: want a mapping with a name (one of: {', '.join(sorted(table))}), got {short(spec)}")
     kind = choose(table, spec["name"], f"{where}.name")
     return typed(kind, {key: value for key, value in spec.items() if key != "name"}, where, epsilon)
+
+
+AUTO = "auto"
+
+
+def is_count(value: object, most: int) -> bool:
+    """Whether it is a whole number from 1 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def count_or_auto(most: int) -> Callable[[object], object]:
+    """A validator of such a number, or `auto`: one message for a union of two types."""
+
+    def validate(value: object) -> object:
+        if value == AUTO or is_count(value, most):
+            return value
+        raise ValueError(f"got {short(value)}, want 1 to {most}, or {AUTO}")
+
+    return validate
 
 
 def short(value: object) -> str:

@@ -155,6 +155,16 @@ def read_mapping(path: Path | str) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
+def read_state(path: Path | str) -> dict[str, Any]:
+    """The JSON object of a file that only this program writes; empty where there is none, or nothing that is one.
+
+    After a power cut such a file may hold anything, and then it is as good as absent.
+    """
+    with suppress(InputError):
+        return read_mapping(path)
+    return {}
+
+
 @contextmanager
 def reading(path: Path | str, otherwise: str) -> Generator[None]:
     """Has what goes wrong while a file is read end in one line: its path, and `otherwise` where its content is wrong.

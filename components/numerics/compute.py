@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
-from components.foundation.params import short, strict
+from components.foundation.params import count_or_auto, strict
 from components.numerics import parallel
-from components.numerics.threads import AUTO, MOST_THREADS, chosen, warning
+from components.numerics.threads import MOST_THREADS, chosen, warning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What matrix products and convolutions compute in.
@@ -28,14 +28,9 @@ CaptureMode = Literal["auto", "on", "off"]
 """
 
 
-def _threads(value: object) -> object:
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
-        return value
-    raise ValueError(f"got {short(value)}, want 1 to {MOST_THREADS}, or {AUTO}")
-
-
-# One message for a union of two types.
-Threads = Annotated[Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"], BeforeValidator(_threads)]
+Threads = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"], BeforeValidator(count_or_auto(MOST_THREADS))
+]
 
 
 @strict

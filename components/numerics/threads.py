@@ -13,11 +13,9 @@ from pathlib import Path
 
 import torch
 
-from components.foundation.errors import InputError
-from components.foundation.params import Params, is_mapping
-from components.foundation.storage import beginning, read_json
+from components.foundation.params import AUTO, Params, is_count, is_mapping
+from components.foundation.storage import beginning, read_state
 
-AUTO = "auto"
 # Below it the difference is not worth a line, and one measurement is no more exact.
 SLOWER = 1.5
 MOST_THREADS = 1024
@@ -122,17 +120,9 @@ def _is_open(params: Params) -> bool:
 
 
 def _kept(file: Path) -> int | None:
-    """The number that is kept; a file that holds none, such as one of a machine that lost power, is none."""
-    if not file.is_file():
-        return None
-    try:
-        found = read_json(file)
-    except InputError:
-        return None
-    number = found.get("threads") if is_mapping(found) else None
-    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MOST_THREADS:
-        return number
-    return None
+    """The number that is kept; None where there is none."""
+    number = read_state(file).get("threads")
+    return number if is_count(number, MOST_THREADS) else None
 
 
 def warning(threads: int, measure: Measure = seconds_with) -> str:

@@ -42,7 +42,7 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
         read = Params.read()
         _require_own_run(read)
         read.require_known(KNOWN)
-        params = keep(read, settled(read, kept_threads(stage)), kept_threads(stage))
+        params = with_threads(read, stage)
         told = {key: params.values.get(key) for key in (*SHARED, stage)}
         told |= {CRITERIA: params.values.get(CRITERIA)} if stage == "report" else {}
         inputs = inputs_of([f"components/stages/{stage}.py"], told)
@@ -61,6 +61,11 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
 def kept_threads(stage: str) -> Path:
     """Where the number of threads is kept that was chosen for a stage, until it has ended."""
     return WORK / "threads" / f"{stage}.json"
+
+
+def with_threads(read: Params, stage: str) -> Params:
+    """The parameters with a number of threads, which is kept until the stage has ended."""
+    return keep(read, settled(read, kept_threads(stage)), kept_threads(stage))
 
 
 def tell_threads(read: Params, params: Params, journal: Journal) -> None:

@@ -22,8 +22,8 @@ from components.foundation.process import USER_ERROR, as_process
 from components.foundation.starter import end_with_dvc
 from components.numerics import parallel
 from components.numerics.compute import Compute
-from components.numerics.threads import keep, settled
-from components.stages import kept_threads, run
+from components.numerics.threads import settled
+from components.stages import kept_threads, run, with_threads
 from components.tracking.journal import Journal
 
 # Seconds a process gets to end by itself, below the ten that pipelines wait after their first signal.
@@ -48,8 +48,7 @@ def run_together(stage: str, main: Main) -> None:
     with as_process(stage):
         end_with_dvc()
         # Chosen before there are several processes, which would disturb the measurement.
-        read = Params.read()
-        params = keep(read, settled(read, kept_threads(stage)), kept_threads(stage))
+        params = with_threads(Params.read(), stage)
         processes = params.typed(parallel.Parallel, "parallel").processes
         if processes > 1:
             _require_possible(processes, params.typed(Compute, "compute").device)

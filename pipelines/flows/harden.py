@@ -34,9 +34,9 @@ from pipelines.running.retries import retries as retried
 from pipelines.running.slots import gpu_in_use, gpu_slot
 from pipelines.running.stage import run_stage
 from pipelines.running.tasks import FlowRun, unfinished
+from pipelines.running.terminal import STAGES_GO_ON
 
 RESULT, REPORT = Path("reports/robustness.json"), "report"
-STOPPED_LINE = "stopped; the stages go on from their checkpoints next time"
 TEACHERS, STUDENT = ("train_clean_teacher", "train_robust_teacher"), "distill_student"
 
 
@@ -91,7 +91,7 @@ def _run(run: FlowRun, recipe: Mapping[str, Any], stages: Mapping[str, Stage], a
             states = _walk(run, stages, again)
     graph.order_lock(root, [*entries, *stages])
     _publish_times(run, states)
-    if end := unfinished(states.values(), STOPPED_LINE):
+    if end := unfinished(states.values(), STAGES_GO_ON):
         _report_on_teachers(run, states)
         pages.explain(title, end)
         return end

@@ -21,6 +21,7 @@ from components.foundation.lines import one_line, say, shown
 from components.foundation.process import USER_ERROR
 
 INTERRUPTED, MORE_TO_DO = 130, 3
+STAGES_GO_ON = "stopped; the stages go on from their checkpoints next time"
 SCHEMES = ("http", "https")
 # How long a server that is away at the start is waited for, and the variable that says otherwise.
 PATIENCE, SERVER_SECONDS, MOST_SECONDS, CONNECT_SECONDS = "TEMPER_SERVER_SECONDS", 5, 86400, 2

@@ -11,16 +11,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from components.foundation.errors import InputError
 from components.foundation.provenance import code_of, differences
-from components.foundation.storage import locked, read_mapping, sha256, write_json
+from components.foundation.storage import locked, read_state, sha256, write_json
 from pipelines.running import process
 from pipelines.running.process import Ended, meaning
 from pipelines.studies.plan import Job, JobPlan
@@ -84,9 +83,7 @@ def finished(job: Job, place: Workplace) -> bool:
 
 def record(job: Job, place: Workplace) -> dict[str, Any]:
     """What is noted about a job: `finished`, `seconds` of all attempts; hashes of code files, reads and writes."""
-    with suppress(InputError):
-        return read_mapping(place.folder(job) / RECORD)
-    return {}
+    return read_state(place.folder(job) / RECORD)
 
 
 def show(plan: JobPlan, place: Workplace) -> None:

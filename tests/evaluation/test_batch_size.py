@@ -46,6 +46,10 @@ def test_what_was_found_stays_for_the_same_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_size, "free_memory", lambda device: 10**9)
     assert settled_batch("auto", [network(16)], IMAGES, ["a"], kept) == (first, f"batch_size {first}, as before")
     assert settled_batch("auto", [network(16)], IMAGES, ["b"], kept)[0] == 512
+    whole = kept.read_text()
+    for broken in ("", "[]", whole.replace("512", "0"), whole.replace("512", "true"), whole.replace("512", '"512"')):
+        kept.write_text(broken)
+        assert settled_batch("auto", [network(16)], IMAGES, ["b"], kept)[0] == 512
 
 
 def test_a_number_is_taken_as_it_is(tmp_path):

@@ -16,6 +16,7 @@ from components.foundation.storage import (
     locked,
     read_csv,
     read_json,
+    read_state,
     replacing,
     sha256,
     write_csv,
@@ -194,3 +195,13 @@ def test_a_file_that_its_writer_still_holds_is_not_swept(tmp_path):
         assert half.exists()
     write_text(tmp_path / "file", "text")
     assert not half.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b'{"a": NaN}'], ids=repr)
+def test_a_state_that_is_none_is_absent(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    assert read_state(file) == read_state(tmp_path) == {}
+    file.write_bytes(content)
+    assert read_state(file) == {}
+    file.write_text('{"a": 1}')
+    assert read_state(file) == {"a": 1}
