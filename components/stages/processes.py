@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 
@@ -67,11 +67,21 @@ def _run_one(stage: str, main: Main) -> None:
     if WATCHED in os.environ:
         # Not even a process that waits for others in native code outlives its starter.
         finish_requested()
-    if os.environ["RANK"] == "0":
-        run(stage, main)
-    else:
-        _follow(stage, main)
+    try:
+        if os.environ["RANK"] == "0":
+            run(stage, main)
+        else:
+            _follow(stage, main)
+    except SystemExit as end:
+        _leave_at_once(end)
     parallel.leave()
+
+
+def _leave_at_once(end: SystemExit) -> NoReturn:
+    """Ends this process without destructors: those of a group whose members still compute can abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def _follow(stage: str, main: Main) -> None:
