@@ -33,14 +33,17 @@ demo: setup  ## run the whole pipeline on params.yaml and print the result
 flow: setup  ## the same as a Prefect flow
 	@temper harden
 
+# A file of tests stays in one process, since its tests share fixtures; two processes where there are two cores.
+PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
+
 test: setup  ## the tests (CPU, no network, minutes)
-	@$(RUN) -m pytest -m "not slow and not gpu"
+	@$(PYTEST) -m "not slow and not gpu"
 
 test-slow: setup  ## the slower tests alone
-	@$(RUN) -m pytest -m "slow and not gpu"
+	@$(PYTEST) -m "slow and not gpu"
 
 coverage: setup  ## what `make test` does, with the share of lines that it executes; fails under the floor
-	@$(RUN) -m pytest -m "not slow and not gpu" --cov --cov-report=term:skip-covered
+	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 check: setup  ## lint and types
 	@ruff check . && ruff format --check . && pyright && yamllint --strict .

@@ -239,7 +239,6 @@ def change_version() -> None:
         ("search", lambda: held_out_given(), ["--precision", "bfloat16"]),
         ("code", change_version, []),
     ],
-    ids=str,
 )
 def test_a_journal_of_anything_else_is_refused_and_left_alone(case, key, change: Callable[[], Any] | None, more):
     if change:

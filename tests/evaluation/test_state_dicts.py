@@ -249,7 +249,6 @@ def test_a_normalisation_that_is_said_and_inside_must_be_the_same(tmp_path):
         (lambda s: {"a": torch.zeros(1)}, "found 1 tensors: 'a'"),
         (lambda s: {"\x1b[31mred\n": torch.zeros(1)}, r"found 1 tensors: '\x1b[31mred\n'"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_says_what_was_found_and_what_was_expected(tmp_path, change, said):
     with pytest.raises(InputError) as refused:

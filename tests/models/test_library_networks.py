@@ -73,7 +73,11 @@ def test_a_file_gives_the_same_network_and_draws_nothing(fields, tmp_path):
     before = torch.get_rng_state()
     again, _ = load_model(tmp_path / "m.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(again(pictures()), model.eval()(pictures()))
+    want = model.state_dict()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in again.state_dict().items())
+    # Convolutions round by the order of a tensor in memory, on some processors.
+    logits = model.eval()(pictures()).detach()
+    torch.testing.assert_close(again(pictures()).detach(), logits, rtol=0, atol=1e-4 * float(logits.abs().max()))
     assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
 
 

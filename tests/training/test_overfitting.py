@@ -90,7 +90,9 @@ FIRES: list[tuple[set[str], list[dict[str, float]]]] = [
 ]
 
 
-@pytest.mark.parametrize("want, changes", FIRES, ids=str)
+@pytest.mark.parametrize(
+    "want, changes", FIRES, ids=lambda value: str(sorted(value) if isinstance(value, set) else value)
+)
 def test_each_rule_fires_exactly_when_it_should(want, changes):
     looks = curve(*changes)
     assert set(alarms(looks, THRESHOLDS)) == want
