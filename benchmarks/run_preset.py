@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import yaml  # noqa: E402
 
 from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
+from components.foundation.process import as_process  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import spread  # noqa: E402
@@ -38,6 +38,12 @@ MORE_TO_DO = 3
 
 def main() -> int:
     args = parse()
+    with as_process():
+        return run_seeds(args)
+
+
+def run_seeds(args: argparse.Namespace) -> int:
+    """The exit status after all stages of all seeds, or after as many as there is time for."""
     deadline = time.monotonic() + args.stop_after if args.stop_after else math.inf
     for seed in args.seeds:
         folder = prepare(args.work.resolve() / f"{args.preset}-{seed}", args.preset, seed)
@@ -91,9 +97,12 @@ def run_once(
     try:
         status = process.wait(None if deadline == math.inf else max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
         return False
+    finally:
+        # Not even a signal to this process leaves the other one running.
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
     if status:
         raise SystemExit(status)
     done.write_text(json.dumps(round(time.monotonic() - began, 2)))

@@ -16,6 +16,7 @@ class Batch(NamedTuple):
     mixes classes. `indices` [N] are the images' places in the training split, and `placement` says how augmentation
     moved each image, so that a perturbation kept for it can be moved in the same way. Where processes train together,
     each sees its part of a batch of `total` images; otherwise that is all of them (0 stands for as many as there are).
+    `num_images` are in the training split, those of a second source included; 0 where that is not known.
     """
 
     images: Tensor
@@ -23,6 +24,7 @@ class Batch(NamedTuple):
     indices: Tensor
     placement: Placement
     total: int = 0
+    num_images: int = 0
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> "Batch":
@@ -36,13 +38,22 @@ class Batch(NamedTuple):
             return
         for first in range(0, len(self.images), size):
             places = slice(first, first + size)
-            placement = self.placement.part(places)
-            yield places, Batch(self.images[places], self.labels[places], self.indices[places], placement, self.total)
+            yield places, self._at(places)
 
     def part(self, rank: int, ranks: int) -> "Batch":
         """The images of process number `rank` among `ranks`: rank, rank + ranks, …"""
         if ranks == 1:
             return self._replace(total=len(self.images))
         places = slice(rank, None, ranks)
-        images = self.images[places].contiguous(memory_format=torch.channels_last)
-        return Batch(images, self.labels[places], self.indices[places], self.placement.part(places), len(self.images))
+        part = self._at(places)
+        images = part.images.contiguous(memory_format=torch.channels_last)
+        return part._replace(images=images, total=len(self.images))
+
+    def _at(self, places: slice) -> "Batch":
+        """Some of the images, with what is known of each."""
+        return self._replace(
+            images=self.images[places],
+            labels=self.labels[places],
+            indices=self.indices[places],
+            placement=self.placement.part(places),
+        )

@@ -45,18 +45,22 @@ def in_memory(split: Split, remedy: str) -> LabelledImages:
     if isinstance(split, LabelledImages):
         return split
     shape = (len(split), *split.image_shape)
-    size, memory = torch.Size(shape).numel(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > memory / 2:
-        raise InputError(
-            f"{len(split)} decoded images of {shape[1:]} take {size / 2**30:.1f} GiB, want at most half of this "
-            f"machine's {memory / 2**30:.1f} ({remedy})"
-        )
+    require_memory(torch.Size(shape).numel(), f"{len(split)} decoded images of {shape[1:]}", remedy)
     images = torch.empty(shape, dtype=torch.uint8)
     begin = 0
     for decoded in chunks(split):
         images[begin : begin + len(decoded)] = decoded
         begin += len(decoded)
     return LabelledImages(images, split.labels, split.names)
+
+
+def require_memory(size: int, what: str, remedy: str) -> None:
+    """Refuses `what`, of `size` bytes, if that is more than half of the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory / 2:
+        raise InputError(
+            f"{what} take {size / 2**30:.1f} GiB, want at most half of this machine's {memory / 2**30:.1f} ({remedy})"
+        )
 
 
 def chunks(split: Split) -> Iterator[Tensor]:

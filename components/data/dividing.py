@@ -75,7 +75,10 @@ class Division:
 
 
 def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, S], dict[str, int]]:
-    """The splits `train`, `validation` and `test`, drawn from `seed`, and how many duplicates each lost."""
+    """The splits `train`, `validation` and `test`, drawn from `seed`, and how many duplicates each lost.
+
+    Images of a second source, `extra`, lose what is in any of the three.
+    """
     validation: Fraction = division.validation
     num_classes, classes = len(source.classes), source.classes
     train, held_out = source.train, source.test
@@ -91,9 +94,11 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
         train, chosen = train.take(rest), train.take(part)
     else:
         chosen = limited(source.validation, division.test_limit, derived(seed, "validation limit"))
-    splits = {"train": train, "validation": chosen, "test": held_out}
+    # First, since it is the earlier split that loses what two have in common.
+    extra = {} if source.extra is None else {"extra": source.extra}
+    splits = extra | {"train": train, "validation": chosen, "test": held_out}
     splits, dropped = drop_or_refuse_duplicates(splits, division.duplicates)
-    for name, split in splits.items():
+    for name, split in ((name, split) for name, split in splits.items() if name != "extra"):
         where = f"{name} (without {dropped[name]} images that are in a later split too)" if dropped[name] else name
         require_counts(split.counts(num_classes), classes, 1, where)
     return splits, dropped

@@ -56,7 +56,8 @@ S = TypeVar("S", bound=Split)
 class Source(Generic[S]):
     """A dataset as its publisher divides it; `test` and `validation` are None where there is no such official split.
 
-    `title` is what people call it, where it is more than a name of the table.
+    `title` is what people call it, where it is more than a name of the table. `extra` are images of a second source,
+    for training alone.
     """
 
     train: S
@@ -64,17 +65,21 @@ class Source(Generic[S]):
     classes: tuple[str, ...]
     validation: S | None = None
     title: str | None = None
+    extra: S | None = None
 
     @property
     def parts(self) -> dict[str, S]:
         """The splits that there are, by name."""
-        splits = {"train": self.train, "test": self.test, "validation": self.validation}
+        splits = {"train": self.train, "test": self.test, "validation": self.validation, "extra": self.extra}
         return {name: split for name, split in splits.items() if split is not None}
 
 
 @dataclass(frozen=True)
 class Splits(Generic[S]):
-    """What every later stage reads: three disjoint splits and the statistics of `train`, which alone may be files."""
+    """What every later stage reads: three disjoint splits and the statistics of `train`, which alone may be files.
+
+    `extra` are images of a second source, for training alone, and in none of the three.
+    """
 
     dataset: str
     classes: tuple[str, ...]
@@ -82,11 +87,13 @@ class Splits(Generic[S]):
     validation: LabelledImages
     test: LabelledImages
     normalization: Normalization
+    extra: LabelledImages | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The three splits by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        """The three splits by name, and what there is of a second source."""
+        extra = {} if self.extra is None else {"extra": self.extra}
+        return {"train": self.train, "validation": self.validation, "test": self.test} | extra
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -144,7 +151,8 @@ def require_source(source: Source, where: str) -> Source:
         raise InputError(f"{where}: {num_classes} class(es), want at least 2")
     for name, split in source.parts.items():
         require_arrays(split, num_classes, f"{where} {name}")
-        require_counts(split.counts(num_classes), source.classes, 2 if name == "train" else 1, f"{where} {name}")
+        least = {"train": 2, "extra": 0}.get(name, 1)
+        require_counts(split.counts(num_classes), source.classes, least, f"{where} {name}")
     require_one_shape(source.parts, where)
     return source
 
@@ -194,7 +202,8 @@ def read_source(path: Path | str) -> tuple[str, Source]:
     others = {
         name: _split(tensors, metadata, name, path) for name in ("test", "validation") if f"{name}.labels" in tensors
     }
-    source = Source(_split(tensors, metadata, "train", path), others.get("test"), classes, others.get("validation"))
+    train, extra = _split(tensors, metadata, "train", path), _extra(tensors, path)
+    source = Source(train, others.get("test"), classes, others.get("validation"), extra=extra)
     return dataset, require_source(source, str(path))
 
 
@@ -213,7 +222,7 @@ def read_splits(path: Path | str) -> Splits:
     normalization = typed(Normalization, metadata.get("normalization"), f"{path}: normalization")
     train = _split(tensors, metadata, "train", path)
     validation, test = _labelled(tensors, "validation", path), _labelled(tensors, "test", path)
-    splits = Splits(dataset, classes, train, validation, test, normalization)
+    splits = Splits(dataset, classes, train, validation, test, normalization, _extra(tensors, path))
     for name, split in splits.parts.items():
         require_arrays(split, len(classes), f"{path} {name}")
         if not len(split):
@@ -237,6 +246,10 @@ def _split(tensors: Mapping[str, Tensor], metadata: Any, name: str, path: Path |
     decoding = typed(Decoding, metadata.get("decoding"), f"{path}: decoding")
     names, hashes, labels = (tensors[f"{name}.{key}"] for key in ("names", "hashes", "labels"))
     return LabelledFiles(names, hashes, labels, decoding)
+
+
+def _extra(tensors: Mapping[str, Tensor], path: Path | str) -> LabelledImages | None:
+    return _labelled(tensors, "extra", path) if "extra.labels" in tensors else None
 
 
 def _labelled(tensors: Mapping[str, Tensor], name: str, path: Path | str) -> LabelledImages:

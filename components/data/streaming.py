@@ -10,18 +10,33 @@ from components.data.batch import Batch
 from components.data.decoding import FileGroup, Stream, decode_shard, num_workers
 from components.data.listing import LabelledFiles
 from components.data.loader import Loader
+from components.data.mixing import Mixture
 from components.data.pixels import to_pixels
-from components.data.splits import Split
+from components.data.splits import Splits
+from components.foundation.errors import InputError
+from components.foundation.params import Ratio
 from components.numerics import parallel
 
 
 def loader_of(
-    train: Split, batch_size: int, augmentation: Augmentation, num_classes: int, device: torch.device
+    splits: Splits, batch_size: int, augmentation: Augmentation, device: torch.device, extra_share: Ratio
 ) -> "Loader | StreamedLoader":
-    """Batches of the train split on `device`: from memory, or decoded on the way where the split is files."""
-    if isinstance(train, LabelledFiles):
-        return StreamedLoader(train, batch_size, augmentation, num_classes, device)
-    return Loader(train.images.to(device), train.labels.to(device), batch_size, augmentation, num_classes)
+    """Batches of the train split on `device`: from memory, or decoded on the way where the split is files.
+
+    `extra_share` of each batch are images of the second source. Errors: a share of a source that there is not, or
+    beside files.
+    """
+    train, extra, num_classes = splits.train, splits.extra, len(splits.classes)
+    if not extra_share:
+        if isinstance(train, LabelledFiles):
+            return StreamedLoader(train, batch_size, augmentation, num_classes, device)
+        return Loader(train.images.to(device), train.labels.to(device), batch_size, augmentation, num_classes)
+    if extra is None or isinstance(train, LabelledFiles):
+        want = "fetch_data.extra" if extra is None else "a train split in memory (fetch_data.dataset.streamed: null)"
+        raise InputError(f"recipe.extra_share: got {extra_share}, want {want} for it")
+    images, labels = torch.cat([train.images, extra.images]), torch.cat([train.labels, extra.labels])
+    mixture = Mixture(len(train), len(extra), extra_share)
+    return Loader(images.to(device), labels.to(device), batch_size, augmentation, num_classes, mixture)
 
 
 class StreamedLoader:
@@ -57,7 +72,7 @@ class StreamedLoader:
                 _mine(whole).copy_(images)
                 images = whole
             batch = augmented(images, self.labels[chosen], chosen, self.augmentation, self.num_classes, rng)
-            yield batch.part(parallel.rank(), parallel.world_size())
+            yield batch._replace(num_images=len(self.labels)).part(parallel.rank(), parallel.world_size())
 
     def _needed(self, places: Tensor) -> Tensor:
         """The part of a batch that this process must decode: with CutMix all, since boxes come from any image."""

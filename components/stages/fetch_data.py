@@ -1,12 +1,14 @@
 """Stage fetch_data: the raw images of one data set, verified, in data/raw.safetensors."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from components.data.splits import digest, require_source, write_source
+from components.data.splits import Source, digest, require_source, write_source
 from components.datasets import DATASETS
 from components.datasets.parts.dataset import Dataset, OfFiles
+from components.datasets.parts.extra import read_extra
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
 from components.foundation.params import Params, member, short, strict
@@ -20,35 +22,63 @@ DOWNLOADS = ".temper/downloads"
 
 @strict
 class FetchSection:
-    """`dataset`: a name of the table, with that member's fields. `files` is for DVC, which reads it in dvc.yaml."""
+    """`dataset`: a name of the table, with that member's fields. `files` and `extra_files` are for DVC (dvc.yaml)."""
 
     dataset: dict[str, Any]  # The dataset's name, with that member's fields.
+    extra: str | None = None  # A second source of training images: an .npz file, or folders of classes; null: none.
+    extra_files: str | None = None  # What DVC watches of `extra`: the same path. Without DVC not needed.
     files: str | None = None  # What DVC watches besides code: of `image_folder` its folder. Without DVC not needed.
 
 
-def read(params: Params) -> tuple[str, Dataset]:
-    """The name of the data set and the member, checked."""
+class FetchSettings(NamedTuple):
+    """The data set by its name and as a member, and the rest of the section."""
+
+    name: str
+    dataset: Dataset
+    section: FetchSection
+
+
+def read(params: Params) -> FetchSettings:
+    """The stage's settings, all checked."""
     section = params.typed(FetchSection, "fetch_data")
-    # DVC takes the text as a path, after replacing keys in it.
-    if section.files is not None and (not section.files.strip() or "${" in section.files):
-        raise InputError(f"{params.path}: fetch_data.files: got {short(section.files)}, want a file or a folder")
+    # DVC takes the texts as paths, after replacing keys in them.
+    for key in ("files", "extra", "extra_files"):
+        text = getattr(section, key)
+        if text is not None and (not text.strip() or "${" in text):
+            raise InputError(f"{params.path}: fetch_data.{key}: got {short(text)}, want a file or a folder")
     dataset = member(DATASETS, section.dataset, f"{params.path}: fetch_data.dataset")
-    return section.dataset.get("name", ""), dataset
+    if section.extra is not None and getattr(dataset, "streamed", None):
+        raise InputError(f"{params.path}: fetch_data.extra: got {section.extra} beside streamed files, want null")
+    return FetchSettings(section.dataset.get("name", ""), dataset, section)
 
 
-def warn_of_unwatched(dataset: Dataset, files: str | None, journal: Journal) -> None:
+def warn_of_unwatched(settings: FetchSettings, journal: Journal) -> None:
     """Says where DVC would not notice a changed file: dvc.yaml knows no key that only some data sets have."""
+    section, dataset = settings.section, settings.dataset
     folder = dataset.watched if isinstance(dataset, OfFiles) else None
-    if folder is not None and files is not None and Path(files).resolve() != folder.resolve():
-        journal.note(f"warning: DVC watches {files} and not {folder}: set fetch_data.files to that (params.yaml)")
+    extra = None if section.extra is None else Path(section.extra).expanduser()
+    for key, wanted in (("files", folder), ("extra_files", extra)):
+        watched = getattr(section, key)
+        if wanted is not None and watched is not None and Path(watched).resolve() != wanted.resolve():
+            journal.note(f"warning: DVC watches {watched} and not {wanted}: set fetch_data.{key} to that (params.yaml)")
+
+
+def load(settings: FetchSettings) -> Source:
+    """The images, checked; files come from the folder TEMPER_DATA, else are kept in .temper/downloads."""
+    root = Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)
+    source = require_source(settings.dataset.load(root), settings.name)
+    if (path := settings.section.extra) is None:
+        return source
+    extra = read_extra(Path(path).expanduser(), source.classes, source.train.image_shape)
+    return require_source(replace(source, extra=extra), settings.name)
 
 
 def main(params: Params, journal: Journal) -> None:
-    """Writes data/raw.safetensors; files come from the folder TEMPER_DATA, else are kept in .temper/downloads."""
-    name, dataset = read(params)
-    warn_of_unwatched(dataset, params.get("fetch_data").get("files"), journal)
-    source = require_source(dataset.load(Path(os.environ.get("TEMPER_DATA") or DOWNLOADS)), name)
-    name = source.title or name
+    """Writes data/raw.safetensors."""
+    settings = read(params)
+    warn_of_unwatched(settings, journal)
+    source = load(settings)
+    name = source.title or settings.name
     write_source(RAW, name, source)
     sizes = {part: len(images) for part, images in source.parts.items()}
     shape = source.train.image_shape

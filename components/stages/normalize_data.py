@@ -43,7 +43,7 @@ def main(params: Params, journal: Journal) -> None:
     parts, dropped = divide(source, section, params.seed)
     held_out = in_memory(parts["validation"], LESS_HELD_OUT), in_memory(parts["test"], LESS_HELD_OUT)
     normalization = fit_normalization(chunks(sample(parts["train"], params.seed)), section.method)
-    splits = Splits(name, source.classes, parts["train"], *held_out, normalization)
+    splits = Splits(name, source.classes, parts["train"], *held_out, normalization, parts.get("extra"))
     write_splits(NORMALIZED, splits)
     cut = left_out(source, section)
     write_json(METRICS, summary(splits, dropped, cut))

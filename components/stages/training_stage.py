@@ -126,6 +126,8 @@ def _settings(
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
     if not needs(method):
         wrapped(settings, method.build())  # a wrapper that does not fit shows before anything runs
+    if section.recipe.extra_share and params.get("fetch_data").get("extra") is None:
+        raise InputError(f"{where}.recipe.extra_share: got {section.recipe.extra_share}, but fetch_data.extra is null")
     if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:
         raise InputError(f"{where}.method: got epochs {method.epochs}, want the recipe's {section.recipe.epochs}")
     return settings
@@ -195,8 +197,9 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
     for line in warnings_of(settings, training.stage):
         journal.note(f"warning: {line}")
-    loader = loader_of(splits.train, recipe.batch_size, recipe.augmentation, len(splits.classes), device)
-    probe = KernelProbe(settings.ntk, loader.images, loader.labels, len(splits.classes), settings.seed)
+    loader = loader_of(splits, recipe.batch_size, recipe.augmentation, device, recipe.extra_share)
+    own_labels = loader.labels[: len(splits.train)]
+    probe = KernelProbe(settings.ntk, loader.images, own_labels, len(splits.classes), settings.seed)
     if settings.ntk.epochs:
         journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)

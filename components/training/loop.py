@@ -15,7 +15,7 @@ from components.data.augmentation import Augmentation
 from components.data.batch import Batch
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Count, Epochs, Positive, is_mapping, strict
+from components.foundation.params import Count, Epochs, Fractional, Positive, Ratio, is_mapping, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
@@ -64,6 +64,7 @@ class Recipe:
     select_by: Literal["clean_accuracy", "robust_accuracy", "mean_accuracy"]
     """The best epoch is the last one with the highest such value on the validation split."""
     patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
+    extra_share: Annotated[Fractional, Field(ge=0, lt=1)] = Ratio(0)  # Of each batch, from `fetch_data.extra`.
     layers: Layers | None = None  # How layers differ in what they learn; null: not at all.
     micro_batch: Count | None = None
     """Images that go through the network at a time, where a batch is more than memory holds; null: the whole batch.

@@ -198,4 +198,4 @@ def _key(batch: Batch) -> Any:
 
 def _copied(batch: Batch) -> Batch:
     images, labels, indices, *moves = (tensor.clone() for tensor in _tensors(batch))
-    return Batch(images, labels, indices, Placement(batch.placement.pad, *moves), batch.total)
+    return Batch(images, labels, indices, Placement(batch.placement.pad, *moves), batch.total, batch.num_images)

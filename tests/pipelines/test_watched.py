@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.parameters.change import delta_of
-from pipelines.parameters.watched import NO_FILE, with_files
+from pipelines.parameters.watched import NO_FILE, NO_FILES, with_files
 
 FOLDER = "{name: image_folder, folder: my/images, image_size: 8, streamed: null}"
 
@@ -35,6 +35,22 @@ def test_the_watched_file_follows_the_initial_weights(stage, assignment, files):
 def test_the_file_that_stands_for_none_is_that_of_the_recipe():
     recipe = yaml.safe_load(Path("params.yaml").read_text())
     assert {recipe[stage]["files"] for stage in TRAINING} == {NO_FILE} and Path(NO_FILE).exists()
+    assert {recipe["fetch_data"][key] for key in ("files", "extra_files")} == {NO_FILES} and Path(NO_FILES).exists()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "files"),
+    [
+        (["fetch_data.extra=generated.npz"], "generated.npz"),
+        (["fetch_data.extra=~/generated"], os.path.expanduser("~/generated")),
+        (["fetch_data.extra=null"], NO_FILES),
+        (["fetch_data.extra=a.npz", "fetch_data.extra_files=mine"], "mine"),
+        (["fetch_data.extra=3"], None),
+        (["seed=1"], None),
+    ],
+)
+def test_the_watched_files_follow_the_second_source(assignments, files):
+    assert with_files(delta_of(assignments), "--set").get("fetch_data", {}).get("extra_files") == files
 
 
 @pytest.mark.parametrize(

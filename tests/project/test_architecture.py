@@ -279,7 +279,7 @@ def resolved(dep: str) -> str:
 
 def dependencies(stage: str) -> set[str]:
     """The files and folders of code that a stage depends on."""
-    deps = {resolved(dep) for dep in stages()[stage]["deps"] if not dep.endswith(".files}")}
+    deps = {resolved(dep) for dep in stages()[stage]["deps"] if not dep.endswith("files}")}
     return {dep for dep in deps if dep.startswith("components/")}
 
 

@@ -86,7 +86,7 @@ def test_what_stages_read_is_in_the_image_and_what_they_write_in_a_volume() -> N
         name for stage in stages for kind in ("outs", "metrics", "plots") for name in entries(stage.get(kind, []))
     }
     # Images and weights of one's own are mounted by whoever has some.
-    read = {name for stage in stages for name in entries(stage["deps"]) if not name.endswith(".files}")} - written
+    read = {name for stage in stages for name in entries(stage["deps"]) if not name.endswith("files}")} - written
     mounts = [mount.split(":")[1].removeprefix("/temper/") for mount in SERVICES["stage"]["volumes"]]
     assert not [name for name in written if name.split("/")[0] not in mounts]
     assert not [name for name in read | {"dvc.yaml", "params.yaml"} if not in_context(name)]

@@ -29,19 +29,21 @@ class ImageMemory(nn.Module):
         self.complete = False
 
     def take_stock(self) -> None:
-        """Between epochs, each of which visits every image: notes as `complete` that no image can be new any more."""
+        """Between epochs: notes as `complete` that no image can be new any more."""
         if SEEN in self.tensors:
             self._own = torch.zeros_like(self.tensors[SEEN])
             self.complete = bool(self.tensors[SEEN].all())
 
-    def make_room(self, indices: Tensor, images: Tensor) -> None:
-        """Rows for `images` at these places, in their type and on their device."""
+    def make_room(self, indices: Tensor, images: Tensor, num_images: int = 0) -> None:
+        """Rows for `images` at these places, in their type and on their device; for all of the split where it is known
+        how many these are.
+        """
         if SEEN not in self.tensors:
             self.tensors[SEEN] = torch.zeros(0, dtype=torch.bool, device=images.device)
             for name in self.names:
                 self.tensors[name] = images.new_zeros((0, *images.shape[1:]))
         if not self.complete:
-            self._grow(int(indices.max()) + 1)
+            self._grow(num_images or int(indices.max()) + 1)
 
     def _grow(self, num: int) -> None:
         for name, tensor in self.tensors.named().items():

@@ -15,6 +15,7 @@ from components.statistics.documents import as_json
 _TITLES = {
     "agree": "same answer",
     "dataset": "data set",
+    "extra": "second source",
     "n": "images",
     "only_exact": "fooled by float32 alone",
     "only_search": "fooled by the fast search alone",

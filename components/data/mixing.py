@@ -1,0 +1,40 @@
+"""Batches of two sources: a training set's own images, and those of a second source behind them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.foundation.params import Ratio
+
+
+class Mixture(NamedTuple):
+    """`num_own` images, then `num_extra` of a second source, of which each batch has the share `share`.
+
+    An epoch has as many steps as one of the own images alone, so its cost does not depend on the second source. Gowal
+    et al. (arXiv 2110.09468) and Wang et al. (arXiv 2302.04638) train on generated images in this way, with shares of
+    0.7 and 0.8.
+    """
+
+    num_own: int
+    num_extra: int = 0
+    share: Ratio = Ratio(0)
+
+    def order(self, num_batches: int, order_seed: int) -> Tensor:
+        """The images of an epoch, int64 [num_own], to be cut by `tensor_split` into so many batches.
+
+        A function of `order_seed` alone. Own images come at most once an epoch; those of the second source come again
+        only after all of them have come.
+        """
+        rng = torch.Generator().manual_seed(order_seed)
+        order = torch.randperm(self.num_own, generator=rng)
+        if not self.share:
+            return order
+        batches = order.tensor_split(num_batches)
+        counts = [round(self.share * len(own)) for own in batches]
+        extra = self._extra(sum(counts), rng).split(counts)
+        return torch.cat([part for own, more in zip(batches, extra, strict=True) for part in (own[len(more) :], more)])
+
+    def _extra(self, count: int, rng: torch.Generator) -> Tensor:
+        passes = [torch.randperm(self.num_extra, generator=rng) for _ in range(-(-count // self.num_extra))]
+        return self.num_own + torch.cat(passes)[:count]

@@ -1,0 +1,70 @@
+"""Batches of two sources: what each batch holds, and that the first source alone is drawn as ever."""
+
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+
+from components.data.augmentation import Augmentation
+from components.data.loader import Loader
+from components.data.mixing import Mixture
+from components.foundation.params import Ratio
+
+STILL = Augmentation(crop=0, flip=False, cutmix=0, rand_augment=None)
+OWN, BATCH = 45, 8
+
+
+def loader(extra: int, share: str) -> Loader:
+    images = torch.arange(OWN + extra, dtype=torch.uint8).view(-1, 1, 1, 1)
+    labels = torch.cat([torch.zeros(OWN), torch.ones(extra)]).long()
+    return Loader(images, labels, BATCH, STILL, 2, Mixture(OWN, extra, Ratio(share)))
+
+
+def epoch(of: Loader, seed: int) -> list[list[int]]:
+    return [batch.indices.tolist() for batch in of.epoch(seed, torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize("share", ["3/10", "0.5", "7/10", "0.99"])
+@pytest.mark.parametrize("extra", [1, 10, 200])
+def test_each_batch_has_its_share_of_both(extra, share):
+    mixed = loader(extra, share)
+    batches = epoch(mixed, 3)
+    alone = Loader(mixed.images[:OWN], mixed.labels[:OWN], BATCH, STILL, 2)
+    assert [len(batch) for batch in batches] == [len(batch) for batch in epoch(alone, 3)]
+    for batch in batches:
+        assert sum(index >= OWN for index in batch) == round(Fraction(share) * len(batch))
+    drawn = Counter(index for batch in batches for index in batch)
+    own = [count for index, count in drawn.items() if index < OWN]
+    others = [drawn[index] for index in range(OWN, OWN + extra)]
+    assert all(count == 1 for count in own)
+    assert max(others) - min(others) <= 1
+
+
+def test_the_order_is_a_function_of_the_seed():
+    assert epoch(loader(100, "1/2"), 5) == epoch(loader(100, "1/2"), 5) != epoch(loader(100, "1/2"), 6)
+
+
+def test_over_epochs_every_image_comes():
+    mixed = loader(100, "1/2")
+    assert {index for seed in range(40) for batch in epoch(mixed, seed) for index in batch} == set(range(OWN + 100))
+
+
+def test_images_labels_and_places_belong_together():
+    for batch in loader(100, "7/10").epoch(1, torch.Generator().manual_seed(0)):
+        assert torch.equal((batch.images.flatten() * 255).round().long(), batch.indices)
+        assert torch.equal(batch.labels, (batch.indices >= OWN).long())
+        assert batch.num_images == OWN + 100
+
+
+def test_without_a_share_the_second_source_changes_nothing():
+    with_it, without = loader(100, "0"), loader(0, "0")
+    assert epoch(with_it, 4) == epoch(without, 4)
+    order = torch.randperm(OWN, generator=torch.Generator().manual_seed(4)).tolist()
+    assert [index for batch in epoch(without, 4) for index in batch] == order
+
+
+def test_images_as_they_are_are_those_of_the_first_source():
+    mixed = loader(100, "7/10")
+    shown = torch.cat(list(mixed.clean(mixed.num_batches)))
+    assert (shown.flatten() * 255).round().long().tolist() == list(range(OWN))
