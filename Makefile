@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 # Without its bytecode cache, Python compiles torch anew in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo flow test test-slow coverage check pages docs lock clean
+.PHONY: help setup demo flow test test-slow test-core coverage check pages docs lock clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 14
 
@@ -41,6 +41,14 @@ test: setup  ## the tests (CPU, no network, minutes)
 
 test-slow: setup  ## the slower tests alone
 	@$(PYTEST) -m "slow and not gpu"
+
+# The oldest versions that pyproject.toml allows, without Prefect, MLflow and DVC: what a GPU machine may have.
+test-core: setup  ## attacks, training steps and a toy GPU run with the core alone, in its oldest versions
+	@test -x .venv-core/bin/python || $(PYTHON) -m venv .venv-core
+	@$(VENV)/bin/uv pip install --quiet --python .venv-core/bin/python --resolution lowest-direct -r pyproject.toml \
+		--extra data "pytest>=8.4" "pytest-timeout>=2.4" "jinja2>=3.1"
+	@.venv-core/bin/python -m pytest -m "not slow and not gpu" tests/attacks/test_attacks.py tests/training/test_golden_steps.py
+	@.venv-core/bin/python benchmarks/gpu_programme.py --toy --seconds 300 --only smoke --work .temper/core --results .temper/core/results
 
 coverage: setup  ## what `make test` does, with the share of lines that it executes; fails under the floor
 	@$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term:skip-covered
