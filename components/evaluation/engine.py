@@ -13,6 +13,7 @@ from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
+from components.evaluation.captured_search import captured
 from components.evaluation.document import DOCUMENT, GALLERY, OUTCOMES, Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
@@ -159,6 +160,8 @@ def _victims(
     precision = resolved(search.precision, some.device)
     for name, candidate in candidates.items():
         victim = search.victim(candidate.model, some)
+        if not search.compiled:
+            victim = captured(victim, suite.compute.capture, some.device, note)
         if victim.search is not victim.exact:
             checks[name] = _parity(victim, data, suite)
             if not checks[name]["passed"]:

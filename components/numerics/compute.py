@@ -45,7 +45,8 @@ class Compute:
     threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
     capture: CaptureMode = "auto"
-    """A GPU records training steps and replays them: `auto` where it can, `on` or an error, `off` never."""
+    """A GPU records steps of training and passes of attacks, and replays them: `auto` where it can, `on` or an error,
+    `off` never."""
 
     @property
     def warning(self) -> str:
