@@ -62,8 +62,9 @@ class ImageMemory(nn.Module):
         """Replaces what is remembered of these images, under the names given."""
         for name, values in rows.items():
             self.tensors[name][indices] = values
-        self.tensors[SEEN][indices] = True
-        self._own[indices] = True
+        # Not by assignment, which sends the number from the host in torch 2.11 and so cannot be recorded.
+        self.tensors[SEEN].index_fill_(0, indices, True)
+        self._own.index_fill_(0, indices, True)
 
     def share(self) -> None:
         """After an epoch, in which each image was seen by one process: all remember what any of them saw."""
