@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.memory import lack_of_memory
 from components.foundation.storage import require_bytes
 
 SCHEMA = 8
@@ -144,7 +145,7 @@ class Program(nn.Module):
                 seen(found)
                 values.update(results(found))
             except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if lack_of_memory(error):
                     raise
                 raise InputError(f"{self.where}: operator {target} fails: {_reason(error)}") from None
             for name in unused:
