@@ -145,9 +145,8 @@ class Program(nn.Module):
                 seen(found)
                 values.update(results(found))
             except Exception as error:
-                if lack_of_memory(error):
-                    raise
-                raise InputError(f"{self.where}: operator {target} fails: {_reason(error)}") from None
+                refused = InputError(f"{self.where}: operator {target} fails: {_reason(error)}")
+                raise (error if lack_of_memory(error) else refused) from None
             for name in unused:
                 values.pop(name, None)
         for name in (self._output, *(name for name, _ in self._moved)):
