@@ -1,7 +1,8 @@
 """A team's own networks through all stages: two of timm are trained against attacks, and a small one learns from them.
 
 `python benchmarks/team_walk.py FOLDER` draws pictures of three classes into FOLDER, writes a params.yaml there, runs
-the stages one after the other without DVC, and prints what each took and what each model reached.
+the stages one after the other without DVC, and prints what each took, memory too, and what each model reached.
+`--images DIR --side 224` takes the pictures in DIR/CLASS, and `--micro-batch 0` sends each batch through whole.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -25,6 +26,7 @@ from pipelines.parameters.presets import preset_values
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("bars", "dots", "rings")
 FOLDER = {"name": "image_folder", "color": "rgb", "resize": "crop", "streamed": None}
+SMALL = {"name": "small_cnn", "width": 1, "batch_norm": {"estimator": "running", "momentum": 0.1}}
 LOSS = {"loss": "cross_entropy", "restarts": 1}
 ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.05, "decay_norms": False}
 
@@ -47,12 +49,37 @@ def draw(folder: Path, count: int, side: int) -> None:
         Image.fromarray((255 * pixels).astype(np.uint8)).save(folder / name / f"{number:03d}.png")
 
 
-def recipe(images: Path, side: int, clean: str, robust: str, epochs: int, threads: int) -> dict[str, Any]:
-    """The recipe: the clean and the robust teacher are networks of timm, the student is the small CNN."""
+class Networks(NamedTuple):
+    """A member of `model` for each role."""
+
+    clean: dict[str, Any]
+    robust: dict[str, Any]
+    student: dict[str, Any]
+
+
+class Effort(NamedTuple):
+    """How large images and batches are, and for how long each network is trained."""
+
+    side: int
+    epochs: int
+    batch_size: int
+    micro_batch: int | None
+    cascade: str
+    threads: int
+
+
+def network(text: str) -> dict[str, Any]:
+    """`LIBRARY:ARCHITECTURE` as a member of `model`; without a library it is one of timm."""
+    library, _, architecture = text.rpartition(":")
+    return {"name": library or "timm", "architecture": architecture}
+
+
+def recipe(images: Path, networks: Networks, effort: Effort) -> dict[str, Any]:
+    """The recipe: two teachers, the robust one in parts of a batch, and a student that learns from both."""
     attack = {"steps": 2, "step_size": "epsilon/2"}
     shared = {
-        "recipe.epochs": epochs,
-        "recipe.batch_size": 16,
+        "recipe.epochs": effort.epochs,
+        "recipe.batch_size": effort.batch_size,
         "recipe.average": None,
         "validation_attack": attack,
         "schedule": {"name": "linear", "warmup": 0.5},
@@ -60,27 +87,33 @@ def recipe(images: Path, side: int, clean: str, robust: str, epochs: int, thread
     further = {"recipe.optimizer": ADAMW, "recipe.learning_rate": 1e-3}
     attacks = {"fgsm": {"name": "fgsm"}, "pgd_sat": {"name": "pgd", **attack, "start": "uniform", **LOSS}}
     delta = {
-        "compute": {"device": "auto", "threads": threads},
+        "compute": {"device": "auto", "threads": effort.threads},
         "threat.epsilon": "4/255",
         "ntk": {"epochs": [], "size": 2},
         "fetch_data": {
-            "dataset": {**FOLDER, "folder": str(images), "image_size": side},
+            "dataset": {**FOLDER, "folder": str(images), "image_size": effort.side},
             "files": str(images),
         },
         "normalize_data": {"validation": "1/5", "test": "1/4"},
-        "train_clean_teacher": {**shared, **further, "model": {"name": "timm", "architecture": clean}},
+        "train_clean_teacher": {**shared, **further, "model": networks.clean},
         "train_robust_teacher": {
             **shared,
             **further,
-            "model": {"name": "timm", "architecture": robust},
+            "model": networks.robust,
             "method.attack": attack,
-            "recipe.micro_batch": 8,
+            "recipe.micro_batch": effort.micro_batch,
         },
-        "distill_student": {**shared, "required": None, "method.attack": attack, "recipe.learning_rate": 0.05},
+        "distill_student": {
+            **shared,
+            "required": None,
+            "model": networks.student,
+            "method.attack": attack,
+            "recipe.learning_rate": 0.05,
+        },
         "evaluate_attacks": {
             "batch_size": "auto",
             "attacks": {"only": attacks},
-            "cascade": "none",
+            "cascade": effort.cascade,
             "curve_epsilons": [0, "epsilon"],
             "grid": {"epsilons": ["epsilon"], "attacks": {"only": {"fgsm": {"name": "fgsm"}}}},
             "probe_images": 5,
@@ -113,20 +146,35 @@ def numbers(folder: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def peaks(folder: Path) -> dict[str, int]:
+    """The most memory that each stage held, in MiB: of the device where that is a GPU, else of its process."""
+    costs = {stage: json.loads((folder / f".temper/costs/{stage}.json").read_text("utf-8")) for stage in STAGES}
+    return {stage: round(cost.get("peak_gpu_mib") or cost["peak_mib"]) for stage, cost in costs.items()}
+
+
 def main() -> None:
     options = Arguments(description=__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--count", type=int, default=60)
+    options.add_argument("--images", type=Path, help="pictures in DIR/CLASS; drawn without")
+    options.add_argument("--count", type=int, default=60, help="of the drawn pictures")
     options.add_argument("--side", type=int, default=96)
-    options.add_argument("--clean", default="convnext_atto")
-    options.add_argument("--robust", default="vit_tiny_patch16_224")
+    options.add_argument("--clean", type=network, default="convnext_atto", help="of timm, or LIBRARY:ARCHITECTURE")
+    options.add_argument("--robust", type=network, default="vit_tiny_patch16_224")
+    options.add_argument("--student", type=network, default=SMALL, help="default: the small CNN")
     options.add_argument("--epochs", type=int, default=2)
+    options.add_argument("--batch-size", type=int, default=16)
+    options.add_argument("--micro-batch", type=int, default=8, help="of the robust teacher; 0: the whole batch")
+    options.add_argument("--cascade", default="none", help="none, quick or autoattack")
     options.add_argument("--threads", type=int, default=1)
     told = options.parse_args()
-    images = told.folder.resolve() / "images"
-    draw(images, told.count, told.side)
-    seconds = walk(told.folder, recipe(images, told.side, told.clean, told.robust, told.epochs, told.threads))
-    print(json.dumps({"seconds": seconds, "models": numbers(told.folder)}, indent=1))
+    images = told.images or told.folder / "images"
+    if told.images is None:
+        draw(images, told.count, told.side)
+    effort = Effort(told.side, told.epochs, told.batch_size, told.micro_batch or None, told.cascade, told.threads)
+    values = recipe(images.resolve(), Networks(told.clean, told.robust, told.student), effort)
+    told.folder.mkdir(parents=True, exist_ok=True)
+    seconds = walk(told.folder, values)
+    print(json.dumps({"seconds": seconds, "MiB": peaks(told.folder), "models": numbers(told.folder)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.errors import InputError
 from components.foundation.lines import say
+from components.foundation.memory import within_memory
 from components.foundation.params import member
 from components.foundation.process import as_process
 from components.foundation.provenance import fingerprint, versions
 from components.foundation.storage import write_text
-from components.numerics.compute import within_memory
 from components.numerics.threads import forget, keep, settled
 from components.reports.robustness.brief import run_numbers, run_tags, run_text, run_title
 from components.reports.robustness.contents import Report

@@ -31,6 +31,9 @@ FORWARD = 1 / 3
 SECONDS = 1.0
 """For each of the two measurements."""
 PROCESSES = 8
+# Pixels that are measured with on a CPU: as many as a batch of small images has. One image of 224 pixels is enough
+# work to fill a processor, and a whole batch of them takes minutes and gigabytes.
+PIXELS = 128 * 32 * 32
 # Any number will do to count the attacks.
 SOME_CLASSES = 10
 
@@ -93,7 +96,10 @@ def speed_of(values: Mapping[str, Any], num_classes: int, shape: tuple[int, int,
     nothing = Normalization(method="none", offset=(0.0,) * shape[0], scale=(1.0,) * shape[0])
     model = channels_last(member(MODELS, section["model"], "model").build(num_classes, shape, nothing).to(device))
     rng = torch.Generator(device).manual_seed(0)
-    images = torch.rand((section["recipe"]["batch_size"], *shape), generator=rng, device=device)
+    count = section["recipe"]["batch_size"]
+    if device.type == "cpu":
+        count = min(count, max(2, PIXELS // (shape[1] * shape[2])))
+    images = torch.rand((count, *shape), generator=rng, device=device)
     labels = torch.arange(len(images), device=device) % num_classes
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     threat = read_threat(NORMS, values["threat"], "threat")

@@ -1,6 +1,5 @@
 """How many images an evaluation puts through its networks at a time, where the recipe leaves that to memory."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
+from components.foundation.memory import free_main_memory
 from components.foundation.params import count_or_auto, is_count
 from components.foundation.provenance import fingerprint
 from components.foundation.storage import read_state, write_json
@@ -86,11 +86,7 @@ def bytes_of_an_image(network: nn.Module, image: Tensor) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; of the CPU, what the system can give away."""
+    """Bytes that are free on a device; of the CPU, for this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free_main_memory()

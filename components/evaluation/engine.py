@@ -235,15 +235,17 @@ def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, suit
 def _write_gallery(victims: Mapping[str, Victim], places: Tensor, data: Data, suite: Suite, results: Path) -> None:
     """Writes the test images at `places` with every model's adversarial version and its answers."""
     test = data.test
-    images, labels, _ = next(test._replace(batch_size=len(places)).batches(places))
     tensors, seed = {"images": test.images[places]}, derived(suite.seed, "attacks")
     answers: dict[str, dict[str, list[int]]] = {"clean": {}, "adversarial": {}}
     for name, victim in victims.items():
-        images_adv = suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, places))
-        tensors[f"adversarial/{name}"] = images_adv
-        answers["clean"][name] = predict(victim, images).tolist()
-        answers["adversarial"][name] = predict(victim, images_adv).tolist()
-    about = {"indices": places.tolist(), "labels": labels.tolist(), "attack": suite.section.curve_attack}
+        attacked = list[Tensor]()
+        answers["clean"][name], answers["adversarial"][name] = [], []
+        for images, labels, chosen in test.batches(places):
+            attacked.append(suite.curve_attack(victim, images, labels, suite.threat, Noise(seed, chosen)))
+            answers["clean"][name] += predict(victim, images).tolist()
+            answers["adversarial"][name] += predict(victim, attacked[-1]).tolist()
+        tensors[f"adversarial/{name}"] = torch.cat([test.images[:0].float(), *attacked])
+    about = {"indices": places.tolist(), "labels": test.labels[places].tolist(), "attack": suite.section.curve_attack}
     files = {"files": [data.files[place] for place in places.tolist()]} if data.files else {}
     write_tensors(results / GALLERY, tensors, about | files | answers)
 

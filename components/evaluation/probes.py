@@ -135,7 +135,9 @@ def _forwards(network: nn.Module, test: TestSet) -> dict[str, Any]:
         repeats = [_logits(network, images, test.batch_size) for _ in range(FORWARDS)]
         alone = _logits(network, images[:ALONE], 1)
         small = _logits(network, images, FEW)
-        turned = _logits(network, images.flip(0), len(images)).flip(0)
+        # As many at a time as memory is said to hold, yet not the same neighbours where those are not all.
+        whole = len(images) <= test.batch_size
+        turned = _logits(network, images.flip(0), len(images) if whole else max(1, 2 * test.batch_size // 3)).flip(0)
     buffers = dict(network.named_buffers())
     moved = [name for name, buffer in before.items() if not torch.equal(buffer, buffers[name])]
     for name, buffer in before.items():

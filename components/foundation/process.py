@@ -12,6 +12,7 @@ from types import FrameType
 
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line, say
+from components.foundation.memory import lack_of_memory
 
 WORK = Path(".temper")
 """Resume state, journals and times: everything that is not an input or a declared output."""
@@ -66,18 +67,18 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def is_users(error: BaseException) -> bool:
     """Whether an error is the user's or the machine's to mend, so that one line says all there is to say."""
-    return isinstance(error, InputError | OSError) or _is_out_of_gpu_memory(error)
+    return isinstance(error, InputError | OSError) or bool(lack_of_memory(error))
 
 
 def in_one_line(error: BaseException) -> str:
     """What such an error says, in one line; of the operating system's errors the path and the reason."""
+    if short := lack_of_memory(error):
+        return f"{short}: free some, or take smaller images or batches"
     if isinstance(error, OSError):
         # Libraries raise some without a number, with all they have to say in their text.
         reason = error.strerror or one_line(error) or type(error).__name__
         names = " -> ".join(_path(name) for name in (error.filename, error.filename2) if name not in (None, ""))
         return _cut(one_line(f"{names or 'output'}: {reason}"))
-    if _is_out_of_gpu_memory(error):
-        return one_line(f"out of GPU memory, lower batch_size ({str(error).splitlines()[0]})")
     return _cut(one_line(error))
 
 
@@ -87,8 +88,3 @@ def _cut(text: str) -> str:
 
 def _path(name: object) -> str:
     return os.fsdecode(name) if isinstance(name, bytes) else str(name)
-
-
-def _is_out_of_gpu_memory(error: BaseException) -> bool:
-    # By name, since importing torch takes seconds, and such an error can only occur where torch is loaded already.
-    return "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}

@@ -1,9 +1,7 @@
 """Where tensors live and how reproducibly they are computed."""
 
 import os
-import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -98,21 +96,6 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     able = torch.cpu.get_capabilities()
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
-
-
-@contextmanager
-def within_memory(remedy: str) -> Iterator[None]:
-    """Has a lack of memory inside the block end in one line, with the remedy."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        # Torch has no class of its own for the memory of the CPU.
-        if type(error) is RuntimeError and "not enough memory" not in text and "can't allocate memory" not in text:
-            raise
-        where = "GPU" if isinstance(error, torch.OutOfMemoryError) else "main memory"
-        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
-        raise InputError(f"out of memory ({where}{f', asked for {asked[1]}' if asked else ''}): {remedy}") from None
 
 
 def training_arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

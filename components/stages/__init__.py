@@ -10,6 +10,7 @@ import torch
 
 from components.foundation.checkout import require_free
 from components.foundation.errors import InputError
+from components.foundation.memory import within_memory
 from components.foundation.params import Params
 from components.foundation.process import RECIPE, WORK, as_process
 from components.foundation.provenance import fingerprint, git_commit, inputs_of, versions
@@ -32,6 +33,14 @@ SHARED = ("seed", "compute", "parallel", "threat", "ntk")
 # The section that no number depends on: the report alone reads it.
 CRITERIA = "criteria"
 KNOWN = {*STAGES, *SHARED, CRITERIA}
+# What to lower where memory is short, unless the stage knows better.
+SMALLER_DATA = "lower fetch_data.dataset.image_size, or leave the images in their files (fetch_data.dataset.streamed)"
+REMEDIES = {
+    "fetch_data": SMALLER_DATA,
+    "normalize_data": f"{SMALLER_DATA}, or lower normalize_data.train_limit and test_limit",
+    "evaluate_attacks": "lower normalize_data.test_limit, or free some",
+    "report": "lower report.gallery_images, or free some",
+}
 
 
 def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
@@ -51,7 +60,8 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             journal.params(own, params.values, title_of(params.values))
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
             tell_threads(read, params, journal)
-            main(params, journal)
+            with within_memory(REMEDIES.get(stage, SMALLER_DATA)):
+                main(params, journal)
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)
             journal.metrics({f"cost_{name}": value for name, value in cost.items()}, step=None)

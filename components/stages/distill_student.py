@@ -82,7 +82,7 @@ class Measured(NamedTuple):
 def measured(teachers: Mapping[str, nn.Module], splits: Splits, settings: Settings) -> Iterator[Measured]:
     """The clean teacher without an attack, the robust one under the validation attack, on the validation split."""
     device, seed = next(teachers["clean_teacher"].parameters()).device, derived(settings.seed, "teachers")
-    test = TestSet(*splits.validation.on(device), settings.section.recipe.batch_size)
+    test = TestSet(*splits.validation.on(device), settings.section.recipe.at_a_time)
     for name, attack in (("clean_teacher", None), ("robust_teacher", settings.section.validation_attack)):
         kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
         right = run_attack(teachers[name], test, attack, settings.threat, seed).right.float().mean().item()

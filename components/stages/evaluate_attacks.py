@@ -18,12 +18,12 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.progress import Progress
 from components.evaluation.suite import Suite
 from components.foundation.arguments import take_none
+from components.foundation.memory import within_memory
 from components.foundation.params import Params
 from components.foundation.process import WORK
 from components.foundation.provenance import code_of, fingerprint, inputs_of, versions
 from components.foundation.storage import read_mapping, sha256
 from components.models.parts.model_file import load_frozen
-from components.numerics.compute import within_memory
 from components.reports.wording import task_title
 from components.stages import run
 from components.stages.evidence import evidence_on

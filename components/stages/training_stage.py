@@ -15,6 +15,7 @@ from components.data.normalization import normalization_of
 from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
+from components.foundation.memory import within_memory
 from components.foundation.params import Params, member, short, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed
@@ -25,7 +26,7 @@ from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
-from components.numerics.compute import Compute, within_memory
+from components.numerics.compute import Compute
 from components.numerics.parallel import Parallel, rank
 from components.numerics.random_numbers import derived
 from components.optimizers import OPTIMIZERS
@@ -203,7 +204,7 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     if settings.ntk.epochs:
         journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)
-    attack, size = section.validation_attack, recipe.batch_size
+    attack, size = section.validation_attack, recipe.at_a_time
     validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
     state.capture = Capture(settings.compute.capture, lambda line: journal.note(f"{training.stage}: {line}"))
@@ -213,8 +214,7 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     if (epoch := saved_epoch(kept.folder)) is not None:
         journal.note(f"{training.stage}: continues from epoch {epoch}")
-    remedy = f"lower {training.stage}.recipe.batch_size ({recipe.batch_size}) or micro_batch ({recipe.micro_batch})"
-    with within_memory(remedy):
+    with within_memory(remedy(training, state.method.divisible)):
         for record in fit(state, loader, plan, kept.folder):
             numbers = {name: value for name, value in record.items() if name != "epoch"}
             journal.metrics(numbers, step=int(record["epoch"]))
@@ -223,6 +223,15 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
         publish(training, splits, state, kept.folder)
         tell(training, journal)
         kept.finish(outputs(training.name))
+
+
+def remedy(training: TrainingRun, divisible: bool) -> str:
+    """What to lower where memory is short: the keys that bound what goes through the network at a time."""
+    recipe, ntk = training.settings.section.recipe, training.settings.ntk
+    where, key = f"{training.stage}.recipe", "micro_batch" if recipe.micro_batch else "batch_size"
+    parts = "" if recipe.micro_batch or not divisible else ", or set micro_batch to less than that"
+    kernel = f", or ntk.size ({ntk.size})" if ntk.epochs else ""
+    return f"lower {where}.{key} ({getattr(recipe, key)}){parts}{kernel}"
 
 
 def depends_on(training: TrainingRun) -> Inputs:

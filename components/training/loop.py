@@ -70,6 +70,11 @@ class Recipe:
     """Images that go through the network at a time, where a batch is more than memory holds; null: the whole batch.
     Batch norm sees so many."""
 
+    @property
+    def at_a_time(self) -> int:
+        """Images that go through the network at a time, while it is measured too."""
+        return min(self.micro_batch or self.batch_size, self.batch_size)
+
 
 class Plan(NamedTuple):
     """All that a run follows besides its state: recipe, learning rates, threat model and the seed of its order.

@@ -48,8 +48,10 @@ class Validation:
     def _kernels(self, model: nn.Module, epoch: int, rng: torch.Generator) -> dict[str, float]:
         if not self.probe.due(epoch):
             return {}
-        images = self.probe.images
-        images_adv = self.attack(model, images, self.probe.labels.to(images.device), self.threat, rng)
+        images, size = self.probe.images, self.batch_size
+        labels = self.probe.labels.to(images.device)
+        parts = zip(images.split(size), labels.split(size), strict=True)
+        images_adv = torch.cat([self.attack(model, *part, self.threat, rng) for part in parts])
         return self.probe.measure(model, epoch, images_adv)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from components.data.batch import Batch
 from components.data.loader import Loader
 from components.evaluation.batch_size import free_memory
 from components.foundation.errors import InputError
-from components.numerics.compute import within_memory
+from components.foundation.memory import within_memory
 from components.schedules.constant import Constant
 from components.training.loop import Plan, _backward, fit, start
 from components.wrappers.awp import Awp
@@ -78,28 +78,6 @@ def test_a_run_in_parts_ends_where_the_whole_does(linf, tmp_path):
         ends.append(copy.deepcopy(state.model.state_dict()))
     for name in ends[0]:
         assert torch.allclose(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0\nhas"),
-            "(GPU, asked for 20.00 MiB)",
-        ),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "(main memory)"),
-        (MemoryError(), "(main memory)"),
-    ],
-)
-def test_a_lack_of_memory_is_one_line_with_the_remedy(error, line):
-    with pytest.raises(InputError) as caught, within_memory("lower batch_size"):
-        raise error
-    assert str(caught.value) == f"out of memory {line}: lower batch_size"
-
-
-def test_another_error_stays_what_it_is():
-    with pytest.raises(RuntimeError, match="shapes"), within_memory("lower batch_size"):
-        raise RuntimeError("shapes differ")
 
 
 def test_a_tensor_that_no_memory_holds_is_such_a_lack():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.memory import lack_of_memory
 from components.foundation.storage import require_bytes
 
 SCHEMA = 8
@@ -144,9 +145,8 @@ class Program(nn.Module):
                 seen(found)
                 values.update(results(found))
             except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise InputError(f"{self.where}: operator {target} fails: {_reason(error)}") from None
+                refused = InputError(f"{self.where}: operator {target} fails: {_reason(error)}")
+                raise (error if lack_of_memory(error) else refused) from None
             for name in unused:
                 values.pop(name, None)
         for name in (self._output, *(name for name, _ in self._moved)):
