@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCALE = "gpu"
 SEEDS = (0, 1, 2)
 # In the order in which their arms are measured.
-STUDIES = ("fast_at", "smooth", "guidance", "scale", "smooth_labels")
+STUDIES = ("fast_at", "smooth_mep", "smooth", "guidance", "scale", "smooth_labels")
 # To plan with: seconds of an evaluation, and of one pass of ResNet-18 over the training images, there and back, at a
 # fifth of the card's rate of bfloat16 products.
 EVALUATION, SECONDS_PER_PASS = 200, 0.75

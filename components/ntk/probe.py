@@ -26,7 +26,7 @@ class ProbeSchedule:
     """When and how exactly to measure: section `ntk` of params.yaml. No epochs: never."""
 
     epochs: tuple[Whole, ...]  # Epochs at whose end the kernel is measured; 0 is before training.
-    size: Annotated[int, Field(ge=2, le=100_000)]  # Images that the kernel is measured on.
+    size: Annotated[int, Field(ge=2, le=100_000)]  # Images that the kernel is measured on, where there are epochs.
     directions: Annotated[
         Directions, BeforeValidator(_directions)
     ]  # Random-sign combinations of the logits, at least 4, or "exact".
@@ -43,7 +43,7 @@ class ImageSource(Protocol):
 
 
 class KernelProbe:
-    """Measures the kernel on `images`, float [size, C, H, W] in [0, 1], the same at every epoch.
+    """Measures the kernel on `images`, float [size, C, H, W] in [0, 1], the same at every epoch; none without epochs.
 
     Args:
         schedule: epochs, size and directions.
@@ -52,13 +52,15 @@ class KernelProbe:
         num_classes: of the labels.
         seed: of the drawn images and of the random signs.
 
-    Errors: fewer images than the schedule's size.
+    Errors: epochs, and fewer images than the schedule's size.
     """
 
     def __init__(
         self, schedule: ProbeSchedule, images: ImageSource, labels: Tensor, num_classes: int, seed: int
     ) -> None:
-        chosen = stratified_indices(labels, schedule.size, derived(seed, "ntk images"))
+        # What is never measured needs no images, however many the schedule names.
+        size = schedule.size if schedule.epochs else 0
+        chosen = stratified_indices(labels, size, derived(seed, "ntk images"))
         drawn = images[chosen]
         self.images = drawn if drawn.is_floating_point() else drawn.float() / 255
         self.labels = labels[chosen].cpu()

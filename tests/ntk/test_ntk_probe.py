@@ -107,6 +107,14 @@ def test_stratified_indices_are_balanced_seeded_and_unique() -> None:
         stratified_indices(labels, 83, seed=0)
 
 
+def test_without_epochs_the_size_does_not_matter() -> None:
+    """No image is drawn, or decoded, for what is never measured."""
+    never = KernelProbe(ProbeSchedule(epochs=(), size=41, directions=4), *labelled(40), NUM_CLASSES, seed=5)
+    assert len(never.images) == len(never.labels) == 0 and not never.due(0) and not never.state_dict()
+    with pytest.raises(InputError, match=r"ntk\.size: got 41, but there are only 40 images"):
+        new_probe(size=41)
+
+
 def test_probe_holds_pixels_and_measures_both_kinds() -> None:
     probe, model = new_probe(), small_net()
     assert probe.images.shape == (8, 3, 8, 8) and 0 < probe.images.max() <= 1

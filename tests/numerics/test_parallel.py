@@ -14,7 +14,8 @@ from components.numerics.random_numbers import Part
 from components.numerics.tensor_files import read_tensors
 from tests.parts import parallel_worker
 from tests.parts.method_members import MEMBERS
-from tests.parts.processes import together
+from tests.parts.parallel_worker import Kind
+from tests.parts.processes import on_two_gpus, require_close, together
 
 TRAININGS = [*MEMBERS, *parallel_worker.VARIANTS]
 # So many that the gates of ConvergeSmooth open.
@@ -100,42 +101,51 @@ def ends(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
     return read_tensors(folder / f"{name}.{rank}.safetensors")[0]
 
 
-def worker(folder: Path, names: list[str], epochs: str = EPOCHS, batch_norm: str = "synchronised", stop: str = "9"):
+def worker(
+    folder: Path,
+    kind: Kind,
+    names: list[str],
+    epochs: str = EPOCHS,
+    batch_norm: str = "synchronised",
+    stop: str = "9",
+):
+    """Trainings by two processes, on the CPU or on a GPU each."""
     folder.mkdir(exist_ok=True)
-    together(["-m", "tests.parts.parallel_worker", str(folder), epochs, batch_norm, stop, *names])
+    together(["-m", "tests.parts.parallel_worker", str(folder), kind, epochs, batch_norm, stop, *names])
+
+
+@pytest.fixture(scope="module", params=["cpu", on_two_gpus("cuda")])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Where processes train: over gloo, or over NCCL."""
+    return request.param
+
+
+@pytest.fixture
+def device(kind: Kind) -> torch.device:
+    """Where one process trains, to compare with."""
+    return parallel_worker.prepared(kind)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every training, and the derivatives of batch norm, by two processes."""
     folder = tmp_path_factory.mktemp("parallel") / "two"
-    worker(folder, ["gradients", *TRAININGS])
+    worker(folder, kind, ["gradients", *TRAININGS])
     return folder
 
 
-def require_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], tolerance: float) -> None:
-    """The same up to `tolerance` times the largest number of each tensor, or about that of a tensor of hundredths: some
-    numbers are zero but for rounding, as the gradient of a bias before batch norm."""
-    assert left.keys() == right.keys()
-    for key in left:
-        one, other = left[key].double(), right[key].double()
-        assert one.shape == other.shape, key
-        furthest = (one - other).abs().max() if one.numel() else 0
-        assert furthest <= tolerance * (one.abs().amax() if one.numel() else 0) + tolerance / 50, key
-
-
 @pytest.mark.slow
-def test_derivatives_are_those_of_one_process(two, tmp_path):
-    parallel_worker.gradients(tmp_path)
+def test_derivatives_are_those_of_one_process(two, device, tmp_path):
+    parallel_worker.gradients(tmp_path, device)
     require_close(ends(tmp_path, "gradients"), ends(two, "gradients"), 1e-12)
     require_close(ends(tmp_path, "gradients"), ends(two, "gradients", 1), 1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
-def test_two_processes_train_as_one_does(name, two, tmp_path):
+def test_two_processes_train_as_one_does(name, two, device, tmp_path):
     """The loss curve of one process with the same whole batch; the same state, bit for bit, on both."""
-    parallel_worker.train(name, tmp_path, int(EPOCHS), "synchronised")
+    parallel_worker.train(name, tmp_path, int(EPOCHS), "synchronised", device=device)
     left, right = ends(two, name), ends(two, name, 1)
     assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
     both, one = [read_json(two / f"{name}.{rank}.json") for rank in range(2)], read_json(tmp_path / f"{name}.0.json")
@@ -149,30 +159,30 @@ def test_two_processes_train_as_one_does(name, two, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_and_continued_equals_uninterrupted(two, tmp_path):
+def test_stopped_and_continued_equals_uninterrupted(two, kind, device, tmp_path):
     """Bit for bit by as many processes; by one process, but for rounding."""
     cut = tmp_path / "cut"
-    worker(cut, TRAININGS, stop="2")
+    worker(cut, kind, TRAININGS, stop="2")
     assert {len(read_json(cut / f"{name}.1.json")["history"]) for name in TRAININGS} == {2}
     alone = tmp_path / "alone"
     alone.mkdir()
     for file in (cut / "pgd_at").iterdir():
         (alone / "pgd_at").mkdir(exist_ok=True)
         (alone / "pgd_at" / file.name).write_bytes(file.read_bytes())
-    worker(cut, TRAININGS)
+    worker(cut, kind, TRAININGS)
     for name in TRAININGS:
         whole, again = ends(two, name), ends(cut, name)
         assert whole.keys() == again.keys(), name
         assert [key for key in whole if not torch.equal(whole[key], again[key])] == [], name
         assert read_json(two / f"{name}.0.json") == read_json(cut / f"{name}.1.json")
-    parallel_worker.train("pgd_at", alone, int(EPOCHS), "synchronised")
+    parallel_worker.train("pgd_at", alone, int(EPOCHS), "synchronised", device=device)
     require_close(ends(two, "pgd_at"), ends(alone, "pgd_at"), 1e-4)
 
 
 @pytest.mark.slow
-def test_batch_norm_of_each_process_ends_in_one_model(two, tmp_path):
+def test_batch_norm_of_each_process_ends_in_one_model(two, kind, tmp_path):
     names = [name for name in ("pgd_at", "swa", "adr", "lbgat", "trades") if name in TRAININGS]
-    worker(tmp_path, names, batch_norm="per_process")
+    worker(tmp_path, kind, names, batch_norm="per_process")
     for name in names:
         left, right = ends(tmp_path, name), ends(tmp_path, name, 1)
         assert all(torch.equal(left[key], right[key]) for key in left), name

@@ -1,11 +1,12 @@
 """What the tests of parallel training run, in one process or in several: small trainings whose end is written down.
 
-As one of several processes: `python -m tests.parts.parallel_worker OUT EPOCHS BATCH_NORM RECORDS MEMBER...`.
+As one of several processes: `python -m tests.parts.parallel_worker OUT DEVICE EPOCHS BATCH_NORM RECORDS MEMBER...`.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
+from components.numerics.compute import Compute
 from components.numerics.tensor_files import write_tensors
 from components.optimizers.sgd import Sgd
 from components.schedules.one_cycle import OneCycle
@@ -34,6 +36,9 @@ LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 # Not a multiple of the batch size, so that batches and parts of batches differ in size.
 NUM_IMAGES, BATCH_SIZE = 46, 12
 
+CPU = torch.device("cpu")
+Kind = Literal["cpu", "cuda"]
+KINDS: dict[str, Kind] = {"cpu": "cpu", "cuda": "cuda"}
 BATCH_NORMS: dict[str, parallel.BatchNormOver] = {"synchronised": "synchronised", "per_process": "per_process"}
 # Trainings beside the members themselves, by name.
 VARIANTS: dict[str, Callable[[], Method]] = {
@@ -68,14 +73,22 @@ def recipe(name: str, epochs: int) -> Recipe:
     )
 
 
-def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver, records: int = 9) -> None:
+def prepared(kind: Kind) -> torch.device:
+    """The device, set up as a stage does it: with this process's own GPU, in the group of those it trains with."""
+    # On a GPU the same bits on all processes need it: each measures the kernel for itself.
+    return Compute(device=kind, threads=1, deterministic=kind == "cuda").prepare()
+
+
+def train(
+    name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver, records: int = 9, device: torch.device = CPU
+) -> None:
     """Trains on, for `epochs` or until so many records are there; how it ends goes to `out`/NAME.RANK.*"""
-    images, labels = data()
+    images, labels = (tensor.to(device) for tensor in data())
     torch.manual_seed(1)
     probe = KernelProbe(ProbeSchedule(epochs=(0, 1), size=6, directions=4), images, labels, 3, seed=0)
     validation = Validation(images[:11], labels[:11], ATTACK, LINF, 4, probe, seed=0)
     fields = recipe(name, epochs)
-    state = start(TinyNet(), (VARIANTS | MEMBERS)[name](), validation, fields, seed=0)
+    state = start(TinyNet().to(device), (VARIANTS | MEMBERS)[name](), validation, fields, seed=0)
     loader = Loader(images, labels, fields.batch_size, fields.augmentation, num_classes=3)
     plan = Plan(fields, OneCycle(start=0.5, peak=0.3), LINF, 0, batch_norm)
     for _ in fit(state, loader, plan, out / name):
@@ -85,14 +98,15 @@ def train(name: str, out: Path, epochs: int, batch_norm: parallel.BatchNormOver,
     write_json(out / f"{name}.{parallel.rank()}.json", {"history": state.history, "passes": state.passes})
 
 
-def gradients(out: Path) -> None:
+def gradients(out: Path, device: torch.device = CPU) -> None:
     """First and second derivatives through synchronised batch norm, in float64, with parts of 3 and 2 images."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
-    model.double()
-    images, labels = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    model.to(device).double()
+    images = torch.randn(5, 2, 6, 6, dtype=torch.float64).to(device)
+    labels = torch.tensor([0, 1, 2, 0, 1], device=device)
     rank, ranks = parallel.rank(), parallel.world_size()
     own = images[rank::ranks].clone().requires_grad_()
     with synchronised(model):
@@ -107,12 +121,10 @@ def gradients(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parallel.join(torch.device("cpu"))
-    folder = Path(sys.argv[1])
-    for member in sys.argv[5:]:
+    folder, own = Path(sys.argv[1]), prepared(KINDS[sys.argv[2]])
+    for member in sys.argv[6:]:
         if member == "gradients":
-            gradients(folder)
+            gradients(folder, own)
         else:
-            train(member, folder, int(sys.argv[2]), BATCH_NORMS[sys.argv[3]], int(sys.argv[4]))
+            train(member, folder, int(sys.argv[3]), BATCH_NORMS[sys.argv[4]], int(sys.argv[5]), own)
     parallel.leave()

@@ -200,12 +200,13 @@ def test_every_arm_of_every_study_is_valid(folder, scale, name):
 
 
 def test_studies_answer_with_three_seeds_and_pairs_of_their_own():
-    assert [path.parent.name for path in STUDIES] == ["fast_at", "guidance", "scale", "smooth", "smooth_labels"]
+    names = [path.parent.name for path in STUDIES]
+    assert names == ["fast_at", "guidance", "scale", "smooth", "smooth_labels", "smooth_mep"]
     for path in STUDIES:
         one = read_study(path.parent)
         assert len(one.seeds) >= 3 and one.pairs and "gpu" in one.scales
-        # Its question is about the published protocol, which takes a GPU.
-        assert ("cpu" in one.scales) == (path.parent.name != "fast_at")
+        # The question of these is about a published protocol, which takes a GPU.
+        assert ("cpu" in one.scales) == (path.parent.name not in ("fast_at", "smooth_mep"))
 
 
 def test_a_collapse_is_a_fall_below_half_of_the_best():

@@ -15,10 +15,12 @@ import torch
 
 from benchmarks import gpu_programme
 from benchmarks.gpu import transfer, weights
-from benchmarks.gpu.items import STUDIES, Item, programme
+from benchmarks.gpu.arm import PUBLISHED, headline
+from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
 from components.foundation.storage import read_json, write_json, write_text
 from components.numerics.tensor_files import read_tensors, write_tensors
+from pipelines.studies.file import arm_params, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 # An experiment that counts its calls, and does in each what it is told: a status, or more to do.
@@ -72,6 +74,30 @@ def test_every_experiment_is_there_once_and_one_seed_comes_before_the_second():
     assert [item.id for item in programme(toy=True)] == [
         item.id for item in items if not re.search(r"\.[12]$", item.id)
     ]
+
+
+def test_what_is_published_stands_beside_an_arm_of_the_list():
+    published = read_json(PUBLISHED)
+    first = {item.id for item in programme(toy=True)}
+    assert all(f"{study}.{arm}.0" in first for study, arms in published.items() for arm in arms)
+    assert all({"clean", "autoattack"} <= row.keys() for arms in published.values() for row in arms.values())
+    best = {"value": 0.6}
+    numbers = {"accuracies": {"best": {"clean": best, "worst_case": best}}, "verdicts": {"best": "trusted"}}
+    said = headline(numbers, published["smooth_mep"]["b_smooth"])
+    assert said == "clean 60.0%, worst case 60.0%, trusted (published: clean 63.8, AutoAttack 23.7)"
+
+
+def test_converge_smooth_on_mep_is_the_published_recipe():
+    folder = ROOT / "studies/smooth_mep"
+    arms = {name: arm_params(ROOT, folder, read_study(folder), SCALE, name) for name in ("b_smooth", "fgsm_mep")}
+    for params in arms.values():
+        section, evaluation = params["train_robust_teacher"], params["evaluate_attacks"]
+        assert params["threat"]["epsilon"] == "16/255" and evaluation["cascade"] == "autoattack"
+        assert (section["method"]["name"], section["model"]["name"]) == ("fgsm_mep", "resnet18")
+        assert section["schedule"] == {"name": "step", "milestones": [100, 105], "decay": 0.1}
+        assert section["recipe"]["epochs"] == 110 and section["recipe"]["average"] is None
+    assert arms["b_smooth"]["train_robust_teacher"]["smoothing"]["form"] == "batch"
+    assert arms["fgsm_mep"]["train_robust_teacher"]["smoothing"] is None
 
 
 def test_what_is_done_is_skipped_and_what_was_stopped_goes_on(run, tmp_path, capsys):

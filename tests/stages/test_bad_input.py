@@ -170,6 +170,8 @@ def test_a_class_without_training_images_is_refused(copied, refused):
 def test_more_probe_images_than_training_images(copied, refused):
     make_project(copied, **{"ntk.size": 1000})
     assert refused(copied, CLEAN).startswith("ntk.size: got 1000, but there are only 180 images")
+    make_project(copied, **{"ntk.size": 1000, "ntk.epochs": []})
+    run_here(copied, CLEAN)
 
 
 def test_more_limit_than_images_and_larger_batches_than_sets_work(copied):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.foundation.storage import read_json
+from components.foundation.storage import read_csv, read_json
+from components.numerics.tensor_files import read_tensors
 from tests.parts.pipeline_files import (
     await_epoch,
     changed,
@@ -24,6 +25,7 @@ from tests.parts.pipeline_files import (
     start_stage,
     unfinished,
 )
+from tests.parts.processes import on_two_gpus, require_close
 from tests.parts.sentinel_fields import ALWAYS, SENTINEL
 
 pytestmark = pytest.mark.slow
@@ -110,6 +112,25 @@ def test_torchrun_does_the_same(whole, data, tmp_path):
     assert status == 0, err
     assert hashes(folder) == hashes(whole[0])
     assert out.count(f"/{EPOCHS}  loss") == EPOCHS and len(events(folder)) == len(events(whole[0]))
+
+
+@pytest.mark.parametrize("device", ["cpu", on_two_gpus("cuda")])
+def test_two_processes_end_as_one_does(device, tmp_path):
+    """The whole stage: what `compute` sets up, the group, the files. On GPUs each process has its own, over NCCL."""
+    rows, states = [], []
+    for processes in (1, 2):
+        changes = {"parallel.processes": processes, "compute.device": device, f"{STAGE}.recipe.precision": "float32"}
+        folder = make_project(tmp_path / str(processes), **changes)
+        run_here(folder, "fetch_data", "normalize_data")
+        status, _, err = finish(start_stage(STAGE, folder))
+        assert (status, err) == (0, "")
+        rows.append(read_csv(folder / "curves/clean_teacher.csv"))
+        states.append(read_tensors(folder / "models/clean_teacher.last.safetensors")[0])
+    for alone, both in zip(*rows, strict=True):
+        assert {k: float(v) for k, v in both.items() if v} == pytest.approx(
+            {k: float(v) for k, v in alone.items() if v}, rel=1e-3, abs=1e-3
+        )
+    require_close(*states, 0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

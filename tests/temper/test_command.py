@@ -49,9 +49,12 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["params", "show", "--preset", "cifar_fast"], "--preset: unknown 'cifar_fast', perhaps cifar10_fast, "),
         (
             ["study", "none"],
-            "no study 'none' (studies/ has fast_at, guidance, scale, smooth, smooth_labels; a folder with a ",
+            "no study 'none' (studies/ has fast_at, guidance, scale, smooth, smooth_labels, smooth_mep; ",
         ),
-        (["study"], "which study? (studies/ has fast_at, guidance, scale, smooth, smooth_labels; a folder with a "),
+        (
+            ["study"],
+            "which study? (studies/ has fast_at, guidance, scale, smooth, smooth_labels, smooth_mep; ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
