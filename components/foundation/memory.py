@@ -3,7 +3,7 @@
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def _readable(size: str) -> str:
 
 
 @contextmanager
-def within_memory(remedy: str) -> Iterator[None]:
+def within_memory(remedy: str) -> Generator[None]:
     """Has a lack of memory inside the block end in one line, with the remedy."""
     try:
         yield

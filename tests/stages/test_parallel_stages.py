@@ -130,7 +130,7 @@ def test_two_processes_end_as_one_does(device, tmp_path):
         assert {k: float(v) for k, v in both.items() if v} == pytest.approx(
             {k: float(v) for k, v in alone.items() if v}, rel=1e-3, abs=1e-3
         )
-    require_close(*states, 0.05)
+    require_close(states[0], states[1], 0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
