@@ -10,7 +10,11 @@ from pathlib import Path
 from components.foundation.errors import InputError
 
 # Torch has no class of its own for the memory of the CPU: its libraries and Python say it in these words.
-_WORDS = re.compile(r"not enough memory|(?:can't|cannot) allocate memory|bad_alloc|can't start new thread", re.I)
+_WORDS = re.compile(
+    r"not enough memory|(?:can't|cannot) allocate memory|bad_alloc|can't start new thread|"
+    "could not create a primitive$",
+    re.IGNORECASE,
+)
 _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.I)
 _NO_LIMIT = 2**62
 # Files of a control group, such as a container's: its limit, what it uses, and of that what can be given back.

@@ -60,7 +60,9 @@ def run(stage: str, main: Callable[[Params, Journal], None]) -> None:
             journal.params(own, params.values, title_of(params.values))
             journal.tags({"git.commit": git_commit(), **{f"version.{k}": v for k, v in versions().items()}})
             tell_threads(read, params, journal)
-            with within_memory(REMEDIES.get(stage, SMALLER_DATA)):
+            with within_memory(
+                REMEDIES.get(stage, f"lower {stage}.recipe.batch_size, or fetch_data.dataset.image_size")
+            ):
                 main(params, journal)
             cost = _cost(time.monotonic() - began)
             write_json(WORK / "costs" / f"{stage}.json", cost)

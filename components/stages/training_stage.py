@@ -204,8 +204,8 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     if settings.ntk.epochs:
         journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)
-    attack, size = section.validation_attack, recipe.at_a_time
-    validation = Validation(*held_out, attack, settings.threat, size, probe, settings.seed)
+    size = recipe.at_a_time
+    validation = Validation(*held_out, section.validation_attack, settings.threat, size, probe, settings.seed)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
     state.capture = Capture(settings.compute.capture, lambda line: journal.note(f"{training.stage}: {line}"))
     if section.sentinel is not None:
@@ -214,7 +214,7 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     plan = Plan(recipe, settings.schedule, settings.threat, settings.seed, settings.parallel.batch_norm)
     if (epoch := saved_epoch(kept.folder)) is not None:
         journal.note(f"{training.stage}: continues from epoch {epoch}")
-    with within_memory(remedy(training, state.method.divisible)):
+    with within_memory(recipe.remedy(training.stage, state.method.divisible, settings.ntk)):
         for record in fit(state, loader, plan, kept.folder):
             numbers = {name: value for name, value in record.items() if name != "epoch"}
             journal.metrics(numbers, step=int(record["epoch"]))
@@ -223,15 +223,6 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
         publish(training, splits, state, kept.folder)
         tell(training, journal)
         kept.finish(outputs(training.name))
-
-
-def remedy(training: TrainingRun, divisible: bool) -> str:
-    """What to lower where memory is short: the keys that bound what goes through the network at a time."""
-    recipe, ntk = training.settings.section.recipe, training.settings.ntk
-    where, key = f"{training.stage}.recipe", "micro_batch" if recipe.micro_batch else "batch_size"
-    parts = "" if recipe.micro_batch or not divisible else ", or set micro_batch to less than that"
-    kernel = f", or ntk.size ({ntk.size})" if ntk.epochs else ""
-    return f"lower {where}.{key} ({getattr(recipe, key)}){parts}{kernel}"
 
 
 def depends_on(training: TrainingRun) -> Inputs:

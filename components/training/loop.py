@@ -19,6 +19,7 @@ from components.foundation.params import Count, Epochs, Fractional, Positive, Ra
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
+from components.ntk.probe import ProbeSchedule
 from components.numerics import parallel
 from components.numerics.compute import Precision, channels_last, training_arithmetic
 from components.numerics.cost import PassCounter
@@ -74,6 +75,13 @@ class Recipe:
     def at_a_time(self) -> int:
         """Images that go through the network at a time, while it is measured too."""
         return min(self.micro_batch or self.batch_size, self.batch_size)
+
+    def remedy(self, stage: str, divisible: bool, ntk: ProbeSchedule) -> str:
+        """What to lower where memory is short: the keys that bound what goes through the network at a time."""
+        key = "micro_batch" if self.micro_batch else "batch_size"
+        parts = ", or set micro_batch to less than that" * (divisible and not self.micro_batch)
+        kernel = f", or ntk.size ({ntk.size})" * bool(ntk.epochs)
+        return f"lower {stage}.recipe.{key} ({getattr(self, key)}){parts}{kernel}"
 
 
 class Plan(NamedTuple):

@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,16 @@ class OutOfMemoryError(RuntimeError):
             "main memory, asked for 1.50 MiB",
         ),
         (RuntimeError("std::bad_alloc"), "main memory"),
+        # What oneDNN says of a convolution.
+        (RuntimeError("could not create a primitive"), "main memory"),
         (RuntimeError("can't start new thread"), "main memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory", "a file"), "main memory"),
         (MemoryError(), "main memory"),
         (MemoryError("Unable to allocate 3.00 GiB for an array with shape (9,)"), "main memory, asked for 3.00 GiB"),
     ],
 )
-def test_it_is_one_line_with_the_remedy(error, where, capsys):
+def test_it_is_one_line_with_the_remedy(error, where, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # pytest keeps its own
     assert lack_of_memory(error) == f"out of memory ({where})"
     with pytest.raises(InputError) as caught, within_memory("lower batch_size"):
         raise error

@@ -11,8 +11,10 @@ from components.data.loader import Loader
 from components.evaluation.batch_size import free_memory
 from components.foundation.errors import InputError
 from components.foundation.memory import within_memory
+from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.schedules.constant import Constant
 from components.training.loop import Plan, _backward, fit, start
+from components.training.validation import Validation
 from components.wrappers.awp import Awp
 from tests.parts.method_members import MEMBERS, WRAPPED
 from tests.training.test_training import SGD, STILL, data, recipe
@@ -65,6 +67,37 @@ def test_what_needs_the_whole_batch_is_refused_in_one_line(name):
     with pytest.raises(InputError, match=r"^recipe.micro_batch: .* needs the whole batch at once") as caught:
         start(plain_network(), ALL[name](), Unmeasured(), recipe(micro_batch=4), seed=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "divisible", "epochs", "line"),
+    [
+        (None, True, (), "batch_size (8), or set micro_batch to less than that"),
+        (None, False, (0,), "batch_size (8), or ntk.size (50)"),
+        (4, True, (0,), "micro_batch (4), or ntk.size (50)"),
+    ],
+)
+def test_the_remedy_names_what_bounds_the_memory(micro_batch, divisible, epochs, line):
+    ntk = ProbeSchedule(epochs=epochs, size=50, directions=4)
+    fields = recipe(batch_size=8, micro_batch=micro_batch)
+    assert fields.at_a_time == (micro_batch or 8)
+    assert fields.remedy("train", divisible, ntk) == f"lower train.recipe.{line}"
+
+
+def test_measurements_go_through_in_parts(linf):
+    """Those of the attack on the kernel's images too."""
+    images, labels = data(20)
+    sizes, network = list[int](), plain_network()
+    probe = KernelProbe(ProbeSchedule(epochs=(0,), size=9, directions=4), images, labels, 3, seed=0)
+
+    def measure(model: nn.Module, epoch: int, images_adv: torch.Tensor | None) -> dict[str, float]:
+        assert images_adv is not None and images_adv.shape == probe.images.shape
+        return {"seen": 9.0}
+
+    probe.measure = measure
+    network.register_forward_pre_hook(lambda module, told: sizes.append(len(told[0])))
+    Validation(images, labels, MEMBERS["pgd_at"]().fields.attack, linf, 3, probe, seed=0)(network, 0)
+    assert max(sizes) == 3
 
 
 def test_a_run_in_parts_ends_where_the_whole_does(linf, tmp_path):
