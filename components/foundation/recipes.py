@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard, TypeVar
 
 from components.foundation.errors import InputError
-from components.foundation.params import is_mapping
+from components.foundation.params import is_mapping, short
 
 M = TypeVar("M", bound=Mapping[str, Any])
 
@@ -115,3 +115,9 @@ def title_of(recipe: Mapping[str, Any]) -> str:
         if is_mapping(one) and "name" in one:
             found.append(str(one["name"]))
     return " \u00b7 ".join(found)
+
+
+def require_path(text: str | None, where: str) -> None:
+    """Refuses what DVC cannot take for a path: it replaces keys in the text first. None is no path, and allowed."""
+    if text is not None and (not text.strip() or "${" in text):
+        raise InputError(f"{where}: got {short(text)}, want a file or a folder")

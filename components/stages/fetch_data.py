@@ -11,7 +11,8 @@ from components.datasets.parts.dataset import Dataset, OfFiles
 from components.datasets.parts.extra import read_extra
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
-from components.foundation.params import Params, member, short, strict
+from components.foundation.params import Params, member, strict
+from components.foundation.recipes import require_path
 from components.foundation.storage import sha256
 from components.stages import run
 from components.tracking.journal import Journal
@@ -41,11 +42,8 @@ class FetchSettings(NamedTuple):
 def read(params: Params) -> FetchSettings:
     """The stage's settings, all checked."""
     section = params.typed(FetchSection, "fetch_data")
-    # DVC takes the texts as paths, after replacing keys in them.
     for key in ("files", "extra", "extra_files"):
-        text = getattr(section, key)
-        if text is not None and (not text.strip() or "${" in text):
-            raise InputError(f"{params.path}: fetch_data.{key}: got {short(text)}, want a file or a folder")
+        require_path(getattr(section, key), f"{params.path}: fetch_data.{key}")
     dataset = member(DATASETS, section.dataset, f"{params.path}: fetch_data.dataset")
     if section.extra is not None and getattr(dataset, "streamed", None):
         raise InputError(f"{params.path}: fetch_data.extra: got {section.extra} beside streamed files, want null")

@@ -16,9 +16,9 @@ from components.data.splits import Splits
 from components.data.streaming import loader_of
 from components.foundation.errors import InputError
 from components.foundation.memory import within_memory
-from components.foundation.params import Params, member, short, strict, typed
+from components.foundation.params import Params, member, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
-from components.foundation.recipes import changed
+from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs
 from components.models import MODELS
@@ -119,9 +119,7 @@ def _settings(
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
     optimizer = member(OPTIMIZERS, section.recipe.optimizer, f"{where}.recipe.optimizer")
     section = replace(section, recipe=replace(section.recipe, optimizer=optimizer))
-    # DVC takes the text as a path, after replacing keys in it.
-    if section.files is not None and (not section.files.strip() or "${" in section.files):
-        raise InputError(f"{where}.files: got {short(section.files)}, want a file")
+    require_path(section.files, f"{where}.files")
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
@@ -199,8 +197,9 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     for line in warnings_of(settings, training.stage):
         journal.note(f"warning: {line}")
     loader = loader_of(splits, recipe.batch_size, recipe.augmentation, device, recipe.extra_share)
-    own_labels = loader.labels[: len(splits.train)]
-    probe = KernelProbe(settings.ntk, loader.images, own_labels, len(splits.classes), settings.seed)
+    probe = KernelProbe(
+        settings.ntk, loader.images, loader.labels[: len(splits.train)], len(splits.classes), settings.seed
+    )
     if settings.ntk.epochs:
         journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
     held_out = splits.validation.on(device)
