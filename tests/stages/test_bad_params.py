@@ -44,8 +44,8 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         f"{RECIPE}.epocs",
         3,
-        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, extra_share, gradient_clip, layers, "
-        "learning_rate, micro_batch, optimizer, patience, precision, select_by)",
+        f"{RECIPE}.epocs: unknown key (allowed: augmentation, average, batch_size, epochs, extra_share, gradient_clip, "
+        "layers, learning_rate, micro_batch, optimizer, patience, precision, select_by)",
     ),
     (
         f"{CLEAN}.recip",
