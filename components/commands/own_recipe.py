@@ -20,6 +20,8 @@ BATCH = 128
 TEMPERATURES = 7
 # Images that are used where all of them would take too long.
 TRAIN_LIMIT, TEST_LIMIT = 12_000, 1_000
+# From this side on, an evaluation finds out how many images memory holds, and the kernel's probe looks at few.
+LARGE_SIDE, FEW_PROBED = 96, 16
 
 
 class Sizes(NamedTuple):
@@ -84,9 +86,13 @@ def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
     clean, robust, student = (max(1, round(part * effort.epochs)) for part in (OF_CLEAN, Fraction(1), OF_STUDENT))
     limits = {"train_limit": TRAIN_LIMIT, "test_limit": TEST_LIMIT} if effort.limited else {"train_limit": None}
     steps = math.ceil(split.train / BATCH) * student
+    large = wishes.side >= LARGE_SIDE
     return {
         "threat.epsilon": _levels(wishes.epsilon),
-        "ntk": {"epochs": sorted({0, 1, 2, 4, 8, 15, clean, robust, student}), "size": min(50, split.train)},
+        "ntk": {
+            "epochs": sorted({0, 1, 2, 4, 8, 15, clean, robust, student}),
+            "size": min(FEW_PROBED if large else 50, split.train),
+        },
         "fetch_data": _data(found, wishes),
         "normalize_data": limits,
         "train_clean_teacher": _training(effort, wishes, clean),
@@ -97,6 +103,7 @@ def delta(found: Survey, effort: Effort, wishes: Wishes) -> dict[str, Any]:
             "method.temperature_step": float(f"{TEMPERATURES / steps:.0e}"),
         },
         "evaluate_attacks.probe_images": min(200, split.test),
+        **({"evaluate_attacks.batch_size": "auto"} if large else {}),
     }
 
 

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from components.commands import recipe_time
-from components.commands.own_recipe import Effort, efforts, sizes
+from components.commands.own_recipe import Effort, Wishes, delta, efforts, sizes
 from components.commands.recipe_time import TRAINED, Speed, steps_of, work_of
 from components.commands.survey_images import Survey, epsilon_for, survey
 from components.data.listing import file_names
@@ -337,6 +337,15 @@ def test_efforts_fall_and_only_large_sets_are_cut():
         assert [one.epochs for one in tried] == sorted((one.epochs for one in tried), reverse=True)
         assert any(one.limited for one in tried) == cut
     assert next(efforts(small, gpu=True)) == Effort("resnet18", 1.0, 30)
+
+
+@pytest.mark.parametrize(
+    ("side", "batch", "probed"), [(32, None, 50), (95, None, 50), (96, "auto", 16), (224, "auto", 16)]
+)
+def test_large_images_are_evaluated_in_what_memory_holds(side, batch, probed):
+    wishes = Wishes(epsilon=Fraction(8, 255), flip=True, side=side, title="pictures")
+    written = delta(look(dict.fromkeys("abcd", 100)), Effort("small_cnn", 1, 10), wishes)
+    assert written.get("evaluate_attacks.batch_size") == batch and written["ntk"]["size"] == probed
 
 
 def test_the_counted_passes_are_those_of_a_recorded_run():
