@@ -1,12 +1,16 @@
 """The batch that an evaluation finds by itself: what memory holds, the same when it goes on."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from components.evaluation import batch_size
 from components.evaluation.batch_size import bytes_of_an_image, free_memory, largest_batch, settled_batch
 from components.foundation.errors import InputError
+from tests.parts.outside_files import evaluate_here, make_case
 
 CPU = torch.device("cpu")
 
@@ -58,3 +62,20 @@ def test_a_number_is_taken_as_it_is(tmp_path):
 
 def test_some_memory_is_free():
     assert 10**7 < free_memory(CPU) < 10**14
+
+
+def test_no_pass_of_an_evaluation_is_larger_than_its_batch(tmp_path):
+    """Attacks, probes, gallery and the check of the fast search, too."""
+    sizes: list[int] = []
+
+    def seen(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Conv2d):
+            sizes.append(len(given[0]))
+
+    case = make_case(tmp_path / "case")
+    hook = register_module_forward_pre_hook(seen)
+    try:
+        evaluate_here(case, "--batch-size", "7")
+    finally:
+        hook.remove()
+    assert max(sizes) == 7
