@@ -98,8 +98,10 @@ def test_a_changed_added_or_removed_image_is_noticed(tmp_path):
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"fetch_data": box}}), encoding="utf-8")
     git(project, "init", "--quiet")
     dvc(project, "init", "--quiet")
-    for folder in ("inside", "linked", str(outside)):
-        (project / "params.yaml").write_text(yaml.safe_dump({"fetch_data": {"files": folder}}), encoding="utf-8")
+    (project / "none.txt").touch()
+    for folder, key in (("inside", "files"), ("linked", "extra_files"), (str(outside), "files")):
+        watched = dict.fromkeys(("files", "extra_files"), "none.txt") | {key: folder}
+        (project / "params.yaml").write_text(yaml.safe_dump({"fetch_data": watched}), encoding="utf-8")
         dvc(project, "repro")
         assert "up to date" in dvc(project, "status")
         image = project / folder / "ant/0.png"
