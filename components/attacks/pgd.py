@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode, start_point
+from components.attacks.parts.ascent import Objective, Start, ascend, eval_mode, first_look, start_point
 from components.attacks.parts.objectives import Aim, Goal, LossName, clean_logits, goal, require_sense
 from components.attacks.parts.victim import confirm
 from components.foundation.params import Count, PositiveLength, strict
@@ -38,7 +38,8 @@ class Pgd:
 
     def _climb(self, model: nn.Module, images: Tensor, objective: Objective, threat: Threat, rng: Rng) -> Tensor:
         start = start_point(self.start, images, threat, rng)
-        return ascend(model, images, start, objective, threat, float(self.step_size), self.steps)
+        looked = first_look(self.start, start, images, threat) if self.loss == "kl" else None
+        return ascend(model, images, start, objective, threat, float(self.step_size), self.steps, looked=looked)
 
     def _climb_again(
         self, model: nn.Module, images: Tensor, labels: Tensor, objective: Goal, threat: Threat, rng: Rng

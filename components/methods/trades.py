@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import Start, ascend, eval_mode, start_point
+from components.attacks.parts.ascent import Start, ascend, eval_mode, first_look, start_point
 from components.data.batch import Batch
 from components.foundation.params import Count, NotNegative, PositiveLength, Share, strict
 from components.methods.parts.contract import Attacked, Loss, Method
@@ -69,4 +69,5 @@ class Trades:
             threat,
             float(self.step_size),
             self.steps,
+            looked=first_look(self.start, start, images, threat),
         )

@@ -15,7 +15,14 @@ from components.attacks.fab import Fab
 from components.attacks.fgsm import Fgsm
 from components.attacks.iter_ll import IterLl
 from components.attacks.mi_fgsm import MiFgsm
-from components.attacks.parts.ascent import Momentum, eval_mode, grey_level_steps
+from components.attacks.parts.ascent import (
+    Momentum,
+    eval_mode,
+    first_look,
+    grey_level_steps,
+    input_gradient,
+    start_point,
+)
 from components.attacks.parts.victim import Victim
 from components.attacks.pgd import Pgd
 from components.attacks.r_fgsm import RFgsm
@@ -27,7 +34,7 @@ from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio, member
 from components.numerics.cost import PassCounter
-from components.numerics.losses import NO_ANSWER, margin
+from components.numerics.losses import NO_ANSWER, kl_divergence, margin
 from components.numerics.random_numbers import Noise
 from components.threats.l1 import L1
 from components.threats.l2 import L2
@@ -56,6 +63,32 @@ def tiny() -> TinyNet:
     """Five classes, enough for the targeted loss."""
     torch.manual_seed(3)
     return TinyNet(classes=5).eval()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_bfloat16_finds_the_first_direction_of_a_divergence(norm, tiny, images):
+    """At the gaussian start itself rounding decides; in float32 the gradient is taken there."""
+    threat = Threat(norm=norm, epsilon=Ratio(1, 2))
+    start = start_point("gaussian", images, threat, seeded())
+    assert all(first_look(kind, start, images, threat) is None for kind in ("gaussian", "uniform", "zero"))
+
+    def gradient(at: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = tiny(images)
+        return input_gradient(tiny, at, lambda logits: kl_divergence(target, logits, "none")).flatten()
+
+    exact = gradient(start)
+    with torch.autocast("cpu", torch.bfloat16):
+        looked = first_look("gaussian", start, images, threat)
+        assert looked is not None and first_look("uniform", start, images, threat) is None
+        threat.verify(looked, images)
+        near, far = (torch.cosine_similarity(gradient(at), exact, dim=0) for at in (start, looked))
+    assert near < 0.5 and far > 0.7
+    low = Pgd(steps=1, step_size=Ratio(1, 8), start="gaussian", loss="kl", restarts=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        images_adv = low(tiny, images, torch.zeros(len(images), dtype=torch.int64), threat, seeded())
+        step = threat.steepest_step(gradient(looked).view_as(images), 1 / 8, start)
+    assert torch.equal(images_adv, threat.project(start + step, images))
 
 
 @pytest.fixture

@@ -39,10 +39,10 @@ TOLERANCES = {
     "captured": EXACT,
     "two processes": EXACT,
 }
-# These attack up a divergence from a start that is 0.001 away, less than bfloat16 resolves of a bright pixel: the first
-# step goes where rounding leads.
-BLIND_START = {"trades", "lbgat", "hat", "smoothed_trades"}
-BLIND = Tolerance(Deviation(loss=0.05, gradient=1.5, weights=0.05, pixels=0.8), off=1e-3)
+# These attack up a divergence from a start that is 0.001 away, less than bfloat16 resolves of a bright pixel: it takes
+# the first gradient farther out, where it is nearly the same.
+FAINT_START = {"trades", "lbgat", "hat", "smoothed_trades"}
+FAINT = Tolerance(Deviation(loss=1e-2, gradient=0.3, weights=0.01, pixels=0.35), off=1e-3)
 
 
 def replayed(name: str) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ WAYS: dict[str, Callable[[str], dict[str, Tensor]]] = {
 
 
 def require_near(way: str, name: str, found: dict[str, Tensor]) -> None:
-    allowed = BLIND if way == "bfloat16" and name in BLIND_START else TOLERANCES[way]
+    allowed = FAINT if way == "bfloat16" and name in FAINT_START else TOLERANCES[way]
     apart = deviation(found, golden(name)[0], allowed.off)
     for what, number, most in zip(Deviation._fields, apart, allowed.most, strict=True):
         assert number <= most, (way, name, what, number, most)

@@ -54,6 +54,20 @@ def start_point(start: Start, images: Tensor, threat: Threat, rng: Rng) -> Tenso
             return images.clone()
 
 
+def first_look(start: Start, point: Tensor, images: Tensor, threat: Threat) -> Tensor | None:
+    """Where an attack that starts at `point` takes the first gradient of a divergence, if not there.
+
+    A gaussian start is so near that reduced precision rounds its divergence away, and a gradient there would be chance.
+    Near the image that gradient grows in proportion to the distance, so the same direction is found farther out on the
+    line through both: by two spacings of the numbers just above 1, where the start itself is 0.001 away.
+    """
+    kind = images.device.type
+    if start != "gaussian" or not torch.is_autocast_enabled(kind):
+        return None
+    resolved = max(GAUSSIAN_START, 2 * torch.finfo(torch.get_autocast_dtype(kind)).eps)
+    return threat.project(images + resolved / GAUSSIAN_START * (point - images), images)
+
+
 def input_gradient(model: nn.Module, images: Tensor, objective: Objective) -> Tensor:
     """The gradient of the summed objective with respect to `images` alone: no weight gradient is computed or stored."""
     return look(model, images, objective).gradient
@@ -134,16 +148,19 @@ def ascend(
     step_size: float | Tensor,
     steps: int,
     rule: StepRule = plain,
+    looked: Tensor | None = None,
 ) -> Tensor:
     """The last of `steps` iterates x ← Π(x + step), [N, C, H, W], from `start` (Madry et al., arXiv 1706.06083, eq. 2).
 
-    Each step is the steepest of its length along the direction that `rule` makes of the gradient. The model runs in
+    Each step is the steepest of its length along the direction that `rule` makes of the gradient; the first gradient is
+    that at `looked`, if it is given (see `first_look`), and the step still leaves from `start`. The model runs in
     evaluation mode, so no batch statistic moves and no image depends on its neighbours. The result is detached and
     asserted to be inside the threat model.
     """
     images_adv = start
     with eval_mode(model):
-        for _ in range(steps):
-            direction = rule(input_gradient(model, images_adv, objective))
+        for step in range(steps):
+            at = images_adv if step or looked is None else looked
+            direction = rule(input_gradient(model, at, objective))
             images_adv = threat.project(images_adv + threat.steepest_step(direction, step_size, images_adv), images)
     return threat.verify(images_adv.detach(), images)
