@@ -78,9 +78,15 @@ def prepare(folder: Path, preset: str, seed: int) -> Path:
 def run_stage(folder: Path, stage: str, data: Path | None, deadline: float) -> bool:
     """Runs a stage unless it has finished here before; whether it is finished now. Errors: its own exit status."""
     done = folder / f"{stage}.seconds.json"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TEMPER_TRACKING": "off"}
+    environment = with_code() | {"TEMPER_TRACKING": "off"}
     environment |= {"TEMPER_DATA": str(data.resolve())} if data else {}
     return run_once([sys.executable, "-m", f"components.stages.{stage}"], folder, done, deadline, environment)
+
+
+def with_code() -> dict[str, str]:
+    """The environment of a process in another folder that runs this code, and finds packages that were brought along."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
 
 
 def run_once(

@@ -31,7 +31,8 @@ overwrites."""
 
 def cuda_graphs(work: Pass, images: Tensor) -> Pass:
     """The pass over images of this shape, and the way back to them, as CUDA graphs."""
-    recorded: Any = torch.cuda.make_graphed_callables(work, (images,))
+    # Not the module itself: torch would put the replay in the place of its `forward`, for every size.
+    recorded: Any = torch.cuda.make_graphed_callables(lambda pixels: work(pixels), (images,))
     return recorded
 
 
