@@ -84,7 +84,7 @@ def run_stage(folder: Path, stage: str, data: Path | None, deadline: float) -> b
 
 
 def with_code() -> dict[str, str]:
-    """The environment of a process in another folder that runs this code, and finds packages that were brought along."""
+    """The environment of a process in another folder that runs this code and finds packages brought along."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path}
 
