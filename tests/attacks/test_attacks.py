@@ -81,6 +81,8 @@ def test_bfloat16_finds_the_first_direction_of_a_divergence(norm, tiny, images):
     with torch.autocast("cpu", torch.bfloat16):
         looked = first_look("gaussian", start, images, threat)
         assert looked is not None and first_look("uniform", start, images, threat) is None
+        # Autocast leaves float64 as it is, and so must this.
+        assert first_look("gaussian", start.double(), images.double(), threat) is None
         threat.verify(looked, images)
         near, far = (torch.cosine_similarity(gradient(at), exact, dim=0) for at in (start, looked))
     assert near < 0.5 and far > 0.7

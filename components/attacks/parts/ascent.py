@@ -62,7 +62,8 @@ def first_look(start: Start, point: Tensor, images: Tensor, threat: Threat) -> T
     line through both: by two spacings of the numbers just above 1, where the start itself is 0.001 away.
     """
     kind = images.device.type
-    if start != "gaussian" or not torch.is_autocast_enabled(kind):
+    # Autocast leaves float64 as it is.
+    if start != "gaussian" or not torch.is_autocast_enabled(kind) or images.dtype == torch.float64:
         return None
     resolved = max(GAUSSIAN_START, 2 * torch.finfo(torch.get_autocast_dtype(kind)).eps)
     return threat.project(images + resolved / GAUSSIAN_START * (point - images), images)
