@@ -78,9 +78,8 @@ def prepare(folder: Path, preset: str, seed: int) -> Path:
 def run_stage(folder: Path, stage: str, data: Path | None, deadline: float) -> bool:
     """Runs a stage unless it has finished here before; whether it is finished now. Errors: its own exit status."""
     done = folder / f"{stage}.seconds.json"
-    environment = with_code() | {"TEMPER_TRACKING": "off"}
-    environment |= {"TEMPER_DATA": str(data.resolve())} if data else {}
-    return run_once([sys.executable, "-m", f"components.stages.{stage}"], folder, done, deadline, environment)
+    told = {"TEMPER_TRACKING": "off"} | ({"TEMPER_DATA": str(data.resolve())} if data else {})
+    return run_once([sys.executable, "-m", f"components.stages.{stage}"], folder, done, deadline, **told)
 
 
 def with_code() -> dict[str, str]:
@@ -89,17 +88,16 @@ def with_code() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
-def run_once(
-    command: list[str], folder: Path, done: Path, deadline: float, environment: dict[str, str] | None = None
-) -> bool:
-    """Runs a command unless the file `done` says that it has ended well before; whether it has now.
+def run_once(command: list[str], folder: Path, done: Path, deadline: float, **told: str) -> bool:
+    """Runs a command on this code, unless the file `done` says that it has ended well before; whether it has now.
 
-    At the deadline, a time of the monotonic clock, it is told to stop. Errors: its own exit status.
+    `told` are more variables of its environment. At the deadline, a time of the monotonic clock, it is told to stop.
+    Errors: its own exit status.
     """
     if done.exists():
         return True
     began = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, env=environment)
+    process = subprocess.Popen(command, cwd=folder, env=with_code() | told)
     try:
         status = process.wait(None if deadline == math.inf else max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

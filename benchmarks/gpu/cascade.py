@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.gpu import weights
 from benchmarks.gpu.chain import DATA, PRESET
 from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, parser, write_result
-from benchmarks.run_preset import run_once, run_stage, with_code
+from benchmarks.run_preset import run_once, run_stage
 from components.data.pixels import to_pixels
 from components.data.splits import read_splits
 from components.foundation.params import Params
@@ -70,7 +70,7 @@ def attack(folder: Path, deadline: float) -> bool:
     """Evaluates the model until the deadline; whether that has ended. A later call continues."""
     command = [sys.executable, "-m", "temper", "evaluate", "--model", f"{MODEL}=models/{MODEL}.safetensors"]
     command += ["--data", "data/normalized.safetensors", "--params", "params.yaml", "--out", "cascade"]
-    return run_once(command, folder, folder / "cascade.seconds.json", deadline, with_code())
+    return run_once(command, folder, folder / "cascade.seconds.json", deadline)
 
 
 def reference(folder: Path, threat: Threat, toy: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 
 from benchmarks.gpu.place import DONE, ROOT, TOY, parser, write_result
-from benchmarks.run_preset import one_run, run_stage
+from benchmarks.run_preset import one_run, run_stage, with_code
 from components.attacks.bim import Bim
 from components.attacks.iter_ll import IterLl
 from components.data.batch import Batch
@@ -180,14 +180,10 @@ def gpu_tests() -> dict[str, Any]:
     # Without the project's settings, some of which need plug-ins.
     settings = ["-c", os.devnull, "--rootdir", str(ROOT), "--import-mode=importlib", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *settings, *map(str, marked)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": _path()})
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_code())
     lines = (ended.stdout + ended.stderr).strip().splitlines()
     # 5: no test was selected.
     return {"status": 0 if ended.returncode == 5 else ended.returncode, "summary": lines[-1] if lines else ""}
-
-
-def _path() -> str:
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def _share(one: Tensor, other: Tensor) -> float:
