@@ -61,8 +61,7 @@ class StreamedLoader:
 
         Where processes train together, each gets its part of every batch, and decodes no more than it needs.
         """
-        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(order_seed))
-        batches = order.tensor_split(self.num_batches)
+        batches = Mixture(len(self.labels)).order(self.num_batches, order_seed).tensor_split(self.num_batches)
         shards = (FileGroup(self._needed(places).tolist(), order_seed) for places in batches)
         for places, images in zip(batches, self._stream.decoded(shards), strict=True):
             chosen, images = places.to(self.device), images.to(self.device, non_blocking=True)

@@ -67,8 +67,7 @@ def load(settings: FetchSettings) -> Source:
     source = require_source(settings.dataset.load(root), settings.name)
     if (path := settings.section.extra) is None:
         return source
-    extra = read_extra(Path(path).expanduser(), source.classes, source.train.image_shape)
-    return require_source(replace(source, extra=extra), settings.name)
+    return replace(source, extra=read_extra(Path(path).expanduser(), source.classes, source.train.image_shape))
 
 
 def main(params: Params, journal: Journal) -> None:
