@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from components.attacks.parts.victim import Victim
 from components.evaluation import captured_search
-from components.evaluation.captured_search import SIZES, CapturedSearch, Pass, captured
+from components.evaluation.captured_search import SIZES, CapturedSearch, Pass, captured, cuda_graphs
 from components.evaluation.search_network import Search
 from components.foundation.errors import InputError
 from components.numerics.random_numbers import Noise
@@ -160,13 +160,33 @@ def test_where_there_is_nothing_to_capture_the_victim_stays(tiny, images):
     assert captured(exact, "auto", cpu, silent, recorder([])) is exact
 
 
+def test_the_network_keeps_its_own_forward(tiny, images, replays, monkeypatch):
+    """torch replaces that of a module that it is given, and then every size would be replayed as the first one."""
+
+    def graphed(work: Pass, samples: tuple[Tensor, ...]) -> Pass:
+        replay = Replay(work, *samples)
+        if isinstance(work, nn.Module):
+            monkeypatch.setattr(work, "forward", replay)
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    network = tiny.eval()
+    want = {num: network(images[:num]).detach() for num in (12, 2, 5)}
+    search = CapturedSearch(network, cuda_graphs, silent, required=True)
+    for num in (2, 12, 5, 12, 2):
+        torch.testing.assert_close(search(images[:num].clone().requires_grad_()).detach(), want[num])
+    assert "forward" not in vars(network)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_passes_and_gradients_are_those_of_the_network(tiny: nn.Module, images):
+def test_on_a_gpu_passes_and_gradients_are_those_of_the_network(tiny: nn.Module, images, replays):
     device = torch.device("cuda")
-    plain = FAST.victim(tiny.to(device).eval(), images.to(device))
-    fast = captured(plain, "on", device, silent)
-    for num in (12, 3, 12, 1):
+    tiny.to(device).eval()
+    plain, second = (FAST.victim(tiny, images.to(device)) for _ in range(2))
+    fast = captured(second, "on", device, silent)
+    # Above all recordings, too, and each size again after another one.
+    for num in (12, 3, 1, 12, 8, 2):
         ways = []
         for victim in (plain, fast):
             leaf = images[:num].to(device).requires_grad_()
