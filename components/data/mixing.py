@@ -24,7 +24,8 @@ class Mixture(NamedTuple):
         """The images of an epoch, int64 [num_own], to be cut by `tensor_split` into so many batches.
 
         A function of `order_seed` alone. Own images come at most once an epoch; those of the second source come again
-        only after all of them have come.
+        only after all of them have come. Within a batch the two are shuffled: a method may attack the first images of
+        it alone, and a batch may go through in parts.
         """
         rng = torch.Generator().manual_seed(order_seed)
         order = torch.randperm(self.num_own, generator=rng)
@@ -33,7 +34,8 @@ class Mixture(NamedTuple):
         batches = order.tensor_split(num_batches)
         counts = [round(self.share * len(own)) for own in batches]
         extra = self._extra(sum(counts), rng).split(counts)
-        return torch.cat([part for own, more in zip(batches, extra, strict=True) for part in (own[len(more) :], more)])
+        mixed = [torch.cat([own[len(more) :], more]) for own, more in zip(batches, extra, strict=True)]
+        return torch.cat([batch[torch.randperm(len(batch), generator=rng)] for batch in mixed])
 
     def _extra(self, count: int, rng: torch.Generator) -> Tensor:
         passes = [torch.randperm(self.num_extra, generator=rng) for _ in range(-(-count // self.num_extra))]

@@ -3,9 +3,9 @@
 import os
 import re
 import resource
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from components.foundation.errors import InputError
 
@@ -15,21 +15,25 @@ _WORDS = re.compile(
     "could not create a primitive$",
     re.IGNORECASE,
 )
+_GPU_WORDS = re.compile(r"CUDA error: out of memory|CU(?:BLAS|DNN|FFT)_STATUS_ALLOC_FAILED")
 _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.I)
 _NO_LIMIT = 2**62
-# Files of a control group, such as a container's: its limit, what it uses, and of that what can be given back.
+# Files of a control group, such as a container's: its limit, what it uses, and of that what can be given back. The
+# first version has a tree of groups for memory alone.
 _GROUPS = {
-    ".": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": (".", ("memory.max", "memory.current", "inactive_file")),
+    "memory": ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
 }
 
 
 def lack_of_memory(error: BaseException) -> str:
     """What was short, in words: `out of memory (GPU, asked for 20.00 MiB)`; nothing for every other error."""
     # By name, since importing torch takes seconds, and such an error can only occur where torch is loaded already.
-    on_gpu = "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
-    said = isinstance(error, RuntimeError | OSError) and _WORDS.search(text) is not None
+    spoken = isinstance(error, RuntimeError | OSError)
+    on_gpu = "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
+    on_gpu = on_gpu or (spoken and _GPU_WORDS.search(text) is not None)
+    said = spoken and _WORDS.search(text) is not None
     if not on_gpu and not isinstance(error, MemoryError) and not said:
         return ""
     asked = _ASKED.search(text)
@@ -61,7 +65,25 @@ def free_main_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cg
         system = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     limits = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
     own = [_left(resource.getrlimit(kind)[0], _kibibytes(proc / "self/status", name)) for name, kind in limits.items()]
-    return min([system, *own, *(_left_in_group(groups / place, *names) for place, names in _GROUPS.items())])
+    return min([system, *own, *_left_in_groups(proc, groups)])
+
+
+def _left_in_groups(proc: Path, groups: Path) -> Iterator[int]:
+    """What is left in the group of this process and in each group around it; a limit of any of them holds."""
+    within = _own_groups(proc)
+    for controller, (tree, names) in _GROUPS.items():
+        place = PurePosixPath(within.get(controller, "/"))
+        for path in (place, *place.parents):
+            yield _left_in_group(groups / tree / path.relative_to("/"), *names)
+
+
+def _own_groups(proc: Path) -> dict[str, str]:
+    """The group of this process in each tree of groups, `memory` -> `/some/group`; that of the second version is ``."""
+    try:
+        lines = [line.split(":", 2) for line in (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: line[2] for line in lines if len(line) == 3 and line[2][:1] == "/" for name in line[1].split(",")}
 
 
 def _left(limit: int, used: int | None) -> int:

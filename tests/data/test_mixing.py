@@ -41,6 +41,16 @@ def test_each_batch_has_its_share_of_both(extra, share):
     assert max(others) - min(others) <= 1
 
 
+def test_within_a_batch_the_two_sources_are_shuffled():
+    """Else a method that attacks the first images of a batch, or a part of a batch, would see one source alone."""
+    mixed = loader(200, "1/2")
+    batches = [batch for seed in range(60) for batch in epoch(mixed, seed)]
+    first = [index >= OWN for batch in batches for index in batch[: len(batch) // 2]]
+    last = [index >= OWN for batch in batches for index in batch[len(batch) // 2 :]]
+    # About 1,300 images each; five standard deviations are 0.07.
+    assert abs(sum(first) / len(first) - 0.5) < 0.07 and abs(sum(last) / len(last) - 0.5) < 0.07
+
+
 def test_the_order_is_a_function_of_the_seed():
     assert epoch(loader(100, "1/2"), 5) == epoch(loader(100, "1/2"), 5) != epoch(loader(100, "1/2"), 6)
 

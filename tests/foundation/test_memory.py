@@ -34,6 +34,9 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("std::bad_alloc"), "main memory"),
         # What oneDNN says of a convolution.
         (RuntimeError("could not create a primitive"), "main memory"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), "GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
         (RuntimeError("can't start new thread"), "main memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory", "a file"), "main memory"),
         (MemoryError(), "main memory"),
@@ -91,6 +94,24 @@ def test_a_container_has_its_own_limit(version, tmp_path):
     assert free() == 8 * GIB
     group(tmp_path / "groups", prefix, {names[0]: f"{GIB}\n"})
     assert free() == 0
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limited", ["slice/job", "slice", "."])
+def test_a_group_within_groups_has_the_limit_of_each(limited, version, tmp_path):
+    """As of a job of systemd or Slurm, whose group is not the root of those that the process sees."""
+    group(tmp_path, "", {"meminfo": MEMINFO})
+    group(tmp_path, "self", {"status": STATUS, "cgroup": ["", "9:cpu,memory:/slice/job\n", "0::/slice/job\n"][version]})
+    names = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    values = {names[0]: f"{4 * GIB}\n", names[1]: f"{3 * GIB}\n", "memory.stat": f"{names[2]} 0\n"}
+    tree = tmp_path / "groups" / ("." if version == 2 else "memory")
+    group(tree, limited, values)
+    group(tree, "another", values | {names[0]: "1\n"})
+    assert free_main_memory(tmp_path, tmp_path / "groups") == GIB
 
 
 @pytest.mark.parametrize(("kind", "used"), [("RLIMIT_AS", 2 * GIB), ("RLIMIT_DATA", GIB)])
