@@ -31,6 +31,7 @@ WRITTEN = ("data", "models", "curves", "metrics", "evaluation", "plots", "report
 # The dated page and the costs hold times; the declared page does not.
 TIMED = ("reports/costs.json", "reports/robustness.dated.html")
 PGD = {"steps": 3, "step_size": "20/255", "start": "uniform", "loss": "cross_entropy", "restarts": 1}
+STUDENT_ATTACK = {"steps": 3, "step_size": "20/255", "start": "uniform", "loss": "cross_entropy"}
 KL = PGD | {"start": "gaussian", "loss": "kl"}
 TRAINING = ["train_robust_teacher"]
 
@@ -82,7 +83,7 @@ MIXED = {
     "label_smoothing": 0.1,
 }
 LBGAT = {"name": "lbgat", "beta": 6, "reduction": "class_mean", "companion": "random", "attack": KL}
-KD_SWA = {"name": "kd_swa", "attack": PGD, "clean_weight": 0.1, "robust_weight": 0.6, "temperature": 2}
+KD_SWA = {"name": "kd_swa", "attack": STUDENT_ATTACK, "clean_weight": 0.1, "robust_weight": 0.6, "temperature": 2}
 SHORT = {"epochs": 2, "augmentation": {"crop": 1, "flip": True, "cutmix": 0, "rand_augment": None}}
 
 # By name: preset, stages to run, what the recipe changes. The other digits begin with the files of the first.

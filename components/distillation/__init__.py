@@ -2,6 +2,7 @@
 
 from components.distillation.b_mtard import BMtard
 from components.distillation.kd_swa import KdSwa
+from components.distillation.rslad import Rslad
 from components.methods.parts.contract import Fields
 
-DISTILLATIONS: dict[str, type[Fields]] = {"b_mtard": BMtard, "kd_swa": KdSwa}
+DISTILLATIONS: dict[str, type[Fields]] = {"b_mtard": BMtard, "kd_swa": KdSwa, "rslad": Rslad}

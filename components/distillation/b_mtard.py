@@ -4,22 +4,19 @@ Zhao et al., "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teache
 arXiv 2306.16170.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
+from components.distillation.parts.inner_attack import InnerAttack
+from components.distillation.parts.taught import Taught
 from components.foundation.params import Positive, Real, strict
-from components.methods.parts.contract import RESTARTS, Loss, Method, Teacher
-from components.methods.parts.crafting import BatchNormMode, crafting
+from components.methods.parts.contract import Loss, Teacher
+from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import Views, accuracies, logits_of
 from components.numerics import parallel
-from components.numerics.losses import entropy, hard, kl_divergence
-from components.numerics.random_numbers import Rng
-from components.threats.parts.threat import Threat
+from components.numerics.losses import MeanReduction, entropy, kl_divergence
 
 
 @strict
@@ -32,8 +29,8 @@ class BMtard:
     1e-5 inside its logarithms.
     """
 
-    attack: Pgd  # How the student's images are attacked.
-    reduction: Literal["batch_mean", "class_mean"]  # Over what both divergences are averaged.
+    attack: InnerAttack  # How the student's images are attacked.
+    reduction: MeanReduction  # Over what both divergences are averaged.
     temperature_step: Real  # How far a temperature moves in one step of the balance.
     temperature_min: Positive  # The smallest temperature of the balance.
     temperature_max: Real  # The largest temperature, no less than `temperature_min`.
@@ -50,7 +47,7 @@ class BMtard:
         return BMtardMethod(self, clean_teacher, robust_teacher)
 
 
-class BMtardMethod(Method):
+class BMtardMethod(Taught):
     """The objective w_r · KL(q_r(x̃) ‖ p(x̃)) + w_c · KL(q_c(x) ‖ p(x)) and the state of its two balances.
 
     x̃ is the student's own attack; q_r and q_c are the teachers' probabilities at their temperatures, the student has
@@ -58,33 +55,27 @@ class BMtardMethod(Method):
     """
 
     fields: BMtard
+    clean_teacher: Teacher
     temperatures: Tensor
     weights: Tensor
     first_losses: Tensor
     divisible = False
 
     def __init__(self, fields: BMtard, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
-        super().__init__(fields)
-        self.clean_teacher, self.robust_teacher = Teacher(clean_teacher), Teacher(robust_teacher)
+        super().__init__(fields, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))
         self.register_buffer("temperatures", torch.full((2,), fields.temperature_min))
         self.register_buffer("weights", torch.full((2,), 0.5))
         # NaN until the first step, whose losses they become.
         self.register_buffer("first_losses", torch.full((2,), torch.nan))
         self.decay = 1.0
 
-    @property
-    def host_decides(self) -> str:
-        """The restarts of the attack."""
-        return RESTARTS if self.fields.attack.restarts > 1 else ""
-
     def begin_epoch(self, epoch: int) -> None:
         """Sets the decay of both step sizes for this epoch (counted from 0)."""
         self.decay = self.fields.balance_decay ** sum(epoch >= done for done in self.fields.balance_milestones)
 
-    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
-        images, labels = batch.images, batch.labels
-        with crafting(model, self.fields.batch_norm) as network:
-            images_adv = self.fields.attack(network, images, hard(labels), threat, rng)
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        """The loss of attacked images; moves both balances."""
+        images = batch.images
         # Two forward passes, adversarial first, so that each has its own batch statistics.
         logits_adv, logits = logits_of(model, images_adv), logits_of(model, images)
         targets = self._soft_labels(images, images_adv)
@@ -95,7 +86,7 @@ class BMtardMethod(Method):
         parts = self._rebalance(targets, Pair(losses.robust.detach(), losses.clean.detach()))
         weights = Pair(*self.weights)
         total = weights.robust * losses.robust + weights.clean * losses.clean
-        return Loss(total, parts | accuracies(Views(logits, logits_adv), labels))
+        return Loss(total, parts | accuracies(Views(logits, logits_adv), batch.labels), attacked_logits=logits_adv)
 
     @torch.no_grad()
     def _soft_labels(self, images: Tensor, images_adv: Tensor) -> Pair:

@@ -7,10 +7,11 @@ recipe's `average: {name: swa, …}`.
 import torch
 from torch import Tensor, nn
 
-from components.attacks.pgd import Pgd
 from components.data.batch import Batch
+from components.distillation.parts.inner_attack import InnerAttack
+from components.distillation.parts.taught import Taught
 from components.foundation.params import NotNegative, Positive, strict
-from components.methods.parts.contract import Attacked, Loss, Method, Teacher
+from components.methods.parts.contract import Loss, Method, Teacher
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.soft_targets import softened
 from components.methods.parts.two_views import logits_of
@@ -25,12 +26,12 @@ class KdSwa:
     the `temperature`. All networks see the attacked image. Published: weights 0.1 and 0.6, temperature 2, an attack up
     the student's cross-entropy. Errors: weights that are negative or above 1 in sum, a temperature of 0 or less.
 
-    >>> fields = KdSwa(attack=attack, clean_weight=0.1, robust_weight=0.6, temperature=2)
+    >>> fields = KdSwa(attack=student_attack, clean_weight=0.1, robust_weight=0.6, temperature=2)
     >>> sorted(fields.build(teacher, teacher).loss(model, batch, threat, rng).parts)
     ['loss_adversarial', 'loss_clean', 'loss_robust', 'train_adversarial_accuracy']
     """
 
-    attack: Pgd  # How the student's images are attacked.
+    attack: InnerAttack  # How the student's images are attacked.
     clean_weight: NotNegative  # Weight of the clean teacher; both weights are at most 1 in sum.
     robust_weight: NotNegative  # Weight of the robust teacher.
     temperature: Positive  # Softens the predictions of teachers and student.
@@ -43,7 +44,7 @@ class KdSwa:
             raise ValueError(f"got weights {weights[0]} and {weights[1]}, want them at most 1 in sum")
 
     def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> Method:
-        return Attacked(self, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))
+        return Taught(self, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))
 
     def objective(
         self, model: nn.Module, batch: Batch, images_adv: Tensor, clean_teacher: nn.Module, robust_teacher: nn.Module
@@ -61,7 +62,7 @@ class KdSwa:
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
         total = label_weight * adversarial.mean() + self.clean_weight * clean + self.robust_weight * robust
-        return Loss(total, parts, adversarial=adversarial)
+        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits)
 
     def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
         with torch.no_grad():

@@ -13,7 +13,8 @@ TINY = 1e-12
 # The class of an image on which the model gives no answer.
 NO_ANSWER = -1
 
-Reduction = Literal["batch_mean", "class_mean", "none"]
+MeanReduction = Literal["batch_mean", "class_mean"]
+Reduction = Literal[MeanReduction, "none"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

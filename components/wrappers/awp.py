@@ -10,7 +10,7 @@ from torch.func import functional_call
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import Positive, Whole, strict
-from components.methods.parts.contract import Crafting, Loss, Method, Relabelling
+from components.methods.parts.contract import Crafting, Loss, Method, Relabelling, Teacher
 from components.numerics import parallel
 from components.numerics.losses import TINY
 from components.numerics.random_numbers import Rng
@@ -88,7 +88,7 @@ class Perturbed(Method):
         weights = {name: p for name, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
         # Where processes train together, the gradient is that of the whole batch, as the loop's is.
         share = len(batch.images) / (batch.total or len(batch.images))
-        with _buffers_kept([model, *self.companions()]):
+        with _buffers_kept([*model.modules(), *_learning(self.method)]):
             total = method.objective(model, batch, images_adv).total
             # Unlike backward, this leaves `.grad` alone.
             gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
@@ -115,12 +115,20 @@ class _At(nn.Module):
         return functional_call(self.model, self.weights, (images,))
 
 
+def _learning(module: nn.Module) -> Iterator[nn.Module]:
+    """A method and all inside it but its teachers: what they remember of a step is what they met at w + v."""
+    yield module
+    for child in module.children():
+        if not isinstance(child, Teacher):
+            yield from _learning(child)
+
+
 @contextmanager
-def _buffers_kept(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """What the block does to buffers is undone after it."""
-    kept = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+def _buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """What the block does to the own buffers of these modules is undone after it, whether it writes or replaces."""
+    kept = [(module, *named, named[1].clone()) for module in modules for named in module.named_buffers(recurse=False)]
     try:
         yield
     finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
+        for module, name, buffer, before in kept:
+            setattr(module, name, buffer.copy_(before))

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from components.attacks.pgd import Pgd
 from components.data.batch import Batch
 from components.distillation.b_mtard import BMtard
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
+from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
 
-ATTACK = Pgd(steps=2, step_size=Ratio(4, 255), start="gaussian", loss="cross_entropy", restarts=1)
+ATTACK = InnerAttack(steps=2, step_size=Ratio(4, 255), start="gaussian", loss="cross_entropy")
 FIELDS: dict[str, Any] = {
     "attack": ATTACK,
     "reduction": "batch_mean",
@@ -62,7 +62,9 @@ def test_ten_steps_by_hand(reduction, images, labels, linf):
     for step in range(10):
         eta = 0.1 if step >= 6 else 1.0
         method.begin_epoch(2 if step >= 6 else 0)
-        images_adv = ATTACK(student, images, labels, linf, torch.Generator().manual_seed(step))
+        images_adv = ATTACK(
+            student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step), robust_teacher
+        )
         loss = method.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step))
 
         q_r = [softmax(z, tau_r) for z in robust_teacher(images_adv).tolist()]
@@ -100,7 +102,7 @@ def test_gradient_is_that_of_the_weighted_sum_alone(images, labels, linf):
     head = nn.Linear(64, 3).double()
     student = nn.Sequential(nn.Flatten(), head)
     images = images.double()
-    images_adv = ATTACK(student, images, labels, linf, torch.Generator().manual_seed(0))
+    images_adv = ATTACK(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(0), robust_teacher)
     loss = method.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(0))
     loss.total.backward()
     weights = {side: float(loss.parts[f"weight_{side}"]) for side in Pair._fields}

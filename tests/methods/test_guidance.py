@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,20 +12,17 @@ from torch import Tensor, nn
 from components.data.batch import Batch
 from components.distillation.kd_swa import KdSwa
 from components.foundation.errors import InputError
-from components.foundation.params import Ratio
 from components.methods.hat import Hat
 from components.methods.lbgat import Lbgat, start_afresh
 from components.methods.mart import Mart
-from components.methods.parts.contract import Crafting, Method
 from components.methods.parts.soft_targets import rectified, softened, without_advice
 from components.methods.parts.two_views import logits_of
 from components.methods.pgd_at import PgdAt
 from components.methods.trades import Trades
 from components.numerics.cost import PassCounter
-from components.threats.linf import Linf
-from components.threats.parts.threat import Threat
 from tests.conftest import TinyNet
-from tests.parts.method_members import ATTACK, KL_ATTACK, STEP, adr, cktat, frozen
+from tests.parts.equations import PLACES, WIDE, crafted, network, require_equal, rows, seeded, teacher, trained
+from tests.parts.method_members import ATTACK, KL_ATTACK, STEP, STUDENT_ATTACK, adr, cktat, frozen
 from tests.parts.plain_sums import (
     Rows,
     mean,
@@ -37,62 +34,10 @@ from tests.parts.plain_sums import (
     slopes,
 )
 
-PLACES = (0, 37, 101, 255)
-WIDE = Threat(norm=Linf(), epsilon=Ratio(1, 4))
-
-
-def seeded(seed: int = 5) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def network(seed: int, scale: float = 3.0) -> nn.Sequential:
-    """Two layers in float64, surer than fresh weights are, that prefer no class for all images."""
-    torch.manual_seed(seed)
-    centred = nn.LayerNorm(64, elementwise_affine=False)
-    model = nn.Sequential(nn.Flatten(), centred, nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(scale)
-    return model
-
-
-def teacher(seed: int) -> nn.Sequential:
-    return network(seed).eval().requires_grad_(False)
-
-
-def trained(seed: int) -> tuple[nn.Sequential, Tensor]:
-    """A network and the weights of its first layer."""
-    model = network(seed)
-    return model, model.get_parameter("2.weight")
-
-
-def require_equal(
-    method: Method, model: nn.Module, batch: Batch, plain: Callable[[Tensor], float], weights: Sequence[Tensor]
-) -> None:
-    """The loss and its slopes by some `weights` are those of `plain`, a function of the attacked images."""
-    assert isinstance(method, Crafting)
-    images_adv = method.craft(model, batch, WIDE, seeded())
-    loss = method.loss(model, batch, WIDE, seeded())
-    assert float(loss.total.detach()) == pytest.approx(plain(images_adv), abs=1e-9)
-    gradients = torch.autograd.grad(loss.total, weights)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        want = slopes(lambda: plain(images_adv), weight, PLACES)
-        assert gradient.flatten()[list(PLACES)].tolist() == pytest.approx(want, abs=1e-7)
-        assert gradient.abs().max() > 1e-3
-
 
 @pytest.fixture
 def batch(images: Tensor, labels: Tensor) -> Batch:
     return Batch.of(images.double(), labels)
-
-
-def crafted(method: Method, model: nn.Module, batch: Batch) -> Tensor:
-    assert isinstance(method, Crafting)
-    return method.craft(model, batch, WIDE, seeded())
-
-
-def rows(model: nn.Module, images: Tensor) -> Rows:
-    return model(images).tolist()
 
 
 def plain_smoothness(clean: Rows, attacked: Rows) -> float:
@@ -278,7 +223,7 @@ def test_rectified_targets_never_prefer_a_wrong_class(rng):
 
 def test_kd_swa_equals_its_equation(batch):
     (model, weight), clean_teacher, robust_teacher = trained(1), teacher(2), teacher(3)
-    fields = KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0)
+    fields = KdSwa(attack=STUDENT_ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0)
 
     def distilled(student: Rows, advising: Rows) -> float:
         pairs = zip(student, advising, strict=True)
@@ -303,7 +248,7 @@ def test_kd_swa_equals_its_equation(batch):
     ],
 )
 def test_kd_swa_refuses_weights_that_are_no_shares(changes, message):
-    fields: dict[str, Any] = {"attack": ATTACK, "clean_weight": 0.1, "robust_weight": 0.6, "temperature": 2.0}
+    fields: dict[str, Any] = {"attack": STUDENT_ATTACK, "clean_weight": 0.1, "robust_weight": 0.6, "temperature": 2.0}
     assert KdSwa(**{**fields, "clean_weight": 0.7, "robust_weight": 0.3})
     with pytest.raises(ValueError, match=message):
         KdSwa(**{**fields, **changes})

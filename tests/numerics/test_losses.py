@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.attacks.pgd import Pgd
 from components.distillation.kd_swa import KdSwa
-from components.foundation.params import Ratio
 from components.methods.parts.contract import Crafting, Relabelling
 from components.numerics.losses import (
     NO_ANSWER,
@@ -22,7 +20,7 @@ from components.numerics.losses import (
     margin,
     targeted_dlr,
 )
-from tests.parts.method_members import MEMBERS
+from tests.parts.method_members import MEMBERS, STUDENT_ATTACK
 from tests.parts.plain_sums import plain_cross_entropy, plain_kl
 
 # From logits of any network up to far beyond where float32 has no probability left (a gap of 104).
@@ -171,8 +169,7 @@ def test_gradients_at_every_logit_are_those_of_double_precision(name, gap, batch
 
 @pytest.mark.parametrize("gap", GAPS)
 def test_distillation_at_a_temperature_keeps_its_gradient_at_every_logit(gap):
-    attack = Pgd(steps=1, step_size=Ratio(1, 255), start="zero", loss="cross_entropy", restarts=1)
-    fields = KdSwa(attack=attack, temperature=3, clean_weight=0.5, robust_weight=0.25)
+    fields = KdSwa(attack=STUDENT_ATTACK, temperature=3, clean_weight=0.5, robust_weight=0.25)
     for clean, attacked, _ in cases(gap):
         found = []
         for dtype in (torch.float32, torch.float64):

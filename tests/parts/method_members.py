@@ -7,6 +7,8 @@ import torch
 from components.attacks.pgd import Pgd
 from components.distillation.b_mtard import BMtard
 from components.distillation.kd_swa import KdSwa
+from components.distillation.parts.inner_attack import InnerAttack, InnerLoss
+from components.distillation.rslad import Rslad
 from components.foundation.params import Ratio
 from components.methods.adr import Adr
 from components.methods.cktat import Cktat
@@ -32,8 +34,14 @@ from tests.conftest import TinyNet
 STEP = Ratio(4, 255)
 MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
 ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
+STUDENT_ATTACK = InnerAttack(steps=2, step_size=STEP, start="uniform", loss="cross_entropy")
 # The attack of TRADES.
 KL_ATTACK = Pgd(steps=2, step_size=STEP, start="gaussian", loss="kl", restarts=1)
+
+
+def taught_attack(loss: InnerLoss) -> InnerAttack:
+    """An attack that asks the robust teacher."""
+    return InnerAttack(steps=2, step_size=STEP, start="gaussian", loss=loss)
 
 
 def frozen(seed: int) -> TinyNet:
@@ -44,7 +52,7 @@ def frozen(seed: int) -> TinyNet:
 
 def b_mtard() -> Method:
     fields = BMtard(
-        attack=ATTACK,
+        attack=STUDENT_ATTACK,
         reduction="batch_mean",
         temperature_step=1e-3,
         temperature_min=1.0,
@@ -114,9 +122,12 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "cktat": lambda: cktat().build(frozen(11)),
     "adr": lambda: adr().build(),
     "b_mtard": b_mtard,
-    "kd_swa": lambda: KdSwa(attack=ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).build(
+    "kd_swa": lambda: KdSwa(attack=STUDENT_ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).build(
         frozen(11), frozen(12)
     ),
+    "rslad": lambda: Rslad(
+        attack=taught_attack("kl_teacher_clean"), adversarial_weight=0.8, reduction="batch_mean"
+    ).build(frozen(12)),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
+from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
 from components.methods.pgd_at import PgdAt
 from components.models.parts.batch_norm import BatchNorm
@@ -42,6 +43,7 @@ def granted() -> dict[str, Any]:
         "model": model,
         "teacher": copy.deepcopy(model).eval().requires_grad_(False),
         "attack": attack,
+        "student_attack": InnerAttack(steps=2, step_size=Ratio(1, 20), start="uniform", loss="cross_entropy"),
         "method": PgdAt(attack=attack, label_smoothing=0).build(),
         "threat": threat("linf:1/10"),
         "rng": torch.Generator().manual_seed(0),

@@ -19,7 +19,7 @@ from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS
 from tests.training.test_training import new_run, recipe
 
-WRAPPED = ("pgd_at", "trades", "mart", "lbgat", "hat", "cktat", "adr", "kd_swa", "n_fgsm")
+WRAPPED = ("pgd_at", "trades", "mart", "lbgat", "hat", "cktat", "adr", "kd_swa", "b_mtard", "rslad", "n_fgsm")
 GAMMA = 0.05
 wrapped = pytest.mark.parametrize("name", WRAPPED)
 
@@ -131,7 +131,9 @@ def test_the_loop_finds_in_it_what_it_finds_in_the_inner_method(name):
     outer = Awp(gamma=GAMMA, start=0).build(inner)
     assert outer.companions() == inner.companions() and len(inner.companions()) == int(name == "lbgat")
     assert outer.networks() == inner.networks()
-    assert len(inner.networks()) == {"lbgat": 1, "hat": 1, "cktat": 1, "kd_swa": 2}.get(name, 0)
+    assert len(inner.networks()) == {"lbgat": 1, "hat": 1, "cktat": 1, "kd_swa": 2, "b_mtard": 2, "rslad": 1}.get(
+        name, 0
+    )
 
 
 @pytest.mark.parametrize("name", ["trades", "lbgat", "adr"])

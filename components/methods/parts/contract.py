@@ -27,13 +27,15 @@ class Loss(NamedTuple):
     """A scalar ready for backward, and detached named scalars to log; the loop averages them over the epoch.
 
     `adversarial` and `clean` are the cross-entropies of each attacked and each clean image, [N], with their graphs,
-    where the method computes them anyway; whoever wraps a method need not compute them again.
+    where the method computes them anyway; whoever wraps a method need not compute them again. So are
+    `attacked_logits`, the model's logits of the attacked images, [N, K].
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     adversarial: Tensor | None = None
     clean: Tensor | None = None
+    attacked_logits: Tensor | None = None
 
 
 class Method(nn.Module):
