@@ -48,6 +48,7 @@ test-core: setup  ## attacks, training steps and a toy GPU run with the core alo
 	@$(VENV)/bin/uv pip install --quiet --python .venv-core/bin/python --resolution lowest-direct -r pyproject.toml \
 		--extra data "pytest>=8.4" "pytest-timeout>=2.4" "jinja2>=3.1"
 	@.venv-core/bin/python -m pytest -m "not slow and not gpu" tests/attacks/test_attacks.py tests/training/test_golden_steps.py
+	@.venv-core/bin/python -m temper --version
 	@.venv-core/bin/python benchmarks/gpu_programme.py --toy --seconds 300 --only smoke --work .temper/core --results .temper/core/results
 
 coverage: setup  ## what `make test` does, with the share of lines that it executes; fails under the floor

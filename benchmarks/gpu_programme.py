@@ -10,6 +10,9 @@ fails is noted, and comes last in the next call. `benchmarks/gpu/README.md` says
 """
 
 import argparse
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,10 +29,13 @@ from benchmarks.gpu import transfer  # noqa: E402
 from benchmarks.gpu.items import Item, programme  # noqa: E402
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
+from components.foundation.process import as_process  # noqa: E402
 from components.foundation.storage import read_json, write_json  # noqa: E402
 
 # A process gets so long to stop by itself and leave a checkpoint.
 MARGIN = 20
+# And one that was told to stop so long, before it is killed.
+GRACE = 10
 # Less is not worth the start of an experiment.
 LEAST = 30
 
@@ -43,6 +49,7 @@ class Outcome(NamedTuple):
 
 
 def main(given: Sequence[str] | None = None) -> int:
+    """The exit status: 0 if all is measured and right, 3 if there is more to do, 1 if something failed or is wrong."""
     args = parse(given)
     place = Place(data=args.data, work=args.work, results=args.results, toy=args.toy)
     if args.unpack is not None:
@@ -53,11 +60,14 @@ def main(given: Sequence[str] | None = None) -> int:
         raise SystemExit(f"--only: no experiment {', '.join(sorted(unknown))} (--list shows them)")
     left = [item for item in items if not place.has(item.id)]
     print(f"{len(items) - len(left)} of {len(items)} experiments are done, {minutes(left)} are left", flush=True)
-    outcomes = [] if args.list else list(work_through(ordered(left, place), place, time.monotonic() + args.seconds))
+    outcomes = list[Outcome]()
+    for outcome in () if args.list else work_through(ordered(left, place), place, time.monotonic() + args.seconds):
+        outcomes.append(outcome)
+        # After each, since the machine may be taken away at any time.
+        if args.bring is not None and outcome.seconds:
+            print("\n".join(transfer.packed(args.bring, place)), flush=True)
     show(items, place, outcomes)
-    if args.bring is not None:
-        print("\n".join(transfer.packed(args.bring, place)))
-    if any(outcome.status == "failed" for outcome in outcomes):
+    if any(outcome.status == "failed" or place.wrong(outcome.item.id) for outcome in outcomes):
         return 1
     return 0 if args.list or all(place.has(item.id) for item in items) else MORE_TO_DO
 
@@ -119,20 +129,36 @@ def run(item: Item, place: Place, seconds: float) -> str:
 def ended(command: Sequence[str], seconds: float) -> tuple[int, list[str]]:
     """The exit status of a process and what it printed, which is shown as it comes; one that takes longer is ended."""
     lines: list[str] = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        timer = threading.Timer(seconds, process.terminate)
-        timer.start()
+    # A session of its own, so that it can be ended with all that it has started.
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        timers = [threading.Timer(seconds, tell, (process, signal.SIGTERM))]
+        timers.append(threading.Timer(seconds + GRACE, tell, (process, signal.SIGKILL)))
+        for timer in timers:
+            timer.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 print(line, end="", flush=True)
                 lines.append(line)
         except BaseException:
-            process.terminate()
+            tell(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
             raise
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
+            # What is left of its group, such as a process that did not listen.
+            tell(process, signal.SIGKILL)
     return process.returncode, lines
+
+
+def tell(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Sends a signal to a process and to all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def minutes(items: Iterable[Item]) -> str:
@@ -146,10 +172,11 @@ def show(items: Sequence[Item], place: Place, outcomes: Iterable[Outcome]) -> No
     for item in items:
         state = now[item.id].status if item.id in now else "failed" if place.failure(item.id).exists() else "to do"
         if place.has(item.id):
-            state = f"done   {read_json(place.result(item.id)).get('headline', '')}"
+            state = f"{'WRONG' if place.wrong(item.id) else 'done '}  {read_json(place.result(item.id))['headline']}"
         print(f"{item.id:36} {item.seconds:5d} s  {state}")
     print(f"left: {minutes(item for item in items if not place.has(item.id))}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    with as_process():
+        raise SystemExit(main())

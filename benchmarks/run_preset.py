@@ -9,6 +9,7 @@ it skips finished stages and continues a stopped one from its checkpoint, so a l
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,7 @@ import yaml  # noqa: E402
 from components.evaluation.verdict.rules import judge  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.process import as_process  # noqa: E402
+from components.foundation.storage import read_json, write_json  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
 from components.stages import STAGES  # noqa: E402
 from components.statistics.intervals import spread  # noqa: E402
@@ -34,6 +37,8 @@ from components.statistics.outcomes import share  # noqa: E402
 from pipelines.parameters.presets import preset_values  # noqa: E402
 
 MORE_TO_DO = 3
+BROUGHT = "brought"
+"""Stands for the code of what was made on another machine."""
 
 
 def main() -> int:
@@ -89,12 +94,13 @@ def with_code() -> dict[str, str]:
 
 
 def run_once(command: list[str], folder: Path, done: Path, deadline: float, **told: str) -> bool:
-    """Runs a command on this code, unless the file `done` says that it has ended well before; whether it has now.
+    """Runs a command on this code, unless the file `done` says that it has ended well; whether it has now.
 
-    `told` are more variables of its environment. At the deadline, a time of the monotonic clock, it is told to stop.
-    Errors: its own exit status.
+    With other code it runs again, and decides itself what it can take over. `told` are more variables of its
+    environment. At the deadline, a time of the monotonic clock, it is told to stop. Errors: its own exit status.
     """
-    if done.exists():
+    code = sha256_of_code()
+    if done.exists() and read_json(done)["code"] in (code, BROUGHT):
         return True
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=with_code() | told)
@@ -109,8 +115,23 @@ def run_once(command: list[str], folder: Path, done: Path, deadline: float, **to
             process.wait()
     if status:
         raise SystemExit(status)
-    done.write_text(json.dumps(round(time.monotonic() - began, 2)))
+    write_json(done, {"seconds": round(time.monotonic() - began, 2), "code": code})
     return True
+
+
+@cache
+def sha256_of_code() -> str:
+    """Of all files that a stage or a command may execute."""
+    digest = hashlib.sha256()
+    for package in ("components", "pipelines", "temper"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def seconds_of(folder: Path, name: str) -> float:
+    """What `run_once` has measured of a stage or a command."""
+    return read_json(folder / f"{name}.seconds.json")["seconds"]
 
 
 def write_result(args: argparse.Namespace) -> None:
@@ -141,7 +162,8 @@ def write_result(args: argparse.Namespace) -> None:
 def one_run(folder: Path) -> dict:
     """Accuracies with n and interval, passes and seconds of one seed's folder."""
     evaluation = json.loads((folder / "evaluation/evaluation.json").read_text(encoding="utf-8"))
-    seconds = {path.name.split(".")[0]: json.loads(path.read_text()) for path in sorted(folder.glob("*.seconds.json"))}
+    ended = (path.name.partition(".")[0] for path in sorted(folder.glob("*.seconds.json")))
+    seconds = {name: seconds_of(folder, name) for name in ended}
     outcomes, _ = read_tensors(folder / "evaluation/outcomes.safetensors")
     accuracies = {}
     for name, outcome in outcomes.items():

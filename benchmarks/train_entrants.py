@@ -64,8 +64,11 @@ def method(name: Name) -> Method:
     return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build()
 
 
-def temper(case: Case, capture: CaptureMode = "off") -> Trained:
-    """What `fit` runs for an epoch: the loader, the method's loss, the step; in the precision `auto`."""
+def temper(case: Case, capture: CaptureMode = "off", tell: Callable[[str], None] = print) -> Trained:
+    """What `fit` runs for an epoch: the loader, the method's loss, the step; in the precision `auto`.
+
+    `tell` takes a line where steps were to be captured and are not.
+    """
     recipe = training.Recipe(
         epochs=case.epochs,
         batch_size=case.batch_size,
@@ -79,7 +82,7 @@ def temper(case: Case, capture: CaptureMode = "off") -> Trained:
         patience=None,
     )
     state = training.start(copy.deepcopy(case.model), method(case.method), _NothingMeasured(), recipe, case.seed)
-    state.capture = Capture(capture)
+    state.capture = Capture(capture, tell)
     loader, plan = _loader(case), training.Plan(recipe, SCHEDULE, THREAT, case.seed)
     return Trained(state.model, lambda epoch: training._train_epoch(state, loader, plan, epoch % case.epochs))
 

@@ -8,12 +8,13 @@ result says so.
 """
 
 import time
+from typing import Any
 
 import yaml
 
 from benchmarks.gpu import weights
-from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, parser, write_result
-from benchmarks.run_preset import one_run, run_stage
+from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
+from benchmarks.run_preset import one_run, run_stage, seconds_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_json
 from pipelines.parameters.presets import preset_values
@@ -49,17 +50,27 @@ def main() -> int:
             return MORE_TO_DO
     for name in LEAVES[args.part]:
         weights.kept(folder, name, args.seed, args.work)
-    seconds = {stage: read_json(folder / f"{stage}.seconds.json") for stage in PARTS[args.part]}
+    seconds = {stage: seconds_of(folder, stage) for stage in PARTS[args.part]}
     content = {"part": args.part, "seed": args.seed, "toy": args.toy, "restored": restored, "seconds": seconds}
     if args.part == "evaluation":
         content |= one_run(folder)
         line = ", ".join(f"{name} {found['value']:.1%}" for name, found in shown(content["accuracies"]).items())
         line += f", {content['verdicts']['student']}"
+        clean, attacked = (found["value"] for found in shown(content["accuracies"]).values())
+        took = sum(content["seconds"].values()) / 60
+        content["aims"] = aims(clean, attacked, None if args.toy else took)
     else:
         content["metrics"] = {name: read_json(folder / f"metrics/{name}.json") for name in LEAVES[args.part]}
         line = ", ".join(f"{name} {validated(found['best'])}" for name, found in content["metrics"].items())
     write_result(args.out, line, **content)
     return DONE
+
+
+def aims(clean: float, attacked: float, minutes: float | None) -> list[dict[str, Any]]:
+    """What the student was to reach, as shares, and the whole chain in how many minutes."""
+    found = [Aim("student, clean", 0.88, clean), Aim("student, under AutoAttack", 0.474, attacked)]
+    found.append(Aim("student, under AutoAttack, second aim", 0.49, attacked))
+    return [aim.told() for aim in (*found, Aim("minutes of the whole chain", 30, minutes, at_most=True))]
 
 
 def validated(best: dict[str, float]) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from components.foundation.arguments import Arguments
 from components.foundation.provenance import git_commit, versions
-from components.foundation.storage import write_text
+from components.foundation.storage import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE, MORE_TO_DO = 0, 3
@@ -67,19 +67,26 @@ class Place(NamedTuple):
         return self.work / "failed" / f"{name}.json"
 
     def has(self, name: str) -> bool:
-        """Whether there is a result; one that is still only on this machine's disk becomes one."""
-        if not self.result(name).exists() and self.made(name).exists():
+        """Whether there is a result; one that was made before a call ended becomes one."""
+        if self.made(name).exists():
             self.publish(name)
         return self.result(name).exists()
 
+    def wrong(self, name: str) -> bool:
+        """Whether a result says that something is wrong."""
+        return self.has(name) and bool(read_json(self.result(name)).get("wrong"))
+
     def publish(self, name: str) -> None:
+        """Moves what an experiment has made among the results, so that a deleted result is measured anew."""
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.result(name), self.made(name).read_text(encoding="utf-8"))
+        self.made(name).unlink()
 
     def options(self) -> list[str]:
         """What every experiment is told."""
         data = ["--data", str(self.data.resolve())] if self.data is not None else []
-        return ["--work", str(self.work.resolve()), *data, *(["--toy"] if self.toy else [])]
+        folders = ["--work", str(self.work.resolve()), "--results", str(self.results.resolve())]
+        return [*folders, *data, *(["--toy"] if self.toy else [])]
 
 
 def parser(doc: str | None) -> Arguments:
@@ -87,14 +94,38 @@ def parser(doc: str | None) -> Arguments:
     options = Arguments(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, help="folder with CIFAR-10 in torchvision's layout")
     options.add_argument("--work", type=Path, required=True, help="folder for what is unfinished")
+    options.add_argument("--results", type=Path, help="folder of the results that there are already")
     options.add_argument("--out", type=Path, required=True, help="the JSON file of the result")
     options.add_argument("--stop-after", type=float, metavar="SECONDS", help="stop, to be continued; exit status 3")
     options.add_argument("--toy", action="store_true", help="toy size")
     return options
 
 
+class Aim(NamedTuple):
+    """A number that was to be reached, and what was measured; None: it could not be."""
+
+    what: str
+    aim: float
+    measured: float | None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        if self.measured is None:
+            return None
+        return self.measured <= self.aim if self.at_most else self.measured >= self.aim
+
+    def told(self) -> dict[str, Any]:
+        return {**self._asdict(), "met": self.met}
+
+
 def write_result(out: Path, headline: str, **content: Any) -> None:
-    """The result with what it belongs to: device, versions, commit and date. The headline is a table's line."""
+    """The result with what it belongs to: device, versions, commit and date. The headline is a table's line.
+
+    Where there are `aims`, it says how many of those that could be measured are met.
+    """
+    judged = [aim["met"] for aim in content.get("aims", ()) if aim["met"] is not None]
+    headline += f" [aims met: {sum(judged)} of {len(judged)}]" * bool(judged)
     made = {"headline": headline, "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), **content}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(made, indent=2) + "\n")

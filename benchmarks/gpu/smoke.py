@@ -9,10 +9,13 @@ closely, stands in `TOLERANCES`. At toy size, and where there is no GPU, the CPU
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -29,7 +32,7 @@ from components.foundation.recipes import changed
 from components.methods.parts.contract import Method
 from components.models.parts.batch_norm import BatchNorm
 from components.models.small_cnn import SmallCnn
-from components.numerics.compute import Compute
+from components.numerics.compute import Compute, Precision, training_arithmetic
 from components.numerics.random_numbers import Noise
 from components.optimizers.parts.optimizer import Group, Optimizer
 from components.optimizers.sgd import Sgd
@@ -37,22 +40,35 @@ from components.stages import STAGES
 from components.threats.l1 import L1
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
+from components.training.capture import Capture
 from pipelines.parameters.presets import preset_values
 from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS as ATTACKS
 from tests.parts.attack_members import THREATS
+from tests.parts.golden_steps import steps
 from tests.parts.method_members import MEMBERS as METHODS
 
-TOLERANCES = {
-    # Of the images, on how many the attack may succeed on one device and not on the other.
-    "attack_outcomes": 0.03,
-    # Of a method's loss, relative to the larger one; single steps of an inner attack may fall on either side of zero.
-    "method_loss": 0.02,
-    # Between accuracies that a whole chain of stages reaches on digits, where training takes another path.
-    "stage_accuracy": 0.1,
-}
+# How far apart two things may lie. Of the images of an attack, on how many it may succeed on one device alone.
+ATTACK = {"outcomes": 0.03}
+# Of a method's steps, relative: single pixels of an inner attack may fall on either side of a zero gradient.
+METHOD = {"loss": 0.02, "gradient": 0.1, "weights": 0.02}
+HALF = {"loss": 0.03, "gradient": 0.1, "weights": 0.05}
+# Of what must be the same to the bit.
+SAME = {"tensors": 0.0}
+# Between accuracies that a whole chain of stages reaches on digits, where training takes another path.
+STAGES_APART = {"accuracy": 0.1}
+TOLERANCES = {"attacks": ATTACK, "methods": METHOD, "bfloat16": HALF, "deterministic": SAME, "stages": STAGES_APART}
+CAPTURED = ("pgd_at", "b_mtard", "fgsm_mep")
 IMAGES, TOY_IMAGES, STEPS = 128, 8, 4
 CPU = torch.device("cpu")
+
+
+class Steps(NamedTuple):
+    """The losses of a few steps, the gradient of the first, and the weights after the last."""
+
+    losses: Tensor
+    gradient: Tensor
+    weights: Tensor
 
 
 def main() -> int:
@@ -63,10 +79,11 @@ def main() -> int:
     found: dict[str, Any] = {"device_type": device.type, "tolerances": TOLERANCES}
     found["attacks"] = list(attacks(device, num, args.toy))
     found["methods"] = list(methods(device))
-    found["deterministic"] = same_weights(device)
-    found["stages"] = stages(args.work / "smoke", device)
-    found["gpu_tests"] = gpu_tests()
-    found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    found["deterministic"] = list(same_bits(device))
+    with peak_memory(device) as peak:
+        found["stages"] = [stages(args.work / "smoke", device, args.data)]
+        found["gpu_tests"] = [gpu_tests()]
+    found["peak_gib"] = peak
     wrong = [f"{row['name']}: {row.get('error') or row['difference']}" for row in failures(found)]
     line = f"{len(found['attacks'])} attacks, {len(found['methods'])} methods, {len(STAGES)} stages; "
     line += f"wrong: {'; '.join(wrong)}" if wrong else "all within tolerance"
@@ -77,11 +94,32 @@ def main() -> int:
 
 def failures(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows that are outside of their tolerance, or raised an error."""
-    yield from (row for row in (*found["attacks"], *found["methods"], found["stages"]) if not row["right"])
-    if not found["deterministic"]:
-        yield {"name": "deterministic training", "difference": "weights differ"}
-    if found["gpu_tests"]["status"]:
-        yield {"name": "gpu tests", "difference": found["gpu_tests"]["summary"]}
+    for kind in ("attacks", "methods", "deterministic", "stages", "gpu_tests"):
+        yield from (row for row in found[kind] if not row["right"])
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
+    """GiB that the whole device had in use at most inside the block, other processes too; nothing without a GPU."""
+    peak: dict[str, float] = {}
+    if device.type != "cuda":
+        yield peak
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            free, total = torch.cuda.mem_get_info()
+            peak["device"] = max(peak.get("device", 0.0), (total - free) / 2**30)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watching.join()
+        peak["own"] = torch.cuda.max_memory_allocated() / 2**30
 
 
 def attacks(device: torch.device, num: int, toy: bool) -> Iterator[dict[str, Any]]:
@@ -107,71 +145,106 @@ def attacks(device: torch.device, num: int, toy: bool) -> Iterator[dict[str, Any
                 return (network(adversarial).argmax(1) == truth).cpu()
 
             name = f"{attack!r} {threat.norm.name}"
-            yield _row(name, TOLERANCES["attack_outcomes"], lambda: _share(outcome(CPU), outcome(device)))
+            yield _row(name, ATTACK, lambda: {"outcomes": _share(outcome(CPU), outcome(device))})
 
 
 def methods(device: torch.device) -> Iterator[dict[str, Any]]:
-    """For every method, the relative difference of its loss on the first batch."""
-    threat = Threat(norm=Linf(), epsilon=Ratio(8, 255))
-    images = torch.rand((16, 1, 8, 8), generator=torch.Generator().manual_seed(2))
-    labels = torch.arange(16) % 3
-
-    def loss(place: torch.device, make: Callable[[], Method]) -> float:
-        torch.manual_seed(5)
-        model, method = TinyNet().to(place).train(), make().to(place).train()
-        method.begin_epoch(0)
-        batch = Batch.of(images.to(place), labels.to(place))
-        rng = Noise(0, torch.arange(len(images), device=place))
-        total = method.loss(model, batch, threat, rng).total  # pyright: ignore[reportArgumentType]
-        total.backward()
-        return float(total)
-
+    """For every method a few steps: on both devices in float32, and on this one in bfloat16 beside float32."""
     for name, make in METHODS.items():
-
-        def difference(make: Callable[[], Method] = make) -> float:
-            one, other = loss(CPU, make), loss(device, make)
-            return abs(one - other) / max(abs(one), abs(other), 1e-6)
-
-        yield _row(name, TOLERANCES["method_loss"], difference)
+        yield _row(name, METHOD, lambda make=make: apart(trained(CPU, make), trained(device, make)))
+        half = partial(trained, device, make, "bfloat16")
+        yield _row(f"{name} bfloat16", HALF, lambda make=make, half=half: apart(trained(device, make), half()))
 
 
-def same_weights(device: torch.device) -> bool:
-    """Whether the same few steps give the same bits twice."""
+def trained(place: torch.device, make: Callable[[], Method], precision: Precision = "float32") -> Steps:
+    """A few steps with random numbers that belong to the image, so that every device draws the same."""
+    threat, count = Threat(norm=Linf(), epsilon=Ratio(8, 255)), 16
+    torch.manual_seed(5)
+    model, method = TinyNet().to(place).train(), make().to(place).train()
+    rule = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
+    optimizer = Optimizer(rule, [Group(list(model.parameters()))])
+    images = torch.rand((count, 1, 8, 8), generator=torch.Generator().manual_seed(2)).to(place)
+    batch = Batch.of(images, (torch.arange(count) % 3).to(place))._replace(total=count)
+    losses, gradients = list[float](), list[Tensor]()
+    method.begin_epoch(0)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        rng = Noise(step, torch.arange(count, device=place))
+        with training_arithmetic(place, precision):
+            total = method.loss(model, batch, threat, rng).total
+        total.backward()
+        losses.append(float(total))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).cpu())
+        optimizer.step(0.1, 0.9)
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).cpu()
+    return Steps(torch.tensor(losses), gradients[0], weights)
 
-    def trained() -> list[Tensor]:
-        torch.manual_seed(7)
-        model, method = TinyNet().to(device).train(), METHODS["pgd_at"]().to(device).train()
-        rule = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
-        optimizer = Optimizer(rule, [Group(list(model.parameters()))])
-        rng = torch.Generator(device).manual_seed(8)
-        images, labels = torch.rand((16, 1, 8, 8), generator=rng, device=device), torch.arange(16, device=device) % 3
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            threat = Threat(norm=Linf(), epsilon=Ratio(8, 255))
-            method.loss(model, Batch.of(images, labels), threat, rng).total.backward()
-            optimizer.step(0.1, 0.9)
-        return [tensor.cpu() for tensor in model.state_dict().values()]
 
-    return all(torch.equal(one, other) for one, other in zip(trained(), trained(), strict=True))
+def apart(one: Steps, other: Steps) -> dict[str, float]:
+    """How far two runs lie apart, relative to the longer: the worst loss, the first gradient, the last weights."""
+    losses = (one.losses - other.losses).abs() / one.losses.abs().maximum(other.losses.abs()).clamp_min(1e-6)
+    found = {"loss": float(losses.max())}
+    for kind in ("gradient", "weights"):
+        left, right = getattr(one, kind), getattr(other, kind)
+        found[kind] = float((left - right).norm() / torch.maximum(left.norm(), right.norm()).clamp_min(1e-12))
+    return found
 
 
-def stages(work: Path, device: torch.device) -> dict[str, Any]:
-    """All stages on digits at toy size, on both devices; the largest difference of an accuracy."""
+def same_bits(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Whether the same few steps give the same bits twice: as they stand, and as the loop captures them."""
+    yield _row("the same steps twice", SAME, lambda: differing(partial(weights_of_steps, device)))
+    for name in CAPTURED:
+        run = partial(steps, name, torch.float32, "bfloat16", device.type)
+        yield _row(f"captured steps of {name} twice", SAME, lambda run=run: differing(lambda: _captured(run, device)))
+
+
+def differing(run: Callable[[], list[Tensor]]) -> dict[str, float]:
+    """How many tensors differ between two runs."""
+    return {"tensors": float(sum(not torch.equal(a, b) for a, b in zip(run(), run(), strict=True)))}
+
+
+def _captured(run: Callable[..., dict[str, Tensor]], device: torch.device) -> list[Tensor]:
+    # `on` refuses where nothing is captured, which a processor never does.
+    return list(run(capture=Capture("on" if device.type == "cuda" else "off", lambda line: None)).values())
+
+
+def weights_of_steps(device: torch.device) -> list[Tensor]:
+    """The weights after a few steps of PGD training."""
+    torch.manual_seed(7)
+    model, method = TinyNet().to(device).train(), METHODS["pgd_at"]().to(device).train()
+    rule = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
+    optimizer = Optimizer(rule, [Group(list(model.parameters()))])
+    rng = torch.Generator(device).manual_seed(8)
+    images, labels = torch.rand((16, 1, 8, 8), generator=rng, device=device), torch.arange(16, device=device) % 3
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        threat = Threat(norm=Linf(), epsilon=Ratio(8, 255))
+        method.loss(model, Batch.of(images, labels), threat, rng).total.backward()
+        optimizer.step(0.1, 0.9)
+    return [tensor.cpu() for tensor in model.state_dict().values()]
+
+
+def stages(work: Path, device: torch.device, data: Path | None) -> dict[str, Any]:
+    """All stages at toy size, on both devices; the largest difference of an accuracy.
+
+    On CIFAR-10 where it is at hand, else on digits, for which scikit-learn must be there.
+    """
+    images = {} if data is None else {"fetch_data.dataset": {"name": "cifar10"}}
 
     def reached(place: str) -> dict[str, float]:
         folder = work / place
         folder.mkdir(parents=True, exist_ok=True)
-        values = changed(preset_values(ROOT, "digits"), TOY | {"compute.device": place}, "smoke")
+        values = changed(preset_values(ROOT, "digits"), TOY | images | {"compute.device": place}, "smoke")
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         for stage in STAGES:
-            run_stage(folder, stage, None, float("inf"))
+            run_stage(folder, stage, data, float("inf"))
         return {name: row["value"] for name, row in one_run(folder)["accuracies"].items()}
 
-    def difference() -> float:
+    def difference() -> dict[str, float]:
         one, other = reached("cpu"), reached(device.type)
-        return max(abs(one[name] - other[name]) for name in one)
+        return {"accuracy": max(abs(one[name] - other[name]) for name in one)}
 
-    return _row("stages", TOLERANCES["stage_accuracy"], difference)
+    return _row("stages", STAGES_APART, difference)
 
 
 def gpu_tests() -> dict[str, Any]:
@@ -183,15 +256,16 @@ def gpu_tests() -> dict[str, Any]:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_code())
     lines = (ended.stdout + ended.stderr).strip().splitlines()
     # 5: no test was selected.
-    return {"status": 0 if ended.returncode == 5 else ended.returncode, "summary": lines[-1] if lines else ""}
+    right = ended.returncode in (0, 5)
+    return {"name": "gpu tests", "right": right, "difference": lines[-1] if lines else "", "lines": lines[-30:]}
 
 
 def _share(one: Tensor, other: Tensor) -> float:
     return float((one != other).float().mean())
 
 
-def _row(name: str, most: float, difference: Callable[[], float]) -> dict[str, Any]:
-    """What was compared, whether it is within `most`, and how long both sides took; an error is a row, too."""
+def _row(name: str, most: Mapping[str, float], difference: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    """What was compared, whether each difference is within `most`, and how long it took; an error is a row, too."""
     began = time.monotonic()
     try:
         found = difference()
@@ -199,7 +273,8 @@ def _row(name: str, most: float, difference: Callable[[], float]) -> dict[str, A
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         return {"name": name, "right": False, "error": text, "seconds": time.monotonic() - began}
-    return {"name": name, "right": found <= most, "difference": found, "seconds": time.monotonic() - began}
+    right = all(found[kind] <= limit for kind, limit in most.items())
+    return {"name": name, "right": right, "difference": found, "seconds": time.monotonic() - began}
 
 
 if __name__ == "__main__":

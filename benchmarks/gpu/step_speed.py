@@ -3,7 +3,8 @@
     python -m benchmarks.gpu.step_speed --work FOLDER --out FILE
 
 Entrants alternate in rounds, each trains a few steps of its own network, and each ratio is taken within a round. Times
-are of the clock, after the device has finished. `temper` captures its steps where there is a GPU, `eager` does not. The
+are of the clock, after the device has finished. `temper` captures its steps where there is a GPU, `eager` does not, and
+`compiled` is `eager` with a network that torch.compile has made; one that cannot start is a row with the reason. The
 limits are the rates of bfloat16 matrix products and of the network's own 3x3 convolutions.
 """
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from benchmarks import attack_clock as clock
 from benchmarks import attack_networks as networks
 from benchmarks import train_entrants as entrants
-from benchmarks.gpu.place import DONE, parser, write_result
+from benchmarks.gpu.place import DONE, Aim, parser, write_result
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages
 from components.models.parts.batch_norm import BatchNorm
 from components.models.resnet18 import ResNet18
+from components.numerics.compute import Compute
 
 OWN = "temper"
 
@@ -43,7 +45,8 @@ CIFAR = 50_000
 
 def main() -> int:
     args = parser(__doc__).parse_args()
-    device, size = torch.device("cuda" if torch.cuda.is_available() else "cpu"), TOY if args.toy else FULL
+    # As a training stage begins: deterministic.
+    device, size = Compute(device="auto", threads="auto", deterministic=True).prepare(), TOY if args.toy else FULL
     rates = {"matrix_product": matrix_product(device, size), "convolutions": convolutions(device, size)}
     found: dict[str, Any] = {"limits_tflop_per_s": rates, "parts": {}}
     lines = []
@@ -54,8 +57,15 @@ def main() -> int:
             own, ratio = part["entrants"][OWN], part["ratios"]["plain"]["median"]
             lines.append(f"{method} {batch_size}: epoch {own['epoch_seconds']:.1f} s, {ratio:.1f} x the published loop")
             print(lines[-1], flush=True)
-    write_result(args.out, "; ".join(lines), toy=args.toy, **found)
+    write_result(args.out, "; ".join(lines), toy=args.toy, aims=[] if args.toy else aims(found["parts"]), **found)
     return DONE
+
+
+def aims(parts: dict[str, Any]) -> list[dict[str, Any]]:
+    """An epoch of PGD-10 training at batch 128 in at most 4 s, and so 30 epochs in 2.5 minutes."""
+    seconds = parts["pgd_at/128"]["entrants"][OWN]["epoch_seconds"]
+    found = [Aim("seconds of a PGD-10 epoch", 4.0, seconds, at_most=True)]
+    return [one.told() for one in (*found, Aim("minutes of 30 epochs", 2.5, seconds / 2, at_most=True))]
 
 
 def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Size, limit: float) -> dict[str, Any]:
@@ -66,7 +76,17 @@ def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Si
     few = LabelledImages(images, torch.randint(0, 10, (num,), generator=rng).to(device))
     model = _network(size)
     case = entrants.Case(model.to(device), few, method, batch_size, 1000, 0.05, 0)
-    ready = {OWN: entrants.temper(case, "auto"), "eager": entrants.temper(case), "plain": entrants.plain(case)}
+    told = list[str]()
+    makers: dict[str, Callable[[], entrants.Trained]] = {
+        OWN: lambda: entrants.temper(case, "auto", told.append),
+        "eager": lambda: entrants.temper(case),
+        "compiled": lambda: entrants.temper(case._replace(model=torch.compile(case.model))),  # pyright: ignore[reportArgumentType]
+        "plain": lambda: entrants.plain(case),
+    }
+    if size is TOY:
+        # It takes a minute, whatever the size.
+        del makers["compiled"]
+    ready, refused, peaks = started(makers, device)
     flop = 2 * networks.multiply_adds(model.cpu().eval(), (3, 32, 32))
     finishing = {name: _until_finished(one.epoch, device) for name, one in ready.items()}
     # Passes there and back: each step of the attack and the training step; weight gradients count as one more.
@@ -90,8 +110,32 @@ def timed(method: entrants.Name, batch_size: int, device: torch.device, size: Si
         for name, one in counted.items()
         if name != OWN
     }
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-    return {"images": num, "batch_size": batch_size, "entrants": rows, "ratios": ratios, "peak_gib": memory}
+    rows |= {name: {"refused": reason} for name, reason in refused.items()}
+    found = {"images": num, "batch_size": batch_size, "entrants": rows, "ratios": ratios, "peak_gib": peaks}
+    return found | {"not_captured": told}
+
+
+def started(
+    makers: dict[str, Callable[[], entrants.Trained]], device: torch.device
+) -> tuple[dict[str, entrants.Trained], dict[str, str], dict[str, float]]:
+    """The entrants after a first epoch, why others could not start, and the GiB that each had at most in it."""
+    ready, refused, peaks = dict[str, entrants.Trained](), dict[str, str](), dict[str, float]()
+    for name, make in makers.items():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            one = make()
+            one.epoch(0)
+        # A compiler fails in many ways, and the others are to be timed nevertheless.
+        except Exception as error:
+            if name == OWN:
+                raise
+            refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        ready[name] = one
+        if device.type == "cuda":
+            peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+    return ready, refused, peaks
 
 
 def _network(size: Size) -> nn.Module:

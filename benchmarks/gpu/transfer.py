@@ -24,7 +24,9 @@ def packed(folder: Path, place: Place) -> list[str]:
     before = read_json(noted) if noted.exists() else []
     files = [path for path in sorted((place.work / "weights").glob("*/*")) if path.suffix != ".tmp"]
     waiting = [path for path in files if f"{path.parent.name}.{path.name}" not in before]
-    taken = waiting[: FILES - 1]
+    # This may be called again after the next experiment: all files of a folder come along together.
+    there = sum(path.name != BUNDLE for path in folder.iterdir())
+    taken = waiting[: max(0, FILES - 1 - there)]
     for path in taken:
         (folder / f"{path.parent.name}.{path.name}").write_bytes(path.read_bytes())
     write_json(noted, before + [f"{path.parent.name}.{path.name}" for path in taken])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.run_preset import BROUGHT
 from components.foundation.storage import read_json, read_text, write_json, write_text
 from components.numerics.tensor_files import read_tensors, write_tensors
 
@@ -59,5 +60,5 @@ def restored(run: Path, name: str, seed: int, work: Path) -> bool:
     for suffix in ("", ".last"):
         write_tensors(run / f"models/{name}{suffix}.safetensors", widened, metadata)
     stage = f"train_{name}" if name in TEACHERS else "distill_student"
-    write_json(run / f"{stage}.seconds.json", 0.0)
+    write_json(run / f"{stage}.seconds.json", {"seconds": 0.0, "code": BROUGHT})
     return True

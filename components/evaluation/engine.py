@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from components.attacks.parts.attack import Attack
 from components.attacks.parts.victim import Victim
 from components.data.dividing import first_of_each_class
+from components.data.splits import LabelledImages, digest
 from components.evaluation.adversarials import Adversarials
 from components.evaluation.campaign import ALONE, Campaign, ModelResults, Shard, Task, outcome_tensors, rescore
-from components.evaluation.captured_search import captured
+from components.evaluation.captured_search import CapturedSearch, SearchCapture
 from components.evaluation.document import DOCUMENT, GALLERY, OUTCOMES, Evaluation
 from components.evaluation.journal import OutcomeJournal
 from components.evaluation.one_attack import TestSet, predict
@@ -91,9 +92,11 @@ def evaluate(
     `evidence_on` says what a verdict on a model is judged from. `extra` are its keys `training_cost`,
     `params` and `provenance` of evaluation.json. Of several processes the first writes; the others only share the work.
     """
-    victims, precision = _victims(candidates, data, suite, note)
+    capture = SearchCapture(suite.compute.capture, data.test.labels.device, note)
+    fast = _fast(candidates, data, suite, capture)
     selected = [name for name, candidate in candidates.items() if candidate.selected]
     with OutcomeJournal.open(place.unfinished / "journal.jsonl", journal_key(candidates, data, suite)) as journal:
+        victims, precision = _checked(fast, data, suite, capture, journal, note)
         # Beside its journal, by whose key it is called: what another evaluation left there is not mistaken for it.
         found_images = place.unfinished / f"adversarial.{journal.id}"
         kept = {name: Adversarials(found_images / f"{name}.npy", data.test, "float32") for name in selected}
@@ -151,30 +154,56 @@ def _tasks(candidate: Candidate, suite: Suite) -> list[Task]:
     return suite.full_tasks() if candidate.selected else suite.short_tasks(suite.section.last_epoch_attacks)
 
 
-def _victims(
-    candidates: Mapping[str, Candidate], data: Data, suite: Suite, note: Callable[[str], None]
+def _fast(candidates: Mapping[str, Candidate], data: Data, suite: Suite, capture: SearchCapture) -> dict[str, Victim]:
+    """Each model with the search network that the suite asks for."""
+    search, some = suite.section.search, next(data.test.batches())[0][:SOME]
+    return {
+        name: capture.captured(name, search.victim(candidate.model, some), some, search.compiled)
+        for name, candidate in candidates.items()
+    }
+
+
+def _checked(
+    fast: Mapping[str, Victim],
+    data: Data,
+    suite: Suite,
+    capture: SearchCapture,
+    journal: OutcomeJournal,
+    note: Callable[[str], None],
 ) -> tuple[dict[str, Victim], dict[str, Any]]:
-    """Each model with the search network that the suite ask for, or, where that fails the check, with none."""
-    search, victims, checks = suite.section.search, {}, {}
-    some = next(data.test.batches())[0][:SOME]
-    precision = resolved(search.precision, some.device)
-    for name, candidate in candidates.items():
-        victim = search.victim(candidate.model, some)
-        if not search.compiled:
-            victim = captured(victim, suite.compute.capture, some.device, note)
+    """The models without those search networks that fail their check, and what evaluation.json says of precision."""
+    victims, checks, search = dict(fast), {}, suite.section.search
+    precision = resolved(search.precision, data.test.labels.device)
+    for name, victim in fast.items():
         if victim.search is not victim.exact:
-            checks[name] = _parity(victim, data, suite)
+            checks[name] = _parity(name, victim, data, suite, journal)
             if not checks[name]["passed"]:
                 note(f"{name}: {precision} search refused, float32 instead: {refusal(checks[name])}")
-                victim = Victim(candidate.model)
-        victims[name] = victim
+                victims[name] = Victim(victim.exact)
+                if isinstance(victim.search, CapturedSearch):
+                    capture.refuse(f"{name}: its {precision} search is refused")
     return victims, {"search": precision, "decision": "float32", "compiled": search.compiled, "parity": checks or None}
 
 
-def _parity(victim: Victim, data: Data, suite: Suite) -> dict[str, Any]:
+def _parity(name: str, victim: Victim, data: Data, suite: Suite, journal: OutcomeJournal) -> dict[str, Any]:
+    """The check of a search network. It takes minutes, so what it found is in the journal like an attack's outcomes."""
     if data.held_out is None:
         return {"passed": False, "reason": "no held-out images to check it on"}
-    return parity(victim, data.held_out, suite.curve_attack, suite.threat, derived(suite.seed, "parity"))
+    images, device = LabelledImages(data.held_out.images.cpu(), data.held_out.labels.cpu()), data.held_out.labels.device
+    # What the journal's key does not tell: another device may go on with it, where the search is another one.
+    about = {
+        "held_out": digest({"held_out": images}),
+        "attack": repr(suite.curve_attack),
+        "device": device.type,
+        "precision": resolved(suite.section.search.precision, device),
+        "captured": isinstance(victim.search, CapturedSearch),
+    }
+    unit = f"parity/{name}/{fingerprint(about)}"
+    with journal.claim(unit, wait=True):
+        if unit not in journal.units:
+            seed = derived(suite.seed, "parity")
+            journal.append(unit, parity(victim, data.held_out, suite.curve_attack, suite.threat, seed))
+    return journal.units[unit]
 
 
 def attack_code(candidates: Mapping[str, Candidate], suite: Suite) -> dict[str, str]:
@@ -184,7 +213,11 @@ def attack_code(candidates: Mapping[str, Candidate], suite: Suite) -> dict[str, 
 
 
 def journal_key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -> dict[str, Any]:
-    """What a journal belongs to: other models, data, attacks, seed, batches, precision or code are another journal."""
+    """What a journal belongs to: other models, data, attacks, seed, batches, precision or code are another journal.
+
+    So is `compute.capture: off`: a replay is filled up to another size, by which libraries choose their algorithms, and
+    bits differ. `auto` and `on` compute the same.
+    """
     tasks = {name: [repr(task) for task in _tasks(candidate, suite)] for name, candidate in candidates.items()}
     return {
         "models": {name: candidate.facts["sha256"] for name, candidate in candidates.items()},
@@ -194,6 +227,7 @@ def journal_key(candidates: Mapping[str, Candidate], data: Data, suite: Suite) -
         "seed": suite.seed,
         "batch_size": data.test.batch_size,
         "search": repr(suite.section.search),
+        "captured": suite.compute.capture != "off",
         "images": len(data.test.labels),
         "code": fingerprint(attack_code(candidates, suite)),
         "versions": versions(),

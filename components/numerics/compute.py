@@ -20,9 +20,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """
 
 CaptureMode = Literal["auto", "on", "off"]
-"""Whether a GPU records a training step once and replays it (CUDA graphs), which spares the host its launches.
+"""Whether a GPU records a training step, and passes of attacks, once and replays them (CUDA graphs), which spares the
+host its launches.
 
-`auto`: wherever it can be. `on`: an error where it cannot be. `off`: never.
+`auto`: wherever it can be, and a line says why where it cannot. `on`: an error where it cannot be. `off`: never.
 """
 
 
@@ -43,8 +44,8 @@ class Compute:
     threads: Threads  # CPU threads of each process, `auto` for the fastest number now; sums of floats depend on it.
     deterministic: bool  # Allow only operations that give the same bits again.
     capture: CaptureMode = "auto"
-    """A GPU records steps of training and passes of attacks, and replays them: `auto` where it can, `on` or an error,
-    `off` never."""
+    """A GPU records steps of training, and an evaluation's passes over at most 256 images, and replays them: `auto`
+    where it can, `on` or an error, `off` never. Passes over more images keep a GPU busy by themselves."""
 
     @property
     def warning(self) -> str:

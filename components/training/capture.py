@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
-from components.foundation.errors import InputError
 from components.methods.parts.contract import Crafting, Loss, Method
 from components.numerics import parallel
+from components.numerics.capturing import uncaptured
 from components.numerics.compute import CaptureMode
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, Rng
@@ -68,7 +68,8 @@ class Capture:
     def __init__(
         self, mode: CaptureMode = "off", tell: Callable[[str], None] = print, graphs: Graphs | None = None
     ) -> None:
-        self.mode, self.tell, self.graphs = mode, tell, graphs
+        self.mode: CaptureMode = mode
+        self.tell, self.graphs = tell, graphs
         # Counts the epoch's passes.
         self.counter = PassCounter()
         self.step: Recording[_Found] | None = None
@@ -170,13 +171,11 @@ class Capture:
         if not reason:
             self.step = Recording(run.graphs, bindings)
             return
-        if self.mode == "on":
-            raise InputError(f"compute.capture: got 'on', but {reason} (auto goes on without)")
         alone = _attacks_apart(run.method) and not self._attack_failed
+        what = "of each step the attack alone is captured" if alone else "steps are not captured"
+        line = uncaptured(self.mode, what, self._attack_failed or reason)
         if alone:
             self.attack = Recording(run.graphs, bindings)
-        what = "of each step the attack alone is captured" if alone else "steps are not captured"
-        line = f"capture: {what}: {reason if not self._attack_failed else self._attack_failed}"
         if line not in self._told:
             self._told.add(line)
             self.tell(line)

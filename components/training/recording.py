@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.data.placement import Placement
+from components.numerics.capturing import Draws, reason_of, undone_on_failure
 from components.numerics.cost import PassCounter
 
 T = TypeVar("T")
@@ -22,6 +23,10 @@ T = TypeVar("T")
 # Batches of a kind that run as they stand first: libraries choose their algorithms, and a method makes its memory.
 WARM_UP = 2
 RESHAPED = "what the method remembers changes its shape"
+DRAWS = "random numbers are drawn on the host"
+# What is the same if it is equal.
+Plain = int | float | str | tuple
+Notes = dict[nn.Module, dict[str, Any]]
 
 
 class Graph(Protocol):
@@ -60,20 +65,15 @@ class CudaGraph:
         return result
 
     def record(self, work: Callable[[], Any]) -> None:
-        for generator in self.generators:
-            self.graph.register_generator_state(generator)
         # Casts of weights that were made outside are not the graph's, and the graph's own hold nothing before a replay.
         torch.clear_autocast_cache()
         try:
-            # Threads that decode images may go on meanwhile.
-            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.result = work()
-        except BaseException:
-            # A generator that was being recorded would refuse to draw from here on; a copy of its state does not.
-            device = torch.cuda.current_device()
-            for generator in (*self.generators, torch.cuda.default_generators[device]):
-                generator.graphsafe_set_state(generator.clone_state())
-            raise
+            with undone_on_failure(self.generators):
+                for generator in self.generators:
+                    self.graph.register_generator_state(generator)
+                # Threads that decode images may go on meanwhile.
+                with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+                    self.result = work()
         finally:
             torch.clear_autocast_cache()
 
@@ -107,13 +107,34 @@ class Bindings:
                 module._buffers[name] = tensor.copy_(current)
         return True
 
-    def put_back(self) -> None:
-        """Has each name stand for its tensor again, as it is: what took its place was never computed."""
+    def notes(self) -> Notes:
+        """What the networks hold as plain attributes: numbers, and tensors that are no buffers."""
+        return {module: dict(vars(module)) for module in self.buffers}
+
+    def changed(self, notes: Notes) -> str:
+        """The name of an attribute that is not what it was, or nothing."""
+        for module, before in notes.items():
+            now = vars(module)
+            for name in {**before, **now}:
+                if name not in before or name not in now or not _unchanged(before[name], now[name]):
+                    return f"{type(module).__name__}.{name}"
+        return ""
+
+    def put_back(self, notes: Notes) -> None:
+        """Has each name stand for its tensor again, as it is, and each attribute for what it was: what took its place
+        was never computed."""
+        for module, before in notes.items():
+            vars(module).clear()
+            vars(module).update(before)
         for module, own in self.buffers.items():
             module._buffers.clear()
             module._buffers.update(own)
         for parameter in self.parameters:
             parameter.grad = None
+
+
+def _unchanged(before: object, now: object) -> bool:
+    return before is now or (isinstance(now, Plain) and type(before) is type(now) and before == now)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -167,22 +188,28 @@ class Recording(Generic[T]):
 
     def _record(self, graph: Graph, work: Callable[[Batch], T], batch: Batch, counter: PassCounter) -> Batch:
         inputs = _copied(batch)
+        self.bindings.settle()
+        passes, draws, notes = (counter.forward, counter.backward), Draws(batch.images.device), self.bindings.notes()
 
         def settled() -> T:
             result = work(inputs)
             if not self.bindings.settle():
                 raise RuntimeError(RESHAPED)
+            # A replay would take these for ever as they are now.
+            if draws.on_host:
+                raise RuntimeError(DRAWS)
+            if changed := self.bindings.changed(notes):
+                raise RuntimeError(f"{changed} changes on the host")
             return result
 
-        self.bindings.settle()
-        passes = counter.forward, counter.backward
         try:
             graph.record(settled)
-        except RuntimeError as error:
-            self.bindings.put_back()
+        except Exception as error:
+            # Of whatever kind: the same work is done as it stands next, and a mistake of its own shows there.
+            self.bindings.put_back(notes)
+            draws.put_back()
             counter.forward, counter.backward = passes
-            # What ends a recording is an error of its own, which hides the first.
-            raise Refused(str(error.__context__ or error).partition("\n")[0]) from error
+            raise Refused(reason_of(error)) from error
         return inputs
 
 

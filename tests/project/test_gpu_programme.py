@@ -1,17 +1,21 @@
 """The GPU programme: order, what is skipped, stopped, continued and brought home; and each kind at toy size."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmarks import gpu_programme
 from benchmarks.gpu import transfer, weights
@@ -25,17 +29,42 @@ from pipelines.studies.file import arm_params, read_study
 ROOT = Path(__file__).resolve().parents[2]
 # An experiment that counts its calls, and does in each what it is told: a status, or more to do.
 FAKE = """
-import json, sys
+import json, os, signal, sys, time
 from pathlib import Path
 out, plan = Path(sys.argv[sys.argv.index("--out") + 1]), sys.argv[1].split(",")
 count = out.with_suffix(".calls")
 calls = len(count.read_text()) if count.exists() else 0
 count.write_text("x" * (calls + 1))
-status = int(plan[min(calls, len(plan) - 1)])
+told = plan[min(calls, len(plan) - 1)]
+if told == "interrupted":
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+status = 0 if told == "wrong" else int(told)
 if status == 0:
-    out.write_text(json.dumps({"headline": "fine", "options": sys.argv[2:]}))
+    out.write_text(json.dumps({"headline": "fine", "wrong": [told] * (told == "wrong"), "options": sys.argv[2:]}))
 print("said", status)
 raise SystemExit(status)
+"""
+# An experiment whose own child does not listen to signals.
+DEAF = """
+import subprocess, sys
+code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+child.stdout.readline()
+print("child", child.pid, flush=True)
+child.wait()
+"""
+
+
+STARTED = """
+import sys
+sys.path.insert(0, ".")
+from benchmarks import gpu_programme
+from components.foundation.process import as_process
+gpu_programme.GRACE = 1
+gpu_programme.programme = lambda toy: [gpu_programme.Item("deaf", "a fake", 10, ("fake_experiment",), True)]
+with as_process():
+    sys.exit(gpu_programme.main(["--toy", "--work", {work!r}]))
 """
 
 
@@ -63,17 +92,31 @@ def test_every_experiment_is_there_once_and_one_seed_comes_before_the_second():
     assert all(find_spec(item.command[0]) is not None and item.seconds > 0 for item in items)
     assert [item.id for item in items[:2]] == ["smoke", "step_speed"]
     rows: dict[str, list[int]] = {}
-    for item in items[7:]:
+    for item in items[8:]:
         row, _, seed = item.id.rpartition(".")
         rows.setdefault(row, []).append(int(seed))
     assert all(seeds == sorted(seeds) for seeds in rows.values())
-    seeds = [int(item.id.rpartition(".")[2]) for item in items[7:] if not item.id.startswith("chain")]
+    seeds = [int(item.id.rpartition(".")[2]) for item in items[8:] if not item.id.startswith("chain")]
     assert seeds == sorted(seeds)
     # A machine is there for half an hour.
     assert all(item.seconds <= 1500 for item in items)
     assert [item.id for item in programme(toy=True)] == [
         item.id for item in items if not re.search(r"\.[12]$", item.id)
     ]
+
+
+def test_the_list_of_wheels_is_complete():
+    """What a wheel needs is in the list, or is there wherever torch and torchvision are."""
+    lines = (ROOT / "benchmarks/gpu/wheels.txt").read_text().splitlines()
+    there = set(re.findall(r"[a-z0-9]+", lines[0]))
+    listed = {line for line in lines if not line.startswith("#")}
+    wanted = {"pydantic", "typer", "pytest", "pyautoattack"}
+    for name in listed:
+        for text in requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted.add(canonicalize_name(requirement.name))
+    assert wanted - there == listed
 
 
 def test_what_is_published_stands_beside_an_arm_of_the_list():
@@ -108,6 +151,10 @@ def test_what_is_done_is_skipped_and_what_was_stopped_goes_on(run, tmp_path, cap
     assert run(items, "--seconds", "300") == DONE
     calls = {name: len((tmp_path / f"work/made/{name}.calls").read_text()) for name in ("one", "two", "three")}
     assert calls == {"one": 1, "two": 3, "three": 1}
+    # What is deleted is measured anew.
+    (tmp_path / "results/one.json").unlink()
+    assert run(items, "--seconds", "300") == DONE
+    assert len((tmp_path / "work/made/one.calls").read_text()) == 2
     assert "--stop-after" in read_json(tmp_path / "results/two.json")["options"]
     out = capsys.readouterr().out
     assert "2 of 3 experiments are done, about 0 GPU minutes are left" in out and "done   fine" in out
@@ -122,6 +169,45 @@ def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
     assert run(items, "--seconds", "300") == DONE
     out = capsys.readouterr().out
     assert out.index("\nlate: ") < out.index("\nbad: ") and not (tmp_path / "work/failed/bad.json").exists()
+
+
+def test_a_result_that_says_wrong_is_shown_and_ends_so(run, tmp_path, capsys):
+    assert run([fake("bad", "0,wrong")], "--seconds", "300") == DONE
+    (tmp_path / "results/bad.json").unlink()
+    assert run([fake("bad", "0,wrong")], "--seconds", "300") == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_results_are_packed_after_each_experiment(run, tmp_path):
+    """The last one here never ends: what came before is there already."""
+    with pytest.raises(KeyboardInterrupt):
+        run([fake("one", "0"), fake("two", "interrupted")], "--seconds", "300", "--bring", str(tmp_path / "out"))
+    assert set(read_json(tmp_path / "out/results.json")["results"]) == {"one.json"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_programme_leaves_no_process(number, tmp_path):
+    """Neither its experiment nor what that has started, though the latter does not listen."""
+    (tmp_path / "fake_experiment.py").write_text(DEAF)
+    script = STARTED.format(work=str(tmp_path / "work"))
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        child = int(next(line for line in process.stdout if line.startswith("child ")).split()[1])
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"process {child} is still there")
 
 
 def test_nothing_begins_that_cannot_end(run, tmp_path, capsys):
@@ -182,7 +268,7 @@ def each_kind() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_each_kind_at_toy_size_killed_twice(tmp_path):
     """Every experiment ends in a result, and those that were running when the process was killed end in the same."""
     hit, wanted = ["chain.student.0", "fast_at.fgsm_rs.0"], each_kind()
@@ -205,8 +291,19 @@ def test_each_kind_at_toy_size_killed_twice(tmp_path):
         assert numbers(whole) == numbers(results[name])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_rest_of_the_list_at_toy_size(tmp_path):
+    """With the experiments above it is the whole list: the first real run meets nothing new but the GPU."""
+    rest = [item.id for item in programme(toy=True) if item.id not in each_kind()]
+    process = programme_at_toy_size(tmp_path, *rest)
+    out, _ = process.communicate()
+    assert process.returncode == DONE, out[-3000:]
+    assert sorted(path.stem for path in (tmp_path / "toy-results").glob("*.json")) == sorted(rest)
+
+
 def programme_at_toy_size(work: Path, *ids: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "benchmarks/gpu_programme.py", "--toy", "--seconds", "1100", "--work", str(work)]
+    command = [sys.executable, "benchmarks/gpu_programme.py", "--toy", "--seconds", "3500", "--work", str(work)]
     command += ["--only", *ids]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -5,10 +5,14 @@ or reads a number of an earlier epoch shows here as it would on a GPU.
 """
 
 import copy
+import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,10 +34,11 @@ from components.threats.parts.threat import Threat
 from components.training.capture import Capture
 from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
-from components.training.recording import WARM_UP
+from components.training.recording import WARM_UP, CudaGraph
 from components.wrappers.awp import Awp
 from tests.conftest import TinyNet
 from tests.parts import parallel_worker
+from tests.parts.fake_cuda import FakeCuda, State
 from tests.parts.method_members import MEMBERS, STEP, WRAPPED, smoothed
 from tests.parts.tape_graph import TapeGraph
 
@@ -202,6 +207,115 @@ def test_what_turns_out_to_need_the_host_goes_on_without(in_attack, linf, tmp_pa
     why = "operation not permitted when stream is capturing: _local_scalar_dense"
     assert lines == [ALONE + why] + [STEPS + why] * in_attack
     assert bool(num_replays()) != in_attack
+
+
+class Meddling(Method):
+    """Training whose loss does something on the host besides, which no graph knows of."""
+
+    seen: Tensor
+
+    def __init__(self, kind: str, fails: bool = False) -> None:
+        super().__init__()
+        self.kind, self.fails = kind, fails
+        self.turn, self.last, self.calls = 0, torch.zeros(()), list[int]()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+        self.calls.append(0)
+        self.seen = self.seen + 1
+        weight: Any = 1.0
+        match self.kind:
+            case "python":
+                weight = random.random()
+            case "numpy":
+                weight = float(np.random.rand())
+            case "counts":
+                self.turn += 1
+                weight = 1 / self.turn
+            case "remembers":
+                weight = 1 + self.last
+                self.last = weight * 0.9
+            case _:
+                weight = torch.rand(()) * torch.rand((), generator=batch_generator(rng))
+        # Of the batches of 6, 5, 5 and 5 the last is the first that is recorded.
+        if self.fails and len(self.calls) == 1 + WARM_UP + 1:
+            self.turn, self.last = 99, torch.ones(())
+            random.random(), np.random.rand()
+            raise ValueError("no RuntimeError\nat all")
+        total = weight * model(batch.images).square().mean()
+        return Loss(total, {"seen": self.seen.clone()})
+
+
+def batch_generator(rng: Rng) -> torch.Generator:
+    assert isinstance(rng, Part)
+    return rng.generator
+
+
+def host_states() -> tuple[Any, ...]:
+    return random.getstate(), str(np.random.get_state(legacy=False))
+
+
+def seeded(kind: str, threat: Threat, folder: Path, capture: Capture, fails: bool = False) -> TrainingState:
+    random.seed(4), np.random.seed(4)
+    return ended(Meddling(kind, fails), threat, folder, recipe(3), capture)
+
+
+ATTRIBUTES = {"counts": "Meddling.turn changes on the host", "remembers": "Meddling.last changes on the host"}
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "counts", "remembers"])
+def test_what_happens_on_the_host_is_not_recorded(kind, linf, tmp_path):
+    """A replay would draw the same number for ever, or count no more."""
+    lines, after = [], []
+    eager = seeded(kind, linf, tmp_path / "eager", Capture())
+    after.append(host_states())
+    same(eager, seeded(kind, linf, tmp_path / "replayed", captured(lines)))
+    after.append(host_states())
+    assert lines == [STEPS + ATTRIBUTES.get(kind, "random numbers are drawn on the host")]
+    assert not num_replays() and after[0] == after[1]
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "counts", "remembers", "device"])
+def test_after_a_recording_that_failed_everything_is_as_if_it_had_not_been_tried(kind, linf, tmp_path):
+    """Generators, buffers and attributes, whatever kind of error it was."""
+    lines, after = [], []
+    eager = seeded(kind, linf, tmp_path / "eager", Capture())
+    after.append((*host_states(), torch.get_rng_state().tolist()))
+    same(eager, seeded(kind, linf, tmp_path / "replayed", captured(lines), fails=True))
+    after.append((*host_states(), torch.get_rng_state().tolist()))
+    assert lines == [STEPS + "no RuntimeError"] and not num_replays() and after[0] == after[1]
+
+
+def test_a_mistake_of_the_method_itself_is_not_hidden(linf, tmp_path):
+    class Mistaken(Meddling):
+        def loss(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Loss:
+            if len(self.calls) == 1 + WARM_UP:
+                raise ValueError("a mistake")
+            return super().loss(model, batch, threat, rng)
+
+    with pytest.raises(ValueError, match="a mistake"):
+        ended(Mistaken("device"), linf, tmp_path, recipe(3), captured([]))
+
+
+def test_a_failed_recording_leaves_the_gpu_as_it_was(monkeypatch):
+    """As torch 2.11 leaves it: on the stream of the recording, with generators that refuse to draw."""
+    cuda = FakeCuda(monkeypatch)
+
+    @contextmanager
+    def recording(graph: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        cuda.begin_recording()
+        yield
+
+    class FakeGraph:
+        def register_generator_state(self, generator: object) -> None:
+            assert generator is cuda.own
+
+    for name, part in {"graph": recording, "CUDAGraph": FakeGraph, "Stream": object}.items():
+        monkeypatch.setattr(torch.cuda, name, part)
+    with pytest.raises(ZeroDivisionError):
+        CudaGraph([cuda.own]).record(lambda: 1 / 0)  # pyright: ignore[reportArgumentType]
+    assert cuda.untouched and cuda.own.state == State()
 
 
 class TwoStreams(Asking):

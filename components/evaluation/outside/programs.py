@@ -29,17 +29,9 @@ MOST_OF_AN_IMAGE, MOST_OF_A_BATCH = 2**28, 2**32
 # Weights may share bytes of their file, so they can be larger than it: by how much, and what always passes.
 MOST_SHARING, SMALL = 4, 2**26
 # The codes of the file format.
-DTYPES = {
-    1: torch.uint8,
-    2: torch.int8,
-    3: torch.int16,
-    4: torch.int32,
-    5: torch.int64,
-    6: torch.float16,
-    7: torch.float32,
-    8: torch.float64,
-    12: torch.bool,
-    13: torch.bfloat16,
+_NAMES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
+DTYPES: dict[int, torch.dtype] = {
+    code: getattr(torch, name) for code, name in {**_NAMES, 12: "bool", 13: "bfloat16"}.items()
 }
 MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 # Kinds of arguments that do not depend on what was computed, and what the file's value means.
@@ -67,6 +59,9 @@ class Program(nn.Module):
     It does what it was exported to do: `train()` and `eval()` change nothing, since the mode is part of a program. One
     that was exported for batches of one size gets batches of that size, the last one filled up with zeros.
     """
+
+    # Nobody here knows what its operators do with random numbers, or with the other images of a batch.
+    from_outside = True
 
     def __init__(self, graph: Spec, signature: Spec, tensors: Mapping[str, tuple[Tensor, bool]], where: str) -> None:
         """`tensors` are parameters (marked true), buffers and constants under the names that the signature gives."""
