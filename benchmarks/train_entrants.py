@@ -5,6 +5,7 @@ Each gets a copy of the same float32 network, the same images and the same setti
 
 import copy
 import importlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from components.attacks.pgd import Pgd
 from components.data.augmentation import Augmentation
 from components.data.loader import Loader
 from components.data.splits import LabelledImages
+from components.distillation.b_mtard import BMtard
+from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
 from components.methods.fgsm_rs import FgsmRs
 from components.methods.parts.contract import Method
@@ -34,7 +37,7 @@ PGD_STEPS, PGD_STEP, RS_STEP = 10, Ratio(2, 255), Ratio(10, 255)
 CLASSES = 10
 AUGMENTATION = Augmentation(crop=4, flip=True, cutmix=0.0, rand_augment=None)
 SCHEDULE = Cyclic(peak=0.5)
-Name = Literal["pgd_at", "fgsm_rs"]
+Name = Literal["pgd_at", "fgsm_rs", "b_mtard"]
 
 
 class Case(NamedTuple):
@@ -47,6 +50,7 @@ class Case(NamedTuple):
     epochs: int
     learning_rate: float
     seed: int
+    teachers: tuple[nn.Module, nn.Module] | None = None  # The clean and the robust one, of a student.
 
 
 class Trained(NamedTuple):
@@ -56,12 +60,29 @@ class Trained(NamedTuple):
     epoch: Callable[[int], Any]
 
 
-def method(name: Name) -> Method:
-    """PGD-10 AT, or FGSM-RS as published, at 8/255."""
+def method(name: Name, teachers: tuple[nn.Module, nn.Module] | None = None) -> Method:
+    """PGD-10 AT, or FGSM-RS or B-MTARD as published, at 8/255."""
+    if name == "b_mtard":
+        assert teachers is not None
+        return student().build(*teachers)
     if name == "pgd_at":
         attack = Pgd(steps=PGD_STEPS, step_size=PGD_STEP, start="uniform", loss="cross_entropy", restarts=1)
         return PgdAt(attack=attack, label_smoothing=0.0).build()
     return FgsmRs(step_size=RS_STEP, noise=Ratio(1), label_smoothing=0.0, batch_norm="train").build()
+
+
+def student() -> BMtard:
+    """The published settings of B-MTARD."""
+    return BMtard(
+        attack=InnerAttack(steps=PGD_STEPS, step_size=PGD_STEP, start="gaussian", loss="cross_entropy"),
+        reduction="class_mean",
+        temperature_step=1e-3,
+        temperature_min=1.0,
+        temperature_max=10.0,
+        weight_step=0.025,
+        balance_milestones=(215, 260, 285),
+        balance_decay=0.1,
+    )
 
 
 def temper(case: Case, capture: CaptureMode = "off", tell: Callable[[str], None] = print) -> Trained:
@@ -81,7 +102,9 @@ def temper(case: Case, capture: CaptureMode = "off", tell: Callable[[str], None]
         select_by="robust_accuracy",
         patience=None,
     )
-    state = training.start(copy.deepcopy(case.model), method(case.method), _NothingMeasured(), recipe, case.seed)
+    state = training.start(
+        copy.deepcopy(case.model), method(case.method, case.teachers), _NothingMeasured(), recipe, case.seed
+    )
     state.capture = Capture(capture, tell)
     loader, plan = _loader(case), training.Plan(recipe, SCHEDULE, THREAT, case.seed)
     return Trained(state.model, lambda epoch: training._train_epoch(state, loader, plan, epoch % case.epochs))
@@ -103,11 +126,76 @@ def plain(case: Case) -> Trained:
             factor = SCHEDULE.factor(epoch + index / loader.num_batches, case.epochs)
             yield batch.images.contiguous(), batch.labels, case.learning_rate * factor
 
+    balance = Balance(1.0, 1.0, 0.5, 0.5, None)
+
     def epoch(number: int) -> None:
+        nonlocal balance
         torch.manual_seed(case.seed + number)
+        if case.teachers is not None:
+            balance = teach_plainly(model, *case.teachers, optimizer, batches(number % case.epochs), balance)
+            return
         train_plainly(model, optimizer, batches(number % case.epochs), steps, step_size, THREAT.radius)
 
     return Trained(model, epoch)
+
+
+class Balance(NamedTuple):
+    """The temperatures and weights of the robust and the clean side, and their first losses."""
+
+    temperature_robust: float
+    temperature_clean: float
+    weight_robust: float
+    weight_clean: float
+    first: tuple[float, float] | None
+
+
+def teach_plainly(
+    model: nn.Module,
+    clean_teacher: nn.Module,
+    robust_teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor, float]],
+    balance: Balance,
+) -> Balance:
+    """B-MTARD as its published loop trains: float32, an attack of ten steps in evaluation mode whose gradient is that
+    of the image alone, two passes of the student, numbers of the balances read back in every step. The new balance.
+    """
+    for images, labels, rate in batches:
+        model.eval()
+        images_adv = images + 0.001 * torch.randn_like(images)
+        for _ in range(PGD_STEPS):
+            images_adv.requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(model(images_adv), labels), [images_adv])
+            moved = images_adv.detach() + float(PGD_STEP) * gradient.sign()
+            moved = torch.min(torch.max(moved, images - THREAT.radius), images + THREAT.radius)
+            images_adv = moved.clamp(0, 1)
+        model.train()
+        logits_adv, logits = model(images_adv), model(images)
+        with torch.no_grad():
+            robust = F.softmax(robust_teacher(images_adv) / balance.temperature_robust, dim=1)
+            clean = F.softmax(clean_teacher(images) / balance.temperature_clean, dim=1)
+        losses = [
+            (target * ((target + 1e-5).log() - F.log_softmax(output, dim=1))).mean()
+            for target, output in ((robust, logits_adv), (clean, logits))
+        ]
+        balance = moved_on(balance, [-(q * (q + 1e-5).log()).sum(1).mean().item() for q in (robust, clean)], losses)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        (balance.weight_robust * losses[0] + balance.weight_clean * losses[1]).backward()
+        optimizer.step()
+    return balance
+
+
+def moved_on(balance: Balance, entropies: list[float], losses: list[Tensor]) -> Balance:
+    """Both balances after a step, with the published step sizes."""
+    robust, clean = (loss.item() for loss in losses)
+    first = balance.first or (robust, clean)
+    relative = robust / first[0], clean / first[1]
+    up = math.copysign(1e-3, entropies[0] / entropies[1] - 1)
+    share = relative[0] / sum(relative)
+    weight = balance.weight_robust - 0.025 * (balance.weight_robust - share)
+    hot = min(max(balance.temperature_robust - up, 1.0), 10.0)
+    return Balance(hot, min(max(balance.temperature_clean + up, 1.0), 10.0), weight, 1 - weight, first)
 
 
 def train_plainly(
@@ -141,8 +229,10 @@ def train_plainly(
 def art(case: Case) -> Trained:
     """ART's AdversarialTrainerMadryPGD, or AdversarialTrainerFBFPyTorch, as documented: numpy arrays, no augmentation.
 
-    The second sets the learning rate itself. Error: ImportError where ART is not installed.
+    The second sets the learning rate itself. Error: ImportError where ART is not installed, or has no such trainer.
     """
+    if case.teachers is not None:
+        raise ImportError("no trainer of students with two teachers")
     classification = importlib.import_module("art.estimators.classification")
     trainers = importlib.import_module("art.defences.trainer")
     model = copy.deepcopy(case.model)

@@ -1,4 +1,4 @@
-"""Times PGD-10 and FGSM-RS training against the published loop and ART's trainers, and against the convolutions.
+"""Times PGD-10, FGSM-RS and B-MTARD training against published loops, ART's trainers and the convolutions.
 
     python benchmarks/train_speed.py --data FOLDER
     python benchmarks/train_speed.py --only pgd_at/small_cnn --rounds 1 --images 64
@@ -60,6 +60,7 @@ TIMED = {
     "pgd_at/small_cnn": Part("pgd_at", SmallCnn, 128, 512),
     "pgd_at/small_cnn_256": Part("pgd_at", SmallCnn, 256, 512),
     "pgd_at/resnet18": Part("pgd_at", ResNet18, 32, 32),
+    "b_mtard/resnet18": Part("b_mtard", ResNet18, 32, 32),
     "fgsm_rs/small_cnn": Part("fgsm_rs", SmallCnn, 128, 1024),
     "fgsm_rs/small_cnn_256": Part("fgsm_rs", SmallCnn, 256, 1024),
     "fgsm_rs/resnet18": Part("fgsm_rs", ResNet18, 32, 96),
@@ -107,7 +108,8 @@ def timed(part: Part, train: LabelledImages, args: argparse.Namespace) -> dict[s
     """An epoch by every entrant in every round, and the machine's limits in the same rounds."""
     num = args.images or part.images
     few = train.take(torch.arange(num))
-    case = entrants.Case(networks._build(part.network, few), few, part.method, part.batch_size, 1000, 0.05, 0)
+    teachers = teachers_of(few) if part.method == "b_mtard" else None
+    case = entrants.Case(networks._build(part.network, few), few, part.method, part.batch_size, 1000, 0.05, 0, teachers)
     trained, missing = contestants(case)
     # At the heads, whose outputs are the logits as well: ART calls a model's layers past the model's own hooks.
     counter = PassCounter(*(list(one.model.children())[-1] for one in trained.values()))
@@ -138,13 +140,19 @@ def timed(part: Part, train: LabelledImages, args: argparse.Namespace) -> dict[s
     return {
         "images": num,
         "batch_size": part.batch_size,
-        "method": repr(entrants.method(part.method)),
+        "method": repr(entrants.method(part.method, teachers)),
         "gflop_per_forward_pass": flop / 1e9,
         "limits_gflop_per_s": {name: clock.spread(values) for name, values in rates.items()},
         "entrants": {name: row(name, one) for name, one in laps.items()},
         "ratios": clock.ratios(laps, OWN),
         "not_installed": missing,
     }
+
+
+def teachers_of(images: LabelledImages) -> tuple[nn.Module, nn.Module]:
+    """A small clean and a small robust teacher, frozen; untrained, since only their cost counts."""
+    models = [networks._build(SmallCnn, images, seed).eval().requires_grad_(False) for seed in (1, 2)]
+    return models[0], models[1]
 
 
 def contestants(case: entrants.Case) -> tuple[dict[str, entrants.Trained], list[str]]:
