@@ -9,9 +9,10 @@ from components.foundation.errors import InputError
 from components.reports.robustness.contents import Transfer
 from components.reports.study.contents import LeadTime, SentinelEvent, SentinelRecord, StudyPlan, StudyRun
 from components.reports.study.document import RunFiles, build
-from components.reports.study.tables import leads, leaks, markdown, transfer
+from components.reports.study.tables import leads, leaks, markdown, nrr, trade_offs, transfer
 from components.statistics.documents import document_of
 from components.statistics.intervals import holm, paired, spread
+from components.statistics.number_text import percent
 from components.statistics.outcomes import share
 from tests.parts.evaluation_files import built, evaluation, outcomes
 
@@ -67,6 +68,20 @@ def test_means_and_paired_differences_follow_from_the_outcomes() -> None:
         for got, found, p in zip(pair.seeds.values(), want, corrected, strict=True):
             assert (got.value, got.p, got.p_corrected) == pytest.approx((found.value, found.p, p), rel=1e-5)
         assert pair.over_seeds.mean == pytest.approx(sum(found.value for found in want) / 2, abs=1e-6)
+
+
+def test_students_have_both_accuracies_in_one_number() -> None:
+    study = build(plan(), FINDINGS, {})
+    rows = trade_offs(study)
+    assert [row[:2] for row in rows[1:]] == [[name, kind] for name in ("one", "two") for kind in MODELS]
+    seeds = [seed.last for seed in study.arms["two"].seeds.values()]
+    both = [(one["clean"].value, one["pgd_sat"].value) for one in seeds]
+    means, harmonic = [(c + r) / 2 for c, r in both], [1 / ((1 / c + 1 / r) / 2) for c, r in both]
+    for cell, values in zip(rows[-1][2:], (means, harmonic), strict=True):
+        assert cell.startswith(percent(sum(values) / 2)) and cell.endswith(f"({', '.join(map(percent, values))})")
+    assert "## Accuracy and robustness in one number" in markdown(study)
+    assert "in one number" not in markdown(build(plan(role="robust_teacher"), FINDINGS, {}))
+    assert nrr(0.0, 0.0) == 0 and nrr(0.5, 0.0) == 0
 
 
 def test_the_tables_say_what_the_seeds_say() -> None:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from components.reports import grids
 from components.reports.frames import frame
 from components.reports.study.contents import SeedMean, SentinelRecord, Study
-from components.reports.study.document import CHECKPOINTS
+from components.reports.study.document import CHECKPOINTS, mean
 from components.reports.wording import ABSENT, condition_title, grey_text, setting_text, title
 from components.statistics.number_text import p_value, percent, points
 
@@ -18,6 +18,7 @@ def markdown(document: Study) -> str:
     parts = [f"# {document.study}, {document.scale}", document.question.strip(), heading(document)]
     parts += [grids.markdown(arms(document)), notes(document), "## Course", grids.markdown(course(document))]
     for name, grid, words in (
+        ("Accuracy and robustness in one number", trade_offs(document), TRADE_OFFS),
         ("Lead times", leads(document), LEADS),
         ("Paired differences", differences(document), PAIRED),
         ("Label leaking", leaks(document), LEAK),
@@ -36,6 +37,11 @@ def terminal(document: Study) -> str:
 PAIRED = (
     "Points of accuracy, B minus A, on the same images: the mean over the seeds ± half of its 95 % interval, then each "
     "seed with its p (exact McNemar; Holm-corrected over all seeds and pairs of the same checkpoint and condition)."
+)
+TRADE_OFFS = (
+    "Of clean accuracy c and accuracy r under the deciding condition: W-Robust (c + r) / 2 (Zhao et al., arXiv "
+    "2306.16170) and NRR 2cr / (c + r), the mean over the seeds ± half of its 95 % interval, then each seed. Either can "
+    "rise while r falls: look at both accuracies first."
 )
 LEADS = (
     "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (FGSM "
@@ -77,6 +83,30 @@ def arms(document: Study) -> list[list[str]]:
             verdict = ", ".join(f"{count} {status}" for status, count in verdicts.items())
             rows.append([name, checkpoint, str(len(seeds)), *cells, verdict])
     return rows
+
+
+def trade_offs(document: Study) -> list[list[str]]:
+    """One row per arm and checkpoint of a study of students: W-Robust and NRR."""
+    rows = [["arm", "checkpoint", "W-Robust", "NRR"]]
+    if document.role != "student":
+        return rows
+    for name, arm in document.arms.items():
+        for checkpoint in CHECKPOINTS:
+            found = [seed.at(checkpoint) for seed in arm.seeds.values()]
+            pairs = [(one["clean"].value, one[document.robust].value) for one in found]
+            cells = ([rate(c, r) for c, r in pairs] for rate in (w_robust, nrr))
+            rows.append([name, checkpoint, *(_cell(mean(values), values) for values in cells)])
+    return rows
+
+
+def w_robust(clean: float, robust: float) -> float:
+    """The mean of both accuracies."""
+    return (clean + robust) / 2
+
+
+def nrr(clean: float, robust: float) -> float:
+    """The harmonic mean of both accuracies; 0 where both are."""
+    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
 
 
 def course(document: Study) -> list[list[str]]:
