@@ -40,8 +40,8 @@ PAIRED = (
 )
 TRADE_OFFS = (
     "Of clean accuracy c and accuracy r under the deciding condition: W-Robust (c + r) / 2 (Zhao et al., arXiv "
-    "2306.16170) and NRR 2cr / (c + r), the mean over the seeds ± half of its 95 % interval, then each seed. Either can "
-    "rise while r falls: look at both accuracies first."
+    "2306.16170) and NRR 2cr / (c + r), the mean over the seeds ± half of its 95 % interval, then each seed. Either "
+    "can rise while r falls: look at both accuracies first."
 )
 LEADS = (
     "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (FGSM "
