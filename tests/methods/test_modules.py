@@ -31,7 +31,9 @@ ALL: dict[str, Callable[[], Method]] = {
 }
 every = pytest.mark.parametrize("name", ALL)
 # The members that learn from frozen networks, and from how many.
-TAUGHT = {"ensemble_at": 1, "hat": 1, "cktat": 1, "b_mtard": 2, "kd_swa": 2, "rslad": 1, "smoothed_awp_hat": 1}
+TAUGHT = dict.fromkeys(("ensemble_at", "hat", "cktat", "smoothed_awp_hat"), 1)
+TAUGHT |= dict.fromkeys(("rslad", "ard", "iad_1", "adaad", "akd", "saad"), 1)
+TAUGHT |= dict.fromkeys(("b_mtard", "kd_swa", "iad_2"), 2)
 ACCOMPANIED = {"lbgat", "awp_lbgat", "smoothed_awp_lbgat"}
 # What is remembered after an epoch of one step.
 REMEMBERED = {
@@ -156,8 +158,9 @@ def test_processes_average_companions_and_no_teacher_or_memory(name, epoch, linf
 
 
 def test_a_build_says_what_it_needs():
-    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(("b_mtard", "kd_swa"), ("clean_teacher", "robust_teacher"))
-    wanted |= dict.fromkeys(("rslad",), ("robust_teacher",))
+    both, robust = ("b_mtard", "kd_swa", "iad_2"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
+    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("clean_teacher", "robust_teacher"))
+    wanted |= dict.fromkeys(robust, ("robust_teacher",))
     wanted |= dict.fromkeys(("ensemble_at", "lbgat", "hat", "cktat"), ("clean_teacher",))
     assert {name: needs(make().fields) for name, make in MEMBERS.items()} == dict.fromkeys(MEMBERS, ()) | wanted
     assert needs(AWP) == ("method",) and needs(smoothing()) == ("method", "schedule", "epochs")

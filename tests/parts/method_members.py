@@ -5,10 +5,16 @@ from collections.abc import Callable
 import torch
 
 from components.attacks.pgd import Pgd
+from components.distillation.adaad import AdaAd
+from components.distillation.akd import Akd
+from components.distillation.ard import Ard
 from components.distillation.b_mtard import BMtard
+from components.distillation.iad_1 import Iad1
+from components.distillation.iad_2 import Iad2
 from components.distillation.kd_swa import KdSwa
 from components.distillation.parts.inner_attack import InnerAttack, InnerLoss
 from components.distillation.rslad import Rslad
+from components.distillation.saad import Saad
 from components.foundation.params import Ratio
 from components.methods.adr import Adr
 from components.methods.cktat import Cktat
@@ -127,6 +133,23 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     ),
     "rslad": lambda: Rslad(
         attack=taught_attack("kl_teacher_clean"), adversarial_weight=0.8, reduction="batch_mean"
+    ).build(frozen(12)),
+    # Both terms, so that clean images have a weight.
+    "ard": lambda: Ard(attack=STUDENT_ATTACK, alpha=0.9, temperature=30.0, reduction="batch_mean").build(frozen(12)),
+    # The student asks itself from the second epoch on.
+    "iad_1": lambda: Iad1(
+        attack=STUDENT_ATTACK, alpha=1.0, temperature=2.0, exponent=0.5, begin_epoch=1, weighted="self"
+    ).build(frozen(12)),
+    "iad_2": lambda: Iad2(
+        attack=STUDENT_ATTACK, clean_weight=0.25, robust_weight=0.5, temperature=1.0, exponent=0.5, begin_epoch=1
+    ).build(frozen(11), frozen(12)),
+    "adaad": lambda: AdaAd(attack=taught_attack("kl_teacher"), adversarial_weight=0.8, reduction="batch_mean").build(
+        frozen(12)
+    ),
+    "akd": lambda: Akd(attack=STUDENT_ATTACK, teacher_weight=0.6).build(frozen(12)),
+    # SAAD-C.
+    "saad": lambda: Saad(
+        attack=taught_attack("kl_teacher_linear"), alpha=2.0, beta=0.2, entropy_weight=5.0, epochs=4
     ).build(frozen(12)),
 }
 

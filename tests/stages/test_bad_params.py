@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from components.commands import check_params
+from components.distillation import DISTILLATIONS
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.stages import processes
@@ -133,7 +134,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "x",
         f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
-    (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: b_mtard, kd_swa, rslad)"),
+    (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
     (
         f"{EVALUATE}.attacks.clean",
