@@ -6,7 +6,7 @@ from torch import Tensor
 from components.data.batch import Batch
 from components.distillation.adaad import AdaAd
 from components.numerics.cost import PassCounter
-from tests.parts.equations import crafted, require_equal, rows, teacher, trained
+from tests.parts.equations import crafted, objective_of, require_equal, rows, teacher, trained
 from tests.parts.method_members import taught_attack
 from tests.parts.plain_sums import mean, plain_kl, plain_softmax
 
@@ -34,6 +34,6 @@ def test_clean_images_are_looked_at_where_they_have_a_weight(adversarial, passes
     (model, _), advising, batch = trained(1), teacher(2), Batch.of(images.double(), labels)
     method = AdaAd(attack=ATTACK, adversarial_weight=adversarial, reduction="batch_mean").build(advising)
     images_adv, counter = crafted(method, model, batch), PassCounter(model, advising)
-    loss = method.objective(model, batch, images_adv)
+    loss = objective_of(method, model, batch, images_adv)
     assert counter.take()["forward"] == 2 * passes * len(images)
     assert ("train_accuracy" in loss.parts) == (passes == 2)

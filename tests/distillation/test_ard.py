@@ -6,7 +6,7 @@ from torch import Tensor
 from components.data.batch import Batch
 from components.distillation.ard import Ard
 from components.numerics.cost import PassCounter
-from tests.parts.equations import WIDE, crafted, require_equal, rows, seeded, teacher, trained
+from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import STUDENT_ATTACK
 from tests.parts.plain_sums import mean, plain_cross_entropy, plain_kl, plain_softmax
 
@@ -32,7 +32,7 @@ def test_clean_images_are_looked_at_where_they_have_a_weight(alpha, passes, imag
     (model, _), batch = trained(1), Batch.of(images.double(), labels)
     method = Ard(attack=STUDENT_ATTACK, alpha=alpha, temperature=30.0, reduction="batch_mean").build(teacher(2))
     images_adv, counter = crafted(method, model, batch), PassCounter(model)
-    loss = method.objective(model, batch, images_adv)
+    loss = objective_of(method, model, batch, images_adv)
     assert counter.take()["forward"] == passes * len(images) and (loss.clean is None) == (passes == 1)
     assert ("train_accuracy" in loss.parts) == (passes == 2)
     assert method.loss(model, batch, WIDE, seeded()).total == loss.total

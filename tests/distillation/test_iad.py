@@ -1,5 +1,7 @@
 """IAD-I and IAD-II against their equations, gradients too, in float64, before and after the student asks itself."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from components.distillation.iad_2 import Iad2
 from components.distillation.parts.introspection import trust
 from components.foundation.errors import InputError
 from components.numerics.cost import PassCounter
-from tests.parts.equations import WIDE, crafted, require_equal, rows, seeded, teacher, trained
+from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import STUDENT_ATTACK
 from tests.parts.plain_sums import Rows, mean, plain_cross_entropy, plain_kl, plain_softmax
 
@@ -18,14 +20,22 @@ EXPONENT, TEMPERATURE, BEGIN = 0.5, 2.0, 3
 EPOCHS = pytest.mark.parametrize("epoch", [BEGIN - 1, BEGIN, BEGIN + 4])
 
 
-def first(**changes) -> Iad1:
-    fields = {"alpha": 1.0, "temperature": TEMPERATURE, "exponent": EXPONENT, "begin_epoch": BEGIN, "weighted": "self"}
-    return Iad1(attack=STUDENT_ATTACK, **fields | changes)
+SHARED: dict[str, Any] = {
+    "attack": STUDENT_ATTACK,
+    "temperature": TEMPERATURE,
+    "exponent": EXPONENT,
+    "begin_epoch": BEGIN,
+}
 
 
-def second(**changes) -> Iad2:
-    fields = {"temperature": TEMPERATURE, "exponent": EXPONENT, "begin_epoch": BEGIN}
-    return Iad2(attack=STUDENT_ATTACK, **fields | {"clean_weight": 0.2, "robust_weight": 0.5} | changes)
+def first(**changes: Any) -> Iad1:
+    own: dict[str, Any] = {"alpha": 1.0, "weighted": "self"}
+    return Iad1(**SHARED | own | changes)
+
+
+def second(**changes: Any) -> Iad2:
+    own: dict[str, Any] = {"clean_weight": 0.2, "robust_weight": 0.5}
+    return Iad2(**SHARED | own | changes)
 
 
 def softened(target: Rows, logits: Rows) -> list[float]:
@@ -93,7 +103,7 @@ def test_clean_images_are_looked_at_once_the_student_asks_itself(epoch, student,
     method = first().build(network)
     method.begin_epoch(epoch)
     images_adv, counters = crafted(method, model, batch), [PassCounter(model), PassCounter(network)]
-    loss = method.objective(model, batch, images_adv)
+    loss = objective_of(method, model, batch, images_adv)
     assert [one.take()["forward"] for one in counters] == [student * len(images), advising * len(images)]
     assert float(loss.parts["loss_own"]) > 0 if epoch else float(loss.parts["loss_own"]) == 0
 

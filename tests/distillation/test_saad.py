@@ -11,7 +11,7 @@ from components.data.batch import Batch
 from components.distillation.saad import Saad
 from components.numerics import parallel
 from components.numerics.cost import PassCounter
-from tests.parts.equations import WIDE, crafted, require_equal, rows, seeded, teacher, trained
+from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import taught_attack
 from tests.parts.plain_sums import mean, plain_kl, plain_softmax
 
@@ -60,7 +60,7 @@ def test_a_pass_without_a_weight_is_left_out(changes, passes, images, labels):
     (model, _), advising, batch = trained(1), teacher(2), Batch.of(images.double(), labels)
     method = saad(**changes).build(advising)
     images_adv, counter = crafted(method, model, batch), PassCounter(model, advising)
-    method.objective(model, batch, images_adv)
+    objective_of(method, model, batch, images_adv)
     assert counter.take()["forward"] == 2 * passes * len(images)
 
 
@@ -68,7 +68,7 @@ def test_a_teacher_that_is_equally_sure_of_all_images_teaches_the_clean_ones(ima
     (model, _), batch = trained(1), Batch.of(images.double(), labels)
     constant = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).double()
     with torch.no_grad():
-        constant[1].weight.zero_()
+        constant.get_parameter("1.weight").zero_()
     loss = saad().build(constant).loss(model, batch, WIDE, seeded())
     assert float(loss.parts["weight_robust"]) == 0
     assert float(loss.total.detach()) == pytest.approx(0.2 * float(loss.parts["loss_clean"]))
@@ -79,7 +79,7 @@ def test_the_smallest_and_the_largest_entropy_are_those_of_all_processes(images,
     (model, _), advising, batch = trained(1), teacher(2), Batch.of(images.double(), labels)
     method = saad().build(advising)
     images_adv = crafted(method, model, batch)
-    whole = method.objective(model, batch, images_adv).total
+    whole = objective_of(method, model, batch, images_adv).total
     ends = list[Tensor]()
     monkeypatch.setattr(parallel, "gathered", lambda tensor: (ends.append(tensor), tensor[None])[1])
     halves = [torch.arange(len(images)) % 2 == rank for rank in range(2)]

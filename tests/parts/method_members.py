@@ -34,13 +34,16 @@ from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 from components.schedules.constant import Constant
+from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
+from components.wrappers.igdm import Igdm
 from tests.conftest import TinyNet
 
 STEP = Ratio(4, 255)
 MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
 ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
 STUDENT_ATTACK = InnerAttack(steps=2, step_size=STEP, start="uniform", loss="cross_entropy")
+AWP = Awp(gamma=0.05, start=1)
 # The attack of TRADES.
 KL_ATTACK = Pgd(steps=2, step_size=STEP, start="gaussian", loss="kl", restarts=1)
 
@@ -154,8 +157,8 @@ MEMBERS: dict[str, Callable[[], Method]] = {
 }
 
 
-def smoothed(name: str, **changes) -> Method:
-    """A member within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
+def smoothed(inner: str | Method, **changes) -> Method:
+    """A member, or more, within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
     fields = {
         "form": "batch",
         "weight_adversarial": 0.5,
@@ -170,7 +173,13 @@ def smoothed(name: str, **changes) -> Method:
         "warm_up": 0,
         "guard": 1,
     }
-    return Smoothing(**fields | changes).build(MEMBERS[name](), Constant(), 4)
+    method = MEMBERS[inner]() if isinstance(inner, str) else inner
+    return Smoothing(**fields | changes).build(method, Constant(), 4)
+
+
+def matched(name: str) -> Method:
+    """A member of the distillations within IGDM."""
+    return Igdm(alpha=3.0).build(MEMBERS[name](), 4)
 
 
 # Members within others, by no name of a table.
@@ -179,4 +188,6 @@ WRAPPED: dict[str, Callable[[], Method]] = {
     "smoothed_fgsm_mep": lambda: smoothed("fgsm_mep", form="example", clean="start"),
     "smoothed_free_at": lambda: smoothed("free_at"),
     "smoothed_trades": lambda: smoothed("trades", form="example"),
+    "igdm_adaad": lambda: matched("adaad"),
+    "smoothed_awp_igdm_akd": lambda: smoothed(AWP.build(matched("akd")), form="example"),
 }

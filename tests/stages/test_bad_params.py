@@ -31,6 +31,13 @@ ADR = {
     "weight_to": 1,
     "decay": 0.9,
 }
+SAAD = {
+    "name": "saad",
+    "attack": {"steps": 1, "step_size": "1/255", "start": "gaussian", "loss": "kl_teacher_linear"},
+    "alpha": 1,
+    "beta": 0,
+    "entropy_weight": 5,
+}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -40,6 +47,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("seed", ..., "missing key 'seed'"),
     ("report", ..., "missing key 'report'"),
     (f"{STUDENT}.required", ..., f"missing key '{STUDENT}.required'"),
+    (f"{STUDENT}.igdm", ..., f"missing key '{STUDENT}.igdm'"),
     ("train_robust_teacher.warm_start", ..., "missing key 'train_robust_teacher.warm_start'"),
     (f"{RECIPE}.epochs", ..., f"{RECIPE}.epochs: missing"),
     (
@@ -110,6 +118,10 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{CLEAN}.validation_attack.steps", 0, f"{CLEAN}.validation_attack.steps: got 0, want at least 1"),
     ("ntk.size", 1, "ntk.size: got 1, want at least 2"),
     ("normalize_data.validation", 1, "normalize_data: got validation 1 and test 1/5, want a sum below 1"),
+    (f"{STUDENT}.igdm", {"alpha": 0}, f"{STUDENT}.igdm.alpha: got 0, want more than 0"),
+    (f"{STUDENT}.igdm", {"beta": 1}, f"{STUDENT}.igdm.beta: unknown key (allowed: alpha)"),
+    (f"{CLEAN}.igdm", None, f"{CLEAN}.igdm: unknown key (allowed: "),
+    (f"{STUDENT}.method", SAAD | {"epochs": 7}, f"{STUDENT}.method: got epochs 7, want the recipe's 2"),
     (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required.clean_accuracy: got 95, want at most 1"),
     (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want 1 to 1048576, or auto"),
     (f"{EVALUATE}.grid.epsilons", ["-8/255"], f"{EVALUATE}.grid.epsilons.0: got '-8/255', want at least 0"),
