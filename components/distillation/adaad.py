@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
+from components.distillation.parts.clean_pass import CleanPasses, clean_logits
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.taught import Taught
 from components.foundation.params import Share, strict
@@ -21,32 +22,35 @@ class AdaAd:
     """w · KL(q(x̃) ‖ p(x̃)) + (1 - w) · KL(q(x) ‖ p(x)) with w = `adversarial_weight`, q the robust teacher.
 
     No label enters. Published: weight 1, an attack up `kl_teacher` from `gaussian`, whose gradient goes through the
-    teacher, and divergences averaged over classes too on CIFAR-10 (`reduction` class_mean), over the batch alone on
-    CIFAR-100. With weight 1 the clean images are not looked at. The published code passes them all the same, which
-    only moves batch norm's statistics. An attack up `kl_teacher_held`, without the teacher's gradient, is cheaper.
+    teacher, `clean_passes` always, and divergences averaged over classes too on CIFAR-10 (`reduction` class_mean), over
+    the batch alone on CIFAR-100. Clean images have no weight with weight 1, and are not looked at then unless
+    `clean_passes` says so. An attack up `kl_teacher_held`, without the teacher's gradient, is cheaper.
     """
 
     attack: InnerAttack  # How the student's images are attacked.
     adversarial_weight: Share  # Weight of the attacked images against the clean ones.
     reduction: MeanReduction  # Over what both divergences are averaged.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
+    clean_passes: CleanPasses = "weighted"  # When clean images are passed: where they have a weight, or always.
 
     def build(self, robust_teacher: nn.Module) -> Method:
         return Taught(self, robust_teacher=Teacher(robust_teacher))
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, robust_teacher: nn.Module) -> Loss:
-        """The loss of attacked images. They are passed first, then clean ones, with batch statistics of their own."""
+        """The loss of attacked images. They are passed after the clean ones, with batch statistics of their own."""
+        clean_weight = 1 - self.adversarial_weight
+        logits = clean_logits(model, batch.images, clean_weight, self.clean_passes)
         logits_adv = logits_of(model, images_adv)
         with torch.no_grad():
             target_adv = logits_of(robust_teacher, images_adv)
         attacked = kl_divergence(target_adv, logits_adv, self.reduction)
         total = self.adversarial_weight * attacked
         parts = {"loss_robust": attacked.detach(), "train_adversarial_accuracy": accuracy(logits_adv, batch.labels)}
-        if self.adversarial_weight < 1:
-            logits = logits_of(model, batch.images)
+        if logits is not None:
+            parts["train_accuracy"] = accuracy(logits, batch.labels)
+        if logits is not None and clean_weight:
             with torch.no_grad():
                 target = logits_of(robust_teacher, batch.images)
             clean = kl_divergence(target, logits, self.reduction)
-            total = total + (1 - self.adversarial_weight) * clean
-            parts |= {"loss_clean": clean.detach(), "train_accuracy": accuracy(logits, batch.labels)}
+            total, parts["loss_clean"] = total + clean_weight * clean, clean.detach()
         return Loss(total, parts, attacked_logits=logits_adv)

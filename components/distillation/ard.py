@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
+from components.distillation.parts.clean_pass import CleanPasses, clean_logits
 from components.distillation.parts.divergence import softened_divergence
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.taught import Taught
@@ -22,9 +23,9 @@ class Ard:
     """α · T² · KL(q_T(x) ‖ p_T(x̃)) + (1 - α) · CE(f(x), y), with q the robust teacher and T the `temperature`.
 
     Published: `alpha` 1, `temperature` 30, an attack up the cross-entropy from `uniform`, crafted with `batch_norm`
-    train, and a divergence averaged over classes too (`reduction` class_mean), which goes with the published learning
-    rate. With `alpha` 1 the clean images have no weight and are not looked at. The published code passes them all the
-    same, which only moves batch norm's statistics.
+    train, `clean_passes` always, and a divergence averaged over classes too (`reduction` class_mean), which goes with
+    the published learning rate. Clean images have no weight with `alpha` 1, and are not looked at then unless
+    `clean_passes` says so.
     """
 
     attack: InnerAttack  # How the student's images are attacked.
@@ -32,6 +33,7 @@ class Ard:
     temperature: Positive  # Softens the predictions of teacher and student.
     reduction: MeanReduction  # Over what the divergence is averaged.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
+    clean_passes: CleanPasses = "weighted"  # When clean images are passed: where they have a weight, or always.
 
     def build(self, robust_teacher: nn.Module) -> Method:
         return Taught(self, robust_teacher=Teacher(robust_teacher))
@@ -42,11 +44,11 @@ class Ard:
         with torch.no_grad():
             target = logits_of(robust_teacher, batch.images)
         taught = softened_divergence(target, logits_adv, self.temperature, self.reduction)
-        total, clean = self.alpha * taught, None
+        total = self.alpha * taught
         parts = {"loss_robust": taught.detach(), "train_adversarial_accuracy": accuracy(logits_adv, batch.labels)}
-        if self.alpha < 1:
-            logits = logits_of(model, batch.images)
-            clean = cross_entropy(logits, batch.labels)
-            total = total + (1 - self.alpha) * clean.mean()
-            parts |= {"loss_clean": clean.detach().mean(), "train_accuracy": accuracy(logits, batch.labels)}
-        return Loss(total, parts, clean=clean, attacked_logits=logits_adv)
+        logits = clean_logits(model, batch.images, 1 - self.alpha, self.clean_passes)
+        if logits is not None:
+            clean = cross_entropy(logits, batch.labels).mean()
+            total = total + (1 - self.alpha) * clean
+            parts |= {"loss_clean": clean.detach(), "train_accuracy": accuracy(logits, batch.labels)}
+        return Loss(total, parts, attacked_logits=logits_adv)

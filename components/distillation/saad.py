@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
+from components.distillation.parts.clean_pass import CleanPasses, clean_logits
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.taught import TaughtByEpoch
 from components.foundation.params import Epochs, NotNegative, Positive, strict
@@ -30,8 +31,8 @@ class Saad:
     KL(softmax(t(x̃) - t(x - δ)) ‖ softmax(f(x̃) - f(x - δ))), as in the published code; the paper has x in the place of
     x - δ. The epoch is counted from 1. No label enters but in the attack. Published: `alpha` 1 on CIFAR-10, 20 on
     CIFAR-100 and 10 on Tiny-ImageNet (in a comment of the code: 1, 10, 10), `beta` 0 for SAAD and 0.2 for SAAD-C,
-    `entropy_weight` 5, an attack up `kl_teacher_linear` from `gaussian`, SWA from epoch 95 of 200. A pass without a
-    weight (x - δ with `alpha` 0, x with `beta` 0) is left out; the published code's only moves batch norm's statistics.
+    `entropy_weight` 5, an attack up `kl_teacher_linear` from `gaussian`, `clean_passes` always, SWA from epoch 95 of
+    200. With `alpha` 0 there is no pass of x - δ; with `beta` 0 none of x, unless `clean_passes` says so.
     """
 
     attack: InnerAttack  # How the student's images are attacked.
@@ -40,6 +41,7 @@ class Saad:
     entropy_weight: Positive  # Weight of an image for each nat above the batch's smallest entropy.
     epochs: Epochs  # How long `alpha` grows, the recipe's epochs.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
+    clean_passes: CleanPasses = "weighted"  # When clean images are passed: where they have a weight, or always.
 
     def build(self, robust_teacher: nn.Module) -> "SaadMethod":
         return SaadMethod(self, robust_teacher=Teacher(robust_teacher))
@@ -62,13 +64,15 @@ class Saad:
             attacked = attacked + alpha * gradients
             parts["loss_gradient"] = gradients.detach().mean()
         total = self.entropy_weight * (unsure.above * attacked).mean()
-        if self.beta:
-            logits = logits_of(model, images)
+        logits = clean_logits(model, images, self.beta, self.clean_passes)
+        if logits is not None:
+            parts["train_accuracy"] = accuracy(logits, batch.labels)
+        if logits is not None and self.beta:
             with torch.no_grad():
                 target = logits_of(robust_teacher, images)
             clean = kl_divergence(target, logits, "none")
             total = total + self.beta * ((1 - unsure.share) * clean).mean()
-            parts |= {"loss_clean": clean.detach().mean(), "train_accuracy": accuracy(logits, batch.labels)}
+            parts["loss_clean"] = clean.detach().mean()
         parts["train_adversarial_accuracy"] = accuracy(logits_adv, batch.labels)
         return Loss(total, parts, attacked_logits=logits_adv)
 

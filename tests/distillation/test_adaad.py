@@ -29,11 +29,17 @@ def test_it_equals_its_equation(adversarial, reduction, divide_by, images, label
     require_equal(fields.build(advising), model, batch, plain, [weight])
 
 
-@pytest.mark.parametrize(("adversarial", "passes"), [(1.0, 1), (0.5, 2)])
-def test_clean_images_are_looked_at_where_they_have_a_weight(adversarial, passes, images, labels):
+@pytest.mark.parametrize(
+    ("adversarial", "clean", "student", "asked"),
+    [(1.0, "weighted", 1, 1), (1.0, "always", 2, 1), (0.5, "weighted", 2, 2), (0.5, "always", 2, 2)],
+)
+def test_clean_images_are_looked_at_where_they_have_a_weight_or_always(
+    adversarial, clean, student, asked, images, labels
+):
     (model, _), advising, batch = trained(1), teacher(2), Batch.of(images.double(), labels)
-    method = AdaAd(attack=ATTACK, adversarial_weight=adversarial, reduction="batch_mean").build(advising)
-    images_adv, counter = crafted(method, model, batch), PassCounter(model, advising)
+    fields = AdaAd(attack=ATTACK, adversarial_weight=adversarial, reduction="batch_mean", clean_passes=clean)
+    method = fields.build(advising)
+    images_adv, counters = crafted(method, model, batch), [PassCounter(network) for network in (model, advising)]
     loss = objective_of(method, model, batch, images_adv)
-    assert counter.take()["forward"] == 2 * passes * len(images)
-    assert ("train_accuracy" in loss.parts) == (passes == 2)
+    assert [counter.take()["forward"] for counter in counters] == [student * len(images), asked * len(images)]
+    assert ("train_accuracy" in loss.parts) == (student == 2) and ("loss_clean" in loss.parts) == (asked == 2)

@@ -1,12 +1,14 @@
 """ARD against its equation, gradients too, in float64; and which images it looks at."""
 
+from dataclasses import replace
+
 import pytest
 from torch import Tensor
 
 from components.data.batch import Batch
 from components.distillation.ard import Ard
 from components.numerics.cost import PassCounter
-from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
+from tests.parts.equations import crafted, objective_of, require_equal, rows, teacher, trained
 from tests.parts.method_members import STUDENT_ATTACK
 from tests.parts.plain_sums import mean, plain_cross_entropy, plain_kl, plain_softmax
 
@@ -27,12 +29,20 @@ def test_it_equals_its_equation(alpha, temperature, reduction, divide_by, images
     require_equal(fields.build(advising), model, batch, plain, [weight])
 
 
-@pytest.mark.parametrize(("alpha", "passes"), [(1.0, 1), (0.5, 2)])
-def test_clean_images_are_looked_at_where_they_have_a_weight(alpha, passes, images, labels):
-    (model, _), batch = trained(1), Batch.of(images.double(), labels)
-    method = Ard(attack=STUDENT_ATTACK, alpha=alpha, temperature=30.0, reduction="batch_mean").build(teacher(2))
+@pytest.mark.parametrize(
+    ("alpha", "clean", "passes"), [(1.0, "weighted", 1), (1.0, "always", 2), (0.5, "weighted", 2), (0.5, "always", 2)]
+)
+def test_clean_images_are_looked_at_where_they_have_a_weight_or_always(alpha, clean, passes, images, labels):
+    (model, _), batch, fields = (
+        trained(1),
+        Batch.of(images.double(), labels),
+        Ard(attack=STUDENT_ATTACK, alpha=alpha, temperature=30.0, reduction="class_mean"),
+    )
+    method = replace(fields, clean_passes=clean).build(teacher(2))
     images_adv, counter = crafted(method, model, batch), PassCounter(model)
     loss = objective_of(method, model, batch, images_adv)
-    assert counter.take()["forward"] == passes * len(images) and (loss.clean is None) == (passes == 1)
-    assert ("train_accuracy" in loss.parts) == (passes == 2)
-    assert method.loss(model, batch, WIDE, seeded()).total == loss.total
+    assert counter.take()["forward"] == passes * len(images) and ("train_accuracy" in loss.parts) == (passes == 2)
+    assert loss.total == objective_of(fields.build(teacher(2)), model, batch, images_adv).total
+    loss.total.backward()
+    # Without a weight the pass has no graph.
+    assert counter.take()["backward"] == len(images) * (2 if alpha < 1 else 1)

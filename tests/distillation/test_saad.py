@@ -54,14 +54,21 @@ def test_it_equals_its_equation(alpha, beta, epoch, images, labels):
 
 
 @pytest.mark.parametrize(
-    ("changes", "passes"), [({}, 3), ({"beta": 0}, 2), ({"alpha": 0}, 2), ({"alpha": 0, "beta": 0}, 1)]
+    ("changes", "student", "asked"),
+    [
+        ({}, 3, 3),
+        ({"beta": 0}, 2, 2),
+        ({"beta": 0, "clean_passes": "always"}, 3, 2),
+        ({"alpha": 0}, 2, 2),
+        ({"alpha": 0, "beta": 0}, 1, 1),
+    ],
 )
-def test_a_pass_without_a_weight_is_left_out(changes, passes, images, labels):
+def test_a_pass_without_a_weight_is_left_out_unless_it_is_asked_for(changes, student, asked, images, labels):
     (model, _), advising, batch = trained(1), teacher(2), Batch.of(images.double(), labels)
     method = saad(**changes).build(advising)
-    images_adv, counter = crafted(method, model, batch), PassCounter(model, advising)
+    images_adv, counters = crafted(method, model, batch), [PassCounter(network) for network in (model, advising)]
     objective_of(method, model, batch, images_adv)
-    assert counter.take()["forward"] == 2 * passes * len(images)
+    assert [counter.take()["forward"] for counter in counters] == [student * len(images), asked * len(images)]
 
 
 def test_a_teacher_that_is_equally_sure_of_all_images_teaches_the_clean_ones(images, labels):
