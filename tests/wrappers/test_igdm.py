@@ -12,6 +12,7 @@ from components.distillation import DISTILLATIONS
 from components.distillation.akd import Akd
 from components.foundation.errors import InputError
 from components.methods.parts.contract import Crafting, Loss, Method, Teacher, needs
+from components.methods.standard import Standard
 from components.numerics.cost import PassCounter
 from components.wrappers.awp import Awp
 from components.wrappers.igdm import Igdm
@@ -147,11 +148,18 @@ def test_a_method_without_a_robust_teacher_is_refused(name):
 
 
 class Silent(Method):
-    """Attacks, has a robust teacher, and keeps its logits to itself."""
+    """Attacks, has a robust teacher, notes its epochs, and keeps its logits to itself."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Standard(label_smoothing=0.25))
         self.robust_teacher = Teacher(teacher(2))
+        self.noted = list[object]()
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.noted.append(epoch)
+
+    def end_epoch(self, model: nn.Module) -> None:
+        self.noted.append(model)
 
     def craft(self, model, batch, threat, rng) -> Tensor:
         return batch.images
@@ -161,8 +169,16 @@ class Silent(Method):
 
 
 def test_a_method_without_logits_is_refused_at_its_first_step(images, labels):
-    with pytest.raises(InputError, match=r"^igdm: Silent does not give the logits of its attacked images$"):
+    with pytest.raises(InputError, match=r"^igdm: Standard\(.*\) does not give the logits of its attacked images$"):
         IGDM.build(Silent(), EPOCHS).loss(trained(1)[0], Batch.of(images.double(), labels), WIDE, seeded())
+
+
+def test_the_inner_method_hears_of_its_epochs():
+    inner, model = Silent(), trained(1)[0]
+    wrapped = IGDM.build(inner, EPOCHS)
+    wrapped.begin_epoch(3)
+    wrapped.end_epoch(model)
+    assert inner.noted == [3, model] and wrapped.label_smoothing == 0.25
 
 
 def test_what_it_asks_for_and_refuses():

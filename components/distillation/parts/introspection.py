@@ -21,9 +21,10 @@ class Trust(NamedTuple):
 
 @torch.no_grad()
 def trust(target_adv: Tensor, labels: Tensor, exponent: float) -> Trust:
-    """From the teacher's logits [N, K] of the attacked images. Both keep their digits where they are nearly 0."""
-    log_right = exponent * target_adv.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
-    return Trust(log_right.exp().to(target_adv.dtype), (-torch.expm1(log_right)).to(target_adv.dtype))
+    """From the teacher's logits [N, K] of the attacked images; in double precision, where 1 - a keeps its digits."""
+    right = target_adv.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+    trusted = (exponent * right).exp()
+    return Trust(trusted.to(target_adv.dtype), (1 - trusted).to(target_adv.dtype))
 
 
 def introspection(views: Views, weights: Tensor) -> Tensor:
