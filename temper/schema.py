@@ -26,6 +26,7 @@ from components.stages import CRITERIA, SHARED, distill_student, fetch_data, nor
 from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
+from components.wrappers.igdm import Igdm
 from pipelines.parameters.early import REFERENCE
 from pipelines.parameters.presets import preset_values, presets
 from temper.keys import DEFINED, Key, object_of, of_class, of_type, text_of
@@ -47,6 +48,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
 WRAPPED = {"eot": {"attack": ("attacks", False)}}
 TRAINING = ("train_clean_teacher", "train_robust_teacher", "distill_student")
 WARM_START = "Whether training starts from the clean teacher's weights, which must be of the same architecture."
+IGDM = "The student's gradient by the pixels follows that of its robust teacher (IGDM); null: not so."
 HEAD = """\
 # Parameters
 
@@ -94,7 +96,8 @@ def sections() -> dict[str, Key]:
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=WARM_START)},
         TRAINING[2]: {
-            "required": replace(of_type(distill_student.Required | None), meaning=text_of(distill_student.Required))
+            "required": replace(of_type(distill_student.Required | None), meaning=text_of(distill_student.Required)),
+            "igdm": replace(of_type(Igdm | None), meaning=IGDM),
         },
     }
     for name in TRAINING:

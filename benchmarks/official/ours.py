@@ -18,12 +18,13 @@ from components.foundation.params import Params
 from components.foundation.recipes import changed
 from components.methods import METHODS
 from components.schedules.parts.schedule import Schedule
+from components.stages import distill_student
 from components.stages.training_stage import Settings, read_settings, wrapped
 from components.training.loop import Plan, fit, start
 from pipelines.parameters.presets import preset_values
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN_KEYS = {"train_robust_teacher": ("warm_start",), "distill_student": ("required",)}
+OWN_KEYS = {"train_robust_teacher": ("warm_start",), "distill_student": distill_student.OWN_KEYS}
 
 
 class Replay:

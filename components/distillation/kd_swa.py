@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.distillation.parts.inner_attack import InnerAttack
+from components.distillation.parts.shares import require_shares
 from components.distillation.parts.taught import Taught
 from components.foundation.params import NotNegative, Positive, strict
 from components.methods.parts.contract import Loss, Method, Teacher
@@ -38,10 +39,7 @@ class KdSwa:
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
     def __post_init__(self) -> None:
-        weights = self.clean_weight, self.robust_weight
-        # A hair above 1, since 0.1 and 0.9 need not add up to it.
-        if sum(weights) > 1 + 1e-9:
-            raise ValueError(f"got weights {weights[0]} and {weights[1]}, want them at most 1 in sum")
+        require_shares(self.clean_weight, self.robust_weight)
 
     def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> Method:
         return Taught(self, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))

@@ -19,6 +19,7 @@ from components.numerics.random_numbers import derived
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
 from components.tracking.journal import Journal
+from components.wrappers.igdm import Igdm
 
 STAGE = "distill_student"
 TEACHERS = {name: Path(f"models/{name}.safetensors") for name in ("clean_teacher", "robust_teacher")}
@@ -39,23 +40,32 @@ class Required:
     robust_accuracy: Share  # Least accuracy under the validation attack.
 
 
+OWN_KEYS = ("required", "igdm")
+"""The keys of the section that other training stages have not."""
+
+
 class StudentSettings(NamedTuple):
-    """The settings of training, and what is required of the teachers, if anything is."""
+    """The settings of training, what is required of the teachers and what goes around the method, each if anything."""
 
     training: Settings
     required: Required | None
+    igdm: Igdm | None
 
 
 def read(params: Params) -> StudentSettings:
     """The stage's settings, all checked."""
-    settings = read_settings(params, STAGE, DISTILLATIONS, own_keys=("required",))
-    asked = params.get(STAGE, "required") is not None
-    return StudentSettings(settings, params.typed(Required, STAGE, "required") if asked else None)
+    settings = read_settings(params, STAGE, DISTILLATIONS, own_keys=OWN_KEYS)
+    required, igdm = (params.get(STAGE, key) is not None for key in OWN_KEYS)
+    return StudentSettings(
+        settings,
+        params.typed(Required, STAGE, "required") if required else None,
+        params.typed(Igdm, STAGE, "igdm") if igdm else None,
+    )
 
 
 def main(params: Params, journal: Journal) -> None:
     """Writes models/student.safetensors, its last epoch, curves and metrics."""
-    settings, required = read(params)
+    settings, required, igdm = read(params)
     device = settings.compute.prepare()
     if slow := settings.compute.warning:
         journal.note(slow)
@@ -64,7 +74,8 @@ def main(params: Params, journal: Journal) -> None:
     require_teachers(list(measured(teachers, splits, settings)), splits, required, journal)
 
     def method(settings: Settings) -> Method:
-        return settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
+        taught = settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
+        return taught if igdm is None else igdm.build(taught, settings.section.recipe.epochs)
 
     upstream = {name: sha256(path) for name, path in TEACHERS.items()}
     model = new_model(settings, splits, device, f"{params.path}: {STAGE}", journal)

@@ -16,6 +16,7 @@ from components.schedules.constant import Constant
 from components.training.layers import trained_parameters
 from components.training.loop import _networks
 from components.wrappers.awp import Awp
+from components.wrappers.igdm import Igdm
 from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS, WRAPPED, frozen
 from tests.parts.smoothing_parts import smoothing
@@ -31,7 +32,9 @@ ALL: dict[str, Callable[[], Method]] = {
 }
 every = pytest.mark.parametrize("name", ALL)
 # The members that learn from frozen networks, and from how many.
-TAUGHT = {"ensemble_at": 1, "hat": 1, "cktat": 1, "b_mtard": 2, "kd_swa": 2, "rslad": 1, "smoothed_awp_hat": 1}
+TAUGHT = dict.fromkeys(("ensemble_at", "hat", "cktat", "smoothed_awp_hat", "igdm_adaad", "smoothed_awp_igdm_akd"), 1)
+TAUGHT |= dict.fromkeys(("rslad", "ard", "iad_1", "adaad", "akd", "saad"), 1)
+TAUGHT |= dict.fromkeys(("b_mtard", "kd_swa", "iad_2"), 2)
 ACCOMPANIED = {"lbgat", "awp_lbgat", "smoothed_awp_lbgat"}
 # What is remembered after an epoch of one step.
 REMEMBERED = {
@@ -156,11 +159,16 @@ def test_processes_average_companions_and_no_teacher_or_memory(name, epoch, linf
 
 
 def test_a_build_says_what_it_needs():
-    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(("b_mtard", "kd_swa"), ("clean_teacher", "robust_teacher"))
-    wanted |= dict.fromkeys(("rslad",), ("robust_teacher",))
+    both, robust = ("b_mtard", "kd_swa", "iad_2"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
+    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("clean_teacher", "robust_teacher"))
+    wanted |= dict.fromkeys(robust, ("robust_teacher",))
     wanted |= dict.fromkeys(("ensemble_at", "lbgat", "hat", "cktat"), ("clean_teacher",))
     assert {name: needs(make().fields) for name, make in MEMBERS.items()} == dict.fromkeys(MEMBERS, ()) | wanted
-    assert needs(AWP) == ("method",) and needs(smoothing()) == ("method", "schedule", "epochs")
+    assert (
+        needs(AWP) == ("method",)
+        and needs(Igdm(alpha=1)) == ("method", "epochs")
+        and needs(smoothing()) == ("method", "schedule", "epochs")
+    )
 
 
 def test_a_memory_keeps_names_with_dots_and_takes_any_shape():

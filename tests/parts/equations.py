@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.foundation.params import Ratio
-from components.methods.parts.contract import Crafting, Method
+from components.methods.parts.contract import Crafting, Loss, Method
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.plain_sums import Rows, slopes
@@ -60,6 +60,11 @@ def require_equal(
 def crafted(method: Method, model: nn.Module, batch: Batch) -> Tensor:
     assert isinstance(method, Crafting)
     return method.craft(model, batch, WIDE, seeded())
+
+
+def objective_of(method: Method, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+    assert isinstance(method, Crafting)
+    return method.objective(model, batch, images_adv)
 
 
 def rows(model: nn.Module, images: Tensor) -> Rows:

@@ -41,6 +41,7 @@ CASES: dict[str, Callable[[], Method]] = {
     **{name: WRAPPED[name] for name in ("smoothed_fgsm_rs", "smoothed_trades")},
     "smoothed_pgd_at": lambda: smoothed("pgd_at", weight_centralisation=0.0),
     "awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]()),
+    "igdm_adaad": WRAPPED["igdm_adaad"],
 }
 
 

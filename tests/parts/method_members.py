@@ -5,10 +5,16 @@ from collections.abc import Callable
 import torch
 
 from components.attacks.pgd import Pgd
+from components.distillation.adaad import AdaAd
+from components.distillation.akd import Akd
+from components.distillation.ard import Ard
 from components.distillation.b_mtard import BMtard
+from components.distillation.iad_1 import Iad1
+from components.distillation.iad_2 import Iad2
 from components.distillation.kd_swa import KdSwa
 from components.distillation.parts.inner_attack import InnerAttack, InnerLoss
 from components.distillation.rslad import Rslad
+from components.distillation.saad import Saad
 from components.foundation.params import Ratio
 from components.methods.adr import Adr
 from components.methods.cktat import Cktat
@@ -28,13 +34,16 @@ from components.methods.pgd_at import PgdAt
 from components.methods.standard import Standard
 from components.methods.trades import Trades
 from components.schedules.constant import Constant
+from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
+from components.wrappers.igdm import Igdm
 from tests.conftest import TinyNet
 
 STEP = Ratio(4, 255)
 MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)
 ATTACK = Pgd(steps=2, step_size=STEP, start="uniform", loss="cross_entropy", restarts=1)
 STUDENT_ATTACK = InnerAttack(steps=2, step_size=STEP, start="uniform", loss="cross_entropy")
+AWP = Awp(gamma=0.05, start=1)
 # The attack of TRADES.
 KL_ATTACK = Pgd(steps=2, step_size=STEP, start="gaussian", loss="kl", restarts=1)
 
@@ -128,11 +137,28 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "rslad": lambda: Rslad(
         attack=taught_attack("kl_teacher_clean"), adversarial_weight=0.8, reduction="batch_mean"
     ).build(frozen(12)),
+    # Both terms, so that clean images have a weight.
+    "ard": lambda: Ard(attack=STUDENT_ATTACK, alpha=0.9, temperature=30.0, reduction="batch_mean").build(frozen(12)),
+    # The student asks itself from the second epoch on.
+    "iad_1": lambda: Iad1(
+        attack=STUDENT_ATTACK, alpha=1.0, temperature=2.0, exponent=0.5, begin_epoch=1, weighted="self"
+    ).build(frozen(12)),
+    "iad_2": lambda: Iad2(
+        attack=STUDENT_ATTACK, clean_weight=0.25, robust_weight=0.5, temperature=1.0, exponent=0.5, begin_epoch=1
+    ).build(frozen(11), frozen(12)),
+    "adaad": lambda: AdaAd(attack=taught_attack("kl_teacher"), adversarial_weight=0.8, reduction="batch_mean").build(
+        frozen(12)
+    ),
+    "akd": lambda: Akd(attack=STUDENT_ATTACK, teacher_weight=0.6).build(frozen(12)),
+    # SAAD-C.
+    "saad": lambda: Saad(
+        attack=taught_attack("kl_teacher_linear"), alpha=2.0, beta=0.2, entropy_weight=5.0, epochs=4
+    ).build(frozen(12)),
 }
 
 
-def smoothed(name: str, **changes) -> Method:
-    """A member within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
+def smoothed(inner: str | Method, **changes) -> Method:
+    """A member, or more, within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
     fields = {
         "form": "batch",
         "weight_adversarial": 0.5,
@@ -147,7 +173,13 @@ def smoothed(name: str, **changes) -> Method:
         "warm_up": 0,
         "guard": 1,
     }
-    return Smoothing(**fields | changes).build(MEMBERS[name](), Constant(), 4)
+    method = MEMBERS[inner]() if isinstance(inner, str) else inner
+    return Smoothing(**fields | changes).build(method, Constant(), 4)
+
+
+def matched(name: str) -> Method:
+    """A member of the distillations within IGDM."""
+    return Igdm(alpha=3.0).build(MEMBERS[name](), 4)
 
 
 # Members within others, by no name of a table.
@@ -156,4 +188,6 @@ WRAPPED: dict[str, Callable[[], Method]] = {
     "smoothed_fgsm_mep": lambda: smoothed("fgsm_mep", form="example", clean="start"),
     "smoothed_free_at": lambda: smoothed("free_at"),
     "smoothed_trades": lambda: smoothed("trades", form="example"),
+    "igdm_adaad": lambda: matched("adaad"),
+    "smoothed_awp_igdm_akd": lambda: smoothed(AWP.build(matched("akd")), form="example"),
 }

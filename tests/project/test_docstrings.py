@@ -10,6 +10,7 @@ import torch
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
+from components.distillation.akd import Akd
 from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
 from components.methods.pgd_at import PgdAt
@@ -27,6 +28,7 @@ ENTRIES = (
     "schedules.cosine",
     "threats.parts.threat",
     "wrappers.awp",
+    "wrappers.igdm",
 )
 
 
@@ -35,6 +37,7 @@ def granted() -> dict[str, Any]:
     images, labels = (part[:16] for part in digits())
     pixels = images.float() / 255
     attack = Pgd(steps=2, step_size=Ratio(1, 20), start="uniform", loss="cross_entropy", restarts=1)
+    student_attack = InnerAttack(steps=2, step_size=Ratio(1, 20), start="uniform", loss="cross_entropy")
     model = network(0).train().requires_grad_(True)
     return {
         "images": pixels,
@@ -43,7 +46,8 @@ def granted() -> dict[str, Any]:
         "model": model,
         "teacher": copy.deepcopy(model).eval().requires_grad_(False),
         "attack": attack,
-        "student_attack": InnerAttack(steps=2, step_size=Ratio(1, 20), start="uniform", loss="cross_entropy"),
+        "student_attack": student_attack,
+        "distillation": Akd(attack=student_attack, teacher_weight=0.6).build(copy.deepcopy(model)),
         "method": PgdAt(attack=attack, label_smoothing=0).build(),
         "threat": threat("linf:1/10"),
         "rng": torch.Generator().manual_seed(0),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from components.commands import check_params
+from components.distillation import DISTILLATIONS
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.stages import processes
@@ -30,6 +31,13 @@ ADR = {
     "weight_to": 1,
     "decay": 0.9,
 }
+SAAD = {
+    "name": "saad",
+    "attack": {"steps": 1, "step_size": "1/255", "start": "gaussian", "loss": "kl_teacher_linear"},
+    "alpha": 1,
+    "beta": 0,
+    "entropy_weight": 5,
+}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -39,6 +47,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("seed", ..., "missing key 'seed'"),
     ("report", ..., "missing key 'report'"),
     (f"{STUDENT}.required", ..., f"missing key '{STUDENT}.required'"),
+    (f"{STUDENT}.igdm", ..., f"missing key '{STUDENT}.igdm'"),
     ("train_robust_teacher.warm_start", ..., "missing key 'train_robust_teacher.warm_start'"),
     (f"{RECIPE}.epochs", ..., f"{RECIPE}.epochs: missing"),
     (
@@ -109,6 +118,10 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{CLEAN}.validation_attack.steps", 0, f"{CLEAN}.validation_attack.steps: got 0, want at least 1"),
     ("ntk.size", 1, "ntk.size: got 1, want at least 2"),
     ("normalize_data.validation", 1, "normalize_data: got validation 1 and test 1/5, want a sum below 1"),
+    (f"{STUDENT}.igdm", {"alpha": 0}, f"{STUDENT}.igdm.alpha: got 0, want more than 0"),
+    (f"{STUDENT}.igdm", {"beta": 1}, f"{STUDENT}.igdm.beta: unknown key (allowed: alpha)"),
+    (f"{CLEAN}.igdm", None, f"{CLEAN}.igdm: unknown key (allowed: "),
+    (f"{STUDENT}.method", SAAD | {"epochs": 7}, f"{STUDENT}.method: got epochs 7, want the recipe's 2"),
     (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required.clean_accuracy: got 95, want at most 1"),
     (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want 1 to 1048576, or auto"),
     (f"{EVALUATE}.grid.epsilons", ["-8/255"], f"{EVALUATE}.grid.epsilons.0: got '-8/255', want at least 0"),
@@ -133,7 +146,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "x",
         f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
-    (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: b_mtard, kd_swa, rslad)"),
+    (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
     (
         f"{EVALUATE}.attacks.clean",

@@ -285,6 +285,17 @@ def test_weak_teachers_may_not_teach(copied, capsys, key, path):
     assert hashes(copied) == before
 
 
+def test_a_student_follows_its_teacher_s_gradient(copied):
+    """IGDM inside AWP, around the method of the section; without it the same student has another end."""
+    plain = hashes(copied, "distill_student")
+    perturbed = {"distill_student.perturbation": {"gamma": 0.01, "start": 0}}
+    set_params(copied, **{"distill_student.igdm": {"alpha": 5}} | perturbed)
+    run_here(copied, "distill_student")
+    after, (first, *trained) = hashes(copied, "distill_student"), read_csv(copied / "curves/student.csv")
+    assert all(float(row["loss_gradient"]) > 0 and row["loss_rise"] for row in trained) and not first["loss_gradient"]
+    assert after["models/student.last.safetensors"] != plain["models/student.last.safetensors"]
+
+
 def test_warm_start_begins_at_the_clean_teacher(copied):
     set_params(copied, **{"train_robust_teacher.warm_start": True})
     run_here(copied, "train_robust_teacher")

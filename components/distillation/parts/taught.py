@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from components.data.batch import Batch
-from components.methods.parts.contract import Attacked, Teacher
+from components.methods.parts.contract import Attacked, Loss, Teacher
 from components.methods.parts.crafting import crafting
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
@@ -26,3 +26,16 @@ class Taught(Attacked):
     def craft(self, model: nn.Module, batch: Batch, threat: Threat, rng: Rng) -> Tensor:
         with crafting(model, self.fields.batch_norm) as network:
             return self.fields.attack(network, batch, threat, rng, self.robust_teacher)
+
+
+class TaughtByEpoch(Taught):
+    """The same for a loss that changes with the epochs: its `objective` is given the `epoch` too, counted from 0."""
+
+    epoch = 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Keeps the number of this epoch."""
+        self.epoch = epoch
+
+    def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
+        return self.fields.objective(model, batch, images_adv, epoch=self.epoch, **dict(self.named_children()))
