@@ -105,17 +105,24 @@ def alone(preset: str, stage: str) -> list[float]:
     Whoever changes what a method computes changes them, so that a comparison that was made once is known to hold.
     """
     settings = settings_of(preset, stage, {"recipe.epochs": 2})
-    tape, teachers = Tape(), range(1, 1 + len(inspect.signature(settings.method.build).parameters))
-    with torch.random.fork_rng(), recording(Tape(), TinyNet, ()):
-        torch.manual_seed(0)
-        for _ in range(1 + len(teachers)):
-            tape.network()
-        tape.begin()
+    teachers = range(1, 1 + len(inspect.signature(settings.method.build).parameters))
+    tape = seeded_tape(1 + len(teachers))
     given = batches(epochs_of(pictures(80, 0, saturated=True), 2, 5))
     steps = train(
         settings, tape, given, teachers=teachers, drawn=lambda x: torch.rand(x.shape, generator=tape.generator)
     )
     return [float(step.loss) for step in steps]
+
+
+def seeded_tape(num_networks: int) -> Tape:
+    """A tape with so many networks, as if an official script had begun with them."""
+    tape = Tape()
+    with torch.random.fork_rng(), recording(Tape(), TinyNet, ()):
+        torch.manual_seed(0)
+        for _ in range(num_networks):
+            tape.network()
+        tape.begin()
+    return tape
 
 
 def batches(epochs: Sequence[Sequence[tuple[Tensor, ...]]]) -> list[list[Batch]]:
