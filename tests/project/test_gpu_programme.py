@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import gpu_programme
-from benchmarks.gpu import transfer, weights
+from benchmarks.gpu import smoke, transfer, weights
 from benchmarks.gpu.arm import PUBLISHED, headline
 from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
@@ -66,6 +66,11 @@ gpu_programme.programme = lambda toy: [gpu_programme.Item("deaf", "a fake", 10, 
 with as_process():
     sys.exit(gpu_programme.main(["--toy", "--work", {work!r}]))
 """
+
+
+# What a GPU machine may lack; an import of it raises.
+ABSENT = ["sklearn", "scipy", "pandas", "mlflow", "prefect", "dvc", "jsonschema", "timm", "pyautoattack"]
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
 
 
 def fake(name: str, plan: str, seconds: int = 10, continues: bool = True) -> Item:
@@ -117,6 +122,25 @@ def test_the_list_of_wheels_is_complete():
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 wanted.add(canonicalize_name(requirement.name))
     assert wanted - there == listed
+
+
+@pytest.mark.slow
+def test_on_a_machine_with_little_installed_the_gpu_tests_are_collected_and_smoke_starts():
+    marked = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    settings = ["-q", "--collect-only", "-m", "gpu", "-c", os.devnull, "--rootdir", ".", "--import-mode=importlib"]
+    collect = f"{WITHOUT}import pytest; sys.exit(pytest.main({[*settings, '-p', 'no:cacheprovider', *marked]}))"
+    begin = f"{WITHOUT}sys.modules['pytest'] = None; import benchmarks.gpu.smoke"
+    for program in (collect, begin):
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", smoke.CAPTURED)
+def test_the_smoke_test_does_capture(name):
+    apart = smoke.from_those_that_stand(name, smoke.CPU)
+    assert max(apart.values()) < 1e-6
+    with pytest.raises(RuntimeError, match="makes room for images"):
+        smoke.captured("fgsm_mep", smoke.CPU, "float32")
 
 
 def test_what_is_published_stands_beside_an_arm_of_the_list():
