@@ -17,11 +17,12 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import gpu_programme
+from benchmarks import gpu_programme, run_preset
 from benchmarks.gpu import smoke, transfer, weights
 from benchmarks.gpu.arm import PUBLISHED, headline
 from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
+from benchmarks.run_preset import seconds_of
 from components.foundation.storage import read_json, write_json, write_text
 from components.numerics.tensor_files import read_tensors, write_tensors
 from pipelines.studies.file import arm_params, read_study
@@ -59,7 +60,7 @@ child.wait()
 STARTED = """
 import sys
 sys.path.insert(0, ".")
-from benchmarks import gpu_programme
+from benchmarks import gpu_programme, run_preset
 from components.foundation.process import as_process
 gpu_programme.GRACE = 1
 gpu_programme.programme = lambda toy: [gpu_programme.Item("deaf", "a fake", 10, ("fake_experiment",), True)]
@@ -249,6 +250,20 @@ def test_a_result_survives_when_the_call_ends_before_it_is_kept(tmp_path):
     assert {"device", "cuda", "versions", "commit"} <= read_json(place.result("one"))["machine"].keys()
 
 
+def test_a_stage_counts_the_seconds_of_all_attempts_and_ends_once_for_a_code(tmp_path, monkeypatch):
+    done, mark = tmp_path / "one.seconds.json", tmp_path / "calls"
+    code = "import pathlib, sys, time; pathlib.Path('calls').open('a').write('x'); time.sleep(float(sys.argv[1]))"
+    hangs, ends = [sys.executable, "-c", code, "60"], [sys.executable, "-c", code, "0"]
+    assert not run_preset.run_once(hangs, tmp_path, done, time.monotonic() + 1)
+    first = seconds_of(tmp_path, "one")
+    assert first >= 1 and run_preset.run_once(ends, tmp_path, done, float("inf"))
+    assert seconds_of(tmp_path, "one") > first and mark.read_text() == "xx"
+    assert run_preset.run_once(hangs, tmp_path, done, float("inf")) and mark.read_text() == "xx"
+    monkeypatch.setattr(run_preset, "sha256_of_code", lambda: "another")
+    assert run_preset.run_once(ends, tmp_path, done, float("inf")) and mark.read_text() == "xxx"
+    assert seconds_of(tmp_path, "one") < first
+
+
 def test_results_and_weights_come_home(tmp_path):
     there = Place(None, tmp_path / "there", tmp_path / "there/results", True)
     run = tmp_path / "run"
@@ -259,6 +274,7 @@ def test_results_and_weights_come_home(tmp_path):
     for path in weights.SMALL:
         (run / path.format("student")).parent.mkdir(parents=True, exist_ok=True)
         write_text(run / path.format("student"), "told")
+    write_json(run / "distill_student.seconds.json", {"seconds": 90.0, "code": "a", "ended": True})
     weights.kept(run, weights.STUDENT, 2, there.work)
     write_result(there.result("one"), "fine")
     write_json(there.failure("two"), {"id": "two", "status": 1, "lines": ["why\n"]})
@@ -276,7 +292,9 @@ def test_results_and_weights_come_home(tmp_path):
     back, metadata = read_tensors(other / "models/student.safetensors")
     assert metadata == {"card": "a"} and torch.equal(back["weight"], tensors["weight"].bfloat16().float())
     assert torch.equal(back["count"], tensors["count"]) and (other / "curves/student.csv").read_text() == "told"
-    assert not weights.restored(other, weights.STUDENT, 2, here.work)
+    assert seconds_of(other, "distill_student") == 90
+    # A later call knows that these are no weights of this machine's own.
+    assert weights.restored(other, weights.STUDENT, 2, here.work) and not weights.restored(run, "student", 2, here.work)
     (here.work / "weights/student.2/part.0").unlink()
     with pytest.raises(SystemExit, match="not all parts"):
         weights.restored(tmp_path / "third", weights.STUDENT, 2, here.work)
