@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import gpu_programme, run_preset
-from benchmarks.gpu import smoke, transfer, weights
+from benchmarks.gpu import smoke, step_speed, transfer, weights
 from benchmarks.gpu.arm import PUBLISHED, headline
 from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
@@ -49,7 +49,8 @@ raise SystemExit(status)
 # An experiment whose own child does not listen to signals.
 DEAF = """
 import subprocess, sys
-code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+code = "import signal, time; [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]; "
+code += "print('up', flush=True); time.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print("child", child.pid, flush=True)
@@ -62,7 +63,7 @@ import sys
 sys.path.insert(0, ".")
 from benchmarks import gpu_programme, run_preset
 from components.foundation.process import as_process
-gpu_programme.GRACE = 1
+gpu_programme.process.STOP_SEQUENCE = [(number, 1.0) for number, _ in gpu_programme.process.STOP_SEQUENCE]
 gpu_programme.programme = lambda toy: [gpu_programme.Item("deaf", "a fake", 10, ("fake_experiment",), True)]
 with as_process():
     sys.exit(gpu_programme.main(["--toy", "--work", {work!r}]))
@@ -144,6 +145,28 @@ def test_the_smoke_test_does_capture(name):
         smoke.captured("fgsm_mep", smoke.CPU, "float32")
 
 
+def test_the_published_loop_runs_as_torch_comes_and_leaves_the_settings():
+    def state() -> tuple[int, bool]:
+        return torch.get_deterministic_debug_mode(), torch.backends.cudnn.allow_tf32
+
+    step_speed.Compute(device="cpu", threads=1, deterministic=True).prepare()
+    seen = list[Any]()
+    step_speed.as_torch_comes(lambda epoch: seen.append((epoch, *state())))(3)
+    assert seen == [(3, 0, True)] and state() == (2, False)
+
+
+def test_an_entrant_that_cannot_start_is_a_row_and_one_that_is_not_captured_is_in_the_headline():
+    def refuses() -> Any:
+        raise RuntimeError("no compiler\nand more")
+
+    one = step_speed.entrants.Trained(torch.nn.Identity(), lambda epoch: None)
+    ready, refused, _ = step_speed.started({"temper": lambda: one, "compiled": refuses}, torch.device("cpu"))
+    assert list(ready) == ["temper"] and refused == {"compiled": "RuntimeError: no compiler"}
+    part = {"entrants": {"temper": {"epoch_seconds": 3.0}}, "ratios": {"plain": {"median": 2.0}}}
+    assert step_speed.told("pgd_at", part | {"not_captured": []}) == "pgd_at: epoch 3.0 s, 2.0 x the published loop"
+    assert step_speed.told("pgd_at", part | {"not_captured": ["why"]}).endswith(" (NOT captured)")
+
+
 def test_what_is_published_stands_beside_an_arm_of_the_list():
     published = read_json(PUBLISHED)
     first = {item.id for item in programme(toy=True)}
@@ -189,7 +212,7 @@ def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
     items = [fake("bad", "7,0"), fake("good", "0"), fake("late", "0")]
     assert run(items[:2], "--seconds", "300") == 1
     noted = read_json(tmp_path / "work/failed/bad.json")
-    assert noted["status"] == 7 and noted["lines"] == ["said 7\n"]
+    assert noted["status"] == 7 and noted["lines"] == ["said 7"]
     capsys.readouterr()
     assert run(items, "--seconds", "300") == DONE
     out = capsys.readouterr().out
@@ -200,6 +223,7 @@ def test_a_result_that_says_wrong_is_shown_and_ends_so(run, tmp_path, capsys):
     assert run([fake("bad", "0,wrong")], "--seconds", "300") == DONE
     (tmp_path / "results/bad.json").unlink()
     assert run([fake("bad", "0,wrong")], "--seconds", "300") == 1
+    assert run([fake("bad", "0,wrong"), fake("good", "0")], "--seconds", "300") == 1
     assert "WRONG" in capsys.readouterr().out
 
 
@@ -210,7 +234,9 @@ def test_results_are_packed_after_each_experiment(run, tmp_path):
     assert set(read_json(tmp_path / "out/results.json")["results"]) == {"one.json"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_a_stopped_programme_leaves_no_process(number, tmp_path):
     """Neither its experiment nor what that has started, though the latter does not listen."""
     (tmp_path / "fake_experiment.py").write_text(DEAF)
@@ -226,8 +252,9 @@ def test_a_stopped_programme_leaves_no_process(number, tmp_path):
         assert process.stdout is not None
         child = int(next(line for line in process.stdout if line.startswith("child ")).split()[1])
         process.send_signal(number)
-        assert process.wait(60) == 128 + number
-    for _ in range(100):
+        assert process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    # What outlives a killed programme gets ten seconds.
+    for _ in range(200):
         if not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text():
             break
         time.sleep(0.1)
