@@ -47,7 +47,7 @@ def programme(toy: bool = False) -> list[Item]:
         Item(
             "step_speed",
             "PGD-10 and FGSM-RS steps of ResNet-18 against the published loop and the card's own rates",
-            240,
+            420,
             ("benchmarks.gpu.step_speed",),
             continues=False,
         ),

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import gpu_programme, run_preset
-from benchmarks.gpu import smoke, step_speed, transfer, weights
+from benchmarks.gpu import chain, smoke, step_speed, transfer, weights
 from benchmarks.gpu.arm import PUBLISHED, headline
 from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
@@ -116,7 +116,11 @@ def test_the_list_of_wheels_is_complete():
     """What a wheel needs is in the list, or is there wherever torch and torchvision are."""
     lines = (ROOT / "benchmarks/gpu/wheels.txt").read_text().splitlines()
     there = set(re.findall(r"[a-z0-9]+", lines[0]))
-    listed = {line for line in lines if not line.startswith("#")}
+    versions = dict(line.split("==") for line in lines if not line.startswith("#"))
+    # One package pins the exact version of another, so all are those that are tested together.
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert versions == {name: locked[name] for name in versions}
+    listed = set(versions)
     wanted = {"pydantic", "typer", "pytest", "pyautoattack"}
     for name in listed:
         for text in requires(name) or []:
@@ -176,6 +180,13 @@ def test_what_is_published_stands_beside_an_arm_of_the_list():
     numbers = {"accuracies": {"best": {"clean": best, "worst_case": best}}, "verdicts": {"best": "trusted"}}
     said = headline(numbers, published["smooth_mep"]["b_smooth"])
     assert said == "clean 60.0%, worst case 60.0%, trusted (published: clean 63.8, AutoAttack 23.7)"
+
+
+def test_the_aims_of_a_chain_are_held_against_the_student_as_they_say():
+    values = {"student/cascade/apgd_ce": 0.1, "student/clean": 0.9, "student/pgd_50": 0.2, "student/worst_case": 0.48}
+    accuracies = {name: {"value": value} for name, value in {**values, "robust_teacher/clean": 0.3}.items()}
+    clean, attacked = (found["value"] for found in chain.shown(accuracies).values())
+    assert [aim["met"] for aim in chain.aims(clean, attacked, 31.0)] == [True, True, False, False]
 
 
 def test_converge_smooth_on_mep_is_the_published_recipe():
