@@ -31,10 +31,10 @@ from components.stages import fetch_data, normalize_data, train_clean_teacher
 from components.tracking.journal import Journal
 from components.training.loop import Plan, fit, start
 from components.training.validation import Validation
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK
 from tests.parts.pipeline_files import ROOT, small_params
 from tests.parts.streamed_files import CLASSES, listed, write_folder
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import recipe
 
 CPU = torch.device("cpu")

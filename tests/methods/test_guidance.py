@@ -24,7 +24,6 @@ from components.methods.trades import Trades
 from components.numerics.cost import PassCounter
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, KL_ATTACK, STEP, adr, cktat, frozen
 from tests.parts.plain_sums import (
     Rows,
@@ -36,6 +35,7 @@ from tests.parts.plain_sums import (
     plain_softmax,
     slopes,
 )
+from tests.parts.tiny_net import TinyNet
 
 PLACES = (0, 37, 101, 255)
 WIDE = Threat(norm=Linf(), epsilon=Ratio(1, 4))

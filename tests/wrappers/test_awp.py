@@ -14,8 +14,8 @@ from components.methods.parts.contract import Loss, Method, Relabelling
 from components.methods.standard import Standard
 from components.numerics.cost import PassCounter
 from components.wrappers.awp import Awp
-from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import new_run, recipe
 
 WRAPPED = ("pgd_at", "trades", "mart", "lbgat", "hat", "cktat", "adr", "kd_swa", "n_fgsm")
