@@ -20,8 +20,7 @@ import torch  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.storage import write_text  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
-from components.training.capture import Capture  # noqa: E402
-from tests.parts.golden_steps import CASES, Deviation, deviation, golden, steps, write_golden  # noqa: E402
+from tests.parts.golden_steps import CASES, Deviation, captured_steps, deviation, golden, steps, write_golden  # noqa: E402
 from tests.parts.processes import together  # noqa: E402
 
 PAGE = ROOT / "docs" / "results.md"
@@ -33,9 +32,8 @@ def captured(name: str) -> Deviation | None:
     """Captured steps on a GPU from its own as they stand; None where nothing is captured, or there is no GPU."""
     if not torch.cuda.is_available():
         return None
-    lines: list[str] = []
-    found = steps(name, device="cuda", capture=Capture("auto", lines.append))
-    return None if lines else deviation(found, steps(name, device="cuda"))
+    found, reason = captured_steps(name, device="cuda")
+    return None if reason else deviation(found, steps(name, device="cuda"))
 
 
 def told(found: Deviation | None) -> str:

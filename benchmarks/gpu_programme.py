@@ -10,10 +10,7 @@ fails is noted, and comes last in the next call. `benchmarks/gpu/README.md` says
 """
 
 import argparse
-import contextlib
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,11 +28,12 @@ from benchmarks.gpu.place import DONE, MORE_TO_DO, Place  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.process import as_process  # noqa: E402
 from components.foundation.storage import read_json, write_json  # noqa: E402
+from pipelines.running import process  # noqa: E402
 
-# A process gets so long to stop by itself and leave a checkpoint.
-MARGIN = 20
-# And one that was told to stop so long, before it is killed.
-GRACE = 10
+# So long before its time is up, an experiment begins to stop by itself and to leave a checkpoint.
+MARGIN = 30
+# So much later it is told to, and killed in the end: in the rest of the margin.
+LATE = MARGIN - sum(grace for _, grace in process.STOP_SEQUENCE)
 # Less is not worth the start of an experiment.
 LEAST = 30
 
@@ -67,7 +65,8 @@ def main(given: Sequence[str] | None = None) -> int:
         if args.bring is not None and outcome.seconds:
             print("\n".join(transfer.packed(args.bring, place)), flush=True)
     show(items, place, outcomes)
-    if any(outcome.status == "failed" or place.wrong(outcome.item.id) for outcome in outcomes):
+    # What was wrong in an earlier call still is.
+    if any(outcome.status == "failed" for outcome in outcomes) or any(place.wrong(item.id) for item in items):
         return 1
     return 0 if args.list or all(place.has(item.id) for item in items) else MORE_TO_DO
 
@@ -115,7 +114,7 @@ def run(item: Item, place: Place, seconds: float) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *item.command, *place.options(), "--out", str(out)]
     command += ["--stop-after", f"{seconds:.0f}"] if item.continues else []
-    status, lines = ended(command, seconds + MARGIN / 2)
+    status, lines = ended(command, seconds + LATE)
     if status == DONE and out.exists():
         failure.unlink(missing_ok=True)
         place.publish(item.id)
@@ -127,38 +126,18 @@ def run(item: Item, place: Place, seconds: float) -> str:
 
 
 def ended(command: Sequence[str], seconds: float) -> tuple[int, list[str]]:
-    """The exit status of a process and what it printed, which is shown as it comes; one that takes longer is ended."""
-    lines: list[str] = []
-    # A session of its own, so that it can be ended with all that it has started.
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        timers = [threading.Timer(seconds, tell, (process, signal.SIGTERM))]
-        timers.append(threading.Timer(seconds + GRACE, tell, (process, signal.SIGKILL)))
-        for timer in timers:
-            timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                lines.append(line)
-        except BaseException:
-            tell(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-            raise
-        finally:
-            for timer in timers:
-                timer.cancel()
-            # What is left of its group, such as a process that did not listen.
-            tell(process, signal.SIGKILL)
-    return process.returncode, lines
+    """The exit status of a process and the last lines that it printed, which are shown as they come.
 
+    One that takes longer is stopped, and with it, however this process ends, all that it has started.
+    """
 
-def tell(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Sends a signal to a process and to all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    def show_line(line: str) -> None:
+        print(line, flush=True)
+
+    told = {"root": ROOT, "environment": os.environ, "log": show_line, "stop": threading.Event()}
+    end = process.run(command, **told, time_limit=seconds)
+    lines = list(end.lines)
+    return end.returncode, lines if end.ended_by == "itself" else [*lines, f"stopped after {seconds:.0f} s"]
 
 
 def minutes(items: Iterable[Item]) -> str:

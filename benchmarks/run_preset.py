@@ -96,16 +96,19 @@ def with_code() -> dict[str, str]:
 def run_once(command: list[str], folder: Path, done: Path, deadline: float, **told: str) -> bool:
     """Runs a command on this code, unless the file `done` says that it has ended well; whether it has now.
 
-    With other code it runs again, and decides itself what it can take over. `told` are more variables of its
-    environment. At the deadline, a time of the monotonic clock, it is told to stop. Errors: its own exit status.
+    With other code it runs again, and decides itself what it can take over. `done` counts the seconds of all attempts.
+    `told` are more variables of its environment. At the deadline, a time of the monotonic clock, it is told to stop.
+    Errors: its own exit status.
     """
-    code = sha256_of_code()
-    if done.exists() and read_json(done)["code"] in (code, BROUGHT):
+    code, noted = sha256_of_code(), read_json(done) if done.exists() else {}
+    if noted.get("code") == BROUGHT or (noted.get("code") == code and noted["ended"]):
         return True
-    began = time.monotonic()
+    spent = noted["seconds"] if noted.get("code") == code else 0.0
+    began, ended = time.monotonic(), False
     process = subprocess.Popen(command, cwd=folder, env=with_code() | told)
     try:
         status = process.wait(None if deadline == math.inf else max(1.0, deadline - time.monotonic()))
+        ended = status == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
@@ -113,9 +116,9 @@ def run_once(command: list[str], folder: Path, done: Path, deadline: float, **to
         if process.poll() is None:
             process.terminate()
             process.wait()
+        write_json(done, {"seconds": round(spent + time.monotonic() - began, 2), "code": code, "ended": ended})
     if status:
         raise SystemExit(status)
-    write_json(done, {"seconds": round(time.monotonic() - began, 2), "code": code})
     return True
 
 

@@ -1,6 +1,6 @@
 """A team's own networks through all stages: two of timm are trained against attacks, and a small one learns from them.
 
-`python benchmarks/team_walk.py FOLDER` draws pictures of three classes into FOLDER, writes a params.yaml there, runs
+`python benchmarks/team_walk.py FOLDER` draws pictures of four classes into FOLDER, writes a params.yaml there, runs
 the stages one after the other without DVC, and prints what each took, memory too, and what each model reached.
 `--images DIR --side 224` takes the pictures in DIR/CLASS, and `--micro-batch 0` sends each batch through whole.
 """
@@ -14,17 +14,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import yaml
-from PIL import Image
-
-from components.foundation.arguments import Arguments
-from components.foundation.recipes import changed
-from components.stages import STAGES
-from pipelines.parameters.presets import preset_values
-
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES = ("bars", "dots", "rings")
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import yaml  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from benchmarks.attack_clock import machine  # noqa: E402
+from components.foundation.arguments import Arguments  # noqa: E402
+from components.foundation.recipes import changed  # noqa: E402
+from components.foundation.storage import write_json  # noqa: E402
+from components.stages import STAGES  # noqa: E402
+from pipelines.parameters.presets import preset_values  # noqa: E402
+
+# Four, since the targeted attacks of a cascade need so many.
+CLASSES = ("bars", "checks", "dots", "rings")
 FOLDER = {"name": "image_folder", "color": "rgb", "resize": "crop", "streamed": None}
 SMALL = {"name": "small_cnn", "width": 1, "batch_norm": {"estimator": "running", "momentum": 0.1}}
 LOSS = {"loss": "cross_entropy", "restarts": 1}
@@ -40,6 +45,7 @@ def draw(folder: Path, count: int, side: int) -> None:
         distance = np.hypot(rows - x, columns - y)
         shape = {
             "bars": np.sin(40 * (columns - y)) > 0,
+            "checks": np.sin(40 * (columns - y)) * np.sin(40 * (rows - x)) > 0,
             "dots": (np.sin(40 * (columns - y)) > 0.3) & (np.sin(40 * (rows - x)) > 0.3),
             "rings": np.sin(60 * distance) > 0,
         }[name]
@@ -76,7 +82,8 @@ def network(text: str) -> dict[str, Any]:
 
 def recipe(images: Path, networks: Networks, effort: Effort) -> dict[str, Any]:
     """The recipe: two teachers, the robust one in parts of a batch, and a student that learns from both."""
-    attack = {"steps": 2, "step_size": "epsilon/2"}
+    # From a random start to the edge of the ball and beyond.
+    attack = {"steps": 2, "step_size": "epsilon"}
     shared = {
         "recipe.epochs": effort.epochs,
         "recipe.batch_size": effort.batch_size,
@@ -137,11 +144,11 @@ def walk(folder: Path, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def numbers(folder: Path) -> dict[str, dict[str, float]]:
-    """What each model reached on the test images: without an attack, under each, in the worst case."""
+    """What each model reached on the n test images: without an attack, under each, in the worst case."""
     models = json.loads((folder / "reports/robustness.json").read_text(encoding="utf-8"))["models"]
     return {
         name: {attack: found["value"] for attack, found in {"clean": model["clean"], **model["attacks"]}.items()}
-        | {"worst case": model["worst_case"]["value"]}
+        | {"worst case": model["worst_case"]["value"], "n": model["clean"]["n"]}
         for name, model in models.items()
     }
 
@@ -166,6 +173,7 @@ def main() -> None:
     options.add_argument("--micro-batch", type=int, default=8, help="of the robust teacher; 0: the whole batch")
     options.add_argument("--cascade", default="none", help="none, quick or autoattack")
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--out", type=Path, help="A JSON file for what is printed, with the machine.")
     told = options.parse_args()
     images = told.images or told.folder / "images"
     if told.images is None:
@@ -174,7 +182,12 @@ def main() -> None:
     values = recipe(images.resolve(), Networks(told.clean, told.robust, told.student), effort)
     told.folder.mkdir(parents=True, exist_ok=True)
     seconds = walk(told.folder, values)
-    print(json.dumps({"seconds": seconds, "MiB": peaks(told.folder), "models": numbers(told.folder)}, indent=1))
+    walked = {"seconds": seconds, "MiB": peaks(told.folder), "models": numbers(told.folder)}
+    print(json.dumps(walked, indent=1))
+    if told.out is not None:
+        names = ("clean", "robust", "student", "count", "side", "epochs", "batch_size", "micro_batch", "cascade")
+        chosen = {name: getattr(told, name) for name in names} | {"threads": told.threads}
+        write_json(told.out, {"machine": machine(["torch", "timm"]), "options": chosen} | walked)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from components.foundation.params import Ratio
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 from tests.parts.plain_formulas import smooth_network
+from tests.parts.tiny_net import TinyNet
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,18 +73,6 @@ def images(rng: torch.Generator) -> Tensor:
 @pytest.fixture
 def labels() -> Tensor:
     return torch.arange(12) % 3
-
-
-class TinyNet(nn.Module):
-    """A convolution with batch norm and a linear head: small, and with everything that can go wrong in it."""
-
-    def __init__(self, classes: int = 3) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(4))
-        self.head = nn.Linear(32, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images).flatten(1))
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ def main() -> int:
         root=ROOT,
         work=args.work / "studies" / args.study,
         data=args.data,
-        keep=True,
         environment={"TEMPER_TRACKING": "off"},
     )
     timer = threading.Timer(args.stop_after or threading.TIMEOUT_MAX, place.stop.set)

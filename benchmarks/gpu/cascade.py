@@ -17,7 +17,7 @@ from benchmarks.gpu.chain import DATA, PRESET
 from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
 from benchmarks.run_preset import run_once, run_stage, seconds_of
 from components.foundation.recipes import changed
-from components.foundation.storage import read_json
+from components.foundation.storage import read_json, sha256
 from components.numerics.tensor_files import read_tensors
 from pipelines.parameters.presets import preset_values
 
@@ -39,6 +39,7 @@ def main() -> int:
     found: dict[str, Any] = {kind: model[kind] for kind in ("clean", "cascade", "worst_case")}
     found |= {"verdict": report["verdict"][MODEL], "passes": evaluation["cost"][MODEL]}
     found |= {"seconds": seconds_of(folder, "cascade"), "standing": standing(folder)}
+    found["model_sha256"] = sha256(folder / f"models/{MODEL}.safetensors")
     rate = model["worst_case"]
     line = f"worst case {rate['value']:.1%} of {rate['n']}, {found['verdict']['status']}, {found['seconds']:.0f} s"
     found["aims"] = [Aim("seconds", 160, None if args.toy else found["seconds"], at_most=True).told()]

@@ -17,6 +17,7 @@ from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write
 from benchmarks.run_preset import one_run, run_stage, seconds_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_json
+from components.stages import STAGES
 from pipelines.parameters.presets import preset_values
 
 PRESET = "cifar10_fast"
@@ -57,7 +58,8 @@ def main() -> int:
         line = ", ".join(f"{name} {found['value']:.1%}" for name, found in shown(content["accuracies"]).items())
         line += f", {content['verdicts']['student']}"
         clean, attacked = (found["value"] for found in shown(content["accuracies"]).values())
-        took = sum(content["seconds"].values()) / 60
+        # Also those that the weights have brought along; without what other experiments do in this folder.
+        took = sum(seconds_of(folder, stage) for stage in STAGES) / 60
         content["aims"] = aims(clean, attacked, None if args.toy else took)
     else:
         content["metrics"] = {name: read_json(folder / f"metrics/{name}.json") for name in LEAVES[args.part]}
@@ -79,9 +81,8 @@ def validated(best: dict[str, float]) -> str:
 
 
 def shown(accuracies: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The student's clean accuracy and what its cascade leaves."""
-    names = [name for name in accuracies if name.startswith("student/")]
-    return {name: accuracies[name] for name in (names[0], names[-1])} if names else {}
+    """The student's clean accuracy and what all attacks leave, AutoAttack among them."""
+    return {name: accuracies[name] for name in ("student/clean", "student/worst_case")}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ closely, stands in `TOLERANCES`. At toy size, and where there is no GPU, the CPU
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -40,25 +41,33 @@ from components.stages import STAGES
 from components.threats.l1 import L1
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from components.training.capture import Capture
 from pipelines.parameters.presets import preset_values
-from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS as ATTACKS
 from tests.parts.attack_members import THREATS
-from tests.parts.golden_steps import steps
+from tests.parts.golden_steps import captured_steps, deviation, steps
 from tests.parts.method_members import MEMBERS as METHODS
+from tests.parts.tiny_net import TinyNet
 
 # How far apart two things may lie. Of the images of an attack, on how many it may succeed on one device alone.
 ATTACK = {"outcomes": 0.03}
 # Of a method's steps, relative: single pixels of an inner attack may fall on either side of a zero gradient.
 METHOD = {"loss": 0.02, "gradient": 0.1, "weights": 0.02}
 HALF = {"loss": 0.03, "gradient": 0.1, "weights": 0.05}
-# Of what must be the same to the bit.
+# Of what must be the same to the bit, and of captured steps from the same ones as they stand: sums may differ.
 SAME = {"tensors": 0.0}
+REPLAYED = {"loss": 1e-4, "gradient": 1e-3, "weights": 1e-4}
 # Between accuracies that a whole chain of stages reaches on digits, where training takes another path.
 STAGES_APART = {"accuracy": 0.1}
-TOLERANCES = {"attacks": ATTACK, "methods": METHOD, "bfloat16": HALF, "deterministic": SAME, "stages": STAGES_APART}
-CAPTURED = ("pgd_at", "b_mtard", "fgsm_mep")
+TOLERANCES = {
+    "attacks": ATTACK,
+    "methods": METHOD,
+    "bfloat16": HALF,
+    "deterministic": SAME,
+    "captured": REPLAYED,
+    "stages": STAGES_APART,
+}
+# Methods of which whole steps can be recorded.
+CAPTURED = ("pgd_at", "b_mtard", "trades")
 IMAGES, TOY_IMAGES, STEPS = 128, 8, 4
 CPU = torch.device("cpu")
 
@@ -191,11 +200,13 @@ def apart(one: Steps, other: Steps) -> dict[str, float]:
 
 
 def same_bits(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Whether the same few steps give the same bits twice: as they stand, and as the loop captures them."""
+    """Whether the same few steps give the same bits twice, as they stand and captured; and captured ones those as they
+    stand."""
     yield _row("the same steps twice", SAME, lambda: differing(partial(weights_of_steps, device)))
     for name in CAPTURED:
-        run = partial(steps, name, torch.float32, "bfloat16", device.type)
-        yield _row(f"captured steps of {name} twice", SAME, lambda run=run: differing(lambda: _captured(run, device)))
+        run = partial(captured, name, device, "bfloat16")
+        yield _row(f"captured steps of {name} twice", SAME, lambda run=run: differing(lambda: list(run().values())))
+        yield _row(f"captured steps of {name}", REPLAYED, partial(from_those_that_stand, name, device))
 
 
 def differing(run: Callable[[], list[Tensor]]) -> dict[str, float]:
@@ -203,9 +214,17 @@ def differing(run: Callable[[], list[Tensor]]) -> dict[str, float]:
     return {"tensors": float(sum(not torch.equal(a, b) for a, b in zip(run(), run(), strict=True)))}
 
 
-def _captured(run: Callable[..., dict[str, Tensor]], device: torch.device) -> list[Tensor]:
-    # `on` refuses where nothing is captured, which a processor never does.
-    return list(run(capture=Capture("on" if device.type == "cuda" else "off", lambda line: None)).values())
+def captured(name: str, device: torch.device, precision: Precision) -> dict[str, Tensor]:
+    """A few steps of which the last comes from a recording, on a CPU from a stand-in. Errors: nothing was recorded."""
+    found, reason = captured_steps(name, torch.float32, precision, device.type)
+    if reason:
+        raise RuntimeError(reason)
+    return found
+
+
+def from_those_that_stand(name: str, device: torch.device) -> dict[str, float]:
+    """How far captured float32 steps lie from the same ones uncaptured."""
+    return deviation(captured(name, device, "float32"), steps(name, torch.float32, device=device.type))._asdict()
 
 
 def weights_of_steps(device: torch.device) -> list[Tensor]:
@@ -233,7 +252,9 @@ def stages(work: Path, device: torch.device, data: Path | None) -> dict[str, Any
 
     def reached(place: str) -> dict[str, float]:
         folder = work / place
-        folder.mkdir(parents=True, exist_ok=True)
+        # What an earlier call has left would be no measurement.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         values = changed(preset_values(ROOT, "digits"), TOY | images | {"compute.device": place}, "smoke")
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         for stage in STAGES:

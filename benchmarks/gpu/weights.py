@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.run_preset import BROUGHT
+from benchmarks.run_preset import BROUGHT, seconds_of
 from components.foundation.storage import read_json, read_text, write_json, write_text
 from components.numerics.tensor_files import read_tensors, write_tensors
 
@@ -33,17 +33,20 @@ def kept(run: Path, name: str, seed: int, work: Path) -> None:
     for number, start in enumerate(range(0, len(data), PART)):
         (folder / f"part.{number}").write_bytes(data[start : start + PART])
     beside = {path.format(name): read_text(run / path.format(name)) for path in SMALL}
-    write_json(folder / "beside.json", {"sha256": hashlib.sha256(data).hexdigest(), "files": beside})
+    told = {"sha256": hashlib.sha256(data).hexdigest(), "seconds": seconds_of(run, _stage(name)), "files": beside}
+    write_json(folder / "beside.json", told)
 
 
 def restored(run: Path, name: str, seed: int, work: Path) -> bool:
-    """Puts a model that was brought here into the run `run`, unless it is there; whether that was done.
+    """Puts a model that was brought here into the run `run`, unless one is there; whether it is one that was brought,
+    now or in an earlier call.
 
     Errors: neither of the two has it, or not all of its parts are here.
     """
     target, folder = run / f"models/{name}.safetensors", folder_of(name, seed, work)
+    told = run / f"{_stage(name)}.seconds.json"
     if target.exists():
-        return False
+        return told.exists() and read_json(told)["code"] == BROUGHT
     if not (folder / "beside.json").exists():
         raise SystemExit(f"{name} of seed {seed} is neither on this disk nor among the weights: run its part first")
     noted = read_json(folder / "beside.json")
@@ -59,6 +62,9 @@ def restored(run: Path, name: str, seed: int, work: Path) -> bool:
     widened = {key: t.float() if t.dtype == torch.bfloat16 else t for key, t in tensors.items()}
     for suffix in ("", ".last"):
         write_tensors(run / f"models/{name}{suffix}.safetensors", widened, metadata)
-    stage = f"train_{name}" if name in TEACHERS else "distill_student"
-    write_json(run / f"{stage}.seconds.json", {"seconds": 0.0, "code": BROUGHT})
+    write_json(told, {"seconds": noted["seconds"], "code": BROUGHT, "ended": True})
     return True
+
+
+def _stage(name: str) -> str:
+    return f"train_{name}" if name in TEACHERS else "distill_student"

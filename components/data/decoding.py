@@ -20,6 +20,7 @@ from components.data.picture import decode
 from components.data.splits import LabelledImages, Split
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.memory import free_main_memory
 
 # Shards that each worker has ready or in hand.
 AHEAD = 2
@@ -39,8 +40,8 @@ class FileGroup(NamedTuple):
 
 
 def in_memory(split: Split, remedy: str) -> LabelledImages:
-    """The split with its images decoded. Errors: as `decode_shard`; they would take more than half of the machine's
-    memory, and `remedy` says what can be done about it.
+    """The split with its images decoded. Errors: as `decode_shard`; they would take more than half of the free memory,
+    and `remedy` says what can be done about it.
     """
     if isinstance(split, LabelledImages):
         return split
@@ -55,11 +56,12 @@ def in_memory(split: Split, remedy: str) -> LabelledImages:
 
 
 def require_memory(size: int, what: str, remedy: str) -> None:
-    """Refuses `what`, of `size` bytes, if that is more than half of the machine's memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > memory / 2:
+    """Refuses `what`, of `size` bytes, if that is more than half of the memory that this process may still take."""
+    free = free_main_memory()
+    if size > free / 2:
         raise InputError(
-            f"{what} take {size / 2**30:.1f} GiB, want at most half of this machine's {memory / 2**30:.1f} ({remedy})"
+            f"{what} take {size / 2**20:,.0f} MiB, want at most half of the {free / 2**20:,.0f} MiB that are free for "
+            f"this process ({remedy})"
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from components.foundation.lines import one_line
+from components.foundation.memory import lack_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +68,8 @@ def _in_one_line() -> Generator[None]:
     except Image.UnidentifiedImageError:
         raise ValueError(f"want a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Exception as error:  # a broken file may raise anything inside a decoder
-        raise ValueError(one_line(" ".join(str(error).split())) or type(error).__name__) from None
+        said = lack_of_memory(error) or one_line(" ".join(str(error).split()))
+        raise ValueError(said or type(error).__name__) from None
 
 
 def _whole(data: bytes) -> "Image":

@@ -6,11 +6,18 @@ The lock is the operating system's on a file, so a killed process holds nothing.
 from pathlib import Path
 from typing import TextIO
 
-from components.foundation.errors import InputError
+from components.foundation.errors import FROM_ROOT, InputError
 from components.foundation.process import WORK
 from components.foundation.storage import locked, require_bytes
 
+PARAMS = "params.yaml"
 LOCK = WORK / "run.lock"
+
+
+def require_project(root: Path, missing: str = PARAMS) -> None:
+    """Error: `root` is no project's root, so what is `missing` there is so because the command runs elsewhere."""
+    if not (root / PARAMS).exists():
+        raise InputError(f"{missing}: no such file {FROM_ROOT}")
 
 
 def require_free(root: Path) -> None:

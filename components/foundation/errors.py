@@ -5,6 +5,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FROM_ROOT = "(run from the project's root)"
+"""How a line on a missing file ends, where the project's folder has it."""
+
 
 class InputError(ValueError):
     """A user's mistake in one line: what was given, what is allowed, where (file and key)."""

@@ -1,5 +1,6 @@
 """Main memory: how much is free for this process, and how a lack of memory ends, in one line with what to lower."""
 
+import errno
 import os
 import re
 import resource
@@ -12,9 +13,10 @@ from components.foundation.errors import InputError
 # Torch has no class of its own for the memory of the CPU: its libraries and Python say it in these words.
 _WORDS = re.compile(
     r"not enough memory|(?:can't|cannot) allocate memory|bad_alloc|can't start new thread|"
-    "could not create a primitive$",
+    "could not create a primitive$|failed to map segment from shared object|error return without exception set",
     re.IGNORECASE,
 )
+_KINDS = (RuntimeError, OSError, ImportError, SystemError)
 _GPU_WORDS = re.compile(r"CUDA error: out of memory|CU(?:BLAS|DNN|FFT)_STATUS_ALLOC_FAILED")
 _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.I)
 _NO_LIMIT = 2**62
@@ -30,10 +32,10 @@ def lack_of_memory(error: BaseException) -> str:
     """What was short, in words: `out of memory (GPU, asked for 20.00 MiB)`; nothing for every other error."""
     # By name, since importing torch takes seconds, and such an error can only occur where torch is loaded already.
     text = str(error)
-    spoken = isinstance(error, RuntimeError | OSError)
+    spoken = isinstance(error, _KINDS)
     on_gpu = "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
     on_gpu = on_gpu or (spoken and _GPU_WORDS.search(text) is not None)
-    said = spoken and _WORDS.search(text) is not None
+    said = spoken and (_WORDS.search(text) is not None or getattr(error, "errno", None) == errno.ENOMEM)
     if not on_gpu and not isinstance(error, MemoryError) and not said:
         return ""
     asked = _ASKED.search(text)
@@ -52,7 +54,7 @@ def within_memory(remedy: str) -> Generator[None]:
     """Has a lack of memory inside the block end in one line, with the remedy."""
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, *_KINDS) as error:
         if short := lack_of_memory(error):
             raise InputError(f"{short}: {remedy}") from None
         raise

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar, cast, dataclass_transform
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from components.foundation.errors import InputError, choose
+from components.foundation.errors import FROM_ROOT, InputError, choose
 from components.foundation.storage import require_bytes
 from components.foundation.yaml_text import DEEPEST, LARGEST_FILE, parse
 
@@ -164,7 +164,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file (run from the project's root)") from None
+        raise InputError(f"{path}: no such file {FROM_ROOT}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from components.foundation.errors import InputError
+from components.foundation.memory import lack_of_memory
 
 
 @contextmanager
@@ -169,6 +170,8 @@ def read_state(path: Path | str) -> dict[str, Any]:
 def reading(path: Path | str, otherwise: str) -> Generator[None]:
     """Has what goes wrong while a file is read end in one line: its path, and `otherwise` where its content is wrong.
 
+    A lack of memory is no fault of the file and stays what it is.
+
     For content that is looked at piece by piece. What is a document is checked as a whole (`read_document`).
     """
     try:
@@ -176,12 +179,20 @@ def reading(path: Path | str, otherwise: str) -> Generator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or f'{otherwise}: {error}'}") from None
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {otherwise}: {_why(error)}") from None
+    except (OSError, RuntimeError) as error:
+        if lack_of_memory(error):
+            raise
+        raise _of_reading(error, path, otherwise) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _of_reading(error, path, otherwise) from None
+
+
+def _of_reading(error: Exception, path: Path | str, otherwise: str) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file")
+    if isinstance(error, OSError):
+        return InputError(f"{path}: {error.strerror or f'{otherwise}: {error}'}")
+    return InputError(f"{path}: {otherwise}: {_why(error)}")
 
 
 def require_bytes(path: Path | str) -> None:

@@ -128,7 +128,7 @@ def measured_text(value: Any) -> str:
 
 def _named_text(key: str, value: Any) -> str:
     """A value of a check as its key says it is: an attack by its title."""
-    if key == "attack" and isinstance(value, str) and "(" not in value:
+    if key == "attack" and isinstance(value, str) and not {" ", "("} & set(value):
         return title(value.rpartition("/")[2])
     return measured_text(value)
 

@@ -1,5 +1,8 @@
 """The boxes of dvc.yaml, one file each: read parameters, call the core, write files. Here: what all boxes do alike."""
 
+import components.foundation.loading  # noqa: F401
+
+# isort: split
 import os
 import resource
 import time

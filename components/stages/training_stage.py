@@ -20,7 +20,7 @@ from components.foundation.params import Params, member, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
-from components.methods.parts.contract import Annealed, Method, needs
+from components.methods.parts.contract import Annealed, Method, needs, require_divisible
 from components.models import MODELS
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
@@ -125,6 +125,9 @@ def _settings(
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
     if not needs(method):
         wrapped(settings, method.build())  # a wrapper that does not fit shows before anything runs
+    if section.recipe.micro_batch is not None:
+        around = [name for name in WRAPPERS if getattr(section, name) is not None]
+        require_divisible(method, around, f"{where}.recipe.micro_batch")
     if section.recipe.extra_share and params.get("fetch_data").get("extra") is None:
         raise InputError(f"{where}.recipe.extra_share: got {section.recipe.extra_share}, but fetch_data.extra is null")
     if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.foundation.errors import InputError
+from components.foundation.memory import lack_of_memory
 from components.foundation.storage import replacing
 from components.methods.parts.contract import Method
 from components.models.parts.averaging import Average
@@ -124,6 +125,8 @@ class TrainingState:
             self._restore(tensors, numbers | kept)
             parallel.wait()  # until all have read what the first one may write next
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            if lack_of_memory(error):
+                raise
             raise InputError(f"{path}: does not fit this run, remove it to start anew: {error}") from None
 
     def best_weights(self, folder: Path) -> dict[str, Tensor]:

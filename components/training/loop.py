@@ -116,7 +116,7 @@ def start(model: nn.Module, method: Method, measure: Measure, recipe: Recipe, se
     """The state before the first step. `model` is already on its device; the generator is on the same one."""
     model = channels_last(model)
     if recipe.micro_batch is not None and not method.divisible:
-        raise InputError(f"recipe.micro_batch: {method} needs the whole batch at once (want null)")
+        raise InputError(f"recipe.micro_batch: {method.name} needs the whole batch at once (want null)")
     device = next(model.parameters()).device
     optimizer = Optimizer(recipe.optimizer, groups_of(model, method, recipe.layers))
     rng = torch.Generator(device).manual_seed(derived(seed, "training"))

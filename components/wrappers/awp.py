@@ -52,9 +52,14 @@ class Perturbed(Method):
         super().__init__(fields)
         if not isinstance(method, Crafting):
             wanted = "one that attacks first, such as pgd_at or trades"
-            raise InputError(f"perturbation: got method {method}, want {wanted}")
+            raise InputError(f"perturbation: got method {method.name}, want {wanted}")
         self.method, self.replays = method, method.replays
         self.is_active = fields.start == 0
+
+    @property
+    def name(self) -> str:
+        """The section of params.yaml."""
+        return "perturbation"
 
     @property
     def label_smoothing(self) -> float:

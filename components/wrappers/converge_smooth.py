@@ -73,7 +73,9 @@ class Smoothing:
         Errors: `clean: start` around a method whose attack is not one gradient at a start of its own.
         """
         if self.clean == "start" and not isinstance(method, OneStep):
-            raise InputError(f"smoothing: got clean 'start', want 'pass' around {method}: it is no one-step method")
+            raise InputError(
+                f"smoothing: got clean 'start', want 'pass' around {method.name}: it is no one-step method"
+            )
         centres = [*(math.floor(jump) for jump in jumps(schedule, epochs)), epochs]
         guarded = {epoch for centre in centres for epoch in range(centre - self.guard, centre + self.guard + 1)}
         return Smoothed(self, method, frozenset(guarded))
@@ -129,6 +131,11 @@ class Smoothed(Method):
         self.smoothing = method.label_smoothing if fields.loss == "smoothed" else 0.0
         self.centralisation = Centralisation(fields.weight_centralisation, fields.centre_epochs)
         self._set_out(warm=False, guarded=False)
+
+    @property
+    def name(self) -> str:
+        """The section of params.yaml."""
+        return "smoothing"
 
     @property
     def host_decides(self) -> str:
@@ -253,11 +260,11 @@ class Smoothed(Method):
     def _adversarial(self, loss: Loss, batch: Batch) -> Tensor:
         if loss.adversarial is None:
             raise InputError(
-                f"smoothing: {self.method} has no adversarial losses, want a method that trains on attacks"
+                f"smoothing: {self.method.name} has no adversarial losses, want a method that trains on attacks"
             )
         if self.fields.form == "example" and len(loss.adversarial) != len(batch.images):
             raise InputError(
-                f"smoothing: got form 'example' around {self.method}, which attacks {len(loss.adversarial)} of "
+                f"smoothing: got form 'example' around {self.method.name}, which attacks {len(loss.adversarial)} of "
                 f"{len(batch.images)} images, want 'batch'"
             )
         return loss.adversarial

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.util import load_yaml_guess_indent
 
-from components.foundation.errors import InputError
+from components.foundation.errors import FROM_ROOT, InputError
 from components.foundation.params import mapping_of, short
 from components.foundation.process import WORK
 from components.foundation.recipes import changed
@@ -169,5 +169,5 @@ def _spaced(text: str, before: str) -> str:
 
 def _read(path: Path) -> str:
     if not path.exists():
-        raise InputError(f"{path.name}: no such file (run from the project's root)")
+        raise InputError(f"{path.name}: no such file {FROM_ROOT}")
     return read_text(path)

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.foundation.errors import InputError, choose
+from components.foundation.errors import FROM_ROOT, InputError, choose
 from components.foundation.params import read_yaml
 from components.foundation.recipes import changed
 
@@ -31,9 +31,16 @@ def presets(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted((root / PRESETS).glob("*.yaml"))}
 
 
+def require_presets(root: Path) -> dict[str, Path]:
+    """The same. Error: there are none, as outside of the project."""
+    if known := presets(root):
+        return known
+    raise InputError(f"{PRESETS}/{COMPLETE}.yaml: no such file {FROM_ROOT}")
+
+
 def layers(root: Path, name: str) -> list[Layer]:
     """The files that make up a recipe: the complete one first, then each delta. Errors: unknown names, a circle."""
-    known, found, where = presets(root), list[Layer](), "--preset"
+    known, found, where = require_presets(root), list[Layer](), "--preset"
     while True:
         path = _file(known, name, where)
         if path in [layer.path for layer in found]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from components.foundation.checkout import LOCK, take
+from components.foundation.checkout import LOCK, require_project, take
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.storage import locked, require_bytes
@@ -25,8 +25,10 @@ _held: set[Path] = set()
 def sole_run(root: Path) -> Generator[None]:
     """Inside the block no other run of ours begins in the checkout `root`, and none changes its params.yaml.
 
-    A block inside the block of the same process is part of it. Errors: another run or DVC is at work there.
+    A block inside the block of the same process is part of it. Errors: another run or DVC is at work
+    there, and no project is there.
     """
+    require_project(root)
     path = (root / LOCK).resolve()
     if path in _held:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from components.foundation.errors import InputError
+from components.foundation.errors import FROM_ROOT, InputError
 from components.foundation.lines import say
 from components.foundation.provenance import fingerprint
 from components.foundation.storage import write_json, write_text
@@ -48,7 +48,9 @@ def prepared(
     if not (folder / STUDY).exists():
         names = ", ".join(sorted(path.parent.name for path in STUDIES.glob(f"*/{STUDY}")))
         told = f"no study {name!r}" if name else "which study?"
-        raise InputError(f"{told} ({STUDIES}/ has {names or 'none'}; a folder with a {STUDY} will do, too)")
+        if not names:
+            raise InputError(f"{told} {STUDIES}/: no such folder {FROM_ROOT}")
+        raise InputError(f"{told} ({STUDIES}/ has {names}; a folder with a {STUDY} will do, too)")
     planned = plan(root, folder, scale, seeds, arms)
     own = (root / work / folder.resolve().name).absolute()
     place = Workplace(root=root, work=own, data=Path(data).absolute() if data else None, keep=keep)

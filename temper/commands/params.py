@@ -66,10 +66,13 @@ def show(
     A recipe of presets/ is shown in the same way."""
     import yaml
 
+    from components.foundation.checkout import require_project
     from components.foundation.params import Params, mapping_of
     from pipelines.parameters.change import preset_text
 
     path = "params.yaml" if preset is None else f"presets/{preset}.yaml"
+    if preset is None:
+        require_project(Path.cwd())
     text = read_text(path) if preset is None else preset_text(Path.cwd(), preset)
     if not key:
         say(text.removesuffix("\n"))
@@ -82,9 +85,9 @@ def show(
 @app.command()
 def presets() -> None:
     """List the recipes in presets/."""
-    from pipelines.parameters.presets import presets as recipes
+    from pipelines.parameters.presets import require_presets
 
-    found = recipes(Path.cwd())
+    found = require_presets(Path.cwd())
     width = max(map(len, found), default=0)
     for name, path in found.items():
         say(f"{name:{width}}  {read_text(path).partition(chr(10))[0].lstrip('# ')}")

@@ -8,15 +8,25 @@ import typer
 
 from components.foundation.lines import say
 
+WORK = Path(".temper")
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Send the records of stages to MLflow, or say what is unsent."
 )
 Root = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder with the journals.")]
 
 
+def _require_project(root: Path) -> None:
+    """Error: the folder is the default one and not there, since this is no project's root."""
+    from components.foundation.checkout import require_project
+
+    if root == WORK and not root.exists():
+        require_project(Path.cwd(), str(root))
+
+
 @app.command()
-def send(root: Root = Path(".temper")) -> None:
+def send(root: Root = WORK) -> None:
     """Send what has not been sent. Exit status: 1 when something could not be sent."""
+    _require_project(root)
     from components.tracking import delivery
     from components.tracking.mlflow_client import place
     from components.tracking.mlflow_runs import connect
@@ -45,19 +55,20 @@ def pages(
     pipeline: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run of the pipeline; the latest that was sent by default.")
     ] = None,
-    root: Root = Path(".temper"),
+    root: Root = WORK,
 ) -> None:
     """Say where MLflow shows a run: the list of all runs, the run's page, its report."""
     from components.tracking.delivery import folders, where_to_look
     from components.tracking.journal_files import folder_of
 
+    _require_project(root)
     sent = [folder_of(root, pipeline)] if pipeline else [*reversed(folders(root))]
     lines = next((lines for folder in sent if (lines := where_to_look(folder))), ["nothing is sent to MLflow yet"])
     say("\n".join(lines))
 
 
 @app.command()
-def status(root: Root = Path(".temper")) -> None:
+def status(root: Root = WORK) -> None:
     """Say what has not been sent, and why.
 
     A line per journal: the run, the stage, its status, how much is sent, and what is in the way.
@@ -65,6 +76,7 @@ def status(root: Root = Path(".temper")) -> None:
     from components.tracking.delivery import folders, unsent
     from components.tracking.journal_files import Reader, Sent, is_sent, journals
 
+    _require_project(root)
     if not unsent(root):
         say("all records are sent")
     for path in (path for folder in folders(root) for path in journals(folder)):
@@ -76,7 +88,7 @@ def status(root: Root = Path(".temper")) -> None:
 @app.command(hidden=True)
 def forward(
     pipelines: Annotated[list[str], typer.Argument(metavar="PIPELINE", help="Runs of a pipeline.")],
-    root: Root = Path(".temper"),
+    root: Root = WORK,
 ) -> None:
     """Send records while they are written, until the process that started this one says to finish, and the rest then.
 

@@ -9,6 +9,8 @@ from typer.core import TyperGroup
 from components.foundation.lines import say
 from temper.commands.shared import Markdown
 
+REPORT = Path("reports/robustness.json")
+
 
 class ShowsByDefault(TyperGroup):
     """A group in which `show` need not be typed."""
@@ -30,9 +32,7 @@ app = typer.Typer(rich_markup_mode=None, cls=ShowsByDefault, help="Show a report
 
 @app.command()
 def show(
-    document: Annotated[Path, typer.Argument(metavar="FILE", help="A robustness.json.")] = Path(
-        "reports/robustness.json"
-    ),
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="A robustness.json.")] = REPORT,
     markdown: Markdown = False,
     outcomes: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write the outcome of every image there, .csv or .parquet.")
@@ -43,6 +43,7 @@ def show(
     Also where its page is. With `--outcomes`, a row for each model, attack and image is written instead; FILE may then
     be the folder of an evaluation. `show` need not be typed.
     """
+    from components.foundation.checkout import require_project
     from components.reports.robustness.contents import Report
     from components.reports.robustness.dated import page_to_show
     from components.reports.robustness.table import markdown_table, text_table
@@ -55,6 +56,8 @@ def show(
         say(f"written: {outcomes} ({write_outcome_table(evaluation_beside(document), outcomes)} rows)")
         return
     path = document / "robustness.json" if document.is_dir() else document
+    if path == REPORT and not path.exists():
+        require_project(Path.cwd(), str(path))
     shown, page = read_document(Report, path), page_to_show(path.with_suffix(".html"))
     table, place = (markdown_table(shown), f"`{page}`") if markdown else (text_table(shown), page)
     say(f"{table}\n\nReport: {place}")

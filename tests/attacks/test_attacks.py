@@ -40,8 +40,8 @@ from components.threats.l1 import L1
 from components.threats.l2 import L2
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS, STEP, THREATS, pgd
+from tests.parts.tiny_net import TinyNet
 
 every = pytest.mark.parametrize("attack", MEMBERS, ids=repr)
 everywhere = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm.name, indirect=True)

@@ -31,10 +31,10 @@ from components.stages import fetch_data, normalize_data, train_clean_teacher
 from components.tracking.journal import Journal
 from components.training.loop import Plan, fit, start
 from components.training.validation import Validation
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK
 from tests.parts.pipeline_files import ROOT, small_params
 from tests.parts.streamed_files import CLASSES, listed, write_folder
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import recipe
 
 CPU = torch.device("cpu")
@@ -320,7 +320,7 @@ def test_what_cannot_be_streamed_is_refused(folder, tmp_path, monkeypatch):
         loader(listed(folder))
     huge = replace(listed(folder), decoding=replace(listed(folder).decoding, image_size=100_000))
     with pytest.raises(
-        InputError, match=r"60 decoded images of \(1, 100000, 100000\) take 558.8 GiB, want at most half"
+        InputError, match=r"60 decoded images of \(1, 100000, 100000\) take 572,205 MiB, want at most half of the"
     ):
         decoding.in_memory(huge, "")
     write_folder(tmp_path, train=6, val=3)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,11 @@ def test_more_than_the_memory_holds_is_refused(tmp_path, monkeypatch):
     from components.data import decoding
 
     np.savez(tmp_path / "e.npz", images=GOOD, labels=COUNT)
-    monkeypatch.setattr(decoding.os, "sysconf", lambda name: 25)
-    with pytest.raises(InputError, match=r"take 0\.0 GiB, want at most half of this machine's 0\.0"):
+    size = sum(entry.file_size for entry in zipfile.ZipFile(tmp_path / "e.npz").infolist())
+    monkeypatch.setattr(decoding, "free_main_memory", lambda: 2 * size)
+    read_extra(tmp_path / "e.npz", CLASSES, (3, 6, 6))
+    monkeypatch.setattr(decoding, "free_main_memory", lambda: 2 * size - 1)
+    with pytest.raises(InputError, match=r"want at most half of the 0 MiB that are free for this process \(take fewer"):
         read_extra(tmp_path / "e.npz", CLASSES, (3, 6, 6))
 
 

@@ -26,9 +26,9 @@ from components.evaluation.search_network import Search
 from components.foundation.errors import InputError
 from components.numerics.compute import CaptureMode
 from components.numerics.random_numbers import Noise
-from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS
 from tests.parts.fake_cuda import FakeCuda
+from tests.parts.tiny_net import TinyNet
 
 FAST = Search(precision="bfloat16", compiled=False)
 LINE = "capture: passes of attacks are not captured: "

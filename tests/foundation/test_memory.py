@@ -38,6 +38,9 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
         (RuntimeError("can't start new thread"), "main memory"),
+        # What the loader says of a library, and Python of its own parts.
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "main memory"),
+        (SystemError("error return without exception set"), "main memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory", "a file"), "main memory"),
         (MemoryError(), "main memory"),
         (MemoryError("Unable to allocate 3.00 GiB for an array with shape (9,)"), "main memory, asked for 3.00 GiB"),

@@ -1,6 +1,7 @@
 """Files are whole or absent, equal for equal content, and a broken one is one line."""
 
 import errno
+import json
 import math
 import os
 import subprocess
@@ -17,13 +18,15 @@ from components.foundation.storage import (
     read_csv,
     read_json,
     read_state,
+    reading,
     replacing,
     sha256,
     write_csv,
     write_json,
     write_text,
 )
-from components.numerics.tensor_files import read_tensors, tensor_bytes, write_tensors
+from components.numerics import tensor_files
+from components.numerics.tensor_files import _NAMES, read_tensors, tensor_bytes, write_tensors
 
 
 def files(folder: Path) -> list[str]:
@@ -53,14 +56,36 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     write_tensors(path, {"a": torch.zeros(2)})
     before = path.read_bytes()
 
-    def full(self, data):
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(tensor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(tensor_files, "tensor_bytes", full)
+    with pytest.raises(OSError, match="No space left") as caught:
         write_tensors(path, {"a": torch.ones(2)})
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == before and files(tmp_path) == ["file.safetensors"]
+
+
+def test_the_bytes_are_those_of_the_library(tmp_path):
+    """Whatever the types, the sizes and the names."""
+    kinds = [kind for kind in _NAMES if kind != torch.bool]
+    tensors = {f"{letter}{kind}": torch.arange(3).to(kind) for letter in "ba" for kind in kinds}
+    tensors |= {"none": torch.zeros(0, 3, dtype=torch.uint8), "scalar": torch.tensor(2.5), "true": torch.ones(1) > 0}
+    tensors |= {'é"\\\n\x1f': torch.rand(2, 3).t(), "odd": torch.ones(5, dtype=torch.bool)}
+    metadata = {"classes": ["é\n", 1.5, None]}
+    write_tensors(tmp_path / "own", tensors, metadata)
+    text = json.dumps(metadata, sort_keys=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "library", {"temper": text})
+    assert (tmp_path / "own").read_bytes() == (tmp_path / "library").read_bytes()
+    assert {found.dtype for found in read_tensors(tmp_path / "own")[0].values()} == set(_NAMES)
+
+
+def test_what_is_in_memory_is_written_without_a_copy():
+    """Of large images each would be one more time in memory."""
+    tensor = torch.zeros(3, 4)
+    held = tensor_bytes(tensor)
+    tensor += 1
+    assert held == tensor.numpy().tobytes()
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
@@ -154,6 +179,17 @@ def test_broken_json_is_one_line(tmp_path):
     (tmp_path / "file.json").write_text('{"a": 1,\n')
     with pytest.raises(InputError, match=r"file\.json: not readable as JSON: .*line 2"):
         read_json(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), OSError(errno.ENOMEM, "no"), MemoryError()],
+)
+def test_a_lack_of_memory_is_no_fault_of_the_file(error, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(type(error)) as caught, reading(tmp_path / "file", "truncated"):
+        raise error
+    assert caught.value is error
 
 
 def test_hashes_are_of_the_bytes(tmp_path):

@@ -12,8 +12,8 @@ from components.methods.parts.contract import Method
 from components.methods.parts.crafting import crafting
 from components.methods.trades import Trades
 from components.models.parts.batch_norm import untracked
-from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS
+from tests.parts.tiny_net import TinyNet
 
 # Trains on clean images alone; steps along the gradient that training leaves, and so never crafts.
 WITHOUT_AN_ATTACK = ("standard", "free_at")

@@ -20,7 +20,6 @@ from components.methods.parts.two_views import logits_of
 from components.methods.pgd_at import PgdAt
 from components.methods.trades import Trades
 from components.numerics.cost import PassCounter
-from tests.conftest import TinyNet
 from tests.parts.equations import PLACES, WIDE, crafted, network, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import ATTACK, KL_ATTACK, STEP, STUDENT_ATTACK, adr, cktat, frozen
 from tests.parts.plain_sums import (
@@ -33,6 +32,7 @@ from tests.parts.plain_sums import (
     plain_softmax,
     slopes,
 )
+from tests.parts.tiny_net import TinyNet
 
 
 @pytest.fixture

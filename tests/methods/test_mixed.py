@@ -20,7 +20,7 @@ from components.numerics.losses import cross_entropy
 from components.numerics.random_numbers import Noise
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.conftest import TinyNet
+from tests.parts.tiny_net import TinyNet
 
 LINF = Threat(norm=Linf(), epsilon=Ratio(16, 255))
 inner = pytest.mark.parametrize("attack", INNER_ATTACKS)

@@ -17,9 +17,9 @@ from components.training.layers import trained_parameters
 from components.training.loop import _networks
 from components.wrappers.awp import Awp
 from components.wrappers.igdm import Igdm
-from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS, WRAPPED, frozen
 from tests.parts.smoothing_parts import smoothing
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import new_run, recipe
 
 AWP = Awp(gamma=0.05, start=0)

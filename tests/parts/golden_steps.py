@@ -21,13 +21,14 @@ from components.models.parts.batch_norm import synchronised
 from components.numerics import parallel
 from components.numerics.tensor_files import read_tensors, write_tensors
 from components.schedules.constant import Constant
-from components.training import loop
+from components.training import loop, recording
 from components.training.capture import Capture
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothed
-from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS, WRAPPED, smoothed
 from tests.parts.parallel_worker import LINF, recipe
+from tests.parts.tape_graph import TapeGraph
+from tests.parts.tiny_net import TinyNet
 
 GOLDEN = Path(__file__).parent / "golden"
 # At the second step what a method remembers of the first takes part.
@@ -87,7 +88,7 @@ def steps(
     state.capture = capture or Capture()
     plan, whole = loop.Plan(fields, Constant(), LINF, seed), _batch(dtype, device)
     batch = whole.part(parallel.rank(), parallel.world_size())
-    seen = _Seen(model, batch.images)
+    seen = _Seen(model)
     losses, gradients = list[Tensor](), dict[str, Tensor]()
     with synchronised(model, *state.method.companions()):
         model.train()
@@ -99,11 +100,32 @@ def steps(
             gradient = state.capture.gradient(lambda batch: loop._gradient(state, plan, batch), batch)
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             losses.append(loop._update(state, gradient, loop._Speed(0.05, 0.9)).loss.total)
-    images = torch.stack([parallel.interleaved(one) for one in seen.images]) if seen.images else whole.images[:0]
+    attacked = [one for one in seen.images if not torch.equal(one, batch.images)]
+    images = torch.stack([parallel.interleaved(one) for one in attacked]) if attacked else whole.images[:0]
     found = {"loss": torch.stack(losses), "images": images}
     found |= {f"gradient/{n}": g for n, g in gradients.items()}
     found |= {f"weights/{n}": p for n, p in model.named_parameters()}
     return {key: tensor.detach().double().cpu() for key, tensor in found.items()}
+
+
+def captured_steps(
+    name: str, dtype: torch.dtype = torch.float64, precision: str = "float32", device: str = "cpu"
+) -> tuple[dict[str, Tensor], str]:
+    """The same, the last step replayed from a recording, on a CPU from a tape; and why nothing was, or an empty text.
+
+    Whoever compares captured steps has to look at the second: without a recording it is the plain step again.
+    """
+    reasons = list[str]()
+    capture = Capture("auto", reasons.append, None if device.startswith("cuda") else TapeGraph)
+    before, recording.WARM_UP = recording.WARM_UP, STEPS - 1
+    try:
+        found = steps(name, dtype, precision, device, capture)
+    finally:
+        recording.WARM_UP = before
+    kinds = [kind for one in (capture.step, capture.attack) if one is not None for kind in one.kinds.values()]
+    if any(kind.inputs is not None for kind in kinds):
+        return found, ""
+    return found, " ".join(reasons) or "nothing was recorded"
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,14 +176,15 @@ def _batch(dtype: torch.dtype, device: str) -> Batch:
 
 
 class _Seen:
-    """The batches that the model sees in training mode, but for the clean images."""
+    """The batches that the model sees in training mode. They are not looked at before the end: no step that asks a
+    device for an answer can be captured."""
 
-    def __init__(self, model: nn.Module, clean: Tensor) -> None:
-        self.clean, self.images = clean, list[Tensor]()
+    def __init__(self, model: nn.Module) -> None:
+        self.images = list[Tensor]()
         model.register_forward_pre_hook(self._note)
 
     def _note(self, model: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if model.training and not torch.equal(args[0], self.clean):
+        if model.training:
             self.images.append(args[0].detach().clone())
 
 

@@ -37,7 +37,7 @@ from components.schedules.constant import Constant
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
 from components.wrappers.igdm import Igdm
-from tests.conftest import TinyNet
+from tests.parts.tiny_net import TinyNet
 
 STEP = Ratio(4, 255)
 MIX = Mix(attack="step_ll", adversarial=Ratio(1, 2), weight=0.3, epsilon_sigma=STEP)

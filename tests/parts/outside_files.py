@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from components.commands.evaluate import main as evaluate
@@ -63,7 +62,8 @@ PARAMS = {
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """All images of the digits, uint8 [1797, 1, 8, 8], and labels."""
-    images, labels = load_digits(return_X_y=True)
+    # Here, since the file must be importable on a GPU machine.
+    images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     levels = torch.from_numpy(images).view(-1, 1, 8, 8)
     return (levels * 255 / 16).round().to(torch.uint8), torch.from_numpy(labels).long()
 

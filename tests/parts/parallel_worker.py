@@ -29,8 +29,8 @@ from components.threats.parts.threat import Threat
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
 from components.wrappers.awp import Awp
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS, WRAPPED
+from tests.parts.tiny_net import TinyNet
 
 LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 # Not a multiple of the batch size, so that batches and parts of batches differ in size.

@@ -17,11 +17,12 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import gpu_programme
-from benchmarks.gpu import transfer, weights
+from benchmarks import gpu_programme, run_preset
+from benchmarks.gpu import chain, smoke, step_speed, transfer, weights
 from benchmarks.gpu.arm import PUBLISHED, headline
 from benchmarks.gpu.items import SCALE, STUDIES, Item, programme
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place, write_result
+from benchmarks.run_preset import seconds_of
 from components.foundation.storage import read_json, write_json, write_text
 from components.numerics.tensor_files import read_tensors, write_tensors
 from pipelines.studies.file import arm_params, read_study
@@ -48,7 +49,8 @@ raise SystemExit(status)
 # An experiment whose own child does not listen to signals.
 DEAF = """
 import subprocess, sys
-code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+code = "import signal, time; [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]; "
+code += "print('up', flush=True); time.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print("child", child.pid, flush=True)
@@ -59,13 +61,18 @@ child.wait()
 STARTED = """
 import sys
 sys.path.insert(0, ".")
-from benchmarks import gpu_programme
+from benchmarks import gpu_programme, run_preset
 from components.foundation.process import as_process
-gpu_programme.GRACE = 1
+gpu_programme.process.STOP_SEQUENCE = [(number, 1.0) for number, _ in gpu_programme.process.STOP_SEQUENCE]
 gpu_programme.programme = lambda toy: [gpu_programme.Item("deaf", "a fake", 10, ("fake_experiment",), True)]
 with as_process():
     sys.exit(gpu_programme.main(["--toy", "--work", {work!r}]))
 """
+
+
+# What a GPU machine may lack; an import of it raises.
+ABSENT = ["sklearn", "scipy", "pandas", "mlflow", "prefect", "dvc", "jsonschema", "timm", "pyautoattack"]
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
 
 
 def fake(name: str, plan: str, seconds: int = 10, continues: bool = True) -> Item:
@@ -109,7 +116,11 @@ def test_the_list_of_wheels_is_complete():
     """What a wheel needs is in the list, or is there wherever torch and torchvision are."""
     lines = (ROOT / "benchmarks/gpu/wheels.txt").read_text().splitlines()
     there = set(re.findall(r"[a-z0-9]+", lines[0]))
-    listed = {line for line in lines if not line.startswith("#")}
+    versions = dict(line.split("==") for line in lines if not line.startswith("#"))
+    # One package pins the exact version of another, so all are those that are tested together.
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert versions == {name: locked[name] for name in versions}
+    listed = set(versions)
     wanted = {"pydantic", "typer", "pytest", "pyautoattack"}
     for name in listed:
         for text in requires(name) or []:
@@ -117,6 +128,47 @@ def test_the_list_of_wheels_is_complete():
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 wanted.add(canonicalize_name(requirement.name))
     assert wanted - there == listed
+
+
+@pytest.mark.slow
+def test_on_a_machine_with_little_installed_the_gpu_tests_are_collected_and_smoke_starts():
+    marked = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    settings = ["-q", "--collect-only", "-m", "gpu", "-c", os.devnull, "--rootdir", ".", "--import-mode=importlib"]
+    collect = f"{WITHOUT}import pytest; sys.exit(pytest.main({[*settings, '-p', 'no:cacheprovider', *marked]}))"
+    begin = f"{WITHOUT}sys.modules['pytest'] = None; import benchmarks.gpu.smoke"
+    for program in (collect, begin):
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", smoke.CAPTURED)
+def test_the_smoke_test_does_capture(name):
+    apart = smoke.from_those_that_stand(name, smoke.CPU)
+    assert max(apart.values()) < 1e-6
+    with pytest.raises(RuntimeError, match="makes room for images"):
+        smoke.captured("fgsm_mep", smoke.CPU, "float32")
+
+
+def test_the_published_loop_runs_as_torch_comes_and_leaves_the_settings():
+    def state() -> tuple[int, bool]:
+        return torch.get_deterministic_debug_mode(), torch.backends.cudnn.allow_tf32
+
+    step_speed.Compute(device="cpu", threads=1, deterministic=True).prepare()
+    seen = list[Any]()
+    step_speed.as_torch_comes(lambda epoch: seen.append((epoch, *state())))(3)
+    assert seen == [(3, 0, True)] and state() == (2, False)
+
+
+def test_an_entrant_that_cannot_start_is_a_row_and_one_that_is_not_captured_is_in_the_headline():
+    def refuses() -> Any:
+        raise RuntimeError("no compiler\nand more")
+
+    one = step_speed.entrants.Trained(torch.nn.Identity(), lambda epoch: None)
+    ready, refused, _ = step_speed.started({"temper": lambda: one, "compiled": refuses}, torch.device("cpu"))
+    assert list(ready) == ["temper"] and refused == {"compiled": "RuntimeError: no compiler"}
+    part = {"entrants": {"temper": {"epoch_seconds": 3.0}}, "ratios": {"plain": {"median": 2.0}}}
+    assert step_speed.told("pgd_at", part | {"not_captured": []}) == "pgd_at: epoch 3.0 s, 2.0 x the published loop"
+    assert step_speed.told("pgd_at", part | {"not_captured": ["why"]}).endswith(" (NOT captured)")
 
 
 def test_what_is_published_stands_beside_an_arm_of_the_list():
@@ -128,6 +180,13 @@ def test_what_is_published_stands_beside_an_arm_of_the_list():
     numbers = {"accuracies": {"best": {"clean": best, "worst_case": best}}, "verdicts": {"best": "trusted"}}
     said = headline(numbers, published["smooth_mep"]["b_smooth"])
     assert said == "clean 60.0%, worst case 60.0%, trusted (published: clean 63.8, AutoAttack 23.7)"
+
+
+def test_the_aims_of_a_chain_are_held_against_the_student_as_they_say():
+    values = {"student/cascade/apgd_ce": 0.1, "student/clean": 0.9, "student/pgd_50": 0.2, "student/worst_case": 0.48}
+    accuracies = {name: {"value": value} for name, value in {**values, "robust_teacher/clean": 0.3}.items()}
+    clean, attacked = (found["value"] for found in chain.shown(accuracies).values())
+    assert [aim["met"] for aim in chain.aims(clean, attacked, 31.0)] == [True, True, False, False]
 
 
 def test_converge_smooth_on_mep_is_the_published_recipe():
@@ -164,7 +223,7 @@ def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
     items = [fake("bad", "7,0"), fake("good", "0"), fake("late", "0")]
     assert run(items[:2], "--seconds", "300") == 1
     noted = read_json(tmp_path / "work/failed/bad.json")
-    assert noted["status"] == 7 and noted["lines"] == ["said 7\n"]
+    assert noted["status"] == 7 and noted["lines"] == ["said 7"]
     capsys.readouterr()
     assert run(items, "--seconds", "300") == DONE
     out = capsys.readouterr().out
@@ -175,6 +234,7 @@ def test_a_result_that_says_wrong_is_shown_and_ends_so(run, tmp_path, capsys):
     assert run([fake("bad", "0,wrong")], "--seconds", "300") == DONE
     (tmp_path / "results/bad.json").unlink()
     assert run([fake("bad", "0,wrong")], "--seconds", "300") == 1
+    assert run([fake("bad", "0,wrong"), fake("good", "0")], "--seconds", "300") == 1
     assert "WRONG" in capsys.readouterr().out
 
 
@@ -185,7 +245,9 @@ def test_results_are_packed_after_each_experiment(run, tmp_path):
     assert set(read_json(tmp_path / "out/results.json")["results"]) == {"one.json"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_a_stopped_programme_leaves_no_process(number, tmp_path):
     """Neither its experiment nor what that has started, though the latter does not listen."""
     (tmp_path / "fake_experiment.py").write_text(DEAF)
@@ -201,8 +263,9 @@ def test_a_stopped_programme_leaves_no_process(number, tmp_path):
         assert process.stdout is not None
         child = int(next(line for line in process.stdout if line.startswith("child ")).split()[1])
         process.send_signal(number)
-        assert process.wait(60) == 128 + number
-    for _ in range(100):
+        assert process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    # What outlives a killed programme gets ten seconds.
+    for _ in range(200):
         if not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text():
             break
         time.sleep(0.1)
@@ -225,6 +288,20 @@ def test_a_result_survives_when_the_call_ends_before_it_is_kept(tmp_path):
     assert {"device", "cuda", "versions", "commit"} <= read_json(place.result("one"))["machine"].keys()
 
 
+def test_a_stage_counts_the_seconds_of_all_attempts_and_ends_once_for_a_code(tmp_path, monkeypatch):
+    done, mark = tmp_path / "one.seconds.json", tmp_path / "calls"
+    code = "import pathlib, sys, time; pathlib.Path('calls').open('a').write('x'); time.sleep(float(sys.argv[1]))"
+    hangs, ends = [sys.executable, "-c", code, "60"], [sys.executable, "-c", code, "0"]
+    assert not run_preset.run_once(hangs, tmp_path, done, time.monotonic() + 1)
+    first = seconds_of(tmp_path, "one")
+    assert first >= 1 and run_preset.run_once(ends, tmp_path, done, float("inf"))
+    assert seconds_of(tmp_path, "one") > first and mark.read_text() == "xx"
+    assert run_preset.run_once(hangs, tmp_path, done, float("inf")) and mark.read_text() == "xx"
+    monkeypatch.setattr(run_preset, "sha256_of_code", lambda: "another")
+    assert run_preset.run_once(ends, tmp_path, done, float("inf")) and mark.read_text() == "xxx"
+    assert seconds_of(tmp_path, "one") < first
+
+
 def test_results_and_weights_come_home(tmp_path):
     there = Place(None, tmp_path / "there", tmp_path / "there/results", True)
     run = tmp_path / "run"
@@ -235,6 +312,7 @@ def test_results_and_weights_come_home(tmp_path):
     for path in weights.SMALL:
         (run / path.format("student")).parent.mkdir(parents=True, exist_ok=True)
         write_text(run / path.format("student"), "told")
+    write_json(run / "distill_student.seconds.json", {"seconds": 90.0, "code": "a", "ended": True})
     weights.kept(run, weights.STUDENT, 2, there.work)
     write_result(there.result("one"), "fine")
     write_json(there.failure("two"), {"id": "two", "status": 1, "lines": ["why\n"]})
@@ -252,7 +330,9 @@ def test_results_and_weights_come_home(tmp_path):
     back, metadata = read_tensors(other / "models/student.safetensors")
     assert metadata == {"card": "a"} and torch.equal(back["weight"], tensors["weight"].bfloat16().float())
     assert torch.equal(back["count"], tensors["count"]) and (other / "curves/student.csv").read_text() == "told"
-    assert not weights.restored(other, weights.STUDENT, 2, here.work)
+    assert seconds_of(other, "distill_student") == 90
+    # A later call knows that these are no weights of this machine's own.
+    assert weights.restored(other, weights.STUDENT, 2, here.work) and not weights.restored(run, "student", 2, here.work)
     (here.work / "weights/student.2/part.0").unlink()
     with pytest.raises(SystemExit, match="not all parts"):
         weights.restored(tmp_path / "third", weights.STUDENT, 2, here.work)

@@ -7,7 +7,7 @@ import pytest
 
 from components.attacks import ATTACKS
 from components.reports.attack_words import attack_text, kind, with_attacks
-from components.reports.robustness.page import page
+from components.reports.robustness.page import measured_text, page
 from tests.parts.evaluation_files import document
 
 PGD: dict[str, Any] = {"steps": 20, "step_size": "1/51", "start": "uniform", "loss": "cross_entropy", "restarts": 1}
@@ -70,3 +70,13 @@ def test_no_page_shows_an_attack_as_code() -> None:
     for name in ATTACKS:
         assert attack_text(table[name]).replace("'", "&#39;") in text
     assert not [kind for kind in ATTACKS.values() if f"{kind.__name__}(" in text] and "steps=" not in text
+
+
+def test_a_check_says_all_of_the_attack_that_it_measured():
+    """A step of 1/255 has a slash, as the name of a task does."""
+    pgd = "Pgd(steps=20, step_size=1/255, start='uniform', loss='cross_entropy', restarts=1, aim='true')"
+    assert measured_text({"attack": pgd, "share": 1.0}) == (
+        "attack PGD: 20 steps of 1/255 from a uniform start, up the cross-entropy, away from the true class, "
+        "1 restart, share 1"
+    )
+    assert measured_text({"attack": "cascade/apgd_t", "share": 0.5}) == "attack APGD-T, share 0.5"

@@ -39,6 +39,14 @@ SAAD = {
     "entropy_weight": 5,
 }
 
+ATTACK = {
+    "steps": 1,
+    "step_size": "1/255",
+    "start": "uniform",
+    "loss": "cross_entropy",
+    "restarts": 1,
+}
+
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
     # keys
@@ -146,6 +154,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "x",
         f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
+    (
+        f"{STUDENT}.recipe.micro_batch",
+        4,
+        f"{STUDENT}.recipe.micro_batch: b_mtard needs the whole batch at once (want null)",
+    ),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
     (
@@ -167,6 +180,15 @@ def test_mistakes_in_params(key, value, message):
     with pytest.raises(InputError) as caught:
         check_params.check(Params(changed(small_params(), {key: value})))
     assert str(caught.value).startswith(f"params.yaml: {message}") and "\n" not in str(caught.value)
+
+
+def test_a_wrapper_that_needs_the_whole_batch_is_told_before_anything_is_trained():
+    values = small_params(**{f"{CLEAN}.method": {"name": "pgd_at", "attack": ATTACK, "label_smoothing": 0.0}})
+    values = changed(values, {f"{RECIPE}.micro_batch": 4})
+    line = rf"^params\.yaml: {RECIPE}\.micro_batch: perturbation needs the whole batch at once"
+    check_params.check(Params(values))
+    with pytest.raises(InputError, match=line):
+        check_params.check(Params(changed(values, {f"{CLEAN}.perturbation": {"gamma": 0.01, "start": 0}})))
 
 
 def test_the_repositorys_own_params_are_right():

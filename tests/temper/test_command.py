@@ -67,11 +67,44 @@ def test_a_mistake_is_one_line_with_status_2(
     assert out == "" and error.startswith("error: ") and error.count("\n") == 1 and said in error
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["init", "--images", "."],
+        ["harden", "--set", "seed=1"],
+        ["harden", "--preset", "digits"],
+        ["study", "--plain"],
+        ["study", "scale", "--list"],
+        ["report"],
+        ["records", "send"],
+        ["records", "status"],
+        ["records", "pages"],
+        ["params", "check"],
+        ["params", "show"],
+        ["params", "show", "--preset", "digits"],
+        ["params", "presets"],
+        ["params", "change", "--set", "seed=1"],
+        ["params", "change", "--preset", "digits"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_the_project_says_so_elsewhere(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    assert error.endswith(" (run from the project's root)\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_exit_status_of_a_real_process(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("temper")
     done = subprocess.run([command, "report"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "") and done.stderr == "error: reports/robustness.json: no such file\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: reports/robustness.json: no such file (run from the project's root)\n"
     model = ["evaluate", "--model", "one", "--data", "x.safetensors"]
     done = subprocess.run([command, *model], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --model: got 'one', want NAME=REF")

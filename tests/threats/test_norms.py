@@ -19,8 +19,8 @@ from components.threats.l1 import L1
 from components.threats.linf import Linf
 from components.threats.parts.norm import Norm, StandardApgd
 from components.threats.parts.threat import Threat, read_threat
-from tests.conftest import TinyNet
 from tests.parts.attack_members import MEMBERS
+from tests.parts.tiny_net import TinyNet
 
 
 def test_norms_are_called_as_in_the_table():

@@ -36,11 +36,11 @@ from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.recording import WARM_UP, CudaGraph
 from components.wrappers.awp import Awp
-from tests.conftest import TinyNet
 from tests.parts import parallel_worker
 from tests.parts.fake_cuda import FakeCuda, State
 from tests.parts.method_members import MEMBERS, STEP, WRAPPED, smoothed
 from tests.parts.tape_graph import TapeGraph
+from tests.parts.tiny_net import TinyNet
 
 ALL: dict[str, Callable[[], Method]] = (
     MEMBERS

@@ -8,9 +8,12 @@ from torch import nn
 
 from components.data.batch import Batch
 from components.data.loader import Loader
+from components.distillation import DISTILLATIONS
 from components.evaluation.batch_size import free_memory
 from components.foundation.errors import InputError
 from components.foundation.memory import within_memory
+from components.methods import METHODS
+from components.methods.parts.contract import Method, is_divisible
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.schedules.constant import Constant
 from components.training.loop import Plan, _backward, fit, start
@@ -64,9 +67,23 @@ def test_parts_have_the_gradient_of_the_whole(name, size, linf):
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_what_needs_the_whole_batch_is_refused_in_one_line(name):
-    with pytest.raises(InputError, match=r"^recipe.micro_batch: .* needs the whole batch at once") as caught:
-        start(plain_network(), ALL[name](), Unmeasured(), recipe(micro_batch=4), seed=0)
-    assert "\n" not in str(caught.value)
+    method = ALL[name]()
+    called = {"awp": "perturbation", **dict.fromkeys(WRAPPED, "smoothing")}.get(name, name)
+    with pytest.raises(InputError, match=rf"^recipe\.micro_batch: {called} needs the whole batch at once .want null.$"):
+        start(plain_network(), method, Unmeasured(), recipe(micro_batch=4), seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(MEMBERS))
+def test_a_method_is_called_as_params_yaml_calls_it(name):
+    method = MEMBERS[name]()
+    assert method.name == name in METHODS | DISTILLATIONS
+    assert is_divisible(method.fields) == method.divisible == (name not in WHOLE)
+
+
+def test_a_method_of_ones_own_is_called_as_its_class():
+    class Own(Method): ...
+
+    assert Own().name == "Own"
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ from components.training.sentinel.rules import RULES, Rules, Sentinel, alarms, c
 from components.training.sentinel.watch import Watch, _told
 from components.training.validation import Validation
 from components.wrappers.converge_smooth import Smoothing
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS
 from tests.parts.sentinel_fields import RULES as RULE_FIELDS
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import data, recipe
 
 # A shorter memory, so that curves by hand are short.

@@ -25,8 +25,8 @@ from components.schedules.one_cycle import OneCycle
 from components.training.layers import Layers
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.validation import Validation
-from tests.conftest import TinyNet
 from tests.parts.method_members import ATTACK, MEMBERS, WRAPPED
+from tests.parts.tiny_net import TinyNet
 
 SGD = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
 ADAMW = AdamW(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05, decay_norms=False)

@@ -17,9 +17,9 @@ from components.numerics.losses import cross_entropy
 from components.schedules.constant import Constant
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
-from tests.conftest import TinyNet
 from tests.parts.method_members import MEMBERS
 from tests.parts.smoothing_parts import ONE_STEP, Scripted, both_forms, by_method, on_course, seeded, smoothing
+from tests.parts.tiny_net import TinyNet
 
 
 class Plain:

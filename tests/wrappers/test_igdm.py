@@ -16,10 +16,10 @@ from components.methods.standard import Standard
 from components.numerics.cost import PassCounter
 from components.wrappers.awp import Awp
 from components.wrappers.igdm import Igdm
-from tests.conftest import TinyNet
 from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import MEMBERS, STUDENT_ATTACK, smoothed
 from tests.parts.plain_sums import mean, plain_cross_entropy, plain_kl, plain_softmax
+from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import new_run, recipe
 
 EPOCHS = 4

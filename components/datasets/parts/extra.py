@@ -14,6 +14,7 @@ from components.data.splits import LabelledImages
 from components.datasets.parts.class_folders import class_folders
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.memory import lack_of_memory
 from components.foundation.storage import require_bytes
 
 # How the arrays are called, here and where images are published.
@@ -64,9 +65,11 @@ def _arrays(path: Path, num_classes: int, image_shape: tuple[int, int, int]) -> 
             images, labels = (_array(file, names, path) for names in (IMAGES, LABELS))
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
     except Exception as error:
+        if short := lack_of_memory(error):
+            raise InputError(f"{one_line(path)}: {short}: {REMEDY}") from None
+        if isinstance(error, OSError):
+            raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
         # The readers of archives and of arrays raise a dozen kinds of errors on damaged bytes.
         raise InputError(f"{one_line(path)}: not readable as an .npz file: {one_line(error)}") from None
     pixels = _pixels(images, image_shape, path)

@@ -7,7 +7,8 @@ rate for the `schedule` and the number of `epochs`.
 """
 
 import inspect
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, get_type_hints, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -76,6 +77,11 @@ class Method(nn.Module):
         inside = [child for child in self.children() if isinstance(child, Method)]
         return inside[0].host_decides if inside else ""
 
+    @property
+    def name(self) -> str:
+        """What params.yaml calls it: a member's file has the name of its key. Of others the class."""
+        return _called(self if self.fields is None else self.fields)
+
     def begin_epoch(self, epoch: int) -> None:
         """For a method that changes with the epochs, which are counted from 0."""
 
@@ -109,6 +115,11 @@ class Method(nn.Module):
         return type(self).__name__ if self.fields is None else repr(self.fields)
 
 
+def _called(member: object) -> str:
+    kind = type(member)
+    return kind.__module__.rpartition(".")[2] if kind.__module__.startswith("components.") else kind.__name__
+
+
 class Fields(Protocol):
     """The fields of a member, which build its module from what it asks for."""
 
@@ -118,6 +129,18 @@ class Fields(Protocol):
 def needs(fields: Fields) -> tuple[str, ...]:
     """What `fields.build` asks for, by name."""
     return tuple(inspect.signature(fields.build).parameters)
+
+
+def is_divisible(fields: Fields) -> bool:
+    """Whether what `fields.build` makes is `divisible`, before it is built: its class says so."""
+    return get_type_hints(fields.build)["return"].divisible
+
+
+def require_divisible(fields: Fields, wrappers: Sequence[str], where: str) -> None:
+    """Refuses parts of a batch for what needs the whole one, which no wrapper can do without."""
+    whole = [*wrappers, *([] if is_divisible(fields) else [_called(fields)])]
+    if whole:
+        raise InputError(f"{where}: {whole[0]} needs the whole batch at once (want null)")
 
 
 class Teacher(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.data.normalization import Normalization, Normalize
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
+from components.foundation.memory import lack_of_memory
 from components.models.parts.classifier import ImageShape
 
 # Names that resemble an unknown one, as a message shows them.
@@ -38,12 +39,16 @@ def library_classifier(
     try:
         network = make()
     except Exception as error:
+        if lack_of_memory(error):
+            raise
         raise InputError(f"model: {name} cannot be built for images of {size}: {_said(error)}") from None
     model = nn.Sequential(OrderedDict[str, nn.Module](normalize=Normalize(normalization), network=network))
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *image_shape))
     except Exception as error:
+        if lack_of_memory(error):
+            raise
         raise InputError(f"model: {name} does not take images of {size}: {_said(error)}") from None
     shown = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shown != [1, num_classes]:
