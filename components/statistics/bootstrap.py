@@ -1,6 +1,7 @@
 """The paired bootstrap over images: the same resampled images for every model, so that their differences have
 intervals."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -52,9 +53,8 @@ def percentile_interval(values: Tensor) -> tuple[float, float]:
     """The middle 95 % of resampled values, of those that are numbers; NaN where none is."""
     kept = values[~values.isnan()]
     if not len(kept):
-        return (float("nan"),) * 2
-    low, high = torch.quantile(kept, torch.tensor([_TAIL, 1 - _TAIL], dtype=kept.dtype)).tolist()
-    return low, high
+        return math.nan, math.nan
+    return float(kept.quantile(_TAIL)), float(kept.quantile(1 - _TAIL))
 
 
 def rank_intervals(scores: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -64,10 +64,5 @@ def rank_intervals(scores: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """
     table = torch.stack(list(scores.values()))
     places = 1 + (table[None] > table[:, None]).sum(1)
-    found = {}
-    for name, row in zip(scores, places, strict=True):
-        low, high = torch.quantile(
-            row.double(), torch.tensor([_TAIL, 1 - _TAIL], dtype=torch.float64), interpolation="nearest"
-        ).tolist()
-        found[name] = (int(low), int(high))
-    return found
+    low, high = (places.double().quantile(share, dim=1, interpolation="nearest") for share in (_TAIL, 1 - _TAIL))
+    return {name: (int(low[place]), int(high[place])) for place, name in enumerate(scores)}

@@ -1,14 +1,13 @@
 """Spearman's rank correlation with an interval, for a few pairs of numbers."""
 
 import math
+import random
 from collections.abc import Sequence
 from statistics import fmean
 
 import torch
 
 from components.statistics.bootstrap import RESAMPLES, percentile_interval
-
-FEWEST = 3
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -35,6 +34,9 @@ def spearman_interval(
     Resamples in which one side is all the same have no correlation and do not count. With few pairs it is wide, and
     rather too narrow all the same.
     """
-    drawn = torch.randint(len(one), (resamples, len(one)), generator=torch.Generator().manual_seed(seed)).tolist()
-    found = [spearman([one[i] for i in row], [other[i] for i in row]) for row in drawn]
+    draw = random.Random(seed)
+    found = list[float]()
+    for _ in range(resamples):
+        pairs = draw.choices(list(zip(one, other, strict=True)), k=len(one))
+        found.append(spearman([pair[0] for pair in pairs], [pair[1] for pair in pairs]))
     return percentile_interval(torch.tensor(found, dtype=torch.float64))
