@@ -2,6 +2,7 @@
 
 from components.evaluation.advice.measures import MeasureName
 from components.reports.advice.contents import Advice
+from components.reports.attack_words import attack_text
 
 TITLES: dict[MeasureName, str] = {
     "clean": "accuracy, clean, %",
@@ -60,7 +61,7 @@ def rule(found: Advice) -> str:
 
 def setting(found: Advice) -> list[str]:
     """On what and by what it was measured, a sentence each."""
-    attacks = [found.crafting, *found.cascade.values()]
+    attacks = map(attack_text, (found.crafting, *found.cascade.values()))
     several = "" if len(found.students) < 2 else f" The first of {len(found.students)} students was attacked."
     unlearnable = "" if found.unlearnable is None else f" {found.unlearnable} images are unlearnable so far."
     return [
