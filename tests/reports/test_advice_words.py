@@ -93,11 +93,13 @@ def test_what_does_not_differ_is_no_order():
 
 
 def test_a_teacher_that_is_not_robust_is_called_so():
-    lines = advice({"A": STRONG, "zero": teacher(0, 200)}).sentences
-    assert lines[1] == (
-        "zero is not robust: 0.0 % under attack cannot be told from one answer for every image (10.0 %)."
+    found = advice({"A": STRONG, "zero": teacher(0, 200)})
+    assert found.sentences[1] == (
+        "Not robust: zero, whose worst case cannot be told from one answer for every image (10.0 %)."
     )
-    assert len(advice({"A": STRONG}, most_common=0.9).sentences) == 1
+    assert found.teachers["A"].robust and not found.teachers["zero"].robust and "<h1>A</h1>" in page(found)
+    none = advice({"A": STRONG}, most_common=0.9)
+    assert none.sentences[1].startswith("Not robust: A") and "<h1>No robust teacher</h1>" in page(none)
 
 
 def test_one_teacher_and_no_student():

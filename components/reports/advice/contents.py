@@ -44,6 +44,8 @@ class TeacherAdvice(Network):
     """The worst such place."""
     group: Number
     """Teachers of one group cannot be told apart by worst-case accuracy."""
+    robust: bool
+    """Whether its worst case is better, at the 95 % level, than one answer for every image."""
     measures: dict[MeasureName, Measured]
     against_first: dict[MeasureName, AgainstFirst]
     """Measure to the difference from the teacher in the first place."""

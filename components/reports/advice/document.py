@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from components.evaluation.advice.measures import ENTROPIES
-from components.evaluation.advice.ranking import Measures, difference, ranked, second_key
+from components.evaluation.advice.ranking import FIRST, Measures, difference, ranked, second_key
 from components.reports.advice.contents import Advice, Calibration
 from components.reports.advice.sentences import sentences
 from components.statistics.bootstrap import PerImage, means, percentile_interval
@@ -39,6 +39,7 @@ def build(
             "group": place.group,
             "place_low": place.low,
             "place_high": place.high,
+            "robust": teachers[name]["measures"][FIRST]["low"] > most_common,
         }
     fixed = {"schema": "temper/advice/1", "confidence": CONFIDENCE, "decides": second_key(measures), "order": order}
     found = Advice.model_validate({**about, **fixed, "teachers": teachers, "sentences": []})

@@ -1,6 +1,6 @@
 """The advice in words, each sentence from intervals alone."""
 
-from components.reports.advice.contents import Advice, AgainstFirst, TeacherAdvice
+from components.reports.advice.contents import Advice, AgainstFirst
 from components.statistics.number_text import percent, points
 
 NO_STUDENT = (
@@ -22,8 +22,13 @@ def sentences(found: Advice, most_common: float) -> list[str]:
     """
     first, *others = found.order
     lines = [_against(found, first, other) for other in others]
-    lines += [line for name in found.order if (line := _not_robust(name, found.teachers[name], most_common))]
-    return [*(lines or [_alone(found, first)]), *([] if found.students else [NO_STUDENT])]
+    lines = lines or [_alone(found, first)]
+    if weak := [name for name in found.order if not found.teachers[name].robust]:
+        lines.append(
+            f"Not robust: {', '.join(weak)}, whose worst case cannot be told from one answer for every image "
+            f"({percent(most_common)} %)."
+        )
+    return [*lines, *([] if found.students else [NO_STUDENT])]
 
 
 def _alone(found: Advice, name: str) -> str:
@@ -33,16 +38,6 @@ def _alone(found: Advice, name: str) -> str:
         f"{name} keeps {percent(worst.value)} % of the images under attack (95 % interval {percent(worst.low)} to "
         f"{percent(worst.high)}, n = {worst.n}) and is confidently wrong on {percent(confident.value)} % of "
         f"{WHOSE[found.decides]}."
-    )
-
-
-def _not_robust(name: str, teacher: TeacherAdvice, most_common: float) -> str:
-    worst = teacher.measures["worst_case"]
-    if worst.low > most_common:
-        return ""
-    return (
-        f"{name} is not robust: {percent(worst.value)} % under attack cannot be told from one answer for every image "
-        f"({percent(most_common)} %)."
     )
 
 
