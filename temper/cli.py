@@ -9,7 +9,7 @@ import typer
 import temper
 from components.foundation.lines import say
 from components.foundation.process import USER_ERROR, in_one_line, is_users
-from temper.commands import compare, evaluate, harden, init, params, promote, records, report, study
+from temper.commands import advise, compare, evaluate, harden, init, params, promote, records, report, study
 
 app = typer.Typer(
     name="temper",
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(init.init)
 app.command()(harden.harden)
 app.command()(evaluate.evaluate)
+app.command()(advise.advise)
 app.command()(compare.compare)
 app.command()(promote.promote)
 app.command()(study.study)

@@ -5,6 +5,7 @@ from pathlib import Path
 from components.evaluation.document import Evaluation
 from components.foundation.arguments import Arguments
 from components.foundation.storage import write_json
+from components.reports.advice.contents import Advice, Calibration
 from components.reports.comparison.contents import Comparison
 from components.reports.robustness.contents import Report
 from components.reports.study.contents import Study
@@ -15,6 +16,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "robustness": Report,
     "comparison": Comparison,
     "study": Study,
+    "advice": Advice,
+    "advice-calibration": Calibration,
 }
 
 

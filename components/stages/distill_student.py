@@ -8,6 +8,7 @@ from torch import nn
 
 from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
+from components.evaluation.advice.looks import logits_on
 from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
@@ -15,6 +16,7 @@ from components.foundation.params import Params, Share, strict
 from components.foundation.storage import sha256
 from components.methods.parts.contract import Method, needs
 from components.models.parts.model_file import load_frozen
+from components.numerics.confidence import confidently_wrong
 from components.numerics.random_numbers import derived
 from components.stages.processes import run_together
 from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
@@ -38,6 +40,9 @@ class Required:
 
     clean_accuracy: Share  # Least accuracy without attack.
     robust_accuracy: Share  # Least accuracy under the validation attack.
+    confident_errors: Share | None = None
+    """Largest share of images, attacked so, that the robust teacher gives to a wrong class with more probability than
+    to all others together; null: any."""
 
 
 OWN_KEYS = ("required", "igdm")
@@ -83,11 +88,14 @@ def main(params: Params, journal: Journal) -> None:
 
 
 class Measured(NamedTuple):
-    """A teacher, under what it was measured in words, and the share of validation images that it had right."""
+    """A teacher, under what it was measured in words, and the shares of validation images that it had right, and wrong
+    with confidence.
+    """
 
     teacher: str
     kind: str
     right: float
+    confidently_wrong: float = 0.0
 
 
 def measured(teachers: Mapping[str, nn.Module], splits: Splits, settings: Settings) -> Iterator[Measured]:
@@ -96,8 +104,10 @@ def measured(teachers: Mapping[str, nn.Module], splits: Splits, settings: Settin
     test = TestSet(*splits.validation.on(device), settings.section.recipe.at_a_time)
     for name, attack in (("clean_teacher", None), ("robust_teacher", settings.section.validation_attack)):
         kind = "clean accuracy" if attack is None else f"accuracy under {attack}"
-        right = run_attack(teachers[name], test, attack, settings.threat, seed).right.float().mean().item()
-        yield Measured(name, kind, right)
+        outcome = run_attack(teachers[name], test, attack, settings.threat, seed)
+        logits = logits_on(teachers[name], outcome.images_adv, test)
+        errors = confidently_wrong(logits, test.labels.cpu()).float().mean().item()
+        yield Measured(name, kind, outcome.right.float().mean().item(), errors)
 
 
 def require_teachers(found: Sequence[Measured], splits: Splits, required: Required | None, journal: Journal) -> None:
@@ -107,7 +117,7 @@ def require_teachers(found: Sequence[Measured], splits: Splits, required: Requir
     """
     held_out, counts = splits.validation, splits.validation.counts(len(splits.classes))
     least = (required.clean_accuracy, required.robust_accuracy) if required else (max(counts) / len(held_out),) * 2
-    for (name, kind, right), wanted in zip(found, least, strict=True):
+    for (name, kind, right, _), wanted in zip(found, least, strict=True):
         told = f"(required {wanted:.1%})" if required else "(nothing is required)"
         journal.note(f"{name}: {kind} {right:.1%} on {len(held_out)} validation images {told}")
         if required is None and right <= wanted:
@@ -119,6 +129,21 @@ def require_teachers(found: Sequence[Measured], splits: Splits, required: Requir
                 f"{TEACHERS[name]}: {kind} is {right:.1%} on the validation split, want at least {wanted:.1%} "
                 f"(params.yaml: {STAGE}.required), so it must not teach"
             )
+    require_doubt(found[-1], len(held_out), required, journal)
+
+
+def require_doubt(robust: Measured, n: int, required: Required | None, journal: Journal) -> None:
+    """Refuses a robust teacher that is confidently wrong too often, where that is asked for."""
+    if required is None or (most := required.confident_errors) is None:
+        return
+    errors = robust.confidently_wrong
+    journal.note(f"{robust.teacher}: confidently wrong on {errors:.1%} of {n} attacked images (at most {most:.1%})")
+    if errors > most:
+        journal.note(f"which teacher to take instead: temper advise {TEACHERS[robust.teacher]} OTHER...")
+        raise InputError(
+            f"{TEACHERS[robust.teacher]}: confidently wrong on {errors:.1%} of attacked validation images, want at "
+            f"most {most:.1%} (params.yaml: {STAGE}.required.confident_errors), so it must not teach"
+        )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ from components.stages.distill_student import Measured, Required, require_teache
 from components.tracking.journal import Journal
 
 
-def told(clean: float, robust: float, required: Required | None) -> list[str]:
+def told(clean: float, robust: float, required: Required | None, errors: float = 0.0) -> list[str]:
     """The notes, on a validation split of which 6 of 10 images are of one class."""
     part = LabelledImages(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.tensor([1] * 6 + [0, 2, 2, 3]))
     identity = Normalization(method="none", offset=(0.0,), scale=(1.0,))
     splits = Splits("pets", ("ant", "bee", "cow", "dog"), part, part, part, identity)
-    found = [Measured("clean_teacher", "clean accuracy", clean), Measured("robust_teacher", "accuracy under x", robust)]
+    found = [
+        Measured("clean_teacher", "clean accuracy", clean),
+        Measured("robust_teacher", "accuracy under x", robust, errors),
+    ]
     journal: Any = create_autospec(Journal, instance=True)
     try:
         require_teachers(found, splits, required, journal)
@@ -45,3 +48,12 @@ def test_what_is_required_is_refused_with_the_way_to_a_report(capsys):
         told(0.49, 0.9, required)
     with pytest.raises(InputError, match=r"robust_teacher.safetensors: accuracy under x is 39.0%"):
         told(0.9, 0.39, required)
+
+
+def test_a_teacher_that_is_wrong_with_confidence_is_refused_where_that_is_asked():
+    free = Required(clean_accuracy=0.5, robust_accuracy=0.4)
+    assert not [note for note in told(0.9, 0.9, free, errors=1.0) if "confidently" in note]
+    asked = Required(clean_accuracy=0.5, robust_accuracy=0.4, confident_errors=0.2)
+    assert told(0.9, 0.9, asked, errors=0.2)[-1].endswith("wrong on 20.0% of 10 attacked images (at most 20.0%)")
+    with pytest.raises(InputError, match=r"robust_teacher.safetensors: confidently wrong on 21.0% of .* at most 20.0%"):
+        told(0.9, 0.9, asked, errors=0.21)

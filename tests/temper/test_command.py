@@ -12,7 +12,7 @@ from temper import help as pages
 from temper.cli import app, main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "harden", "evaluate", "compare", "promote", "study", "report", "params", "records")
+COMMANDS = ("init", "harden", "evaluate", "advise", "compare", "promote", "study", "report", "params", "records")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("report", "diff"), ("params", "schema")])
@@ -39,6 +39,7 @@ def test_help_and_the_package_import_nothing_heavy() -> None:
         (["promote"], "Missing argument 'VERSION'"),
         (["harden", "--retries", "many"], "Invalid value for '--retries'"),
         (["evaluate", "--model", "a=b", "--data", "c", "--cascade", "slow"], "'slow' is not one of"),
+        (["advise"], "Missing argument 'TEACHER...'"),
         (["report", "none.json"], "none.json: no such file"),
         (["params", "show", "threat.size"], "params.yaml: missing key 'threat.size'"),
         (["params", "show", "--preset", "none"], "--preset: unknown 'none' (temper params presets lists all)"),

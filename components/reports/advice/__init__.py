@@ -1,0 +1,1 @@
+"""The advice on teachers: its document, its text and its page."""
