@@ -9,7 +9,7 @@ import typer
 import temper
 from components.foundation.lines import say
 from components.foundation.process import USER_ERROR, in_one_line, is_users
-from temper.commands import compare, evaluate, harden, init, params, promote, records, report, study
+from temper.commands import compare, evaluate, export, harden, init, params, promote, records, report, study
 
 app = typer.Typer(
     name="temper",
@@ -22,6 +22,7 @@ app.command()(init.init)
 app.command()(harden.harden)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(export.export)
 app.command()(promote.promote)
 app.command()(study.study)
 app.command("study-table", hidden=True)(study.table)

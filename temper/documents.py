@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from components.deployment.contents import Export
 from components.evaluation.document import Evaluation
 from components.foundation.arguments import Arguments
 from components.foundation.storage import write_json
@@ -15,6 +16,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "robustness": Report,
     "comparison": Comparison,
     "study": Study,
+    "export": Export,
 }
 
 
