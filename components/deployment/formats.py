@@ -110,7 +110,9 @@ def with_temper(path: Path) -> Logits:
 
 def with_torch(path: Path) -> Logits:
     """As whoever has torch alone does. Only of files that this process wrote, since torch unpickles parts of them."""
-    return torch.inference_mode()(torch.export.load(path).module())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about buffers that only older ones do not copy
+        return torch.inference_mode()(torch.export.load(path).module())
 
 
 def by_operators(path: Path) -> Logits:
