@@ -9,7 +9,19 @@ import typer
 import temper
 from components.foundation.lines import say
 from components.foundation.process import USER_ERROR, in_one_line, is_users
-from temper.commands import advise, compare, evaluate, harden, init, params, promote, records, report, study
+from temper.commands import (
+    advise,
+    compare,
+    evaluate,
+    export,
+    harden,
+    init,
+    params,
+    promote,
+    records,
+    report,
+    study,
+)
 
 app = typer.Typer(
     name="temper",
@@ -23,6 +35,7 @@ app.command()(harden.harden)
 app.command()(evaluate.evaluate)
 app.command()(advise.advise)
 app.command()(compare.compare)
+app.command()(export.export)
 app.command()(promote.promote)
 app.command()(study.study)
 app.command("study-table", hidden=True)(study.table)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from components.deployment.contents import Export
 from components.evaluation.document import Evaluation
 from components.foundation.arguments import Arguments
 from components.foundation.storage import write_json
@@ -18,6 +19,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "study": Study,
     "advice": Advice,
     "advice-calibration": Calibration,
+    "export": Export,
 }
 
 

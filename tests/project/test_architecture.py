@@ -25,6 +25,7 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("reports",),
+    ("deployment",),
     ("tracking",),
     ("stages",),
     ("commands",),
@@ -37,6 +38,7 @@ EXTRAS = {
     "components/data/image_file.py": {"PIL"},
     "components/commands/survey_images.py": {"PIL"},
     "components/reports": {"jinja2", "pandas"},
+    "components/deployment": {"onnxruntime"},
 }
 # Files of other packages, by the only place that may import them.
 HOMES = {"mlflow": "components/tracking/", "prefect": "pipelines/", "dvc": "pipelines/graph.py", "typer": "temper/"}

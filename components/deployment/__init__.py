@@ -1,0 +1,1 @@
+"""Models as files for those who run them: written, checked against the original, timed."""
