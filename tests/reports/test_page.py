@@ -16,7 +16,7 @@ from components.reports.charts import Plot, number_axis, percent_axis, tag, whol
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import page_to_show, write_dated
 from components.reports.robustness.document import build, failed
-from components.reports.robustness.figures import capacities, staircase
+from components.reports.robustness.figures import _epsilon_axis, capacities, staircase
 from components.reports.robustness.gallery import hard_images, png
 from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
@@ -356,6 +356,12 @@ def test_percent_axes_stay_between_0_and_100() -> None:
 )
 def test_epochs_have_whole_ticks(values: list[float], ticks: list[str]) -> None:
     assert [text for _, text in whole_axis("epoch", values).ticks] == ticks
+
+
+@pytest.mark.parametrize(("epsilons", "ends"), [(["4/255"], (0, 4)), (["2/255", "4/255"], (2, 4))])
+def test_a_single_epsilon_is_the_end_of_its_axis(epsilons: list[str], ends: tuple[int, int]) -> None:
+    axis, position = _epsilon_axis(document(roles=["student"]), epsilons)
+    assert (axis.low, axis.high) == ends and position("4/255") == 4
 
 
 def test_points_land_where_the_axes_say() -> None:

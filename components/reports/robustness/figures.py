@@ -106,7 +106,8 @@ def _epsilon_axis(document: Report, measured: Sequence[str]) -> tuple[Axis, Call
     def position(epsilon: str) -> float:
         return float(Fraction(epsilon) * unit)
 
-    epsilons = [position(epsilon) for epsilon in measured]
+    # A single one lies at the end of an axis, not at its start.
+    epsilons = [position(epsilon) for epsilon in (measured if len(set(measured)) > 1 else ["0", *measured])]
     return whole_axis("ε, in grey levels of 255", epsilons) if unit == 255 else number_axis("ε", epsilons), position
 
 
