@@ -296,7 +296,7 @@ class Meddling:
         self.made, self.network, self.after, self.error = made, network, after, error
 
     def __call__(self, work: Pass, sample: Tensor) -> Pass:
-        torch.rand(7), random.random(), np.random.rand()
+        _ = torch.rand(7), random.random(), np.random.rand()
         for buffer in self.network.buffers():
             buffer.add_(1)
         norm_of(self.network).running_mean = torch.ones(8)
@@ -317,7 +317,7 @@ def test_a_recording_leaves_everything_as_it_was(after, error, images, replays, 
     kept = {name: (value, value.clone()) for name, value in network.named_buffers()}
 
     def attacked(victim: Victim) -> list[Any]:
-        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        _ = torch.manual_seed(1), random.seed(1), np.random.seed(1)
         found = []
         for num in (9, 1, 5, 1):
             noise = torch.rand(num, *images.shape[1:]) * random.random() * np.random.rand()

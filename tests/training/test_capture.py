@@ -240,7 +240,7 @@ class Meddling(Method):
         # Of the batches of 6, 5, 5 and 5 the last is the first that is recorded.
         if self.fails and len(self.calls) == 1 + WARM_UP + 1:
             self.turn, self.last = 99, torch.ones(())
-            random.random(), np.random.rand()
+            _ = random.random(), np.random.rand()
             raise ValueError("no RuntimeError\nat all")
         total = weight * model(batch.images).square().mean()
         return Loss(total, {"seen": self.seen.clone()})
@@ -256,7 +256,7 @@ def host_states() -> tuple[Any, ...]:
 
 
 def seeded(kind: str, threat: Threat, folder: Path, capture: Capture, fails: bool = False) -> TrainingState:
-    random.seed(4), np.random.seed(4)
+    _ = random.seed(4), np.random.seed(4)
     return ended(Meddling(kind, fails), threat, folder, recipe(3), capture)
 
 
