@@ -29,6 +29,7 @@ class PerImage(Document):
     """Milliseconds for one image of a batch: the batch's time through its size."""
 
     median: Milliseconds
+    """The middle one of the measured times."""
     p95: Milliseconds
     """Of twenty batches, one takes longer."""
     batches: Annotated[int, Field(ge=1)]
@@ -39,9 +40,11 @@ class Latency(Document):
     """How long a model took, on which machine."""
 
     device: str
+    """`cpu` or `cuda`."""
     threads: Annotated[int, Field(ge=1)]
     """Of the CPU."""
     processor: str
+    """What the device calls itself."""
     by_batch: dict[str, PerImage]
     """Size of a batch to the time for one of its images."""
 

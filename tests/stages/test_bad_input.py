@@ -216,10 +216,16 @@ def test_disk_full_or_read_only(finished, stage, copied, refused, monkeypatch):
         self.touch()
         raise OSError(codes[-1], "the disk's own words", str(self))
 
+    def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        tensors = "w" in mode and ".safetensors" in self.name and ".temper" not in self.parts
+        return fail(self, b"") if tensors else to_open(self, mode, *args, **kwargs)
+
     codes: list[int] = []
+    to_open = Path.open
     original: dict[type, Any] = {str: Path.write_text, bytes: Path.write_bytes}
     monkeypatch.setattr(Path, "write_text", fail)
     monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(Path, "open", opened)
     for code in (errno.ENOSPC, errno.EACCES, errno.EROFS):
         codes.append(code)
         assert refused(copied, stage).endswith(": the disk's own words")
