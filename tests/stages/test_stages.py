@@ -1,4 +1,4 @@
-"""The seven stages on a few images: every declared output, what must agree between them, and the same bytes again."""
+"""The eight stages on a few images: every declared output, what must agree between them, and the same bytes again."""
 
 import json
 import math
