@@ -1,5 +1,6 @@
 """A student's teachers: several in a role, from outside, roles that nobody needs, arithmetic, and lineage."""
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from components.distillation.parts.teachers import InFloat32
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.teacher_file import load_taught
 from components.foundation.errors import InputError
-from components.foundation.params import Params, read_yaml
+from components.foundation.params import Params, member, read_yaml
 from components.foundation.storage import read_json, sha256
+from components.models import MODELS
 from components.models.parts.model_file import load_model
 from components.stages import distill_student, teachers
 from components.stages.teachers import in_arithmetic
+from components.stages.training_stage import TrainingRun, depends_on
 from components.tracking.journal import Journal
-from tests.parts.outside_files import network, pixels
+from tests.parts.outside_files import ARCHITECTURE, network, pixels
 from tests.parts.pipeline_files import hashes, run_here, small_params
 from tests.stages.test_fetch_teachers import bring, program, refused, tell
 
@@ -178,3 +181,15 @@ def test_the_stage_says_in_what_its_teachers_compute(copied, capsys, monkeypatch
     run_here(copied, STAGE)
     found = re.findall(r"^(\w+): bfloat16 moves .* so it computes in float32$", capsys.readouterr().out, re.MULTILINE)
     assert found == ["prog", "robust_teacher"]
+
+
+def test_the_code_of_a_teachers_network_is_an_input(copied):
+    """Of whatever architecture it is, also where the student has another one."""
+    wide = {"name": "resnet18", "width": 0.25, "batch_norm": ARCHITECTURE["batch_norm"]}
+    with contextlib.chdir(copied):
+        settings = distill_student.read(Params.read()).training
+        alone, taught = (
+            depends_on(TrainingRun("student", STAGE, settings, settings.method.build, {}, learned_from))
+            for learned_from in ((), (member(MODELS, wide, "wide"),))
+        )
+    assert set(taught) - set(alone) >= {"components/models/resnet18.py"} and set(alone) <= set(taught)
