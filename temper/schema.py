@@ -22,7 +22,7 @@ from components.numerics.parallel import Parallel
 from components.optimizers import OPTIMIZERS
 from components.reports import grids
 from components.schedules import SCHEDULES
-from components.stages import CRITERIA, SHARED, distill_student, fetch_data, normalize_data, report
+from components.stages import CRITERIA, SHARED, fetch_data, fetch_teachers, normalize_data, report, teachers
 from components.stages.training_stage import TrainingSection
 from components.threats import NORMS
 from components.threats.parts.threat import ThreatSection
@@ -92,11 +92,13 @@ def sections() -> dict[str, Key]:
     found["threat"] = replace(threat, children=threat.children | {"norm": norm})
     found["fetch_data"] = _section(fetch_data.FetchSection, {"dataset": ("datasets", False)})
     found["normalize_data"] = _section(normalize_data.NormalizeSection)
+    found["fetch_teachers"] = _teachers()
     own = {
         TRAINING[0]: {},
         TRAINING[1]: {"warm_start": replace(of_type(bool), meaning=WARM_START)},
         TRAINING[2]: {
-            "required": replace(of_type(distill_student.Required | None), meaning=text_of(distill_student.Required)),
+            "teachers": replace(of_type(teachers.Roles), meaning=text_of(teachers.Roles)),
+            "required": replace(of_type(teachers.Required | None), meaning=text_of(teachers.Required)),
             "igdm": replace(of_type(Igdm | None), meaning=IGDM),
         },
     }
@@ -117,6 +119,14 @@ def sections() -> dict[str, Key]:
     found[CRITERIA] = _section(Criteria)
     found["report"] = _section(report.ReportSection)
     return found
+
+
+def _teachers() -> Key:
+    """Teachers by names of one's own, which the schema cannot list."""
+    named = of_type(dict[str, fetch_teachers.Origin])
+    one = replace(of_type(fetch_teachers.Origin), required=False, meaning="A teacher, by a name of your own.")
+    meaning = "Teachers from outside, by name; none by default (see teachers.md)."
+    return replace(named, words="named teachers", meaning=meaning, children={"NAME": one})
 
 
 def _section(kind: type, families: Mapping[str, tuple[str, bool]] | None = None) -> Key:

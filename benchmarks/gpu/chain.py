@@ -21,7 +21,7 @@ from components.stages import STAGES
 from pipelines.parameters.presets import preset_values
 
 PRESET = "cifar10_fast"
-DATA = ("fetch_data", "normalize_data")
+DATA = ("fetch_data", "normalize_data", "fetch_teachers")
 PARTS = {
     "teachers": (*DATA, "train_clean_teacher", "train_robust_teacher"),
     "student": (*DATA, "distill_student"),

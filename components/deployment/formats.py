@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.deployment.pixel_range import Marking, Refusing, refusing
-from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.program_files import load_program
 from components.foundation.errors import InputError
 from components.foundation.storage import replacing
 from components.models.parts.model_file import ModelCard, load_model, save_model

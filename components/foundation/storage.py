@@ -174,8 +174,15 @@ def reading(path: Path | str, otherwise: str) -> Generator[None]:
 
     For content that is looked at piece by piece. What is a document is checked as a whole (`read_document`).
     """
-    try:
+    with told_of(path, otherwise):
         require_bytes(path)
+        yield
+
+
+@contextmanager
+def told_of(path: Path | str, otherwise: str) -> Generator[None]:
+    """The same for what a file held, once it has been read; `path` may be any name that people know it by."""
+    try:
         yield
     except InputError:
         raise

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 class PassCounter:
     """Counts images that pass forward through any of `models`, and images whose logits are differentiated.
 
-    Unlike seconds, passes depend on the inputs alone, so declared outputs may hold them.
+    A network that only asks others, its modules in `asked`, costs what each of them does. Unlike seconds, passes depend
+    on the inputs alone, so declared outputs may hold them.
     """
 
     def __init__(self, *models: nn.Module) -> None:
         self.forward, self.backward = 0, 0
-        self._handles = [model.register_forward_hook(self._count) for model in models]
+        computing = [one for model in models for one in _asked(model)]
+        self._handles = [model.register_forward_hook(self._count) for model in computing]
 
     def _count(self, module: nn.Module, args: Any, logits: Tensor) -> None:
         self.forward += len(logits)
@@ -33,3 +35,10 @@ class PassCounter:
         """Removes the hooks from the models."""
         for handle in self._handles:
             handle.remove()
+
+
+def _asked(model: nn.Module) -> list[nn.Module]:
+    """The networks that a model asks; itself where it asks none."""
+    # A teacher is a network within a module of its own.
+    asked = getattr(getattr(model, "network", model), "asked", None)
+    return list(asked) if isinstance(asked, nn.ModuleList) else [model]

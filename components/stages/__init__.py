@@ -26,6 +26,7 @@ from components.tracking.journal import Journal
 STAGES = (
     "fetch_data",
     "normalize_data",
+    "fetch_teachers",
     "train_clean_teacher",
     "train_robust_teacher",
     "distill_student",
@@ -41,6 +42,7 @@ SMALLER_DATA = "lower fetch_data.dataset.image_size, or leave the images in thei
 REMEDIES = {
     "fetch_data": SMALLER_DATA,
     "normalize_data": f"{SMALLER_DATA}, or lower normalize_data.train_limit and test_limit",
+    "fetch_teachers": "take a smaller teacher, or lower fetch_data.dataset.image_size",
     "evaluate_attacks": "lower normalize_data.test_limit, or free some",
     "report": "lower report.gallery_images, or free some",
 }

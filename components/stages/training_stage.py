@@ -148,13 +148,15 @@ def warnings_of(settings: Settings, stage: str) -> list[str]:
 
 
 class TrainingRun(NamedTuple):
-    """One training run about to start: what is trained, by what (of settings, its own or changed), from what."""
+    """One training run about to start: what is trained, by what (of settings, its own or changed), from what.
+    `learned_from` are the architectures of teachers, whose code the numbers depend on too."""
 
     name: str
     stage: str
     settings: Settings
     method: Callable[[Settings], Method]
     upstream: dict[str, str]
+    learned_from: tuple[Any, ...] = ()
 
 
 def built(training: TrainingRun, settings: Settings) -> Method:
@@ -236,9 +238,10 @@ def depends_on(training: TrainingRun) -> Inputs:
     told |= {"data": sha256(DATA), "upstream": training.upstream}
     if (initial := settings.section.initial) is not None:
         told["initial weights"] = sha256(initial.path)
-    if (library := getattr(settings.model, "library", None)) is not None:
-        told[f"version of {library}"] = version(library)
-    return inputs_of({f"components/stages/{training.stage}.py"} | members_of(settings), told)
+    libraries = (getattr(network, "library", "") for network in (settings.model, *training.learned_from))
+    told |= {f"version of {library}": version(library) for library in libraries if library}
+    code = {f"components/stages/{training.stage}.py"} | members_of((settings, training.learned_from))
+    return inputs_of(code, told)
 
 
 def progress(record: Mapping[str, float], epochs: int, seconds: float) -> str:

@@ -25,6 +25,7 @@ from components.training.recording import RESHAPED, Bindings, CudaGraph, Graph, 
 
 # So many steps may change what a method remembers in name or shape before it counts as one that always does.
 PATIENCE = 8
+FROM_OUTSIDE = "a teacher is a program from outside"
 
 
 class Gradient(NamedTuple):
@@ -188,14 +189,21 @@ def _obstacle(model: nn.Module, method: Method) -> str:
     layers = [module for network in (model, *method.companions()) for module in network.modules()]
     if any(isinstance(layer, nn.BatchNorm2d) and layer.momentum is None for layer in layers):
         return "batch norm with estimator cumulative asks the device for the number of batches"
-    return method.host_decides
+    return FROM_OUTSIDE if _asks_program(method) else method.host_decides
+
+
+def _asks_program(method: Method) -> bool:
+    """Whether a teacher is a program, of whose operators nobody here knows what they do with random numbers."""
+    return any(getattr(module, "from_outside", False) for teacher in method.networks() for module in teacher.modules())
 
 
 def _attacks_apart(method: Method) -> bool:
     """Whether the attack is a phase of its own that moves no batch statistic and asks the host for nothing."""
     inner = _innermost(method)
     mode = getattr(inner.fields, "batch_norm", "eval")
-    return isinstance(inner, Crafting) and mode == "eval" and not inner.host_decides
+    alone = isinstance(inner, Crafting) and mode == "eval" and not inner.host_decides
+    # The attack may ask the teacher, too.
+    return alone and not _asks_program(method)
 
 
 def _innermost(method: Method) -> Method:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.evaluation.outside.operators import ELEMENTWISE, FUNCTIONAL, operator_of
-from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.program_files import load_program
 from components.foundation.errors import InputError
 from tests.evaluation.test_programs import export
 from tests.parts.outside_files import pixels

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from components.attacks.parts.ascent import input_gradient
 from components.data.splits import LabelledImages
 from components.evaluation.outside.models import Foreign, OutsideImages
-from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.program_files import load_program
 from components.foundation.errors import InputError
 from components.foundation.params import member
 from components.models import MODELS

@@ -10,7 +10,7 @@ import pytest
 
 from components.datasets.parts.downloads import read_verified
 from components.evaluation.journal import OutcomeJournal
-from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.program_files import load_program
 from components.foundation.errors import InputError
 from components.foundation.params import Params, read_yaml
 from components.foundation.process import LONGEST_LINE, in_one_line, is_users

@@ -14,8 +14,8 @@ from tests.parts.pipeline_files import ROOT, changed, small_params
 
 MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, timm, torchvision, wide_resnet"
 SECTIONS = (
-    "compute, criteria, distill_student, evaluate_attacks, fetch_data, normalize_data, ntk, parallel, report, seed, "
-    "threat, train_clean_teacher, train_robust_teacher"
+    "compute, criteria, distill_student, evaluate_attacks, fetch_data, fetch_teachers, normalize_data, ntk, parallel, "
+    "report, seed, threat, train_clean_teacher, train_robust_teacher"
 )
 CLEAN, STUDENT, EVALUATE = "train_clean_teacher", "distill_student", "evaluate_attacks"
 OPTIMIZER = f"{CLEAN}.recipe.optimizer"
@@ -46,6 +46,8 @@ ATTACK = {
     "loss": "cross_entropy",
     "restarts": 1,
 }
+
+FILE = {"name": "file", "file": "big.safetensors"}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -96,7 +98,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("threat.epsilon", "0/0", f"threat.epsilon: got '0/0', {NO_FRACTION}"),
     ("threat.epsilon", "-8/255", "threat.epsilon: got '-8/255', want at least 0"),
     ("threat.epsilon", 8, "threat: got epsilon 8, want a share of the pixel range [0, 1], such as 8/255"),
-    ("threat.epsilon", 0, f"{CLEAN}.validation_attack.step_size: got '13/51*epsilon', want more than 0"),
+    ("threat.epsilon", 0, f"{STUDENT}.validation_attack.step_size: got '13/51*epsilon', want more than 0"),
     ("threat.norm", "l3", "threat.norm: unknown 'l3' (allowed: l1, l2, linf)"),
     ("seed", -1, "seed: got -1, want at least 0"),
     ("seed", 2**60, f"seed: got {2**60}, want at most 4294967296"),
@@ -129,6 +131,35 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (f"{STUDENT}.igdm", {"alpha": 0}, f"{STUDENT}.igdm.alpha: got 0, want more than 0"),
     (f"{STUDENT}.igdm", {"beta": 1}, f"{STUDENT}.igdm.beta: unknown key (allowed: alpha)"),
     (f"{CLEAN}.igdm", None, f"{CLEAN}.igdm: unknown key (allowed: "),
+    (f"{STUDENT}.teachers", ..., f"missing key '{STUDENT}.teachers'"),
+    (f"{STUDENT}.teachers.clean_teacher", [], f"{STUDENT}.teachers.clean_teacher: got no teacher, but the method asks"),
+    (
+        f"{STUDENT}.teachers.robust_teacher",
+        ["robust_teacher", "big"],
+        f"{STUDENT}.teachers.robust_teacher.1: no teacher 'big' (allowed: clean_teacher, robust_teacher; ",
+    ),
+    (
+        f"{STUDENT}.teachers.robust_teacher",
+        ["robust_teacher"] * 2,
+        f"{STUDENT}.teachers.robust_teacher.1: got robust_teacher twice",
+    ),
+    ("fetch_teachers", ..., "missing key 'fetch_teachers'"),
+    ("fetch_teachers", {"student": FILE}, "fetch_teachers.student: want a name of letters, digits, "),
+    ("fetch_teachers", {"../big": FILE}, "fetch_teachers.../big: want a name of letters, digits, "),
+    ("fetch_teachers", {"big": {"name": "disk"}}, "fetch_teachers.big: "),
+    ("fetch_teachers", {"big": {"name": "file"}}, "fetch_teachers.big.file.file: missing"),
+    ("fetch_teachers", {"big": FILE | {"sha256": "ABC"}}, "fetch_teachers.big.file.sha256: "),
+    ("fetch_teachers", {"big": FILE | {"architecture": {"name": "vgg"}}}, "fetch_teachers.big.architecture.name: "),
+    (
+        "fetch_teachers",
+        {"big": FILE | {"normalization": {"mean": [0.1], "std": [1, 1]}}},
+        "fetch_teachers.big.file.normalization",
+    ),
+    (
+        "fetch_teachers",
+        {"big": {"name": "registry", "model": "models:/team@champion"}},
+        "fetch_teachers.big.model: got 'models:/team@champion', want models:/NAME/VERSION or runs:/ID/PATH",
+    ),
     (f"{STUDENT}.method", SAAD | {"epochs": 7}, f"{STUDENT}.method: got epochs 7, want the recipe's 2"),
     (f"{STUDENT}.required.clean_accuracy", 95, f"{STUDENT}.required.clean_accuracy: got 95, want at most 1"),
     (f"{EVALUATE}.batch_size", 0, f"{EVALUATE}.batch_size: got 0, want 1 to 1048576, or auto"),

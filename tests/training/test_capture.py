@@ -377,6 +377,18 @@ def test_a_cumulative_batch_norm_and_several_processes_leave_the_attack(linf, tm
     assert lines == [line + "2 processes exchange gradients in it" for line in (ALONE, STEPS)]
 
 
+def test_a_program_that_teaches_is_never_recorded(linf, tmp_path):
+    """Not in the attack either, which may ask it."""
+    lines, method = [], MEMBERS["b_mtard"]()
+    capture = captured(lines)
+    capture.begin_epoch(TinyNet(), method, torch.Generator())
+    assert not lines and capture.step is not None
+    method.robust_teacher.network.from_outside = True
+    capture = captured(lines)
+    capture.begin_epoch(TinyNet(), method, torch.Generator())
+    assert lines == [STEPS + "a teacher is a program from outside"] and (capture.step, capture.attack) == (None, None)
+
+
 def test_another_method_is_another_recording(linf, tmp_path):
     """As after a roll back of the sentinel, which puts a method in the place of the one before."""
     runs = []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from components.data.dividing import stratified_subset
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, class_names, read_splits, require_arrays
-from components.evaluation.outside.programs import load_program
+from components.evaluation.outside.program_files import load_program
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import short
@@ -183,7 +183,7 @@ def _read_model(
         _require_own(foreign, card.architecture, reference)
         _require_shape(card.image_shape, images, reference)
         if images.classes and card.classes != images.classes:
-            raise InputError(f"{reference}: made for classes {_few(card.classes)}, the data has {_few(images.classes)}")
+            raise InputError(f"{reference}: made for {_unlike(card.classes, images.classes)}")
         return model, {"architecture": card.architecture, "epoch": card.epoch, "upstream": card.upstream}, card.classes
     model, architecture = _of_state(tensors, reference, images, foreign)
     return model.to(device), {"architecture": architecture, **unknown}, ()
@@ -283,6 +283,13 @@ def _require_logits(model: nn.Module, images: OutsideImages, reference: str, dev
     if not fits or not (logits.shape[1] == images.num_classes or (not known and logits.shape[1] > images.num_classes)):
         want = f"{'' if known else 'at least '}{images.num_classes}"
         raise InputError(f"{reference}: gives {shown} for one image, want [1, {want}] logits, one for each class")
+
+
+def _unlike(classes: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    if sorted(classes) != sorted(wanted):
+        return f"classes {_few(classes)}, the data has {_few(wanted)}"
+    place = next(place for place, name in enumerate(classes) if name != wanted[place])
+    return f"the same classes in another order: {place} is {classes[place]!r}, in the data {wanted[place]!r}"
 
 
 def _few(classes: tuple[str, ...]) -> str:

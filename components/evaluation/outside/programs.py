@@ -1,17 +1,12 @@
-"""Programs of torch.export (.pt2 files), read as what they are: JSON and raw bytes.
+"""Programs of torch.export, carried out one operator after another, those that are on a list of our own alone.
 
-`torch.export.load` unpickles sample inputs and weights and evaluates text from the file, so a file can make it run any
-code. Here the list of operators is carried out one by one, those that are on a list of our own alone, on the raw bytes
-of the weights. What would need more is refused. A trial without memory finds out first whether the operators fit each
+The text of a file is never run as code. A trial without memory finds out first whether the operators fit each
 other, and how large what they compute is.
 """
 
 import json
-import math
 import re
-import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +16,9 @@ from components.evaluation.outside.operators import is_in_place, operator_of
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.memory import lack_of_memory
-from components.foundation.storage import require_bytes
 
-SCHEMA = 8
 # Bytes of anything that a program computes, of one image, and of a whole batch where its size is fixed.
 MOST_OF_AN_IMAGE, MOST_OF_A_BATCH = 2**28, 2**32
-# Weights may share bytes of their file, so they can be larger than it: by how much, and what always passes.
-MOST_SHARING, SMALL = 4, 2**26
 # The codes of the file format.
 _NAMES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
 DTYPES: dict[int, torch.dtype] = {
@@ -47,7 +38,6 @@ CONSTANTS: dict[str, Callable[[Any], Any]] = {
 }
 # Inputs of a program that are its own tensors, and which key holds their name in the archive.
 PLACES = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
-SAVE_AGAIN = "save it with torch.export.save of a current torch, or give a safetensors state dict"
 
 Spec = Mapping[str, Any]
 Values = dict[str, Any]
@@ -140,7 +130,7 @@ class Program(nn.Module):
                 seen(found)
                 values.update(results(found))
             except Exception as error:
-                refused = InputError(f"{self.where}: operator {target} fails: {_reason(error)}")
+                refused = InputError(f"{self.where}: operator {target} fails: {reason(error)}")
                 raise (error if lack_of_memory(error) else refused) from None
             for name in unused:
                 values.pop(name, None)
@@ -148,66 +138,6 @@ class Program(nn.Module):
             if not isinstance(values.get(name), Tensor):
                 raise InputError(f"{self.where}: returns {name!r}, which is no tensor that it computes")
         return values
-
-
-def load_program(path: Path | str, device: torch.device | str = "cpu") -> Program:
-    """The program of a .pt2 file on `device`. Reads no pickle and runs no text of the file as code.
-
-    Errors: another file, one of an older torch whose weights are pickled, compiled code, operators that are not ATen's,
-    a program that takes or returns anything but one tensor.
-    """
-    try:
-        require_bytes(path)
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise InputError(f"{path}: compressed, which torch.export.save never does ({SAVE_AGAIN})")
-            files = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "models/model.json" not in files:
-                raise InputError(f"{path}: no program of torch.export in it ({SAVE_AGAIN})")
-            program = json.loads(archive.read(files["models/model.json"]))
-            version = program["schema_version"]["major"]
-            if version != SCHEMA:
-                raise InputError(f"{path}: schema {version} of torch.export, want {SCHEMA} ({SAVE_AGAIN})")
-            tensors = _tensors(archive, files, "weights", path) | _tensors(archive, files, "constants", path)
-        module = program["graph_module"]
-        built = Program(module["graph"], module["signature"], tensors, str(path))
-        built.try_out()
-        return built.to(device).eval()
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    # Whatever a file holds instead of what is expected: there is no end to the kinds of errors.
-    except Exception as error:
-        raise InputError(f"{path}: no readable program of torch.export: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line of some length, without what would move a terminal's cursor."""
-    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
-
-
-def _tensors(
-    archive: zipfile.ZipFile, files: Mapping[str, str], kind: str, path: Path | str
-) -> dict[str, tuple[Tensor, bool]]:
-    name = f"data/{kind}/model_{kind}_config.json"
-    if name not in files:
-        raise InputError(f"{path}: its {kind} are pickled, and pickles are not read ({SAVE_AGAIN})")
-    found, left = {}, max(SMALL, MOST_SHARING * Path(path).stat().st_size)
-    for target, entry in json.loads(archive.read(files[name]))["config"].items():
-        if entry["use_pickle"] or entry["tensor_meta"] is None:
-            raise InputError(f"{path}: {target!r} is pickled, and pickles are not read ({SAVE_AGAIN})")
-        meta = entry["tensor_meta"]
-        sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
-        dtype = DTYPES[meta["dtype"]]
-        left -= math.prod(sizes) * dtype.itemsize
-        if left < 0:
-            raise InputError(f"{path}: {target!r} is larger than the file ({sizes})")
-        data = bytearray(archive.read(files[f"data/{kind}/{entry['path_name']}"]))
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        strided = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
-        found[target] = strided.clone(), bool(entry["is_param"])
-    return found
 
 
 def _inputs(signature: Spec) -> list[tuple[str, str]]:
@@ -313,3 +243,8 @@ def _last_uses(nodes: list[Spec], kept: set[str]) -> list[list[str]]:
         after.append(sorted(used - seen))
         seen |= used
     return after[::-1]
+
+
+def reason(error: Exception) -> str:
+    """An error in one line of some length, without what would move a terminal's cursor."""
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])

@@ -13,7 +13,7 @@ from components.data.normalization import Normalization
 from components.data.splits import Splits
 from components.foundation.errors import InputError
 from components.foundation.params import flat, member, strict, typed
-from components.foundation.storage import reading
+from components.foundation.storage import told_of
 from components.models import MODELS
 from components.numerics.tensor_files import read_tensors, write_tensors
 
@@ -78,7 +78,7 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor], path: Path | str) -
     architecture = member(MODELS, card.architecture, f"{path}: architecture")
     # Without random numbers for weights that are replaced at once, and without memory for our own.
     cheaply = torch.random.fork_rng(devices=[]) if hasattr(architecture, "library") else torch.device("meta")
-    with reading(path, "no such model can be built"), cheaply:
+    with told_of(path, "no such model can be built"), cheaply:
         model = architecture.build(len(card.classes), card.image_shape, card.normalization)
     _require_fit(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, assign=True)
