@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
+from components.distillation.parts.balance import Ceilings
 from components.evaluation.advice.looks import logits_on
 from components.evaluation.one_attack import TestSet, run_attack
 from components.foundation.arguments import take_none
@@ -76,10 +77,14 @@ def main(params: Params, journal: Journal) -> None:
         journal.note(slow)
     splits = read_splits(DATA)
     teachers = {name: load_frozen(path, splits, device)[0] for name, path in TEACHERS.items()}
-    require_teachers(list(measured(teachers, splits, settings)), splits, required, journal)
+    found = list(measured(teachers, splits, settings))
+    require_teachers(found, splits, required, journal)
+    reached = {one.teacher: one.right for one in found}
+    ceilings = Ceilings(robust=reached["robust_teacher"], clean=reached["clean_teacher"])
+    offered: dict[str, Any] = {**teachers, "ceilings": ceilings}
 
     def method(settings: Settings) -> Method:
-        taught = settings.method.build(**{name: teachers[name] for name in needs(settings.method)})
+        taught = settings.method.build(**{name: offered[name] for name in needs(settings.method)})
         return taught if igdm is None else igdm.build(taught, settings.section.recipe.epochs)
 
     upstream = {name: sha256(path) for name, path in TEACHERS.items()}

@@ -23,7 +23,9 @@ from tests.parts.method_members import MEMBERS, WRAPPED
 from tests.training.test_training import SGD, STILL, data, recipe
 
 ALL = MEMBERS | WRAPPED | {"awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]())}
-WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "saad", "awp", *WRAPPED} - {"igdm_adaad"}
+PARTED = {"igdm_adaad", "peer_robust", "peer_clean"}
+WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "mtard", "ciard", "saad", "awp", *WRAPPED}
+WHOLE -= PARTED
 
 
 class Unmeasured:
