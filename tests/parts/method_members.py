@@ -169,7 +169,8 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "cktat": lambda: cktat().build(frozen(11)),
     "adr": lambda: adr().build(),
     "b_mtard": b_mtard,
-    "mtard": mtard,
+    # At half each its first steps are all but those of B-MTARD.
+    "mtard": lambda: mtard(robust_weight=0.7),
     "ciard": ciard,
     "peer": peer,
     "kd_swa": lambda: KdSwa(attack=STUDENT_ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).build(
