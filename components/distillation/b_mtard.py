@@ -11,7 +11,6 @@ from components.distillation.parts.balances import Balances, Temperatures, Weigh
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.two_teachers import TwoTeachers
 from components.foundation.params import Count, Positive, Real, Share, strict
-from components.methods.parts.contract import Method
 from components.methods.parts.crafting import BatchNormMode
 from components.numerics.losses import MeanReduction
 
@@ -54,6 +53,8 @@ class BMtard:
     def __post_init__(self) -> None:
         require_range(self)
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None) -> Method:
+    def build(
+        self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None
+    ) -> TwoTeachers:
         balances = Balances(Weights(self, 1.0, ceilings), Temperatures(self))
         return TwoTeachers(self, balances, clean_teacher, robust_teacher)

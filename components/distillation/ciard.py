@@ -20,7 +20,7 @@ from components.distillation.parts.own_descent import OwnDescent
 from components.distillation.parts.taught import Taught
 from components.distillation.parts.two_teachers import with_labels
 from components.foundation.params import Count, Epochs, NotNegative, Positive, Real, Share, Whole, strict
-from components.methods.parts.contract import Loss, Method, Teacher
+from components.methods.parts.contract import Loss, Teacher
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice
 from components.numerics import parallel
@@ -91,7 +91,9 @@ class Ciard:
     def __post_init__(self) -> None:
         require_range(self)
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None) -> Method:
+    def build(
+        self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None
+    ) -> "CiardMethod":
         """The training method, with a robust teacher of its own; the one that is given stays as it is."""
         return CiardMethod(self, clean_teacher, copy.deepcopy(robust_teacher), ceilings)
 

@@ -10,7 +10,6 @@ from components.distillation.parts.balances import Balances, Weights
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.two_teachers import TwoTeachers
 from components.foundation.params import Count, Positive, Real, Share, strict
-from components.methods.parts.contract import Method
 from components.methods.parts.crafting import BatchNormMode
 from components.numerics.losses import MeanReduction
 
@@ -42,5 +41,7 @@ class Mtard:
     origin_batches: Count = 1  # Batches over which the losses are averaged that later ones are held against.
     label_weight: Share = 0.0  # Share of the loss that is cross-entropy of the attacked images and their labels.
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None) -> Method:
+    def build(
+        self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None
+    ) -> TwoTeachers:
         return TwoTeachers(self, Balances(Weights(self, self.exponent, ceilings)), clean_teacher, robust_teacher)

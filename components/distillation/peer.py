@@ -15,7 +15,7 @@ from components.distillation.parts.divergence import softened_divergence
 from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import NotNegative, Positive, strict
 from components.methods.parts.afresh import start_afresh
-from components.methods.parts.contract import Attacked, Loss, Method
+from components.methods.parts.contract import Attacked, Loss
 from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.two_views import Views, accuracies, logits_of
 from components.numerics.losses import MeanReduction, accuracy, cross_entropy
@@ -60,7 +60,7 @@ class Peer:
     """How often the student passes attacked images: once, or twice as published."""
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> Method:
+    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "PeerMethod":
         """The training method. The teachers stay as they are, and the optimizer moves the peer as well."""
         peer = copy.deepcopy(clean_teacher if self.begins == "clean" else robust_teacher).requires_grad_(True)
         if self.begins == "random":

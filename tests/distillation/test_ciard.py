@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from components.data.batch import Batch
 from components.distillation.ciard import Ciard, CiardMethod
 from components.methods.parts.contract import Method
-from tests.conftest import TinyNet
 from tests.parts.equations import crafted, network, objective_of, require_equal, rows, teacher, trained
 from tests.parts.method_members import STUDENT_ATTACK, ciard, frozen, taught_attack
 from tests.parts.plain_sums import mean, plain_cross_entropy, plain_kl, plain_softmax
+from tests.parts.tiny_net import TinyNet
 
 FIELDS: dict[str, Any] = {
     "attack": STUDENT_ATTACK,

@@ -13,10 +13,10 @@ from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.peer import Peer
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
-from tests.conftest import TinyNet
 from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import frozen, peer, taught_attack
 from tests.parts.plain_sums import mean, plain_cross_entropy, plain_kl, plain_softmax, slopes
+from tests.parts.tiny_net import TinyNet
 
 FIELDS: dict[str, Any] = {
     "attack": taught_attack("kl_teacher_clean"),
