@@ -44,13 +44,13 @@ class Peer:
     """
 
     attack: InnerAttack  # How the student's images are attacked; the teacher that it may ask is the peer.
-    label_weight: NotNegative  # λ_1, of the labels in the student's loss.
-    peer_weight: NotNegative  # λ_2, of the peer in the student's loss.
-    own_weight: NotNegative  # λ_3, of the student's answers for clean images in its loss.
-    temperature: Positive  # T, which softens both sides in the student's divergences.
-    peer_label_weight: NotNegative  # γ_1, of the labels in the peer's loss.
-    peer_student_weight: NotNegative  # γ_2, of the student in the peer's loss.
-    peer_temperature: Positive  # S, which softens both sides in the peer's divergence.
+    label_weight: NotNegative  # Weight λ_1 of the labels in the student's loss.
+    peer_weight: NotNegative  # Weight λ_2 of the peer in the student's loss.
+    own_weight: NotNegative  # Weight λ_3 of the student's answers for clean images in its loss.
+    temperature: Positive  # Temperature T of both sides of the student's divergences.
+    peer_label_weight: NotNegative  # Weight γ_1 of the labels in the peer's loss.
+    peer_student_weight: NotNegative  # Weight γ_2 of the student in the peer's loss.
+    peer_temperature: Positive  # Temperature S of both sides of the peer's divergence.
     reduction: MeanReduction  # Over what the divergences are averaged.
     begins: Begins = "random"
     """What the peer is at the start: `random`, an untrained network of the robust teacher's architecture, or a copy of
