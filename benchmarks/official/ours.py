@@ -1,6 +1,5 @@
 """Runs a training section of a preset through the project's own loop, on given batches, from given weights."""
 
-import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from components.distillation import DISTILLATIONS
 from components.foundation.params import Params
 from components.foundation.recipes import changed
 from components.methods import METHODS
+from components.methods.parts.contract import needs
 from components.schedules.parts.schedule import Schedule
 from components.stages import distill_student
 from components.stages.training_stage import Settings, read_settings, wrapped
@@ -105,7 +105,7 @@ def alone(preset: str, stage: str) -> list[float]:
     Whoever changes what a method computes changes them, so that a comparison that was made once is known to hold.
     """
     settings = settings_of(preset, stage, {"recipe.epochs": 2})
-    teachers = range(1, 1 + len(inspect.signature(settings.method.build).parameters))
+    teachers = range(1, 1 + sum(name.endswith("teacher") for name in needs(settings.method)))
     tape = seeded_tape(1 + len(teachers))
     given = batches(epochs_of(pictures(80, 0, saturated=True), 2, 5))
     steps = train(

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from components.attacks.pgd import Pgd
 from components.data.batch import Batch
-from components.foundation.errors import InputError
 from components.foundation.params import NotNegative, strict
+from components.methods.parts.afresh import start_afresh
 from components.methods.parts.contract import Attacked, Loss, Method
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice, smoothness
@@ -37,7 +37,7 @@ class Lbgat:
         """The training method; the teacher itself stays as it is, and the optimizer moves the companion as well."""
         companion = copy.deepcopy(clean_teacher).requires_grad_(True)
         if self.companion == "random":
-            start_afresh(companion)
+            start_afresh(companion, "lbgat: got companion 'random', want 'clean'")
         return Attacked(self, companion=companion)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, companion: nn.Module) -> Loss:
@@ -59,15 +59,3 @@ class Lbgat:
             adversarial=cross_entropy(views.adversarial, batch.labels),
             clean=cross_entropy(views.clean, batch.labels),
         )
-
-
-def start_afresh(network: nn.Module) -> None:
-    """Draws every weight anew from torch's global generator. Errors: a layer that does not know how."""
-    for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise InputError(
-                f"lbgat: got companion 'random', want 'clean': {type(module).__name__} cannot start afresh"
-            )

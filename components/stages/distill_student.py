@@ -6,7 +6,7 @@ from components.data.splits import read_splits
 from components.distillation import DISTILLATIONS
 from components.foundation.arguments import take_none
 from components.foundation.params import Params, member
-from components.methods.parts.contract import Method
+from components.methods.parts.contract import Method, needs
 from components.models import MODELS
 from components.stages import teachers
 from components.stages.processes import run_together
@@ -53,10 +53,10 @@ def main(params: Params, journal: Journal) -> None:
         journal.note(slow)
     splits = read_splits(DATA)
     loaded = teachers.load(roles, splits, device)
-    networks = teachers.chosen(roles, loaded, splits, settings, required, journal)
+    offered = teachers.chosen(roles, loaded, splits, settings, required, journal)
 
     def method(settings: Settings) -> Method:
-        taught = settings.method.build(**networks)
+        taught = settings.method.build(**{name: offered[name] for name in needs(settings.method)})
         return taught if igdm is None else igdm.build(taught, settings.section.recipe.epochs)
 
     where = f"{params.path}: {STAGE}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.splits import Splits
+from components.distillation.parts.balance import Ceilings
 from components.distillation.parts.teachers import InFloat32, together
 from components.evaluation.advice.looks import logits_on
 from components.evaluation.one_attack import TestSet, run_attack
@@ -116,8 +117,11 @@ def chosen(
     settings: Settings,
     required: Required | None,
     journal: Journal,
-) -> dict[str, nn.Module]:
-    """The network of each role, once it is known to be good enough. Errors: a role that falls short."""
+) -> dict[str, Any]:
+    """What a method can be built from: the network of each role, once it is known to be good enough, and `ceilings`.
+
+    Errors: a role that falls short.
+    """
     networks = {role: {name: teachers[name].network for name in names} for role, names in roles.items()}
     found = list(measured(networks, splits, settings, journal))
     require_teachers(found, splits, required, journal, references(teachers))
@@ -128,7 +132,9 @@ def chosen(
         shown = TestSet(one.images[:COMPARED], splits.validation.labels[:COMPARED].to(one.images.device), size)
         for name, network in networks[one.role].items():
             networks[one.role][name] = in_arithmetic(name, network, shown, precision, journal)
-    return {role: together(list(members.values())) for role, members in networks.items()}
+    reached = {one.role: one.right for one in found}
+    ceilings = Ceilings(robust=reached.get("robust_teacher", 1.0), clean=reached.get("clean_teacher", 1.0))
+    return {role: together(list(members.values())) for role, members in networks.items()} | {"ceilings": ceilings}
 
 
 def measured(

@@ -163,6 +163,7 @@ def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Rec
     if watch is not None and watch.alarmed:
         return record
     record |= parallel.agreed(state.measure(state.published, epoch))
+    state.method.end_validation(record)
     if watch is not None:
         record |= watch.end_epoch(state.model, record, sum(passes.values()))
     return record

@@ -93,7 +93,7 @@ class Perturbed(Method):
         weights = {name: p for name, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
         # Where processes train together, the gradient is that of the whole batch, as the loop's is.
         share = len(batch.images) / (batch.total or len(batch.images))
-        with _buffers_kept([*model.modules(), *_learning(self.method)]):
+        with _buffers_kept([*model.modules(), *_learning(self.method)]), _own_steps_undone(self.method):
             total = method.objective(model, batch, images_adv).total
             # Unlike backward, this leaves `.grad` alone.
             gradients = torch.autograd.grad(total * share, list(weights.values()), materialize_grads=True)
@@ -137,3 +137,15 @@ def _buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, name, buffer, before in kept:
             setattr(module, name, buffer.copy_(before))
+
+
+@contextmanager
+def _own_steps_undone(method: Method) -> Iterator[None]:
+    """What a method does inside the block to parameters that it moves by itself is undone after it."""
+    parameters = [parameter for network in method.companions() for parameter in network.parameters()]
+    kept = [(parameter, parameter.clone()) for parameter in parameters if not parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for parameter, before in kept:
+            parameter.copy_(before)

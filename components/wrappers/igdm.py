@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from components.attacks.parts.ascent import eval_mode
 from components.data.batch import Batch
 from components.foundation.errors import InputError
 from components.foundation.params import Positive, strict
-from components.methods.parts.contract import Crafting, Loss, Method, Teacher
+from components.methods.parts.contract import Crafting, Loss, Method
 from components.methods.parts.input_gradient import across
 from components.methods.parts.two_views import logits_of
 from components.numerics.losses import kl_divergence
@@ -52,7 +53,7 @@ class Matching(Method):
     def __init__(self, fields: Igdm, method: Method, epochs: int) -> None:
         super().__init__(fields)
         teacher = dict(method.named_children()).get("robust_teacher")
-        if not isinstance(method, Crafting) or not isinstance(teacher, Teacher):
+        if not isinstance(method, Crafting) or teacher is None:
             raise InputError(f"igdm: got method {method}, want one that attacks first and has a robust teacher")
         self.method, self.epochs = method, epochs
         self.replays, self.divisible, self.epoch = method.replays, method.divisible, 0
@@ -82,8 +83,9 @@ class Matching(Method):
         loss, images = self.method.objective(model, batch, images_adv), batch.images
         if (logits_adv := loss.attacked_logits) is None:
             raise InputError(f"igdm: {self.method} does not give the logits of its attacked images")
-        with torch.no_grad():
-            teacher = self.method.get_submodule("robust_teacher")
+        teacher = self.method.get_submodule("robust_teacher")
+        # One that learns meanwhile has batch statistics, which count the method's own passes alone.
+        with torch.no_grad(), eval_mode(teacher):
             target = across(teacher, images, images_adv, logits_of(teacher, images_adv))
         matched = kl_divergence(target, across(model, images, images_adv, logits_adv), "batch_mean")
         total = loss.total + self.fields.alpha * (self.epoch + 1) / self.epochs * matched

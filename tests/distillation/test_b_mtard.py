@@ -1,17 +1,20 @@
-"""B-MTARD against ten steps by hand, and the invariants of its two balances."""
+"""B-MTARD against twenty steps by hand, and the invariants of its two balances."""
 
-import math
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.distillation.b_mtard import BMtard
 from components.distillation.parts.balance import Pair, balance_entropy, balance_loss
 from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
+from components.methods.parts.contract import Method
+from components.threats.parts.threat import Threat
+from tests.parts.equations import rows
+from tests.parts.plain_balance import PlainBalance
 
 ATTACK = InnerAttack(steps=2, step_size=Ratio(4, 255), start="gaussian", loss="cross_entropy")
 FIELDS: dict[str, Any] = {
@@ -34,65 +37,60 @@ def linear(scale: float, seed: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), head).eval().requires_grad_(False)
 
 
-def softmax(logits: list[float], temperature: float) -> list[float]:
-    powers = [math.exp(z / temperature) for z in logits]
-    return [p / sum(powers) for p in powers]
-
-
-def mean_kl(targets: list[list[float]], logits: list[list[float]], divide_by: int) -> float:
-    total = 0.0
-    for q, z in zip(targets, logits, strict=True):
-        p = softmax(z, 1.0)
-        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(q, p, strict=True))
-    return total / divide_by
-
-
-@pytest.mark.parametrize("reduction", ["batch_mean", "class_mean"])
-def test_ten_steps_by_hand(reduction, images, labels, linf):
-    """Facts §4.1, step by step in plain Python floats: temperatures, weights, relative losses and the total."""
-    clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
-    method = BMtard(**{**FIELDS, "reduction": reduction}).build(clean_teacher, robust_teacher)
+def traced(method: Method, balance: PlainBalance, fields: Any, images: Tensor, labels: Tensor, linf: Threat, late: int):
+    """The parts of twenty steps of training, each with what the plain balance says of the same logits. The step sizes
+    decay with step `late`."""
     torch.manual_seed(9)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
-    images = images.double()
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
-    tau_r = tau_c = 1.0
-    w_r = w_c = 0.5
-    first = None
-    for step in range(10):
-        eta = 0.1 if step >= 6 else 1.0
-        method.begin_epoch(2 if step >= 6 else 0)
-        images_adv = ATTACK(
-            student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step), robust_teacher
-        )
-        loss = method.loss(student, Batch.of(images, labels), linf, torch.Generator().manual_seed(step))
-
-        q_r = [softmax(z, tau_r) for z in robust_teacher(images_adv).tolist()]
-        q_c = [softmax(z, tau_c) for z in clean_teacher(images).tolist()]
-        count = len(labels) * (3 if reduction == "class_mean" else 1)
-        loss_r = mean_kl(q_r, student(images_adv).tolist(), count)
-        loss_c = mean_kl(q_c, student(images).tolist(), count)
-        h_r, h_c = (sum(-sum(p * math.log(p) for p in row) for row in q) / len(q) for q in (q_r, q_c))
-        used = (tau_r, tau_c)
-        tau_r = min(max(tau_r - eta * 1e-3 * math.copysign(1, h_r / h_c - 1), 1.0), 10.0)
-        tau_c = min(max(tau_c - eta * 1e-3 * math.copysign(1, h_c / h_r - 1), 1.0), 10.0)
-        first = first or (loss_r, loss_c)
-        relative = (loss_r / first[0], loss_c / first[1])
-        # As published: relative to their mean, then a step towards the share, then clipped and renormalised.
-        share = [value / (sum(relative) / 2) for value in relative]
-        w_r, w_c = (w - eta * 0.025 * (w - r / sum(share)) for w, r in zip((w_r, w_c), share, strict=True))
-        w_r, w_c = max(w_r, 0) / (max(w_r, 0) + max(w_c, 0)), max(w_c, 0) / (max(w_r, 0) + max(w_c, 0))
-
-        parts = {name: float(value) for name, value in loss.parts.items()}
-        assert float(loss.total.detach()) == pytest.approx(w_r * loss_r + w_c * loss_c, rel=1e-6)
-        assert (parts["temperature_robust"], parts["temperature_clean"]) == pytest.approx(used, rel=1e-6)
-        assert (parts["entropy_robust"], parts["entropy_clean"]) == pytest.approx((h_r, h_c), rel=1e-6)
-        assert (parts["weight_robust"], parts["weight_clean"]) == pytest.approx((w_r, w_c), rel=1e-6)
-        assert (parts["relative_loss_robust"], parts["relative_loss_clean"]) == pytest.approx(relative, rel=1e-5)
+    clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
+    batch, optimizer = Batch.of(images.double(), labels), torch.optim.SGD(student.parameters(), lr=0.5)
+    for step in range(20):
+        method.begin_epoch(2 if step >= late else 0)
+        images_adv = ATTACK(student, batch, linf, torch.Generator().manual_seed(step), robust_teacher)
+        loss = method.loss(student, batch, linf, torch.Generator().manual_seed(step))
+        asked = rows(robust_teacher, images_adv), rows(clean_teacher, batch.images)
+        answered = rows(student, images_adv), rows(student, batch.images)
+        divide_by = 3 if fields["reduction"] == "class_mean" else 1
+        plain = balance.step(asked, answered, 0.1 if step >= late else 1.0, divide_by)
+        yield {name: float(value) for name, value in loss.parts.items()} | {"total": float(loss.total.detach())}, plain
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-    assert tau_c > 1.006 and tau_r == 1.0  # the surer teacher was heated, the other stayed at the bound
+
+
+@pytest.mark.parametrize("high", [10.0, 1.0085])
+@pytest.mark.parametrize("reduction", ["batch_mean", "class_mean"])
+def test_twenty_steps_by_hand(reduction, high, images, labels, linf):
+    """Facts §4.1, step by step in plain Python floats: temperatures, entropies, weights, relative losses and the total.
+
+    The weights of a step are its own, its temperatures those of the step before. The robust teacher is at the lower
+    bound all the time and pushed against it; the clean one is pushed against the upper bound where that is near.
+    """
+    fields = {**FIELDS, "reduction": reduction, "temperature_max": high}
+    method = BMtard(**fields).build(linear(8.0, 1), linear(2.0, 2)).double()
+    steps = list(traced(method, PlainBalance(high=high), fields, images, labels, linf, late=14))
+    for parts, plain in steps:
+        assert {name: parts[name] for name in plain} == pytest.approx(plain, rel=1e-6)
+    clean = [parts["temperature_clean"] for parts, _ in steps]
+    assert clean[:3] == pytest.approx([1.0, 1.001, 1.002]) and clean[13:15] == pytest.approx(
+        [min(1.013, high), min(1.014, high)]
+    )
+    assert clean[15] == pytest.approx(min(1.0141, high))  # the first step of a tenth the size
+    assert [parts["temperature_at_max_clean"] for parts, _ in steps] == [0.0] * (9 if high < 2 else 20) + [1.0] * (
+        11 if high < 2 else 0
+    )
+    assert all(parts["temperature_robust"] == parts["temperature_at_min_robust"] == 1 for parts, _ in steps)
+    weights = [parts["weight_robust"] for parts, _ in steps]
+    assert weights[0] == 0.5 and len(set(weights)) == 20
+
+
+@pytest.mark.parametrize("origin", [3, 50])
+def test_losses_are_held_against_the_mean_of_the_first_batches(origin, images, labels, linf):
+    """Until there are so many, against the mean of those that there are."""
+    fields = {**FIELDS, "origin_batches": origin}
+    method = BMtard(**fields).build(linear(8.0, 1), linear(2.0, 2)).double()
+    for parts, plain in traced(method, PlainBalance(origin=origin), fields, images, labels, linf, late=14):
+        assert {name: parts[name] for name in plain} == pytest.approx(plain, rel=1e-6)
 
 
 def test_gradient_is_that_of_the_weighted_sum_alone(images, labels, linf):
@@ -154,7 +152,16 @@ def test_state_round_trip_continues_exactly(images, labels, linf):
         ]
         assert torch.equal(losses[0].total, losses[1].total)
     states = straight.state_dict(), stopped.state_dict()
-    assert list(states[0]) == list(states[1]) == ["temperatures", "weights", "first_losses"]
+    assert (
+        list(states[0])
+        == list(states[1])
+        == [
+            "balances.weights.current",
+            "balances.weights.first_losses",
+            "balances.weights.counted",
+            "balances.temperatures.current",
+        ]
+    )
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -13,7 +13,7 @@ from components.data.batch import Batch
 from components.distillation.kd_swa import KdSwa
 from components.foundation.errors import InputError
 from components.methods.hat import Hat
-from components.methods.lbgat import Lbgat, start_afresh
+from components.methods.lbgat import Lbgat
 from components.methods.mart import Mart
 from components.methods.parts.soft_targets import rectified, softened, without_advice
 from components.methods.parts.two_views import logits_of
@@ -287,8 +287,10 @@ class Lonely(nn.Module):
 
 
 def test_a_layer_that_cannot_start_afresh_is_named():
-    with pytest.raises(InputError, match="got companion 'random', want 'clean': Lonely cannot start afresh"):
-        start_afresh(nn.Sequential(nn.Linear(2, 2), Lonely()))
+    with pytest.raises(InputError, match=r"^lbgat: got companion 'random', want 'clean': Lonely cannot start afresh$"):
+        Lbgat(attack=ATTACK, beta=0.0, reduction="class_mean", companion="random").build(
+            nn.Sequential(nn.Linear(2, 2), Lonely())
+        )
 
 
 def plain_labels(average: nn.Module, batch: Batch, temperature: float, weight: float) -> list[list[float]]:

@@ -17,7 +17,7 @@ from components.training.layers import trained_parameters
 from components.training.loop import _networks
 from components.wrappers.awp import Awp
 from components.wrappers.igdm import Igdm
-from tests.parts.method_members import MEMBERS, WRAPPED, frozen
+from tests.parts.method_members import MEMBERS, OPTIONS, WRAPPED, frozen
 from tests.parts.smoothing_parts import smoothing
 from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import new_run, recipe
@@ -34,8 +34,15 @@ every = pytest.mark.parametrize("name", ALL)
 # The members that learn from frozen networks, and from how many.
 TAUGHT = dict.fromkeys(("ensemble_at", "hat", "cktat", "smoothed_awp_hat", "igdm_adaad", "smoothed_awp_igdm_akd"), 1)
 TAUGHT |= dict.fromkeys(("rslad", "ard", "iad_1", "adaad", "akd", "saad"), 1)
-TAUGHT |= dict.fromkeys(("b_mtard", "kd_swa", "iad_2"), 2)
-ACCOMPANIED = {"lbgat", "awp_lbgat", "smoothed_awp_lbgat"}
+TAUGHT |= dict.fromkeys(("b_mtard", "mtard", "kd_swa", "iad_2"), 2)
+TAUGHT |= dict.fromkeys((name for name in OPTIONS if "mtard" in name), 2)
+TAUGHT |= dict.fromkeys(("ciard", "ciard_eval", "ciard_attacked", "awp_igdm_ciard"), 1)
+ACCOMPANIED = {"lbgat", "awp_lbgat", "smoothed_awp_lbgat", "peer", "peer_robust", "peer_clean"}
+# With a network that they move by themselves.
+MOVING = {"ciard", "ciard_eval", "ciard_attacked", "awp_igdm_ciard"}
+ACCOMPANIED |= MOVING
+WEIGHED = {f"balances.weights.{name}" for name in ("current", "first_losses", "counted")}
+BALANCED = WEIGHED | {"balances.temperatures.current"}
 # What is remembered after an epoch of one step.
 REMEMBERED = {
     "free_at": {"memory.delta"},
@@ -43,8 +50,13 @@ REMEMBERED = {
     "mixed": {"clock.steps"},
     "ensemble_at": {"clock.steps"},
     "adr": {f"average.{name}".replace(".", "/").replace("/", ".", 1) for name in TinyNet().state_dict()},
-    "b_mtard": {"temperatures", "weights", "first_losses"},
+    "b_mtard": BALANCED,
+    "mtard": WEIGHED,
+    "ciard": BALANCED
+    | {f"robust_teacher.{name}" for name in TinyNet().state_dict()}
+    | {f"descent.{name.replace('.', '/')}" for name, _ in TinyNet().named_parameters()},
     "lbgat": {f"companion.{name}" for name in TinyNet().state_dict()},
+    "peer": {f"peer.{name}" for name in TinyNet().state_dict()},
 }
 
 
@@ -91,13 +103,14 @@ def test_teachers_stay_frozen_and_out_of_the_state(name, epoch):
     before = [copy.deepcopy(teacher.network.state_dict()) for teacher in taught]
     epoch(method, 0)
     assert all(not module.training for teacher in taught for module in teacher.modules())
-    assert all(module.training for companion in method.companions() for module in companion.modules())
+    modules = (module for companion in method.companions() for module in companion.modules())
+    assert all(module.training == (name != "ciard_eval") for module in modules)
     trained, state = set(trained_parameters(TinyNet(), method).values()), method.state_dict()
     for teacher, tensors in zip(taught, before, strict=True):
         assert same(dict(teacher.network.state_dict()), dict(tensors)) and not trained & set(teacher.parameters())
         assert all(parameter.grad is None for parameter in teacher.parameters())
         assert not {tensor.data_ptr() for tensor in tensors.values()} & {tensor.data_ptr() for tensor in state.values()}
-    assert not any("teacher" in key for key in state)
+    assert not any("teacher" in key.replace("robust_teacher", "" if name in MOVING else "teacher") for key in state)
     # Torch knows all of them, so that they move with the method.
     assert all(tensor.dtype != torch.float32 for tensor in [*method.double().parameters(), *method.buffers()])
 
@@ -159,8 +172,9 @@ def test_processes_average_companions_and_no_teacher_or_memory(name, epoch, linf
 
 
 def test_a_build_says_what_it_needs():
-    both, robust = ("b_mtard", "kd_swa", "iad_2"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
+    both, robust = ("kd_swa", "iad_2", "peer"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
     wanted: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("clean_teacher", "robust_teacher"))
+    wanted |= dict.fromkeys(("b_mtard", "mtard", "ciard"), ("clean_teacher", "robust_teacher", "ceilings"))
     wanted |= dict.fromkeys(robust, ("robust_teacher",))
     wanted |= dict.fromkeys(("ensemble_at", "lbgat", "hat", "cktat"), ("clean_teacher",))
     assert {name: needs(make().fields) for name, make in MEMBERS.items()} == dict.fromkeys(MEMBERS, ()) | wanted

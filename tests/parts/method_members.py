@@ -9,10 +9,14 @@ from components.distillation.adaad import AdaAd
 from components.distillation.akd import Akd
 from components.distillation.ard import Ard
 from components.distillation.b_mtard import BMtard
+from components.distillation.ciard import Ciard
 from components.distillation.iad_1 import Iad1
 from components.distillation.iad_2 import Iad2
 from components.distillation.kd_swa import KdSwa
+from components.distillation.mtard import Mtard
+from components.distillation.parts.balance import Ceilings
 from components.distillation.parts.inner_attack import InnerAttack, InnerLoss
+from components.distillation.peer import Peer
 from components.distillation.rslad import Rslad
 from components.distillation.saad import Saad
 from components.foundation.params import Ratio
@@ -59,18 +63,52 @@ def frozen(seed: int) -> TinyNet:
     return TinyNet().eval().requires_grad_(False)
 
 
-def b_mtard() -> Method:
-    fields = BMtard(
-        attack=STUDENT_ATTACK,
-        reduction="batch_mean",
-        temperature_step=1e-3,
-        temperature_min=1.0,
-        temperature_max=10.0,
-        weight_step=0.025,
-        balance_milestones=(2,),
-        balance_decay=0.1,
-    )
-    return fields.build(frozen(11), frozen(12))
+CEILINGS = Ceilings(robust=0.6, clean=0.9)
+WEIGHED = {"weight_step": 0.025, "balance_milestones": (2,), "balance_decay": 0.1}
+HEATED = {"temperature_step": 1e-3, "temperature_min": 1.0, "temperature_max": 10.0}
+
+
+def b_mtard(**changes) -> Method:
+    fields = {"attack": STUDENT_ATTACK, "reduction": "batch_mean", **HEATED, **WEIGHED}
+    return BMtard(**fields | changes).build(frozen(11), frozen(12), CEILINGS)
+
+
+def mtard(**changes) -> Method:
+    fields = {"attack": STUDENT_ATTACK, "reduction": "batch_mean", **WEIGHED}
+    return Mtard(**fields | changes).build(frozen(11), frozen(12), CEILINGS)
+
+
+def ciard(**changes) -> Method:
+    """Its teacher learns from the second epoch on, so that a run that is stopped has a momentum."""
+    fields = {
+        "attack": STUDENT_ATTACK,
+        "reduction": "batch_mean",
+        **HEATED,
+        **WEIGHED,
+        "push_temperature": 5.0,
+        "push_weight": 1.0,
+        "teacher_learning_rate": 0.1,
+        "teacher_momentum": 0.5,
+        "teacher_weight_decay": 2e-4,
+        "teacher_start": 1,
+        "epochs": 4,
+    }
+    return Ciard(**fields | changes).build(frozen(11), frozen(12), CEILINGS)
+
+
+def peer(**changes) -> Method:
+    fields = {
+        "attack": taught_attack("kl_teacher_clean"),
+        "label_weight": 0.25,
+        "peer_weight": 1.0,
+        "own_weight": 1.0,
+        "temperature": 5.0,
+        "peer_label_weight": 1.0,
+        "peer_student_weight": 0.1,
+        "peer_temperature": 1.0,
+        "reduction": "batch_mean",
+    }
+    return Peer(**fields | changes).build(frozen(11), frozen(12))
 
 
 def adr(**changes) -> Adr:
@@ -131,6 +169,10 @@ MEMBERS: dict[str, Callable[[], Method]] = {
     "cktat": lambda: cktat().build(frozen(11)),
     "adr": lambda: adr().build(),
     "b_mtard": b_mtard,
+    # At half each its first steps are all but those of B-MTARD.
+    "mtard": lambda: mtard(robust_weight=0.7),
+    "ciard": ciard,
+    "peer": peer,
     "kd_swa": lambda: KdSwa(attack=STUDENT_ATTACK, clean_weight=0.1, robust_weight=0.6, temperature=2.0).build(
         frozen(11), frozen(12)
     ),
@@ -182,8 +224,25 @@ def matched(name: str) -> Method:
     return Igdm(alpha=3.0).build(MEMBERS[name](), 4)
 
 
-# Members within others, by no name of a table.
+# Members with other fields, to be tried wherever what they remember matters.
+OPTIONS: dict[str, Callable[[], Method]] = {
+    "b_mtard_solve": lambda: b_mtard(temperature_rule="solve", origin_batches=3, label_weight=0.3),
+    "b_mtard_validation": lambda: b_mtard(weight_rule="validation"),
+    "b_mtard_fixed": lambda: b_mtard(weight_rule="fixed", robust_weight=0.7, temperature_step=1.0),
+    "mtard_validation": lambda: mtard(weight_rule="validation", validation_step=1.0, label_weight=0.3),
+    "mtard_exponent": lambda: mtard(exponent=2.0, origin_batches=7),
+    "ciard_eval": lambda: ciard(
+        teacher_batch_norm="eval", weight_rule="loss", weight_sum=1.0, temperature_rule="solve"
+    ),
+    "ciard_attacked": lambda: ciard(teacher_batch_norm="train_attacked", weight_rule="validation", push_weight=0.0),
+    "peer_robust": lambda: peer(begins="robust", moved="peer", attacked_passes="twice"),
+    "peer_clean": lambda: peer(begins="clean", label_weight=0.0, attack=STUDENT_ATTACK),
+}
+
+# Members with other fields or within others, by no name of a table.
 WRAPPED: dict[str, Callable[[], Method]] = {
+    **OPTIONS,
+    "awp_igdm_ciard": lambda: AWP.build(matched("ciard")),
     "smoothed_fgsm_rs": lambda: smoothed("fgsm_rs", clean="start"),
     "smoothed_fgsm_mep": lambda: smoothed("fgsm_mep", form="example", clean="start"),
     "smoothed_free_at": lambda: smoothed("free_at"),

@@ -16,11 +16,13 @@ import yaml
 
 from components.data.normalization import Normalize
 from components.data.splits import read_splits
-from components.foundation.params import read_yaml
+from components.distillation.parts.balance import Ceilings, share_below
+from components.foundation.params import Params, read_yaml
 from components.foundation.storage import read_csv, read_json, sha256
-from components.models.parts.model_file import load_model
+from components.models.parts.model_file import load_frozen, load_model
 from components.numerics.tensor_files import read_tensors
-from components.stages import STAGES
+from components.stages import STAGES, distill_student
+from components.stages.training_stage import DATA
 from tests.parts.pipeline_files import (
     ROOT,
     TRAINING,
@@ -36,6 +38,7 @@ from tests.parts.pipeline_files import (
     unfinished,
 )
 
+CPU = torch.device("cpu")
 NUM_TEST = 60
 BEST = tuple(TRAINING.values())
 ATTACKS = ("fgsm", "pgd_sat", "pgd_trades", "cw", "pgd_50")
@@ -296,6 +299,20 @@ def test_a_student_follows_its_teacher_s_gradient(copied):
     after, (first, *trained) = hashes(copied, "distill_student"), read_csv(copied / "curves/student.csv")
     assert all(float(row["loss_gradient"]) > 0 and row["loss_rise"] for row in trained) and not first["loss_gradient"]
     assert after["models/student.last.safetensors"] != plain["models/student.last.safetensors"]
+
+
+def test_a_student_s_weights_follow_what_is_missing_to_its_teachers(copied):
+    """By what the stage measured of these, in the order robust, clean, and by the record before each epoch."""
+    set_params(copied, **{"distill_student.method.weight_rule": "validation"})
+    run_here(copied, "distill_student")
+    settings, splits = distill_student.read(Params.read(copied / "params.yaml")).training, read_splits(copied / DATA)
+    teachers = {n: load_frozen(copied / p, splits, CPU)[0] for n, p in distill_student.TEACHERS.items()}
+    clean, robust = (one.right for one in distill_student.measured(teachers, splits, settings))
+    first, second, *_ = read_csv(copied / "curves/student.csv")
+    reached = Ceilings(robust=float(first["robust_accuracy"]), clean=float(first["clean_accuracy"]))
+    share = share_below(reached, Ceilings(robust=robust, clean=clean))
+    assert share is not None and share != pytest.approx(0.5)
+    assert float(second["weight_robust"]) == pytest.approx((0.5 + share) / 2, abs=1e-6)
 
 
 def test_warm_start_begins_at_the_clean_teacher(copied):

@@ -19,11 +19,13 @@ from components.schedules.constant import Constant
 from components.training.loop import Plan, _backward, fit, start
 from components.training.validation import Validation
 from components.wrappers.awp import Awp
-from tests.parts.method_members import MEMBERS, WRAPPED
+from tests.parts.method_members import MEMBERS, OPTIONS, WRAPPED
 from tests.training.test_training import SGD, STILL, data, recipe
 
 ALL = MEMBERS | WRAPPED | {"awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]())}
-WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "saad", "awp", *WRAPPED} - {"igdm_adaad"}
+PARTED = {"igdm_adaad", "peer_robust", "peer_clean"}
+WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "mtard", "ciard", "saad", "awp", *WRAPPED}
+WHOLE -= PARTED
 
 
 class Unmeasured:
@@ -68,7 +70,9 @@ def test_parts_have_the_gradient_of_the_whole(name, size, linf):
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_what_needs_the_whole_batch_is_refused_in_one_line(name):
     method = ALL[name]()
-    called = {"awp": "perturbation", **dict.fromkeys(WRAPPED, "smoothing")}.get(name, name)
+    own = {option: option.rpartition("_")[0] for option in OPTIONS}
+    awp = dict.fromkeys(("awp", "awp_igdm_ciard"), "perturbation")
+    called = {**dict.fromkeys(WRAPPED, "smoothing"), **own, **awp}.get(name, name)
     with pytest.raises(InputError, match=rf"^recipe\.micro_batch: {called} needs the whole batch at once .want null.$"):
         start(plain_network(), method, Unmeasured(), recipe(micro_batch=4), seed=0)
 

@@ -2,12 +2,12 @@
 
 A member of `methods`, `wrappers` or `distillation` is a frozen dataclass of fields, the keys of params.yaml, whose
 `build` makes the module. What a member needs, its `build` asks for by these names: `clean_teacher` and
-`robust_teacher`, trained networks; a wrapper for the `method` that it goes around, and where it follows the learning
-rate for the `schedule` and the number of `epochs`.
+`robust_teacher`, trained networks, and `ceilings`, what these reach on the validation split; a wrapper for the `method`
+that it goes around, and where it follows the learning rate for the `schedule` and the number of `epochs`.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, get_type_hints, runtime_checkable
 
 from torch import Tensor, nn
@@ -88,6 +88,14 @@ class Method(nn.Module):
     def end_epoch(self, model: nn.Module) -> None:
         """For a method that takes stock after an epoch's last step."""
 
+    def end_validation(self, record: Mapping[str, float]) -> None:
+        """For a method that goes by what the model reached on the validation split: all that was measured after an
+        epoch, and before the first. Buffers are written in place, not replaced. As it stands here, that of the method
+        inside."""
+        for child in self.children():
+            if isinstance(child, Method):
+                child.end_validation(record)
+
     def networks(self) -> list[nn.Module]:
         """The teachers and the companions, and those of the method inside."""
         networks: list[nn.Module] = []
@@ -99,7 +107,8 @@ class Method(nn.Module):
         return networks
 
     def companions(self) -> list[nn.Module]:
-        """The networks that learn beside the model: one optimizer holds them all."""
+        """The networks that learn beside the model. One optimizer holds the parameters of all that require gradients;
+        others a method moves by itself."""
         return [network for network in self.networks() if not isinstance(network, Teacher)]
 
     def layers(self) -> dict[str, str]:
