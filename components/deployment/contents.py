@@ -16,6 +16,7 @@ class ModelFile(Document):
     """A file, and the hash by which it is known."""
 
     file: str
+    """What it was called when it was written."""
     sha256: evaluated.Sha256
 
 

@@ -30,6 +30,7 @@ class PerImage(Document):
     """Milliseconds for one image of a batch: the batch's time through its size."""
 
     median: Milliseconds
+    """Of half of the batches, at most so much."""
     p95: Milliseconds
     """Of twenty batches, at most one takes longer."""
     batches: Annotated[int, Field(ge=1)]
@@ -40,9 +41,11 @@ class Latency(Document):
     """How long a model took, on which machine."""
 
     device: str
+    """Where the network ran, `cpu` or `cuda`."""
     threads: Annotated[int, Field(ge=1)]
     """Of the CPU."""
     processor: str
+    """Its name, that of the GPU before it."""
     by_batch: dict[str, PerImage]
     """Size of a batch to the time for one of its images."""
 

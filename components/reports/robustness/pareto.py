@@ -18,15 +18,15 @@ from components.statistics.outcomes import Rate
 # So that no mark lies on the frame; from where on only powers of ten have room for their numbers. Both in decades.
 AIR, WIDE = 0.03, 2.5
 FRONT = (
-    "Up: share right in the worst case, with 95 % intervals. The stepped line is what is best at its price: "
+    "Up: accuracy in the worst case, %, with 95 % intervals. The stepped line is what is best at its price: "
     "a model below it is beaten by one that costs no more."
 )
 
 
 class Priced(NamedTuple):
-    """A model with what it costs, and at most nearly always; `index` is its place in the palette."""
+    """A model with what it costs, and at most nearly always; `palette` is its place there."""
 
-    index: int
+    palette: int
     name: str
     cost: float
     at_most: float
@@ -41,7 +41,7 @@ def by_parameters(document: Report) -> Figure | None:
         if (model := document.models[name]).worst_case and model.num_parameters
     ]
     heading, words = "Robustness against size", "Across: number of parameters, logarithmic. " + FRONT
-    return _figure(heading, words, found, "parameters (logarithmic)", magnitude, "parameters")
+    return _figure(heading, words, found, "parameters (logarithmic)", _count, "parameters")
 
 
 def by_latency(document: Report, times: Mapping[str, TimedModel]) -> list[Figure]:
@@ -74,13 +74,17 @@ def _figure(
     points = []
     for one in found:
         at, value = math.log10(one.cost), one.rate.value
-        plot.segment((at, one.rate.low), (at, one.rate.high), f"whisker {colour(one.index)}")
+        plot.segment((at, one.rate.low), (at, one.rate.high), f"whisker {colour(one.palette)}")
         if one.at_most > one.cost:
-            plot.segment((at, value), (math.log10(one.at_most), value), f"whisker {colour(one.index)}")
+            plot.segment((at, value), (math.log10(one.at_most), value), f"whisker {colour(one.palette)}")
         told = f"{describe(title(one.name), one.rate)}; {text(one.cost)} {unit}"
-        points.append(Point(title(one.name), at, value, one.index, told))
+        points.append(Point(title(one.name), at, value, one.palette, told))
     labels.draw(plot, points)
     return Figure(heading, words, plot.render(f"{heading}: {', '.join(title(one.name) for one in found)}"))
+
+
+def _count(number: float) -> str:
+    return magnitude(round(number))
 
 
 def _draw_front(plot: Plot, found: Sequence[Priced]) -> None:
