@@ -1,6 +1,7 @@
 """What size and speed buy: the best choices, the axis, and times on the dated page alone."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_figures_need_models_that_differ(made_up):
     ]
     assert by_latency(made_up, {}) == []
     assert "robustness-against-size" in " ".join(figure_files(sized(made_up, (7, 8, 9)), {}))
+
+
+def test_one_hiccup_does_not_push_all_models_together(made_up):
+    times = times_of(made_up)
+    slow = times["student"].latency
+    late = slow.by_batch["1"].model_copy(update={"p95": 1e4})
+    latency = slow.model_copy(update={"by_batch": {**slow.by_batch, "1": late}})
+    times["student"] = times["student"].model_copy(update={"latency": latency})
+    chart = by_latency(made_up, times)[0]
+    ends = [float(end) for end in re.findall(r'class="whisker c\d" x1="[\d.]+" y1="[\d.]+" x2="([\d.]+)"', chart.svg)]
+    assert len(ends) == 6 and max(ends) <= 460 and ">5000<" not in chart.svg
 
 
 def test_times_are_on_the_dated_page_alone(made_up, tmp_path: Path):

@@ -17,6 +17,8 @@ from components.statistics.outcomes import Rate
 
 # So that no mark lies on the frame; from where on only powers of ten have room for their numbers. Both in decades.
 AIR, WIDE = 0.03, 2.5
+# How far the axis follows an arm: a multiple of the largest median.
+LONGEST = 2
 FRONT = (
     "Up: accuracy in the worst case, %, with 95 % intervals. The stepped line is what is best at its price: "
     "a model below it is beaten by one that costs no more."
@@ -56,7 +58,10 @@ def by_latency(document: Report, times: Mapping[str, TimedModel]) -> list[Figure
             if (rate := document.models[name].worst_case) and (each := times[name].latency.by_batch.get(size))
         ]
         heading = f"Robustness against latency, {'one image' if size == '1' else f'batches of {size}'}"
-        words = "Across: median time per image in ms, logarithmic; the arm to the right ends at the p95. " + FRONT
+        words = (
+            "Across: median time per image in ms, logarithmic; the arm to the right ends at the p95, or at the frame. "
+            + FRONT
+        )
         figure = _figure(heading, words, found, "ms per image (logarithmic)", "{:g}".format, "ms per image")
         charts += [figure] if figure else []
     return charts
@@ -67,7 +72,9 @@ def _figure(
 ) -> Figure | None:
     if len({one.cost for one in found}) < 2:
         return None
-    x = log_axis(axis, [cost for one in found for cost in (one.cost, one.at_most)], text)
+    # An arm may leave the drawing: one hiccup of a busy machine would push all models together.
+    most = LONGEST * max(one.cost for one in found)
+    x = log_axis(axis, [cost for one in found for cost in (one.cost, min(one.at_most, most))], text)
     y = percent_axis("worst case, %", [bound for one in found for bound in (one.rate.low, one.rate.high)])
     plot = Plot(x, y, width=460, height=330)
     _draw_front(plot, found)
@@ -76,7 +83,9 @@ def _figure(
         at, value = math.log10(one.cost), one.rate.value
         plot.segment((at, one.rate.low), (at, one.rate.high), f"whisker {colour(one.palette)}")
         if one.at_most > one.cost:
-            plot.segment((at, value), (math.log10(one.at_most), value), f"whisker {colour(one.palette)}")
+            plot.segment(
+                (at, value), (min(math.log10(one.at_most), plot.x.high), value), f"whisker {colour(one.palette)}"
+            )
         told = f"{describe(title(one.name), one.rate)}; {text(one.cost)} {unit}"
         points.append(Point(title(one.name), at, value, one.palette, told))
     labels.draw(plot, points)
