@@ -21,9 +21,11 @@ from components.data.decoding import in_memory
 from components.data.listing import file_names
 from components.data.splits import LabelledImages, digest, require_source
 from components.datasets import DATASETS
+from components.evaluation import latency
 from components.evaluation.batch_size import settled_batch
 from components.evaluation.criteria import Criteria
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate
+from components.evaluation.latency import read_times, timed_model, write_times
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import (
     HELD_OUT,
@@ -48,7 +50,7 @@ from components.reports.robustness.brief import run_numbers, run_tags, run_text,
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import build
-from components.reports.robustness.page import page
+from components.reports.robustness.page import page, speed
 from components.reports.robustness.table import text_table
 from components.reports.wording import task_title
 from components.stages.evidence import evidence_on
@@ -128,6 +130,11 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
         evaluate(candidates, data, suite, place, evidence_on, extra, note, progress)
     if place.shard.number == 0:
         forget(given.out / THREADS)
+        times = {
+            name: timed_model(one.model, files[name], one.facts["sha256"], images.shape, device)
+            for name, one in candidates.items()
+        }
+        write_times(given.out / latency.FILE, times)
 
 
 def images_of(data: str) -> OutsideImages:
@@ -180,7 +187,8 @@ def report(folder: Path, criteria: Criteria | None, seconds: float, journal: Jou
     declared = folder / "robustness.html"
     write_text(declared, page(document, {}, gallery, metadata, evaluation.params[SECTION]["gallery_images"]))
     run = journal.pipeline if journal is not None else ""
-    dated = write_dated(declared, run, evaluation.provenance["device"], {"evaluation": seconds})
+    times = read_times(folder / latency.FILE, {name: model.sha256 for name, model in document.models.items()})
+    dated = write_dated(declared, run, evaluation.provenance["device"], {"evaluation": seconds}, speed(document, times))
     if journal is not None:
         _record(journal, folder, dated, document, tuple(gallery["images"].shape[1:]))
     say(f"\n{text_table(document)}\n\nReport: {dated}")

@@ -16,7 +16,7 @@ class ModelFile(Document):
     """A file, and the hash by which it is known."""
 
     file: str
-    """Where it was when this was written."""
+    """What it was called when it was written."""
     sha256: evaluated.Sha256
 
 

@@ -17,9 +17,10 @@ from components.foundation.errors import InputError
 from components.foundation.storage import read_mapping, write_json
 from components.statistics.documents import Document, as_json, document_of
 
+FILE = "latency.json"
 BATCHES = (1, 32)
-# Of every size: so many batches at least, then until the time is over.
-FEWEST, SECONDS, WARM_UP = 20, 0.5, 3
+# Of every size: so many batches at least, then until the time is over. What is large gets few.
+FEWEST, SECONDS, WARM_UP = 5, 0.5, 3
 
 Milliseconds = Annotated[float, Field(ge=0)]
 Run = Callable[[Tensor], object]
@@ -29,9 +30,9 @@ class PerImage(Document):
     """Milliseconds for one image of a batch: the batch's time through its size."""
 
     median: Milliseconds
-    """The middle one of the measured times."""
+    """Of half of the batches, at most so much."""
     p95: Milliseconds
-    """Of twenty batches, one takes longer."""
+    """Of twenty batches, at most one takes longer."""
     batches: Annotated[int, Field(ge=1)]
     """How many were timed."""
 
@@ -40,19 +41,20 @@ class Latency(Document):
     """How long a model took, on which machine."""
 
     device: str
-    """`cpu` or `cuda`."""
+    """Where the network ran, `cpu` or `cuda`."""
     threads: Annotated[int, Field(ge=1)]
     """Of the CPU."""
     processor: str
-    """What the device calls itself."""
+    """Its name, that of the GPU before it."""
     by_batch: dict[str, PerImage]
     """Size of a batch to the time for one of its images."""
 
 
 class TimedModel(Document):
-    """A model file and its times."""
+    """A model file, its size and its times."""
 
     sha256: Sha256
+    bytes: Annotated[int, Field(ge=1)]
     latency: Latency
 
 
@@ -79,9 +81,11 @@ def measured(
 
 
 @torch.inference_mode()
-def measured_model(model: nn.Module, image_shape: Sequence[int], device: torch.device) -> Latency:
-    """The time that a model takes, without gradients."""
-    return measured(model, image_shape, device)
+def timed_model(
+    model: nn.Module, file: Path, digest: str, image_shape: Sequence[int], device: torch.device
+) -> TimedModel:
+    """The model of a file, which has this hash: its size, and the time that it takes without gradients."""
+    return TimedModel(sha256=digest, bytes=file.stat().st_size, latency=measured(model, image_shape, device))
 
 
 def _timed(run: Run, images: Tensor, seconds: float) -> PerImage:
@@ -92,8 +96,11 @@ def _timed(run: Run, images: Tensor, seconds: float) -> PerImage:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
+    end = time.perf_counter() + seconds
     for _ in range(WARM_UP):
         once()
+        if time.perf_counter() > end:
+            break
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < FEWEST or time.perf_counter() < end:
@@ -123,12 +130,12 @@ def write_times(path: Path, times: Mapping[str, TimedModel]) -> None:
     write_json(path, {name: as_json(timed) for name, timed in times.items()})
 
 
-def read_times(path: Path, hashes: Mapping[str, str]) -> dict[str, Latency]:
+def read_times(path: Path, hashes: Mapping[str, str]) -> dict[str, TimedModel]:
     """The times of the models whose files have these hashes; nothing where there is no such file, or another one."""
-    found: dict[str, Latency] = {}
+    found: dict[str, TimedModel] = {}
     with suppress(InputError):
         for name, value in read_mapping(path).items():
             timed = document_of(TimedModel, value, f"{path}: {name}")
             if hashes.get(name) == timed.sha256:
-                found[name] = timed.latency
+                found[name] = timed
     return found

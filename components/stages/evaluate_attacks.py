@@ -10,10 +10,12 @@ import torch
 
 from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
+from components.evaluation import latency
 from components.evaluation.batch_size import settled_batch
 from components.evaluation.document import Passes
 from components.evaluation.engine import Candidate, Data, Folders, attack_code, evaluate, journal_key
 from components.evaluation.journal import key_of
+from components.evaluation.latency import TimedModel, timed_model, write_times
 from components.evaluation.one_attack import TestSet
 from components.evaluation.progress import Progress
 from components.evaluation.suite import Suite
@@ -89,9 +91,21 @@ def main(params: Params, journal: Journal) -> None:
         forget_others(unfinished)
         (unfinished / FINISHED).touch()
     selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}
+    write_times(WORK / latency.FILE, times_of(candidates, selected, splits.image_shape, device))
     journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
+
+
+def times_of(
+    candidates: Mapping[str, Candidate], hashes: Mapping[str, str], shape: tuple[int, int, int], device: torch.device
+) -> dict[str, TimedModel]:
+    """How fast the models of these names are. It is no output, since nothing may depend on times."""
+    facts = {name: candidates[name].facts for name in hashes}
+    return {
+        name: timed_model(candidates[name].model, Path(facts[name]["file"]), digest, shape, device)
+        for name, digest in hashes.items()
+    }
 
 
 def training_passes(path: Path) -> dict[str, int]:

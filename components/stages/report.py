@@ -12,8 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from components.data.pixels import to_pixels
+from components.evaluation import latency
 from components.evaluation.criteria import Criteria
 from components.evaluation.document import Evaluation
+from components.evaluation.latency import read_times
 from components.evaluation.results import read_evaluation, read_gallery
 from components.evaluation.verdict.rules import judge
 from components.foundation.arguments import take_none
@@ -35,7 +37,7 @@ from components.reports.robustness.brief import model_card, run_numbers, run_tag
 from components.reports.robustness.contents import Report, Training
 from components.reports.robustness.dated import write_dated
 from components.reports.robustness.document import best_models, build, headline, reasons, status, subject
-from components.reports.robustness.page import figure_files, page
+from components.reports.robustness.page import figure_files, page, speed
 from components.stages import CRITERIA, STAGES, run
 from components.statistics.documents import write_document
 from components.statistics.outcomes import Outcomes, Rate
@@ -89,7 +91,9 @@ def main(params: Params, journal: Journal) -> None:
     costs = stage_costs()
     write_json("reports/costs.json", costs)
     seconds = {stage: costs[stage]["seconds"] for stage in STAGES if stage in costs}
-    dated = write_dated(Path(PAGE), journal.pipeline, document.provenance.get("device", ""), seconds)
+    times = read_times(WORK / latency.FILE, {name: model.sha256 for name, model in document.models.items()})
+    device = document.provenance.get("device", "")
+    dated = write_dated(Path(PAGE), journal.pipeline, device, seconds, speed(document, times))
     journal.headline(run_numbers(document))
     journal.tags(decision_tags(document))
     for path in (DOCUMENT, dated):

@@ -23,7 +23,7 @@ class Classifier:
         self.model = model
 
     def predict(self, images: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Logits [N, classes] of float32 images [N, C, H, W] with pixels in [0, 1]."""
+        """Logits [N, classes] of float32 images [N, C, H, W] with pixels in [0, 1]. Error: others."""
         import torch
 
         with torch.inference_mode():
@@ -32,9 +32,10 @@ class Classifier:
 
 def _load_pyfunc(path: str) -> Classifier:
     """What MLflow calls, by this name, to load the file of a logged model."""
+    from components.deployment.pixel_range import refusing
     from components.models.parts.model_file import load_model
 
-    return Classifier(load_model(path)[0])
+    return Classifier(refusing(load_model(path)[0]))
 
 
 def save(

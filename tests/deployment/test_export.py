@@ -3,9 +3,11 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from components.statistics.documents import read_document
 from temper.cli import main as temper_main
 from tests.parts.outside_files import make_case, network, pixels, save, write_images
 
+ROOT = Path(__file__).parents[2]
 ONNX = pytest.mark.skipif(bool(formats.missing_packages("onnx")), reason="needs the extra onnx")
 KINDS = ["safetensors", "pt2", pytest.param("onnx", marks=ONNX)]
 
@@ -96,7 +99,7 @@ def test_equal_models_give_equal_bytes(case, kind):
         formats.FORMATS[kind].write(path, model.requires_grad_(False), card)
     assert first.read_bytes() == second.read_bytes()
     # Where the code lay that was exported is nobody's business.
-    assert str(Path(__file__).parents[2]).encode() not in first.read_bytes()
+    assert str(ROOT).encode() not in first.read_bytes()
 
 
 def test_weights_are_exported_as_they_are(case):
@@ -208,35 +211,41 @@ sys.meta_path.insert(0, Nothing())
 import numpy as np
 images = np.load("images.npy")
 """
-WITH_TORCH = """
-import torch
-model = torch.export.load("out.pt2").module()
+# What a page says has to work as it stands there.
+BLOCKS = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text())
+WITH_TORCH, WITH_ONNXRUNTIME, WITH_TEMPER = BLOCKS
+MORE_TORCH = """
 np.save("logits.npy", model(torch.from_numpy(images)).detach().numpy())
 try:
     model(torch.from_numpy(images) * 1.1)
 except RuntimeError as error:
     print(error)
 """
-WITH_ONNXRUNTIME = """
-import onnxruntime
-session = onnxruntime.InferenceSession("out.onnx")
+MORE_ONNXRUNTIME = """
 np.save("logits.npy", session.run(None, {"images": images})[0])
+assert not refused.any()
 images[1] *= 1.1
 print(np.isnan(session.run(["logits"], {"images": images})[0]).all(1)[:3].tolist())
 assert "torch" not in sys.modules
 """
 
 
+def test_a_page_says_how_weights_are_loaded(case):
+    told: dict[str, Any] = {}
+    exec(WITH_TEMPER, told)
+    assert torch.equal(told["model"](pixels(3)), network()(pixels(3)))
+
+
 @pytest.mark.parametrize(
     ("kind", "program", "said"),
     [
-        ("pt2", WITH_TORCH, "pixels outside [0, 1]"),
-        pytest.param("onnx", WITH_ONNXRUNTIME, "[False, True, False]", marks=ONNX),
+        ("pt2", WITH_TORCH + MORE_TORCH, "pixels outside [0, 1]"),
+        pytest.param("onnx", WITH_ONNXRUNTIME + MORE_ONNXRUNTIME, "[False, True, False]", marks=ONNX),
     ],
 )
 def test_an_export_runs_without_this_project(case, kind, program, said):
     """In a process that finds neither our packages nor what they need."""
-    assert run(f"out.{kind}") == 0
+    assert run(f"student.{kind}") == 0
     images = pixels(7) / pixels(7).amax((1, 2, 3), keepdim=True)
     np.save("images.npy", images.numpy())
     command = [sys.executable, "-c", FRESH + program]
@@ -257,7 +266,7 @@ def test_an_evaluation_of_the_export_finds_the_same_outcomes(tmp_path):
     for name, file in models.items():
         evaluation = ["--data", "images.safetensors", "--params", "small.yaml", "--out", name]
         command = [sys.executable, "-m", "temper", "evaluate", "--model", f"student={file}", *evaluation]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=case, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         outcomes[name] = load_file(case / name / "outcomes.safetensors")

@@ -344,3 +344,12 @@ def test_times_are_kept_beside_the_outputs(project):
     for stage in STAGES:
         cost = json.loads((project / f".temper/costs/{stage}.json").read_text())
         assert cost["seconds"] > 0 and cost["peak_mib"] > 1 and all(map(math.isfinite, cost.values()))
+
+
+def test_the_page_that_is_shown_says_how_fast_the_models_are(project):
+    times = json.loads((project / ".temper/latency.json").read_text())
+    assert set(times) == {"clean_teacher", "robust_teacher", "student"}
+    for name, timed in times.items():
+        assert timed["bytes"] == (project / f"models/{name}.safetensors").stat().st_size
+    dated, declared = ((project / f"reports/robustness.{end}").read_text() for end in ("dated.html", "html"))
+    assert "How large and how fast the models are" in dated and "How large and how fast" not in declared

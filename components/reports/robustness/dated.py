@@ -5,7 +5,6 @@ and nothing depends on it.
 """
 
 import os
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
@@ -14,14 +13,17 @@ from pathlib import Path
 
 import torch
 
+from components.evaluation.latency import processor
 from components.foundation.provenance import git_commit
 from components.foundation.storage import read_text, write_text
 
 SUFFIX = ".dated.html"
 BEGIN, END = '<dl class="run">', "</dl></footer>"
+# Where the page says how fast the models are; the end is on a dated page alone.
+SPEED, SPEED_END = "<!-- speed -->", "<!-- end of speed -->"
 
 
-def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float]) -> Path:
+def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float], speed: str = "") -> Path:
     """Writes the dated page beside a page that is there, and returns where.
 
     Args:
@@ -29,6 +31,7 @@ def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float])
         run: the pipeline run's name; empty where nothing is recorded.
         device: what the models were attacked on, `cpu` or `cuda`.
         seconds: what took how long.
+        speed: HTML on how fast the models are here, for the place that the page has for it.
     """
     rows = {
         "Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -41,7 +44,8 @@ def write_dated(page: Path, run: str, device: str, seconds: Mapping[str, float])
     lines = "\n".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows.items() if value)
     text, _, rest = read_text(page).rpartition("</footer>")
     dated = page.with_suffix(SUFFIX)
-    write_text(dated, f"{text}{BEGIN}\n{lines}\n{END}{rest}")
+    place = f"{SPEED}\n{speed}{SPEED_END}" if speed else SPEED
+    write_text(dated, f"{text.replace(SPEED, place)}{BEGIN}\n{lines}\n{END}{rest}")
     return dated
 
 
@@ -51,13 +55,15 @@ def page_to_show(page: Path) -> Path:
     if not (dated.exists() and page.exists()):
         return page
     text, _, rest = read_text(dated).rpartition(END)
-    return dated if f"{text.rpartition(BEGIN)[0]}</footer>{rest}" == read_text(page) else page
+    before, mark, after = text.rpartition(BEGIN)[0].partition(SPEED)
+    without = before + mark + (after.partition(SPEED_END)[2] if SPEED_END in after else after)
+    return dated if f"{without}</footer>{rest}" == read_text(page) else page
 
 
 def hardware(device: str) -> str:
     """The GPU, where models were attacked on one and it is here, and the processor with the number of usable cores."""
     gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" and torch.cuda.is_available() else ""
-    return f"{gpu}{_processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{gpu}{processor()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def duration(seconds: Mapping[str, float]) -> str:
@@ -76,16 +82,6 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _version() -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from components.evaluation.latency import TimedModel
 from components.foundation.errors import InputError
 from components.reports import attack_words, wording
 from components.reports.charts import mark
-from components.reports.robustness import facts, figures, sentences, table, training_figures
+from components.reports.robustness import facts, figures, pareto, sentences, table, training_figures
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import gallery, hard_images
@@ -58,6 +59,35 @@ def page(
             they are among the hardest.
         gallery_images: how many images the gallery shows.
     """
+    environment = _environment()
+    context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
+    context["hard_images"] = hard_images(document, tensors, metadata)
+    context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
+    # In a style element, characters keep their meaning: nothing is escaped.
+    styles = {"figure_style": FIGURE_STYLE.read_text("utf-8"), "page_style": PAGE_STYLE.read_text("utf-8")}
+    return environment.get_template(TEMPLATE).render(**context, **styles) + "\n"
+
+
+def speed(document: Report, times: Mapping[str, TimedModel]) -> str:
+    """The HTML on how fast and how large the models are, for the dated page; empty where no times are known."""
+    names = [name for name in best_models(document) if name in times]
+    if not names:
+        return ""
+    machine = times[names[0]].latency
+    context = {
+        "names": names,
+        "times": times,
+        "machine": machine,
+        "models": document.models,
+        "confidence": round(100 * document.confidence),
+        "n": document.num_images,
+        "drawn": pareto.by_latency(document, times),
+    }
+    return _environment().get_template("speed.html.j2").render(**context)
+
+
+def _environment() -> Any:
+    """Jinja's, with the filters of the templates. Error: it is not installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
@@ -81,12 +111,7 @@ def page(
     )
     # In a template, a filter is called as its function is.
     environment.filters |= {one.__name__: one for one in (*numbers, *words)}
-    context = _context(document, curves) | {"shown": gallery(tensors, metadata, document, gallery_images)}
-    context["hard_images"] = hard_images(document, tensors, metadata)
-    context["sections"] = [section for section in SECTIONS if _has(section[1], context)]
-    # In a style element, characters keep their meaning: nothing is escaped.
-    styles = {"figure_style": FIGURE_STYLE.read_text("utf-8"), "page_style": PAGE_STYLE.read_text("utf-8")}
-    return environment.get_template(TEMPLATE).render(**context, **styles) + "\n"
+    return environment
 
 
 def figure_files(document: Report, curves: training_figures.Curves) -> dict[str, str]:
@@ -145,7 +170,12 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
 
 def _figures(document: Report, curves: training_figures.Curves) -> dict[str, list[figures.Figure]]:
     """Every drawing of the page, by the section that it is for; what there is nothing to draw of is left out."""
-    single = {"plane": figures.plane, "growth": figures.epsilon_curves, "staircase": figures.staircase}
+    single = {
+        "plane": figures.plane,
+        "growth": figures.epsilon_curves,
+        "staircase": figures.staircase,
+        "size": pareto.by_parameters,
+    }
     found = {name: [figure] if (figure := draw(document)) else [] for name, draw in single.items()}
     return {
         **found,
