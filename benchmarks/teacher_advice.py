@@ -1,7 +1,7 @@
 """Does the teacher advisor tell which teacher makes the better student? Teachers, their students, rank correlations.
 
-    python benchmarks/teacher_advice.py --data FOLDER             (hours below say how long)
-    python benchmarks/teacher_advice.py --data FOLDER --quick     (two minutes, says nothing)
+    python benchmarks/teacher_advice.py --data FOLDER           (one core: about 85 minutes, an estimate from --quick)
+    python benchmarks/teacher_advice.py --data FOLDER --quick   (two minutes; of four teachers it says nothing)
 
 FOLDER holds Fashion-MNIST in torchvision's layout. Teachers differ in method, width and length of training. Each makes
 a student of one size by RSLAD. The advisor (`temper advise`) sees the teachers and two reference networks of the

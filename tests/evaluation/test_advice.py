@@ -126,6 +126,17 @@ def test_an_attack_that_does_not_transfer():
     assert "entropy_unlearnable" not in found
 
 
+def test_transfer_is_counted_where_the_other_one_knows_the_image():
+    """Above 0.6 the student takes 0.55 for class 0: it is wrong there before and after, and that is no success."""
+    strict = Step(0.6, SURE)
+    student = Student(strict, seen(strict), unlearnable([seen(strict)], LABELS))
+    found = with_student(HALF, seen(HALF), student, TEST, 0.5)
+    # Of 0.7, 1.0, 0.2 and 0.0, attacked 0.45, 0.75, 0.45 and 0.25, the first falls.
+    assert (found["to_student"].n, found["to_student"].mean) == (4, 1 / 4)
+    back = with_student(strict, seen(strict), Student(HALF, seen(HALF), student.unlearnable), TEST, 0.5)
+    assert (back["to_teacher"].n, back["to_teacher"].mean) == (4, 1 / 4)
+
+
 def test_an_image_is_learnable_once_any_student_had_it_right():
     looks = [seen(HALF), seen(LOWER)]
     assert unlearnable(looks, LABELS).tolist() == [True, False, False, False, False]

@@ -42,7 +42,7 @@ def look(model: nn.Module, test: TestSet, attacks: Attacks, threat: Threat, seed
         standing = right.nonzero().squeeze(1).to(test.labels.device)
         for images, labels, places in test.batches(standing):
             fooling = attack(model, images, labels, threat, Noise(seed, places))
-            right[places.cpu()] &= (predict(model, fooling) == labels).cpu()
+            right[places.cpu()] = (predict(model, fooling) == labels).cpu()
     return Look(images_adv, clean, adversarial, right)
 
 
