@@ -131,7 +131,7 @@ def attack(given: EvaluateOptions, files: Mapping[str, Path], everything: Outsid
     if place.shard.number == 0:
         forget(given.out / THREADS)
         times = {
-            name: timed_model(one.model, files[name], one.facts["sha256"], images.shape, device)
+            name: timed_model(one.model, files[name], one.facts["sha256"], data.test.images, batch)
             for name, one in candidates.items()
         }
         write_times(given.out / latency.FILE, times)

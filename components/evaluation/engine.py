@@ -130,8 +130,9 @@ def _write(
     """Writes the files of an evaluation; `known` are keys of evaluation.json that exist already, such as evidence."""
     files = {name: results / "adversarial" / f"{name}.npy" for name in kept}
     for name, path in files.items():
-        path.unlink(missing_ok=True)
-        scored = _publish(kept[name], path, victims[name], data.test, suite)
+        # What is scored is that file, in the form asked for.
+        published = kept[name].copied(path, suite.section.adversarial)
+        scored = rescore(victims[name], data.test, suite.threat, published)
         evidence = known["evidence"][name]
         evidence["rescored_file"] = scored
         evidence["unanswered"] = max(evidence["unanswered"], scored["unanswered"])
@@ -244,14 +245,6 @@ def _rates(model_results: ModelResults) -> str:
     worst = {"worst case": model_results.worst_case} if len(shown) > 1 else {}
     rates = {name: outcome.float().mean().item() for name, outcome in (shown | worst).items()}
     return "  ".join(f"{name.removeprefix('cascade/')} {rate:.1%}" for name, rate in rates.items())
-
-
-def _publish(adversarials: Adversarials, path: Path, victim: Victim, test: TestSet, suite: Suite) -> dict[str, Any]:
-    """Copies the worst cases to `path` in the form asked for, and scores what is in that file."""
-    published = Adversarials(path, test, suite.section.adversarial)
-    for _, _, places in test.batches():
-        published.keep(places, adversarials.read(places))
-    return rescore(victim, test, suite.threat, published)
 
 
 def _shown(selected: list[str], outcomes: Mapping[str, Tensor], data: Data, suite: Suite) -> Tensor:

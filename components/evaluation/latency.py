@@ -59,7 +59,11 @@ class TimedModel(Document):
 
 
 def measured(
-    run: Run, image_shape: Sequence[int], device: torch.device | str = "cpu", seconds: float = SECONDS
+    run: Run,
+    image_shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    seconds: float = SECONDS,
+    largest: int = max(BATCHES),
 ) -> Latency:
     """The time that `run` takes for batches of the sizes `BATCHES`, with as many CPU threads as torch has now.
 
@@ -68,24 +72,28 @@ def measured(
         image_shape: (C, H, W).
         device: where the images lie; a GPU is waited for.
         seconds: for each size, not counting the first batches, which only warm up.
+        largest: sizes above this are left out.
     """
     place = torch.device(device)
-    images = torch.linspace(0, 1, max(BATCHES) * math.prod(image_shape)).view(-1, *image_shape).to(place)
+    sizes = [size for size in BATCHES if size <= largest]
+    images = torch.linspace(0, 1, max(sizes) * math.prod(image_shape)).view(-1, *image_shape).to(place)
     gpu = f"{torch.cuda.get_device_name()}, " if place.type == "cuda" else ""
     return Latency(
         device=place.type,
         threads=torch.get_num_threads(),
         processor=gpu + processor(),
-        by_batch={str(size): _timed(run, images[:size], seconds) for size in BATCHES},
+        by_batch={str(size): _timed(run, images[:size], seconds) for size in sizes},
     )
 
 
 @torch.inference_mode()
-def timed_model(
-    model: nn.Module, file: Path, digest: str, image_shape: Sequence[int], device: torch.device
-) -> TimedModel:
-    """The model of a file, which has this hash: its size, and the time that it takes without gradients."""
-    return TimedModel(sha256=digest, bytes=file.stat().st_size, latency=measured(model, image_shape, device))
+def timed_model(model: nn.Module, file: Path, digest: str, images: Tensor, largest: int) -> TimedModel:
+    """The model of a file, which has this hash: its size, and the time that it takes without gradients.
+
+    `images` [N, C, H, W] say the shape and the device; no batch has more than `largest`.
+    """
+    times = measured(model, images.shape[1:], images.device, largest=largest)
+    return TimedModel(sha256=digest, bytes=file.stat().st_size, latency=times)
 
 
 def _timed(run: Run, images: Tensor, seconds: float) -> PerImage:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from components.data.listing import file_names
 from components.data.splits import Splits, digest, read_splits
@@ -64,13 +65,15 @@ def main(params: Params, journal: Journal) -> None:
     costs = {role: training_passes(Path(f"metrics/{role}.json")) for role in ROLES}
     code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
     kept = KeptWork(STAGE, inputs_of(code, told | {"data": sha256(DATA), "models": hashes, "costs": costs}))
+    networks, images = [candidate.model for candidate in candidates.values()], splits.test.on(device)[0]
+    settle = partial(
+        settled_batch, suite.section.batch_size, networks, images[:1], hashes, kept.folder / "batch_size.json"
+    )
     if kept.published_again():
         journal.note(f"{STAGE}: finished before under the same inputs, published again")
     else:
         kept.begin(journal.note)
-        networks = [candidate.model for candidate in candidates.values()]
-        images, found = splits.test.on(device)[0][:1], kept.folder / "batch_size.json"
-        batch, line = settled_batch(suite.section.batch_size, networks, images, hashes, found)
+        batch, line = settle()
         if line:
             journal.note(line)
         # The validation split is there to check a fast search on.
@@ -91,19 +94,22 @@ def main(params: Params, journal: Journal) -> None:
         forget_others(unfinished)
         (unfinished / FINISHED).touch()
     selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}
-    write_times(WORK / latency.FILE, times_of(candidates, selected, splits.image_shape, device))
+    write_times(WORK / latency.FILE, times_of(candidates, selected, images, settle()[0]))
     journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
 
 
 def times_of(
-    candidates: Mapping[str, Candidate], hashes: Mapping[str, str], shape: tuple[int, int, int], device: torch.device
+    candidates: Mapping[str, Candidate], hashes: Mapping[str, str], images: Tensor, largest: int
 ) -> dict[str, TimedModel]:
-    """How fast the models of these names are. It is no output, since nothing may depend on times."""
+    """How fast the models of these names are, in batches of `largest` images at most.
+
+    It is no output, since nothing may depend on times.
+    """
     facts = {name: candidates[name].facts for name in hashes}
     return {
-        name: timed_model(candidates[name].model, Path(facts[name]["file"]), digest, shape, device)
+        name: timed_model(candidates[name].model, Path(facts[name]["file"]), digest, images, largest)
         for name, digest in hashes.items()
     }
 

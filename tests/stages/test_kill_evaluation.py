@@ -29,8 +29,8 @@ def journal(folder: Path) -> list[str]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of the results but the journal, whose lines several processes write in any order."""
-    # The dated page says when and how long, which is never the same twice.
-    other = ("journal.jsonl", ".journal.jsonl.claims", "robustness.dated.html")
+    # The dated page says when and how long, which is never the same twice, and its times are in a file of their own.
+    other = ("journal.jsonl", ".journal.jsonl.claims", "robustness.dated.html", "latency.json")
     paths = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name not in other]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from components.foundation.params import Params, read_yaml
 from components.foundation.storage import read_csv, read_json, sha256
 from components.models.parts.model_file import load_frozen, load_model
 from components.numerics.tensor_files import read_tensors
-from components.stages import STAGES, distill_student
+from components.stages import STAGES, distill_student, teachers
 from components.stages.training_stage import DATA
+from components.tracking.journal import Journal
 from tests.parts.pipeline_files import (
     ROOT,
     TRAINING,
@@ -306,8 +308,8 @@ def test_a_student_s_weights_follow_what_is_missing_to_its_teachers(copied):
     set_params(copied, **{"distill_student.method.weight_rule": "validation"})
     run_here(copied, "distill_student")
     settings, splits = distill_student.read(Params.read(copied / "params.yaml")).training, read_splits(copied / DATA)
-    teachers = {n: load_frozen(copied / p, splits, CPU)[0] for n, p in distill_student.TEACHERS.items()}
-    clean, robust = (one.right for one in distill_student.measured(teachers, splits, settings))
+    networks = {role: {role: load_frozen(copied / path, splits, CPU)[0]} for role, path in teachers.OWN.items()}
+    clean, robust = (one.right for one in teachers.measured(networks, splits, settings, create_autospec(Journal)))
     first, second, *_ = read_csv(copied / "curves/student.csv")
     reached = Ceilings(robust=float(first["robust_accuracy"]), clean=float(first["clean_accuracy"]))
     share = share_below(reached, Ceilings(robust=robust, clean=clean))
