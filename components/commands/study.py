@@ -25,7 +25,7 @@ def collect(described: Path, out: Path) -> None:
     `described` is a file that `temper study` writes: the question, and where the files of each run are.
     """
     plan = read_document(StudyPlan, described)
-    findings = [read(run, plan.role) for run in plan.runs]
+    findings = [read(run) for run in plan.runs]
     transfers = {seed: read_document(Report, Path(f, "robustness.json")).transfer for seed, f in plan.transfers.items()}
     document = build(plan, findings, transfers)
     files = {suffix: out / f"{plan.scale}.{suffix}" for suffix in ("json", "md", "svg")}
@@ -41,9 +41,9 @@ def collect(described: Path, out: Path) -> None:
     say(f"\n{terminal(document)}\n\nwritten: {', '.join(map(str, files.values()))}")
 
 
-def read(run: StudyRun, role: str) -> RunFiles:
+def read(run: StudyRun) -> RunFiles:
     """The files of one run. Errors: a missing or broken one."""
-    trained, evaluated = Path(run.trained), Path(run.evaluated)
+    trained, evaluated, role = Path(run.trained), Path(run.evaluated), run.role
     return RunFiles(
         run,
         read_document(Report, evaluated / "robustness.json"),

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from components.foundation.params import read_yaml, strict, typed
 from components.foundation.recipes import changed
@@ -11,6 +11,8 @@ from pipelines.parameters.presets import preset_values
 STUDY = "study.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][\w.]*")
 
+Role = Literal["clean_teacher", "robust_teacher", "student"]
+ROLES: tuple[Role, ...] = get_args(Role)
 Params = dict[str, Any]
 Delta = dict[str, Any]
 
@@ -29,16 +31,18 @@ class Study:
     """The keys of study.yaml.
 
     `arms` are deltas (`components.foundation.recipes`) on top of the scale's; the arms in `crossed` come once per
-    variant, called ARM-VARIANT. `role` is the model that is measured, `robust` the attack that decides, `pairs` the
-    arms that are compared image by image (A, B: how B differs), `transfer` the checkpoint of every arm that all others'
-    attacks are shown to, or null.
+    variant, called ARM-VARIANT. `role` is the model that is measured, in the arms of `roles` another one, such as a
+    teacher that students are held against. `robust` is the attack that decides, `pairs` the arms that are compared
+    image by image (A, B: how B differs), `transfer` the checkpoint of every arm that all others' attacks are shown to,
+    or null.
     """
 
     question: str
     claim: str
-    role: Literal["clean_teacher", "robust_teacher", "student"]
+    role: Role
+    roles: dict[str, Role]
     robust: str
-    figure: Literal["curves", "capacity", "points"]
+    figure: Literal["curves", "capacity", "points", "plane"]
     transfer: Literal["best", "last"] | None
     seeds: list[int]
     scales: dict[str, Scale]
@@ -53,6 +57,7 @@ class Study:
                 raise ValueError(f"got the name {name!r}, want letters, digits, '_' and '.'")
         for key, names, known in (
             ("crossed", self.crossed, self.arms),
+            ("roles", self.roles, self.arms),
             ("pairs", [name for pair in self.pairs for name in pair], self.names()),
             *((f"scales.{name}.arms", scale.arms, self.names()) for name, scale in self.scales.items()),
         ):

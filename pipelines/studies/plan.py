@@ -20,7 +20,7 @@ from components.foundation.params import flat, read_yaml
 from components.foundation.provenance import fingerprint
 from components.foundation.recipes import ONLY, changed
 from components.foundation.storage import reading
-from pipelines.studies.file import STUDY, Params, Study, arm_params, read_study
+from pipelines.studies.file import ROLES, STUDY, Params, Study, arm_params, read_study
 
 EVALUATE, TRANSFER = "evaluate", "transfer"
 # dvc.yaml has no box for models from outside; what its own evaluation executes, and how models come in.
@@ -71,6 +71,7 @@ class ArmRun(NamedTuple):
     name: str
     arm: str
     variant: str
+    role: str
     seed: int
     trained: Job
     evaluated: Job
@@ -126,10 +127,12 @@ def plan(
             arm, variant = names[name]
             params = changed(arm_params(root, folder, study, scale, name), delta, name) | {"seed": seed}
             labels = {"study": folder.name, "scale": scale, "arm": name, "seed": str(seed)}
-            trained = _trained(boxes, study.role, params, labels, known_jobs)
-            evaluated = _evaluation(boxes, study.role, params, labels, {"": trained})
-            runs.append(ArmRun(name, arm, variant, seed, trained, known_jobs.setdefault(evaluated.key, evaluated)))
-    transfers = {} if study.transfer is None else _transfers(boxes, study, runs, study.transfer)
+            role = study.roles.get(arm, study.role)
+            trained = _trained(boxes, role, params, labels, known_jobs)
+            evaluated = _evaluation(boxes, params, labels, {"": trained})
+            kept = known_jobs.setdefault(evaluated.key, evaluated)
+            runs.append(ArmRun(name, arm, variant, role, seed, trained, kept))
+    transfers = {} if study.transfer is None else _transfers(boxes, runs, study.transfer)
     known_jobs |= {job.key: job for job in transfers.values()}
     return JobPlan(study, folder, scale, tuple(runs), transfers, tuple(known_jobs.values()))
 
@@ -179,7 +182,6 @@ def _trained(
 
 def _evaluation(
     boxes: Mapping[str, Box],
-    role: str,
     params: Params,
     labels: Mapping[str, str],
     trained: Mapping[str, Job],
@@ -189,6 +191,7 @@ def _evaluation(
     """The evaluation of some checkpoints of the jobs `trained`, by their names in it."""
     reads, models = [], []
     for name, job in trained.items():
+        role = _role(job)
         for checkpoint in checkpoints:
             path = f"models/{name or role}{CHECKPOINTS[checkpoint]}.safetensors"
             reads.append(Read(path, job, f"models/{role}{CHECKPOINTS[checkpoint]}.safetensors"))
@@ -211,7 +214,12 @@ def _evaluation(
     )
 
 
-def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[ArmRun], checkpoint: str) -> dict[int, Job]:
+def _role(job: Job) -> str:
+    """The model that a job trains, by the file that it writes."""
+    return next(role for role in ROLES if f"models/{role}.safetensors" in job.writes)
+
+
+def _transfers(boxes: Mapping[str, Box], runs: Sequence[ArmRun], checkpoint: str) -> dict[int, Job]:
     """Per seed, one evaluation in which every arm's model meets what was made for the others, and nothing more."""
     jobs = {}
     for seed in dict.fromkeys(run.seed for run in runs):
@@ -229,7 +237,7 @@ def _transfers(boxes: Mapping[str, Box], study: Study, runs: Sequence[ArmRun], c
         }
         params = changed(first.trained.params, {EVALUATION_BOX: delta}, TRANSFER)
         labels = dict(first.trained.labels) | {"arm": TRANSFER}
-        jobs[seed] = _evaluation(boxes, study.role, params, labels, trained, (checkpoint,), TRANSFER)
+        jobs[seed] = _evaluation(boxes, params, labels, trained, (checkpoint,), TRANSFER)
     return jobs
 
 

@@ -139,7 +139,7 @@ def describe(planned: JobPlan, place: Workplace) -> dict[str, Any]:
     study = planned.study
     runs = [
         {
-            **{key: getattr(one, key) for key in ("name", "arm", "variant", "seed")},
+            **{key: getattr(one, key) for key in ("name", "arm", "variant", "role", "seed")},
             "seconds": record(one.trained, place)["seconds"],
             "code": fingerprint(record(one.trained, place)["files"]),
             "trained": str(place.folder(one.trained)),

@@ -11,7 +11,7 @@ from components.reports.robustness.contents import Leak, Transfer
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import Confidence, Count, Number, NumImages, Rate, RateAt, Share
 
-FigureName = Literal["curves", "capacity", "points"]
+FigureName = Literal["curves", "capacity", "points", "plane"]
 ArmName = Annotated[str, Field(description="The arm without its variant.")]
 Variant = Annotated[str, Field(description="What it is combined with; empty for nothing.")]
 Section = Annotated[dict[str, Any], Field(description="The section of its training stage.")]
@@ -43,6 +43,8 @@ class StudyRun(Document):
     """The arm with its variant."""
     arm: ArmName
     variant: Variant
+    role: str
+    """The model that is trained and measured."""
     seed: int
     """The seed of everything."""
     trained: str
