@@ -75,6 +75,18 @@ def paired(right_a: Tensor, right_b: Tensor) -> Paired:
     return Paired((only_b - only_a) / n, low, high, mcnemar(only_a, only_b), only_a, only_b, n)
 
 
+def mean_difference(a: Tensor, b: Tensor) -> tuple[float, float, float]:
+    """The mean of b - a over the same images ([n] each, n of at least 1), and its 95 % interval within [-1, 1].
+
+    The interval is the normal one, z times the standard error of the mean: for scores that are no mere right or wrong.
+    """
+    assert a.shape == b.shape and a.numel() > 0, "no pairs"
+    each = b.double() - a.double()
+    half = _Z * float(each.std(correction=0)) / math.sqrt(each.numel())
+    value = float(each.mean())
+    return value, max(-1.0, value - half), min(1.0, value + half)
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """The two-sided p of the exact test of McNemar (1947, Psychometrika 12): each discordant image is a fair coin.
 

@@ -46,6 +46,7 @@ STUDY = """\
 question: Which?
 claim: None.
 role: robust_teacher
+roles: {}
 robust: pgd
 figure: points
 transfer: last

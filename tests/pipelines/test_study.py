@@ -157,7 +157,9 @@ def test_a_job_waits_for_another_process_with_the_same_job(toy):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("figure: points", "figure: pie", r"figure: input should be 'curves', 'capacity' or 'points'"),
+        ("figure: points", "figure: pie", r"figure: input should be 'curves', 'capacity', 'points' or 'plane'"),
+        ("roles: {}", "roles: {quack: student}", r"got 'quack' in roles, want one of quick, slow"),
+        ("roles: {}", "roles: {slow: pupil}", r"roles.slow: input should be 'clean_teacher', .*, got 'pupil'"),
         ("claim: None.", "claims: None.", r"claims: unknown key \(allowed: .*, claim, .*\)"),
         ("crossed: [quick]", "crossed: [quack]", r"got 'quack' in crossed, want one of quick, slow"),
         ("[slow, quick-big]", "[slow, quick]", r"got 'quick' in pairs, want one of quick-small, quick-big, slow"),
@@ -201,12 +203,24 @@ def test_every_arm_of_every_study_is_valid(folder, scale, name):
 
 def test_studies_answer_with_three_seeds_and_pairs_of_their_own():
     names = [path.parent.name for path in STUDIES]
-    assert names == ["fast_at", "guidance", "scale", "smooth", "smooth_labels", "smooth_mep"]
+    assert names == ["balance", "fast_at", "guidance", "scale", "smooth", "smooth_labels", "smooth_mep", "student"]
     for path in STUDIES:
         one = read_study(path.parent)
         assert len(one.seeds) >= 3 and one.pairs and "gpu" in one.scales
         # The question of these is about a published protocol, which takes a GPU.
         assert ("cpu" in one.scales) == (path.parent.name not in ("fast_at", "smooth_mep"))
+
+
+def test_an_arm_may_measure_a_teacher_that_students_learn_from():
+    """The teacher of that seed is trained once, for its own arm and for every student."""
+    arms = ["clean_teacher", "robust_teacher", "published"]
+    clean, robust, student = plan(ROOT, ROOT / "studies/student", "cpu", [0], arms).runs
+    assert [one.role for one in (clean, robust, student)] == ["clean_teacher", "robust_teacher", "student"]
+    assert {clean.trained, robust.trained} <= {read.job for read in student.trained.reads}
+    for one in (clean, robust, student):
+        models = [f"models/{one.role}.safetensors", f"models/{one.role}.last.safetensors"]
+        assert [read.path for read in one.evaluated.reads[1:]] == models
+        assert f"best={models[0]}" in one.evaluated.command and f"last={models[1]}" in one.evaluated.command
 
 
 def test_a_collapse_is_a_fall_below_half_of_the_best():
@@ -227,6 +241,39 @@ def test_curves_have_a_panel_per_arm_and_a_line_per_seed():
     words = [text.text for text in drawn.findall(".//{*}text[@class='legend']")]
     assert words == ["validation accuracy under attack, %", "first", "other", "seed 0", "seed 3"]
     assert [title.text for title in drawn.findall(".//{*}title")][-1] == "other, seed 3, epoch 3: 30.0 %"
+
+
+def test_the_plane_has_seeds_means_and_moving_balances():
+    document = json.loads((ROOT / "studies/guidance/results/cpu.json").read_text())
+    arm = next(iter(document["arms"].values()))
+    seed = next(iter(arm["seeds"].values()))
+    epochs = range(3)
+
+    def lower(rate: dict) -> dict:
+        return {name: value - 0.1 if name in ("value", "low", "high") else value for name, value in rate.items()}
+
+    def taught(temperatures: list[float]) -> dict:
+        balances = [{"temperature_robust": t, "temperature_clean": 2.0, "weight_robust": 0.5} for t in temperatures]
+        curve = [seed["curve"][0] | {"epoch": epoch, "balance": balances[epoch]} for epoch in epochs]
+        last = {name: lower(rate) for name, rate in seed["last"].items()}
+        return arm | {"seeds": {"0": seed | {"curve": curve}, "1": seed | {"curve": curve, "last": last}}}
+
+    far = arm | {"over_seeds": {"last": {name: one | {"mean": 0.1} for name, one in arm["over_seeds"]["last"].items()}}}
+    arms = {"moved": taught([1, 0.9, 0.8]), "still": taught([1, 1, 1]), "weak": far}
+    drawn = xml.etree.ElementTree.fromstring(_figure(document | {"figure": "plane", "arms": arms}))
+    # One panel: a line for each side and seed.
+    assert len(drawn.findall(".//{*}polyline")) == 4
+    words = [text.text for text in drawn.findall(".//{*}text[@class='legend']")]
+    assert words[1:] == [
+        "Not in the picture: weak (10.0, 10.0)",
+        "How the balances moved: a line per seed",
+        "robust side",
+        "clean side",
+        "moved: temperature",
+    ]
+    titles = [str(title.text) for title in drawn.findall(".//{*}title")]
+    assert sum(", seed" in one and "%" in one for one in titles) == 4 and "robust side, seed 1: 0.8" in titles
+    assert any(str(text.text).startswith("W ") for text in drawn.findall(".//{*}text[@class='tick end']"))
 
 
 TINY = {

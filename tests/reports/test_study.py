@@ -1,5 +1,6 @@
 """A study's document from made-up evaluations: means, paired differences and their correction, by hand."""
 
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ LEADS = {("one", 0): 1.5, ("one", 1): None, ("two", 0): -2, ("two", 1): None}
 
 def run(name: str, seed: int) -> StudyRun:
     facts = {"trained": "t", "evaluated": "e", "seconds": 1.0, "code": "c", "section": {}}
-    return StudyRun(name=name, arm=name, variant="", seed=seed, **facts)
+    return StudyRun(name=name, arm=name, variant="", role="student", seed=seed, **facts)
 
 
 def plan(**changes: Any) -> StudyPlan:
@@ -82,6 +83,31 @@ def test_students_have_both_accuracies_in_one_number() -> None:
     assert "## Accuracy and robustness in one number" in markdown(study)
     assert "in one number" not in markdown(build(plan(role="robust_teacher"), FINDINGS, {}))
     assert nrr(0.0, 0.0) == 0 and nrr(0.5, 0.0) == 0
+
+
+def test_students_are_compared_in_w_robust_on_the_same_images() -> None:
+    study = build(plan(), FINDINGS, {})
+    assert [(one.a, one.b, one.checkpoint) for one in study.trade_offs] == [("one", "two", kind) for kind in MODELS]
+    for pair in study.trade_offs:
+        for seed, (a, b) in enumerate(zip(FINDINGS[:2], FINDINGS[2:], strict=True)):
+            right = [[one.outcomes[f"{pair.checkpoint}/{name}"] for name in ("clean", "pgd_sat")] for one in (a, b)]
+            each = [
+                (int(bc) + int(br) - int(ac) - int(ar)) / 2 for ac, ar, bc, br in zip(*right[0], *right[1], strict=True)
+            ]
+            half = 1.959964 * pstdev(each) / len(each) ** 0.5
+            found = pair.seeds[str(seed)]
+            want = fmean(each), fmean(each) - half, fmean(each) + half
+            assert (found.value, found.low, found.high) == pytest.approx(want, abs=1e-6) and found.n == 60
+        assert pair.over_seeds.mean == pytest.approx(fmean(one.value for one in pair.seeds.values()), abs=1e-6)
+    assert "## Paired differences in W-Robust" in markdown(study)
+    assert not build(plan(role="robust_teacher"), FINDINGS, {}).trade_offs
+
+
+def test_a_curve_keeps_the_balances_of_a_student() -> None:
+    row = {"temperature_robust": "0.5", "weight_clean": "0.25", "weight_robust": ""}
+    study = build(plan(), [one._replace(curve=[line | row for line in CURVE]) for one in FINDINGS], {})
+    points = study.arms["one"].seeds["0"].curve
+    assert all(point.balance == {"temperature_robust": 0.5, "weight_clean": 0.25} for point in points)
 
 
 def test_the_tables_say_what_the_seeds_say() -> None:

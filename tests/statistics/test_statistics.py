@@ -15,6 +15,7 @@ from components.statistics.intervals import (
     holm,
     interval,
     mcnemar,
+    mean_difference,
     paired,
     spread,
     t_quantile,
@@ -22,6 +23,14 @@ from components.statistics.intervals import (
     wilson,
 )
 from components.statistics.outcomes import share
+
+
+def test_the_mean_of_paired_differences_by_hand() -> None:
+    a, b = torch.tensor([0.5, 1, 0, 1]), torch.tensor([1, 1, 0.5, 0])
+    half = 1.959963984540054 * math.sqrt((0.25 + 0 + 0.25 + 1) / 4) / 2
+    assert mean_difference(a, b) == pytest.approx((0, -half, half))
+    assert mean_difference(torch.zeros(3), torch.ones(3)) == (1, 1, 1)
+    assert mean_difference(torch.tensor([0.0, 1]), torch.tensor([1.0, 1]))[2] == 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 360])

@@ -9,7 +9,17 @@ from components.evaluation.verdict.rules import ShortVerdict
 from components.reports.comparison.contents import PairedDifference
 from components.reports.robustness.contents import Leak, Transfer
 from components.statistics.documents import FORMAT, Document
-from components.statistics.outcomes import Confidence, Count, Number, NumImages, Rate, RateAt, Share
+from components.statistics.outcomes import (
+    Confidence,
+    Count,
+    Difference,
+    Interval,
+    Number,
+    NumImages,
+    Rate,
+    RateAt,
+    Share,
+)
 
 FigureName = Literal["curves", "capacity", "points", "plane"]
 ArmName = Annotated[str, Field(description="The arm without its variant.")]
@@ -115,6 +125,8 @@ class CurvePoint(Document):
     """Accuracy on held-out training images."""
     robust_accuracy: Share
     """The same under the validation attack."""
+    balance: dict[str, float] = Field(default_factory=dict)
+    """Of a student with a balance between two teachers: temperatures and weights of both sides."""
 
 
 class SeedResult(Document):
@@ -174,6 +186,23 @@ class PairResult(Document):
     over_seeds: SeedMean
 
 
+class TradeOff(Interval[Difference]):
+    """W-Robust of B minus that of A over `n` images; the interval is the normal one of a mean of paired differences."""
+
+    n: NumImages
+
+
+class TradeOffPair(Document):
+    """Two arms in W-Robust, the mean of clean accuracy and accuracy under the deciding condition."""
+
+    a: str
+    b: str
+    checkpoint: evaluated.CheckpointName
+    seeds: dict[str, TradeOff]
+    """Seed to the difference on the same images."""
+    over_seeds: SeedMean
+
+
 class _StudySchema(Document):
     schema_: Annotated[Literal["temper/study/1"], FORMAT]
 
@@ -190,6 +219,8 @@ class Study(StudyQuestion, _StudySchema):
     arms: dict[str, ArmResult]
     """Arm with its variant to its results."""
     pairs: list[PairResult]
+    trade_offs: list[TradeOffPair] = Field(default_factory=list)
+    """The same pairs in W-Robust, in a study of students."""
     transfers: dict[str, Transfer]
     """Seed to what attacks made for one arm do to another."""
     provenance: dict[str, Any]

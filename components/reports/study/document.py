@@ -13,7 +13,7 @@ from components.reports.frames import frame
 from components.reports.robustness.contents import Report, Transfer
 from components.reports.robustness.document import conditions, rates
 from components.reports.study import contents
-from components.statistics.intervals import CONFIDENCE, Paired, holm, paired, spread
+from components.statistics.intervals import CONFIDENCE, Paired, holm, mean_difference, paired, spread
 from components.statistics.outcomes import Outcomes, Rate, shortened
 
 CHECKPOINTS: tuple[CheckpointName, ...] = ("best", "last")
@@ -21,6 +21,9 @@ CHECKPOINTS: tuple[CheckpointName, ...] = ("best", "last")
 COLLAPSE = 0.5
 # What all reports of a study have in common.
 ALIKE = ("dataset", "threat", "num_images", "attacks", "cascade")
+
+# Columns of a student's curve.
+BALANCE = [f"{quantity}_{side}" for quantity in ("temperature", "weight") for side in ("robust", "clean")]
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -69,6 +72,7 @@ def build(plan: contents.StudyPlan, findings: Sequence[RunFiles], transfers: Map
         **first.pick(*ALIKE),
         arms=_arms(plan, findings),
         pairs=pairs(plan, findings),
+        trade_offs=list(trade_offs(plan, findings)) if plan.role == "student" else [],
         transfers=dict(transfers),
         provenance={key: first.provenance.get(key) for key in ("device", "python", "torch", "torchvision")},
     )
@@ -107,7 +111,10 @@ def _seed(finding: RunFiles, robust: str) -> contents.SeedResult:
 
 def _point(row: Mapping[str, str]) -> contents.CurvePoint:
     clean, robust = (shortened(float(row[key])) for key in ("clean_accuracy", "robust_accuracy"))
-    return contents.CurvePoint(epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust)
+    balance = {name: shortened(float(row[name])) for name in BALANCE if row.get(name)}
+    return contents.CurvePoint(
+        epoch=int(float(row["epoch"])), clean_accuracy=clean, robust_accuracy=robust, balance=balance
+    )
 
 
 def collapse_epoch(accuracies: Sequence[float]) -> int | None:
@@ -171,20 +178,54 @@ def pairs(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> list[conten
 
 def _differences(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> Iterator[dict[str, Any]]:
     """One row per checkpoint, condition, pair of arms and seed that both have."""
+    for checkpoint, condition in product(CHECKPOINTS, dict.fromkeys(("clean", plan.robust))):
+        for (a, b), both in _compared(plan, findings).items():
+            for seed, (one, other) in both.items():
+                found = _difference(one, other, checkpoint, condition)
+                row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": seed}
+                yield row | {"found": found, "p": found.p}
+
+
+def _compared(
+    plan: contents.StudyPlan, findings: Sequence[RunFiles]
+) -> dict[tuple[str, str], dict[str, tuple[RunFiles, RunFiles]]]:
+    """The pairs of arms to the seeds that both have."""
     by_name = {(finding.run.name, finding.run.seed): finding for finding in findings}
     seeds = list(dict.fromkeys(finding.run.seed for finding in findings))
-    compared = dict.fromkeys(("clean", plan.robust))
-    for checkpoint, condition, (a, b), seed in product(CHECKPOINTS, compared, plan.pairs, seeds):
-        if (a, seed) in by_name and (b, seed) in by_name:
-            found = _difference(by_name[a, seed], by_name[b, seed], checkpoint, condition)
-            row = {"checkpoint": checkpoint, "condition": condition, "a": a, "b": b, "seed": str(seed)}
-            yield row | {"found": found, "p": found.p}
+    found = {
+        (a, b): {str(s): (by_name[a, s], by_name[b, s]) for s in seeds if (a, s) in by_name and (b, s) in by_name}
+        for a, b in plan.pairs
+    }
+    return {pair: both for pair, both in found.items() if both}
+
+
+def trade_offs(plan: contents.StudyPlan, findings: Sequence[RunFiles]) -> Iterator[contents.TradeOffPair]:
+    """Per pair of arms and checkpoint: W-Robust of B minus that of A, per seed on the same images, and over the seeds.
+
+    An image counts a half where it is right clean, and a half where it is right under the deciding condition.
+    """
+    for checkpoint, ((a, b), both) in product(CHECKPOINTS, _compared(plan, findings).items()):
+        seeds = {seed: _trade_off(*files, checkpoint, plan.robust) for seed, files in both.items()}
+        over_seeds = mean([one.value for one in seeds.values()])
+        yield contents.TradeOffPair(a=a, b=b, checkpoint=checkpoint, seeds=seeds, over_seeds=over_seeds)
+
+
+def _trade_off(a: RunFiles, b: RunFiles, checkpoint: str, robust: str) -> contents.TradeOff:
+    _same_images(a, b)
+    clean, attacked = ([_outcome(one, checkpoint, name).double() for one in (a, b)] for name in ("clean", robust))
+    found = mean_difference(*((c + r) / 2 for c, r in zip(clean, attacked, strict=True)))
+    value, low, high = map(shortened, found)
+    return contents.TradeOff(value=value, low=low, high=high, n=len(a.outcomes["labels"]))
 
 
 def _difference(a: RunFiles, b: RunFiles, checkpoint: str, condition: str) -> Paired:
+    _same_images(a, b)
+    return paired(*(_outcome(one, checkpoint, condition) for one in (a, b)))
+
+
+def _same_images(a: RunFiles, b: RunFiles) -> None:
     if not bool((a.outcomes["labels"] == b.outcomes["labels"]).all()):
         raise InputError(f"{a.name} and {b.name}: other test images, so nothing can be compared image by image")
-    return paired(*(_outcome(one, checkpoint, condition) for one in (a, b)))
 
 
 def _outcome(finding: RunFiles, checkpoint: str, condition: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one figure of a study, as an SVG file that needs no page around it: curves, capacity or points."""
+"""The one figure of a study, as an SVG file that needs no page around it: curves, capacity, points or the plane."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from components.reports.charts import LEFT, Axis, Plot, colour, mark, percent_axis, tag, whole_axis
 from components.reports.study.contents import ArmResult, CurvePoint, Study
+from components.reports.study.plane import plane as draw_plane
 from components.reports.wording import magnitude, title
 from components.statistics.number_text import percent
 
@@ -95,7 +96,19 @@ def points(document: Study) -> str:
     return _drawing(plot, heading, [], label)
 
 
-FIGURES: dict[str, Callable[[Study], str]] = {"curves": curves, "capacity": capacity, "points": points}
+def plane(document: Study) -> str:
+    """Robustness against accuracy, last checkpoint, with lines of equal W-Robust; under it the balances by epoch."""
+    robust, clean = (_mean_of(condition) for condition in (document.robust, "clean"))
+    drawn = draw_plane(document, robust, clean)
+    heading = f"last checkpoint, up: {title(document.robust)}, %; small marks: seeds; lines: equal W-Robust"
+    return _file(heading, drawn.text, drawn.width, drawn.height)
+
+
+def _mean_of(condition: str) -> Callable[[ArmResult], float]:
+    return lambda arm: arm.over_seeds["last"][condition].mean
+
+
+FIGURES: dict[str, Callable[[Study], str]] = {"curves": curves, "capacity": capacity, "points": points, "plane": plane}
 
 
 def _drawing(plot: Plot, heading: str, names: list[str], label: str) -> str:

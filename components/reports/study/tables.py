@@ -19,6 +19,7 @@ def markdown(document: Study) -> str:
     parts += [grids.markdown(arms(document)), notes(document), "## Course", grids.markdown(course(document))]
     for name, grid, words in (
         ("Accuracy and robustness in one number", trade_offs(document), TRADE_OFFS),
+        ("Paired differences in W-Robust", trade_off_differences(document), TRADE_OFF_PAIRS),
         ("Lead times", leads(document), LEADS),
         ("Paired differences", differences(document), PAIRED),
         ("Label leaking", leaks(document), LEAK),
@@ -42,6 +43,10 @@ TRADE_OFFS = (
     "Of clean accuracy c and accuracy r under the deciding condition: W-Robust (c + r) / 2 (Zhao et al., arXiv "
     "2306.16170) and NRR 2cr / (c + r), the mean over the seeds ± half of its 95 % interval, then each seed. Either "
     "can rise while r falls: look at both accuracies first."
+)
+TRADE_OFF_PAIRS = (
+    "Points of W-Robust, B minus A: the mean over the seeds ± half of its 95 % interval, then each seed with the 95 % "
+    "interval of the mean over the same images."
 )
 LEADS = (
     "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (FGSM "
@@ -137,6 +142,18 @@ def differences(document: Study) -> list[list[str]]:
         each = ", ".join(f"{points(one.value)} (p {p_value(one.p_corrected, exact=False)}, n {one.n})" for one in found)
         words = [pair.checkpoint, title(pair.condition), points(pair.over_seeds.mean) + _half(pair.over_seeds)]
         rows.append([pair.a, pair.b, *words, each])
+    return rows
+
+
+def trade_off_differences(document: Study) -> list[list[str]]:
+    """One row per pair and checkpoint of a study of students: B minus A in W-Robust."""
+    rows = [["A", "B", "checkpoint", "B − A", "each seed"]]
+    for pair in document.trade_offs:
+        each = ", ".join(
+            f"{points(one.value)} ({points(one.low)} to {points(one.high)}, n {one.n})" for one in pair.seeds.values()
+        )
+        total = points(pair.over_seeds.mean) + _half(pair.over_seeds)
+        rows.append([pair.a, pair.b, pair.checkpoint, total, each])
     return rows
 
 
