@@ -29,8 +29,9 @@ from components.tracking.journal import Journal
 # Seconds a process gets to end by itself, below the ten that pipelines wait after their first signal.
 GRACE = 8
 # What ends one process soon ends all. A follower waits this long before it tells an error: by then it is gone, unless
-# the error is its own.
-HUSH = 3
+# the error is its own. A mistake of the user is hardly ever its own, and on a busy machine the first process, which
+# tells it, may be far behind.
+HUSH, HUSH_MISTAKE = 3, 20
 # In the environment of processes that this module started: their standard input ends when the starter does.
 WATCHED = "TEMPER_WATCHED"
 
@@ -91,8 +92,8 @@ def _follow(stage: str, main: Main) -> None:
             signal.signal(number, signal.SIG_IGN)
         try:
             main(settled(Params.read(), kept_threads(stage)), cast(Journal, Silence()))
-        except BaseException:
-            time.sleep(HUSH)
+        except BaseException as error:
+            time.sleep(HUSH_MISTAKE if isinstance(error, InputError) else HUSH)
             raise
 
 
