@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu.items import SCALE
-from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, TOY, Aim, parser, write_result
 from components.foundation.storage import read_json
 from pipelines.studies.job import Workplace, record, run
 from pipelines.studies.plan import ArmRun, Job, plan
 
-PUBLISHED = ROOT / "benchmarks" / "gpu" / "published.json"
 HOURS = 3600.0
 NEAR = 0.6
 """Points of AutoAttack within which a row counts as reproduced."""
@@ -31,7 +30,8 @@ def main() -> int:
     planned = plan(ROOT, ROOT / "studies" / args.study, SCALE, [args.seed], [args.arm], TOY if args.toy else {})
     place = Workplace(
         root=ROOT,
-        work=args.work / "studies" / args.study,
+        # One folder for all: jobs are known by what they are told, and studies share teachers.
+        work=args.work / "studies",
         data=args.data,
         environment={"TEMPER_TRACKING": "off"},
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.gpu import weights
-from benchmarks.gpu.chain import DATA, PRESET
+from benchmarks.gpu.chain import DATA, folder_of, write_params
+from benchmarks.gpu.items import CHAINS
 from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
 from benchmarks.run_preset import run_once, run_stage, seconds_of
 from components.foundation.recipes import changed
@@ -49,22 +49,25 @@ def main() -> int:
 
 def prepared(args: argparse.Namespace) -> Path:
     """The folder of the chain with the robust teacher, and with parameters that ask for its cascade alone."""
-    folder = args.work / "chain" / str(SEED)
+    folder = folder_of(args.work, weights.FIRST, SEED)
     weights.restored(folder, MODEL, SEED, args.work)
-    delta = TOY if args.toy else {"evaluate_attacks.cascade": "autoattack"}
-    values = changed(preset_values(ROOT, PRESET), delta, "the programme")
+    values = changed(preset_values(ROOT, CHAINS[weights.FIRST].preset), TOY if args.toy else {}, "the programme")
+    write_params(folder, alone(values), SEED)
+    return folder
+
+
+def alone(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that ask for the cascade and, since one attack at least must be there, the attack of the curve."""
     curve = values["evaluate_attacks"]["curve_attack"]
     nothing = {"curve_epsilons": [], "grid": {"epsilons": [], "attacks": {}}, "transfer_attacks": []}
     only = {"attacks": {"only": {curve: values["evaluate_attacks"]["attacks"][curve]}}}
     attacked = {**only, **nothing, "last_epoch_attacks": []}
-    values = changed(values, {"evaluate_attacks": attacked}, "the programme") | {"seed": SEED}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    return folder
+    return changed(values, {"evaluate_attacks": attacked}, "the programme")
 
 
-def attack(folder: Path, deadline: float) -> bool:
+def attack(folder: Path, deadline: float, model: str = MODEL) -> bool:
     """Evaluates the model until the deadline; whether that has ended. A later call continues."""
-    command = [sys.executable, "-m", "temper", "evaluate", "--model", f"{MODEL}=models/{MODEL}.safetensors"]
+    command = [sys.executable, "-m", "temper", "evaluate", "--model", f"{model}=models/{model}.safetensors"]
     command += ["--data", "data/normalized.safetensors", "--params", "params.yaml", "--out", "cascade"]
     return run_once(command, folder, folder / "cascade.seconds.json", deadline)
 

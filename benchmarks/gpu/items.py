@@ -11,14 +11,41 @@ ROOT = Path(__file__).resolve().parents[2]
 SCALE = "gpu"
 SEEDS = (0, 1, 2)
 # In the order in which their arms are measured.
-STUDIES = ("fast_at", "smooth_mep", "smooth", "guidance", "scale", "smooth_labels")
+STUDIES = ("fast_at", "smooth_mep", "smooth", "guidance", "balance", "student", "scale", "smooth_labels")
 # To plan with: seconds of an evaluation, and of one pass of ResNet-18 over the training images, there and back, at a
 # fifth of the card's rate of bfloat16 products.
 EVALUATION, SECONDS_PER_PASS = 200, 0.75
-PARTS = {
-    "teachers": ("clean and robust teacher", 600),
-    "student": ("the B-MTARD student (aim: 88 % clean, 47.4 % under AutoAttack, then 49 %)", 600),
-    "evaluation": ("AutoAttack on all three, verdicts, report", 600),
+# Students besides those of CHAINS that should beat what is published, the preset of each, and seconds to plan with.
+RECORDS = {"adaad_igdm": ("cifar10_adaad_igdm", 1150), "saad": ("cifar10_saad", 850)}
+
+
+class Chain(NamedTuple):
+    """A preset that is run in parts, each in one lease: what a part is for, and the seconds that it is expected to
+    take."""
+
+    preset: str
+    parts: Mapping[str, tuple[str, int]]
+
+
+CHAINS = {
+    "chain": Chain(
+        "cifar10_fast",
+        {
+            "teachers": ("clean and robust teacher", 600),
+            "student": ("the B-MTARD student (aim: 88 % clean, 47.4 % under AutoAttack, then 49 %)", 600),
+            "evaluation": ("AutoAttack on all three, verdicts, report", 600),
+        },
+    ),
+    "paper": Chain(
+        "cifar10_paper_fast",
+        {
+            "clean_teacher": ("ResNet-56, 60 epochs", 300),
+            "robust_teacher": ("WRN-34-5 by TRADES, 40 epochs", 1300),
+            "student": ("ResNet-18 by B-MTARD, 60 epochs", 700),
+            "evaluation": ("AutoAttack on all three, a table beside B-MTARD's published numbers", 900),
+        },
+    ),
+    "record": Chain("cifar10_adaad_igdm", {"robust_teacher": ("WRN-34-5 by TRADES with AWP, 35 epochs", 1400)}),
 }
 
 
@@ -31,6 +58,15 @@ class Item(NamedTuple):
     seconds: int
     command: tuple[str, ...]
     continues: bool
+
+
+ADVICE = Item(
+    "advice.0",
+    "the teacher advisor on CIFAR-10: twelve teachers, a student of each, rank correlations",
+    1200,
+    ("benchmarks.gpu.advice",),
+    continues=True,
+)
 
 
 def programme(toy: bool = False) -> list[Item]:
@@ -51,7 +87,7 @@ def programme(toy: bool = False) -> list[Item]:
             ("benchmarks.gpu.step_speed",),
             continues=False,
         ),
-        chain(0, "teachers"),
+        chain("chain", "teachers", 0),
         Item(
             "cascade.0",
             "AutoAttack on the robust teacher: all test images, seconds, verdict (aim: 160 s)",
@@ -66,8 +102,8 @@ def programme(toy: bool = False) -> list[Item]:
             ("benchmarks.gpu.reference",),
             continues=False,
         ),
-        chain(0, "student"),
-        chain(0, "evaluation"),
+        chain("chain", "student", 0),
+        chain("chain", "evaluation", 0),
         Item(
             "kernel_cost",
             "the trace kernel of ResNet-18 for 256 and 1,024 images: seconds, memory",
@@ -76,15 +112,34 @@ def programme(toy: bool = False) -> list[Item]:
             continues=False,
         ),
     ]
-    later = [chain(seed, part) for seed in seeds[1:] for part in PARTS]
-    return [*alone, *(item for seed in seeds for item in arms(seed)), *later]
+    paper = [chain("paper", part, 0) for part in CHAINS["paper"].parts]
+    first = [*arms(0), ADVICE, *records(0)]
+    others = [item for seed in seeds[1:] for item in (*arms(seed), *records(seed))]
+    later = [chain(name, part, seed) for seed in seeds[1:] for name in ("chain", "paper") for part in CHAINS[name].parts]
+    return [*alone, *paper, *first, *others, *later]
 
 
-def chain(seed: int, part: str) -> Item:
-    """A part of cifar10_fast: the whole chain from a clean teacher to the report of its student."""
-    purpose, seconds = PARTS[part]
-    command = ("benchmarks.gpu.chain", "--part", part, "--seed", str(seed))
-    return Item(f"chain.{part}.{seed}", f"cifar10_fast: {purpose}", seconds, command, continues=True)
+def chain(name: str, part: str, seed: int) -> Item:
+    """A part of a preset that takes several, such as the whole way from a clean teacher to the report of its student."""
+    preset, parts = CHAINS[name]
+    purpose, seconds = parts[part]
+    command = ("benchmarks.gpu.chain", "--chain", name, "--part", part, "--seed", str(seed))
+    return Item(f"{name}.{part}.{seed}", f"{preset}: {purpose}", seconds, command, continues=True)
+
+
+def records(seed: int) -> list[Item]:
+    """Students of a robust teacher that should beat what is published, with one seed, after their teacher."""
+    students = [
+        Item(
+            f"record.{name}.{seed}",
+            f"{preset}: student and AutoAttack (aim: 84.5 % clean, 52.5 % under AutoAttack)",
+            seconds,
+            ("benchmarks.gpu.record", "--method", name, "--seed", str(seed)),
+            continues=True,
+        )
+        for name, (preset, seconds) in RECORDS.items()
+    ]
+    return [chain("record", "robust_teacher", seed), *students]
 
 
 @cache
@@ -94,8 +149,10 @@ def rows() -> tuple[tuple[str, str, int], ...]:
     for name in STUDIES:
         folder = ROOT / "studies" / name
         study = read_study(folder)
-        for arm in study.names():
-            found.append((name, arm, round(expected(arm_params(ROOT, folder, study, SCALE, arm)))))
+        for arm, (plain, _) in study.names().items():
+            params = arm_params(ROOT, folder, study, SCALE, arm)
+            seconds = EVALUATION + training(params, study.roles.get(plain, study.role))
+            found.append((name, arm, round(seconds)))
     return tuple(found)
 
 
@@ -113,12 +170,28 @@ def arms(seed: int) -> list[Item]:
     ]
 
 
-def expected(params: Mapping[str, Any]) -> float:
-    """Seconds to plan with for a robust teacher and its evaluation: epochs times passes, and a flat evaluation."""
-    section = params["train_robust_teacher"]
+def training(params: Mapping[str, Any], role: str) -> float:
+    """Seconds to plan with for the training of one model: epochs times passes of its network over the images.
+
+    A student's teachers are those of arms before it, or are trained once more on each new machine.
+    """
+    section = params["distill_student" if role == "student" else f"train_{role}"]
+    passes = section["recipe"]["epochs"] * passes_per_epoch(section)
+    return SECONDS_PER_PASS * section["model"]["width"] ** 2 * passes
+
+
+def passes_per_epoch(section: Mapping[str, Any]) -> float:
+    """How often a training section sends every image there and back."""
     method = section["method"]
     steps = method.get("attack", {}).get("steps", method.get("steps", 1))
-    # Its regulariser takes gradients at two points, and differentiates one of them again: published, 2.9 times N-FGSM.
-    more = {"gradalign": 6, "trades": 1}.get(method["name"], 0)
-    passes = section["recipe"]["epochs"] * (steps + 2 + more) * method.get("replays", 1)
-    return EVALUATION + SECONDS_PER_PASS * section["model"]["width"] ** 2 * passes
+    if method["name"] == "standard":
+        return 2
+    if "teachers" not in section:
+        # Its regulariser takes gradients at two points, and differentiates one of them again: published, 2.9 times
+        # N-FGSM.
+        more = {"gradalign": 6, "trades": 1}.get(method["name"], 0)
+        return (steps + 2 + more) * method.get("replays", 1)
+    # The gradient of some attacks goes through the teacher. Two teachers look at two kinds of images without one.
+    networks = 2 if method.get("attack", {}).get("loss") == "kl_teacher" else 1
+    more = {"ciard": 2, "saad": 3}.get(method["name"], 0) + (3 if section["igdm"] else 0)
+    return steps * networks + 4 + more
