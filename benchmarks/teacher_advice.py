@@ -3,10 +3,11 @@
     python benchmarks/teacher_advice.py --data FOLDER           (one core: about 85 minutes, an estimate from --quick)
     python benchmarks/teacher_advice.py --data FOLDER --quick   (two minutes; of four teachers it says nothing)
 
-FOLDER holds Fashion-MNIST in torchvision's layout. Teachers differ in method, width and length of training. Each makes
-a student of one size by RSLAD. The advisor (`temper advise`) sees the teachers and two reference networks of the
-student's size, which no teacher taught, on validation images; the students are attacked by the same cascade on test
-images. Every network has a folder under --work and is trained once: run again, the script continues.
+FOLDER holds Fashion-MNIST in torchvision's layout, or what `--dataset` names. Teachers differ in method, width and
+length of training. Each makes a student of one size by RSLAD. The advisor (`temper advise`) sees the teachers and two
+reference networks of the student's size, which no teacher taught, on validation images; the students are attacked by
+the same cascade on test images. Every network has a folder under --work and is trained once: run again, the script
+continues.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from components.commands.advise_options import AdviseOptions, attacks_of  # noqa
 from components.data.dividing import stratified_subset  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
 from components.data.splits import LabelledImages, Splits, read_splits, write_splits  # noqa: E402
+from components.datasets.cifar10 import Cifar10  # noqa: E402
+from components.datasets.digits import Digits  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
 from components.distillation.parts.inner_attack import InnerAttack  # noqa: E402
 from components.distillation.rslad import Rslad  # noqa: E402
@@ -41,6 +44,7 @@ from components.foundation.storage import read_json, write_json  # noqa: E402
 from components.models.parts.batch_norm import BatchNorm  # noqa: E402
 from components.models.parts.model_file import ModelCard, load_model, save_model  # noqa: E402
 from components.models.small_cnn import SmallCnn  # noqa: E402
+from components.numerics.compute import Compute  # noqa: E402
 from components.numerics.random_numbers import derived  # noqa: E402
 from components.reports.advice.contents import Advice, Calibration  # noqa: E402
 from components.statistics.bootstrap import percentile_interval  # noqa: E402
@@ -49,12 +53,32 @@ from components.statistics.rank_correlation import spearman, spearman_interval  
 from components.threats.linf import Linf  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 
-THREAT = Threat(norm=Linf(), epsilon=Ratio(26, 255))
-STEP = Ratio(8, 255)
-ATTACK = {"steps": 5, "step_size": str(STEP), "start": "uniform", "loss": "cross_entropy", "restarts": 1}
+STEP = Ratio(4, 13)
+"""Of epsilon."""
+ATTACK = {"steps": 5, "step_size": f"{STEP}*epsilon", "start": "uniform", "loss": "cross_entropy", "restarts": 1}
 PGD_AT = {"name": "pgd_at", "attack": ATTACK}
-TRADES = {"name": "trades", "steps": 5, "step_size": str(STEP)}
+TRADES = {"name": "trades", "steps": 5, "step_size": f"{STEP}*epsilon"}
 RESAMPLES = 2000
+
+
+class World(NamedTuple):
+    """Images, how far the attacker may change them, and how training does."""
+
+    dataset: FashionMnist | Cifar10 | Digits
+    epsilon: Ratio
+    crop: int
+    flip: bool
+
+    @property
+    def threat(self) -> Threat:
+        return Threat(norm=Linf(), epsilon=self.epsilon)
+
+
+WORLDS = {
+    "fashion_mnist": World(FashionMnist(), Ratio(26, 255), 1, True),
+    "cifar10": World(Cifar10(), Ratio(8, 255), 4, True),
+    "digits": World(Digits(), Ratio(51, 255), 0, False),
+}
 
 
 class Made(NamedTuple):
@@ -84,8 +108,9 @@ REFERENCES = {"reference": Made("n_fgsm", 0, 0.5), "reference_pgd": Made(PGD_AT,
 
 
 class Sizes(NamedTuple):
-    """How much of everything: images, the longest training in epochs, the student's width, the teachers by name."""
+    """Which images, and how much of everything: images, a teacher's epochs, the student's width, the teachers by name."""
 
+    dataset: str
     train: int
     validation: int
     test: int
@@ -109,9 +134,9 @@ QUICK: dict[str, Any] = {
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    torch.set_num_threads(args.threads)
+    device = Compute(device=args.device, threads=args.threads, deterministic=True).prepare()
     with as_process():
-        result = measured(args.work / ("quick" if args.quick else "full"), sizes_of(args), args.data)
+        result = measured(args.work / ("quick" if args.quick else "full"), sizes_of(args), args.data, device)
     write_json(args.out, result)
     calibration = document_of(Calibration, result["calibration"], "calibration")
     write_document(args.out.with_suffix(".calibration.json"), calibration)
@@ -120,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data set")
+    parser.add_argument("--dataset", choices=WORLDS, default="fashion_mnist")
     parser.add_argument("--quick", action="store_true", help="a rehearsal of two minutes")
     parser.add_argument("--train", type=int, default=10_000, help="training images")
     parser.add_argument("--validation", type=int, default=500, help="images of the advisor")
@@ -130,6 +156,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--student-width", type=float, default=0.5)
     parser.add_argument("--student-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / ".temper" / "benchmarks" / "teacher_advice")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "teacher_advice.json")
@@ -143,16 +170,16 @@ def sizes_of(args: argparse.Namespace) -> Sizes:
     return Sizes(**told)
 
 
-def measured(work: Path, sizes: Sizes, data: Path) -> dict[str, Any]:
+def measured(work: Path, sizes: Sizes, data: Path, device: torch.device) -> dict[str, Any]:
     """Everything: what is in the folder already is not done again."""
     require_same(work / "sizes.json", sizes._asdict())
     splits = data_of(work / "normalized.safetensors", sizes, data)
     for name in sizes.teachers:
-        taught(work / "teachers" / name, TEACHERS[name], splits, sizes.epochs)
+        taught(work / "teachers" / name, TEACHERS[name], splits, sizes.epochs, device)
     for name, made in REFERENCES.items():
-        taught(work / "references" / name, made._replace(width=sizes.student_width), splits, sizes.epochs)
-    advice = advised(work, sizes)
-    students = {name: students_of(work, name, splits, sizes) for name in sizes.teachers}
+        taught(work / "references" / name, made._replace(width=sizes.student_width), splits, sizes.epochs, device)
+    advice = advised(work, sizes, device)
+    students = {name: students_of(work, name, splits, sizes, device) for name in sizes.teachers}
     return summary(advice, students, sizes, seconds_in(work))
 
 
@@ -167,22 +194,29 @@ def require_same(file: Path, sizes: Mapping[str, Any]) -> None:
 def data_of(file: Path, sizes: Sizes, data: Path) -> Splits[LabelledImages]:
     """A data file in the form of the pipeline's, from the official splits."""
     if not file.exists():
-        source = FashionMnist().load(data)
+        source = WORLDS[sizes.dataset].dataset.load(data)
         train, test = source.train, source.test
-        assert isinstance(train, LabelledImages) and isinstance(test, LabelledImages)
-        drawn = train.take(stratified_subset(train.labels, sizes.train + sizes.validation, derived(0, "drawn")))
-        held_out = stratified_subset(drawn.labels, sizes.validation, derived(0, "held out"))
-        rest = torch.ones(len(drawn), dtype=torch.bool).index_fill(0, held_out, False).nonzero().squeeze(1)
-        few = test.take(stratified_subset(test.labels, sizes.test, derived(0, "test")))
-        normalization = fit_normalization(drawn.take(rest).images, "standardize")
-        parts = (drawn.take(rest), drawn.take(held_out), few)
-        write_splits(file, Splits("fashion_mnist", source.classes, *parts, normalization))
+        assert isinstance(train, LabelledImages) and isinstance(test, LabelledImages | None)
+        if test is None:
+            test, train = drawn(train, sizes.test, "official test")
+        chosen, _ = drawn(train, sizes.train + sizes.validation, "drawn")
+        held_out, taught = drawn(chosen, sizes.validation, "held out")
+        few, _ = drawn(test, sizes.test, "test")
+        normalization = fit_normalization(taught.images, "standardize")
+        write_splits(file, Splits(sizes.dataset, source.classes, taught, held_out, few, normalization))
     return read_splits(file)
 
 
-def taught(folder: Path, made: Made, splits: Splits[LabelledImages], epochs: int) -> Path:
+def drawn(images: LabelledImages, count: int, use: str) -> tuple[LabelledImages, LabelledImages]:
+    """So many images, of each class its share, and the others."""
+    chosen = stratified_subset(images.labels, count, derived(0, use))
+    rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False).nonzero().squeeze(1)
+    return images.take(chosen), images.take(rest)
+
+
+def taught(folder: Path, made: Made, splits: Splits[LabelledImages], epochs: int, device: torch.device) -> Path:
     """The file of a network that is trained from labels."""
-    return trained(folder, made.width, splits, lambda: made.method, max(1, round(made.length * epochs)), 0)
+    return trained(folder, made.width, splits, lambda: made.method, max(1, round(made.length * epochs)), 0, device)
 
 
 def trained(
@@ -192,6 +226,7 @@ def trained(
     method: Callable[[], Any],
     epochs: int,
     seed: int,
+    device: torch.device,
 ) -> Path:
     """The file of a trained network, trained unless it is there; beside it how long that took."""
     file = folder / "model.safetensors"
@@ -200,17 +235,17 @@ def trained(
     began = time.process_time()
     architecture = SmallCnn(width=width, batch_norm=BatchNorm(estimator="running", momentum=0.1))
     torch.manual_seed(derived(seed, "weights"))
-    model = architecture.build(len(splits.classes), splits.image_shape, splits.normalization)
-    train, held_out = splits.train, splits.validation
+    model = architecture.build(len(splits.classes), splits.image_shape, splits.normalization).to(device)
+    train, held_out, world = splits.train, splits.validation, WORLDS[splits.dataset]
     found = temper.train(
         model,
         train.images,
         train.labels,
-        THREAT,
+        world.threat,
         method=method(),
         epochs=epochs,
-        crop=1,
-        flip=True,
+        crop=world.crop,
+        flip=world.flip,
         learning_rate=0.1,
         validation=(held_out.images, held_out.labels),
         seed=seed,
@@ -232,7 +267,7 @@ def trained(
     return file
 
 
-def advised(work: Path, sizes: Sizes) -> Advice:
+def advised(work: Path, sizes: Sizes, device: torch.device) -> Advice:
     """What `temper advise` says of the teachers, with the reference networks as students."""
     file, began = work / "advice" / "advice.json", time.process_time()
     if file.exists() and set((found := read_document(Advice, file)).order) == set(sizes.teachers):
@@ -244,7 +279,8 @@ def advised(work: Path, sizes: Sizes) -> Advice:
         student=students,
         data=str(work / "normalized.safetensors"),
         count=sizes.validation,
-        threat=f"linf:{THREAT.epsilon}",
+        threat=f"linf:{WORLDS[sizes.dataset].epsilon}",
+        device=device.type,
         threads=torch.get_num_threads(),
         out=file.parent,
     )
@@ -253,36 +289,36 @@ def advised(work: Path, sizes: Sizes) -> Advice:
     return found
 
 
-def students_of(work: Path, teacher: str, splits: Splits[LabelledImages], sizes: Sizes) -> list[dict[str, float]]:
+def students_of(
+    work: Path, teacher: str, splits: Splits[LabelledImages], sizes: Sizes, device: torch.device
+) -> list[dict[str, float]]:
     """The accuracies on test images of the students that a teacher makes, one for each seed."""
-    found = []
+    found, threat = [], WORLDS[splits.dataset].threat
     for seed in sizes.student_seeds:
         folder = work / "students" / f"{teacher}-{seed}"
 
         def method() -> Any:
-            model = load_model(work / "teachers" / teacher / "model.safetensors")[0].requires_grad_(False)
-            attack = InnerAttack(steps=5, step_size=STEP, start="gaussian", loss="kl_teacher_clean")
+            model = load_model(work / "teachers" / teacher / "model.safetensors", device)[0].requires_grad_(False)
+            attack = InnerAttack(
+                steps=5, step_size=Ratio(STEP * threat.epsilon), start="gaussian", loss="kl_teacher_clean"
+            )
             return Rslad(attack=attack, adversarial_weight=5 / 6, reduction="batch_mean").build(model)
 
-        file = trained(folder, sizes.student_width, splits, method, sizes.student_epochs, seed)
-        found.append(accuracies(folder / "test.json", file, splits.test))
+        file = trained(folder, sizes.student_width, splits, method, sizes.student_epochs, seed, device)
+        found.append(accuracies(folder / "test.json", file, splits.test, threat, device))
     return found
 
 
-def accuracies(kept: Path, file: Path, test: LabelledImages) -> dict[str, float]:
+def accuracies(kept: Path, file: Path, test: LabelledImages, threat: Threat, device: torch.device) -> dict[str, float]:
     """Clean and worst-case accuracy under the advisor's own attacks, on test images."""
     if not kept.exists():
-        began = time.process_time()
-        seen = look(
-            load_model(file)[0],
-            TestSet(test.images, test.labels, 250),
-            attacks_of(THREAT, int(test.labels.max()) + 1),
-            THREAT,
-            derived(0, "test"),
-        )
-        clean = (seen.clean.argmax(1) == test.labels).float().mean().item()
+        began, labels = time.process_time(), test.labels
+        images = TestSet(*test.on(device), 250)
+        attacks = attacks_of(threat, int(labels.max()) + 1)
+        seen = look(load_model(file, device)[0], images, attacks, threat, derived(0, "test"))
+        clean = (seen.clean.argmax(1) == labels).float().mean().item()
         rates = {"clean": clean, "worst_case": seen.worst_case.float().mean().item()}
-        write_json(kept, rates | {"n": len(test.labels), "cpu_seconds": time.process_time() - began})
+        write_json(kept, rates | {"n": len(labels), "cpu_seconds": time.process_time() - began})
     return read_json(kept)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu.items import SCALE
-from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, TOY, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, Aim, parser, toy_of, write_result
 from components.foundation.storage import read_json
+from pipelines.studies.file import arm_params, read_study
 from pipelines.studies.job import Workplace, record, run
 from pipelines.studies.plan import ArmRun, Job, plan
 
@@ -27,7 +28,9 @@ def main() -> int:
     options.add_argument("--arm", required=True)
     options.add_argument("--seed", type=int, required=True)
     args = options.parse_args()
-    planned = plan(ROOT, ROOT / "studies" / args.study, SCALE, [args.seed], [args.arm], TOY if args.toy else {})
+    folder = ROOT / "studies" / args.study
+    delta = toy_of(arm_params(ROOT, folder, read_study(folder), SCALE, args.arm)) if args.toy else {}
+    planned = plan(ROOT, folder, SCALE, [args.seed], [args.arm], delta)
     place = Workplace(
         root=ROOT,
         # One folder for all: jobs are known by what they are told, and studies share teachers.

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import weights
-from benchmarks.gpu.chain import DATA, folder_of, write_params
+from benchmarks.gpu.chain import DATA, folder_of, recipe, write_params
 from benchmarks.gpu.items import CHAINS
-from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, MORE_TO_DO, Aim, parser, write_result
 from benchmarks.run_preset import run_once, run_stage, seconds_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_json, sha256
 from components.numerics.tensor_files import read_tensors
-from pipelines.parameters.presets import preset_values
 
 MODEL, SEED = "robust_teacher", 0
 
@@ -51,8 +50,7 @@ def prepared(args: argparse.Namespace) -> Path:
     """The folder of the chain with the robust teacher, and with parameters that ask for its cascade alone."""
     folder = folder_of(args.work, weights.FIRST, SEED)
     weights.restored(folder, MODEL, SEED, args.work)
-    values = changed(preset_values(ROOT, CHAINS[weights.FIRST].preset), TOY if args.toy else {}, "the programme")
-    write_params(folder, alone(values), SEED)
+    write_params(folder, alone(recipe(CHAINS[weights.FIRST].preset, args.toy)), SEED)
     return folder
 
 

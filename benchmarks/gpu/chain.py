@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.gpu import weights
 from benchmarks.gpu.items import CHAINS
-from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, TOY, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, Aim, parser, toy_of, write_result
 from benchmarks.run_preset import one_run, run_stage, seconds_of
 from components.foundation.recipes import changed
 from components.foundation.storage import read_json
@@ -50,7 +50,7 @@ def main() -> int:
     restored = [one for one in needed if weights.restored(folder, one, seed, args.work, name)]
     # Brought weights have no last checkpoint.
     brought = {"evaluate_attacks.last_epoch_attacks": []} if restored else {}
-    values = changed(preset_values(ROOT, CHAINS[name].preset), (TOY if args.toy else {}) | brought, "the programme")
+    values = changed(recipe(CHAINS[name].preset, args.toy), brought, "the programme")
     write_params(folder, values, seed)
     for stage in PARTS[part]:
         if not run_stage(folder, stage, args.data, deadline):
@@ -78,6 +78,12 @@ def folder_of(work: Path, chain: str, seed: int) -> Path:
     return folder
 
 
+def recipe(preset: str, toy: bool) -> dict[str, Any]:
+    """The parameters of a preset, or those at toy size."""
+    values = preset_values(ROOT, preset)
+    return changed(values, toy_of(values), "the programme") if toy else values
+
+
 def write_params(folder: Path, values: Mapping[str, Any], seed: int) -> None:
     text = yaml.safe_dump({**values, "seed": seed}, sort_keys=False)
     (folder / "params.yaml").write_text(text, encoding="utf-8")
@@ -93,7 +99,7 @@ def told(content: dict[str, Any], folder: Path, minutes: float | None) -> str:
     else:
         student = read_json(folder / "reports/robustness.json")["models"][weights.STUDENT]
         content["table"] = table(student, published["evaluation"])
-        content["aims"] = [Aim(f"student, {key}", *pair(row)).told() for key, row in content["table"].items()]
+        content["aims"] = [aim_of(key, row).told() for key, row in content["table"].items()]
         line = ", ".join(f"{key} {row['value']:.2%} ({row['published']:.2f})" for key, row in content["table"].items())
     return f"{line}, {content['verdicts'][weights.STUDENT]}"
 
@@ -104,9 +110,9 @@ def table(student: Mapping[str, Any], published: Mapping[str, float]) -> dict[st
     return {key: {"published": published[key], **found[name]} for key, name in ROWS.items()}
 
 
-def pair(row: Mapping[str, float]) -> tuple[float, float]:
-    """What was to be reached and what was, as shares."""
-    return row["published"] / 100, row["value"]
+def aim_of(key: str, row: Mapping[str, float]) -> Aim:
+    """A row as shares: what was to be reached, and what was."""
+    return Aim(f"student, {key}", round(row["published"] / 100, 4), row["value"])
 
 
 def aims(clean: float, attacked: float, minutes: float | None) -> list[dict[str, Any]]:

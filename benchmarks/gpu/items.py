@@ -40,12 +40,12 @@ CHAINS = {
         "cifar10_paper_fast",
         {
             "clean_teacher": ("ResNet-56, 60 epochs", 300),
-            "robust_teacher": ("WRN-34-5 by TRADES, 40 epochs", 1300),
+            "robust_teacher": ("WRN-34-5 by TRADES, 35 epochs", 1150),
             "student": ("ResNet-18 by B-MTARD, 60 epochs", 700),
             "evaluation": ("AutoAttack on all three, a table beside B-MTARD's published numbers", 900),
         },
     ),
-    "record": Chain("cifar10_adaad_igdm", {"robust_teacher": ("WRN-34-5 by TRADES with AWP, 35 epochs", 1400)}),
+    "record": Chain("cifar10_adaad_igdm", {"robust_teacher": ("WRN-34-5 by TRADES with AWP, 30 epochs", 1200)}),
 }
 
 
@@ -115,12 +115,14 @@ def programme(toy: bool = False) -> list[Item]:
     paper = [chain("paper", part, 0) for part in CHAINS["paper"].parts]
     first = [*arms(0), ADVICE, *records(0)]
     others = [item for seed in seeds[1:] for item in (*arms(seed), *records(seed))]
-    later = [chain(name, part, seed) for seed in seeds[1:] for name in ("chain", "paper") for part in CHAINS[name].parts]
+    later = [
+        chain(name, part, seed) for seed in seeds[1:] for name in ("chain", "paper") for part in CHAINS[name].parts
+    ]
     return [*alone, *paper, *first, *others, *later]
 
 
 def chain(name: str, part: str, seed: int) -> Item:
-    """A part of a preset that takes several, such as the whole way from a clean teacher to the report of its student."""
+    """A part of a preset that takes several, such as the student on the way from a clean teacher to a report."""
     preset, parts = CHAINS[name]
     purpose, seconds = parts[part]
     command = ("benchmarks.gpu.chain", "--chain", name, "--part", part, "--seed", str(seed))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,12 @@ TOY: dict[str, Any] = {
         "sentinel": None,
     }.items()
 }
+
+
+def toy_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The delta that makes a recipe one of toy size. Some methods know for how many epochs they train."""
+    known = [stage for stage in _TRAINED if values[stage]["method"].get("epochs") == values[stage]["recipe"]["epochs"]]
+    return TOY | {f"{stage}.method.epochs": TOY[f"{stage}.recipe.epochs"] for stage in known}
 
 
 class Place(NamedTuple):

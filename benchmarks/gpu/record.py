@@ -10,13 +10,11 @@ from typing import Any
 
 from benchmarks.gpu import weights
 from benchmarks.gpu.cascade import alone, attack
-from benchmarks.gpu.chain import DATA, folder_of, write_params
+from benchmarks.gpu.chain import DATA, folder_of, recipe, write_params
 from benchmarks.gpu.items import RECORDS
-from benchmarks.gpu.place import DONE, MORE_TO_DO, ROOT, TOY, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, MORE_TO_DO, Aim, parser, write_result
 from benchmarks.run_preset import run_stage, seconds_of
-from components.foundation.recipes import changed
 from components.foundation.storage import read_json
-from pipelines.parameters.presets import preset_values
 
 CHAIN, TEACHER = "record", "robust_teacher"
 STAGE = "distill_student"
@@ -33,8 +31,7 @@ def main() -> int:
     name, seed = args.method, args.seed
     folder = folder_of(args.work, f"{CHAIN}-{name}", seed)
     brought = weights.lent(folder, folder_of(args.work, CHAIN, seed), TEACHER, seed, args.work, CHAIN)
-    values = changed(preset_values(ROOT, RECORDS[name][0]), TOY if args.toy else {}, "the programme")
-    write_params(folder, alone(values), seed)
+    write_params(folder, alone(recipe(RECORDS[name][0], args.toy)), seed)
     for stage in (*DATA, STAGE):
         if not run_stage(folder, stage, args.data, deadline):
             return MORE_TO_DO
