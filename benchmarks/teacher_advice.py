@@ -108,7 +108,7 @@ REFERENCES = {"reference": Made("n_fgsm", 0, 0.5), "reference_pgd": Made(PGD_AT,
 
 
 class Sizes(NamedTuple):
-    """Which images, and how much of everything: images, a teacher's epochs, the student's width, the teachers by name."""
+    """Which images, and how much of everything: images, a teacher's epochs, the student's width, teachers by name."""
 
     dataset: str
     train: int

@@ -94,7 +94,8 @@ def told(content: dict[str, Any], folder: Path, minutes: float | None) -> str:
     published = read_json(PUBLISHED).get(content["chain"])
     if published is None:
         rates = shown(content["accuracies"])
-        content["aims"] = aims(*(found["value"] for found in rates.values()), minutes)
+        clean, attacked = (found["value"] for found in rates.values())
+        content["aims"] = aims(clean, attacked, minutes)
         line = ", ".join(f"{name} {found['value']:.1%}" for name, found in rates.items())
     else:
         student = read_json(folder / "reports/robustness.json")["models"][weights.STUDENT]
