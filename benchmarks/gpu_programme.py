@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu import transfer  # noqa: E402
+from benchmarks.gpu import tally, transfer  # noqa: E402
 from benchmarks.gpu.items import Item, programme  # noqa: E402
 from benchmarks.gpu.place import DONE, MORE_TO_DO, Place  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
@@ -153,7 +153,7 @@ def show(items: Sequence[Item], place: Place, outcomes: Iterable[Outcome]) -> No
         if place.has(item.id):
             state = f"{'WRONG' if place.wrong(item.id) else 'done '}  {read_json(place.result(item.id))['headline']}"
         print(f"{item.id:36} {item.seconds:5d} s  {state}")
-    print(f"left: {minutes(item for item in items if not place.has(item.id))}")
+    print(*tally.lines(place), f"left: {minutes(item for item in items if not place.has(item.id))}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from components.threats.parts.threat import Threat
 from pipelines.parameters.presets import preset_values
 from tests.parts.attack_members import MEMBERS as ATTACKS
 from tests.parts.attack_members import THREATS
-from tests.parts.golden_steps import captured_steps, deviation, steps
+from tests.parts.golden_steps import CASES, NOT_CAPTURED, captured_steps, deviation, make_ready, steps
 from tests.parts.method_members import MEMBERS as METHODS
 from tests.parts.tiny_net import TinyNet
 
@@ -66,8 +66,9 @@ TOLERANCES = {
     "captured": REPLAYED,
     "stages": STAGES_APART,
 }
-# Methods of which whole steps can be recorded.
-CAPTURED = ("pgd_at", "b_mtard", "trades")
+# Methods of which whole steps can be recorded, or the attack alone; and those whose bits are compared twice.
+CAPTURED = [name for name in CASES if name not in NOT_CAPTURED]
+TWICE = ("pgd_at", "b_mtard", "trades")
 IMAGES, TOY_IMAGES, STEPS = 128, 8, 4
 CPU = torch.device("cpu")
 
@@ -158,8 +159,9 @@ def attacks(device: torch.device, num: int, toy: bool) -> Iterator[dict[str, Any
 
 
 def methods(device: torch.device) -> Iterator[dict[str, Any]]:
-    """For every method a few steps: on both devices in float32, and on this one in bfloat16 beside float32."""
-    for name, make in METHODS.items():
+    """For every method, and every wrapper around one, a few steps: on both devices in float32, and on this one in
+    bfloat16 beside float32."""
+    for name, make in CASES.items():
         yield _row(name, METHOD, lambda make=make: apart(trained(CPU, make), trained(device, make)))
         half = partial(trained, device, make, "bfloat16")
         yield _row(f"{name} bfloat16", HALF, lambda make=make, half=half: apart(trained(device, make), half()))
@@ -170,19 +172,20 @@ def trained(place: torch.device, make: Callable[[], Method], precision: Precisio
     threat, count = Threat(norm=Linf(), epsilon=Ratio(8, 255)), 16
     torch.manual_seed(5)
     model, method = TinyNet().to(place).train(), make().to(place).train()
+    make_ready(method)
     rule = Sgd(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=True)
     optimizer = Optimizer(rule, [Group(list(model.parameters()))])
     images = torch.rand((count, 1, 8, 8), generator=torch.Generator().manual_seed(2)).to(place)
     batch = Batch.of(images, (torch.arange(count) % 3).to(place))._replace(total=count)
     losses, gradients = list[float](), list[Tensor]()
-    method.begin_epoch(0)
+    method.begin_epoch(2)
     for step in range(STEPS):
         optimizer.zero_grad()
         rng = Noise(step, torch.arange(count, device=place))
         with training_arithmetic(place, precision):
             total = method.loss(model, batch, threat, rng).total
         total.backward()
-        losses.append(float(total))
+        losses.append(float(total.detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).cpu())
         optimizer.step(0.1, 0.9)
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).cpu()
@@ -200,13 +203,15 @@ def apart(one: Steps, other: Steps) -> dict[str, float]:
 
 
 def same_bits(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Whether the same few steps give the same bits twice, as they stand and captured; and captured ones those as they
-    stand."""
+    """Whether the same few steps give the same bits twice, as they stand and captured; and captured ones, of every
+    method and in both precisions, those as they stand."""
     yield _row("the same steps twice", SAME, lambda: differing(partial(weights_of_steps, device)))
-    for name in CAPTURED:
+    for name in TWICE:
         run = partial(captured, name, device, "bfloat16")
         yield _row(f"captured steps of {name} twice", SAME, lambda run=run: differing(lambda: list(run().values())))
-        yield _row(f"captured steps of {name}", REPLAYED, partial(from_those_that_stand, name, device))
+    for name in CAPTURED:
+        yield _row(f"captured steps of {name}", REPLAYED, partial(from_those_that_stand, name, device, "float32"))
+        yield _row(f"captured steps of {name} bfloat16", HALF, partial(from_those_that_stand, name, device, "bfloat16"))
 
 
 def differing(run: Callable[[], list[Tensor]]) -> dict[str, float]:
@@ -222,9 +227,10 @@ def captured(name: str, device: torch.device, precision: Precision) -> dict[str,
     return found
 
 
-def from_those_that_stand(name: str, device: torch.device) -> dict[str, float]:
-    """How far captured float32 steps lie from the same ones uncaptured."""
-    return deviation(captured(name, device, "float32"), steps(name, torch.float32, device=device.type))._asdict()
+def from_those_that_stand(name: str, device: torch.device, precision: Precision) -> dict[str, float]:
+    """How far captured steps lie from the same ones uncaptured."""
+    plain = steps(name, torch.float32, precision, device.type)
+    return deviation(captured(name, device, precision), plain)._asdict()
 
 
 def weights_of_steps(device: torch.device) -> list[Tensor]:

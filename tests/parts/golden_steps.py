@@ -58,6 +58,18 @@ class Unmeasured:
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
+NOT_CAPTURED = {
+    "free_at": "hands its perturbation from one step to the next",
+    "fgsm_mep": "makes room for images that it has not seen yet",
+    "mixed": "counts its steps",
+    "ensemble_at": "counts its steps",
+    "smoothed_fgsm_rs": "decides for each batch whether to pull",
+    # Its average is made in the first step.
+    "adr": "nothing was recorded",
+}
+"""The cases of which nothing is recorded, and why."""
+
+
 class Deviation(NamedTuple):
     """How far steps lie from the golden ones: of the largest loss, of the last gradient's and the weights' length, and
     the share of pixels that are off in the images trained on (0 without an attack)."""
@@ -80,7 +92,7 @@ def steps(
     step beside the clean images, [P, N, C, H, W]: all in float64 and on the CPU."""
     torch.manual_seed(1)
     model, method = TinyNet().to(device, dtype), CASES[name]()
-    _make_ready(method)
+    make_ready(method)
     if dtype == torch.float64:
         method = method.double()
     fields = replace(recipe(name, 4), average=None, precision=precision)
@@ -156,7 +168,7 @@ def _flat(tensors: Mapping[str, Tensor], group: str) -> Tensor:
     return torch.cat([tensor.flatten() for key, tensor in sorted(tensors.items()) if key.startswith(group)])
 
 
-def _make_ready(method: Method) -> None:
+def make_ready(method: Method) -> None:
     """Attacks have begun, and losses have a course to be held against."""
     for layer in method.modules():
         if isinstance(layer, MixedMethod):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.golden_steps import BEGIN, END, PAGE
 from components.numerics.tensor_files import read_tensors
-from tests.parts.golden_steps import CASES, GOLDEN, Deviation, captured_steps, deviation, golden, steps
+from tests.parts.golden_steps import CASES, GOLDEN, NOT_CAPTURED, Deviation, captured_steps, deviation, golden, steps
 from tests.parts.processes import together
 
 MOST_BYTES = 340 * 1024
@@ -40,18 +40,6 @@ TOLERANCES = {
 # the first gradient farther out, where it is nearly the same.
 FAINT_START = {"trades", "lbgat", "hat", "smoothed_trades"}
 FAINT = Tolerance(Deviation(loss=1e-2, gradient=0.3, weights=0.01, pixels=0.35), off=1e-3)
-
-
-# Of these nothing is replayed in so few steps, and why. Without a reason a captured step was none.
-NOT_CAPTURED = {
-    "free_at": "hands its perturbation from one step to the next",
-    "fgsm_mep": "makes room for images that it has not seen yet",
-    "mixed": "counts its steps",
-    "ensemble_at": "counts its steps",
-    "smoothed_fgsm_rs": "decides for each batch whether to pull",
-    # Its average is made in the first step.
-    "adr": "nothing was recorded",
-}
 
 
 def replayed(name: str, device: str = "cpu") -> dict[str, Tensor]:
