@@ -48,6 +48,7 @@ class StreamedLoader:
         self.images, self.labels = StreamedImages(files, device), files.labels.to(device)
         self.augmentation, self.num_classes, self.device = augmentation, num_classes, device
         self.num_batches = max(1, -(-len(files) // batch_size))
+        self.largest_batch = -(-len(files) // self.num_batches)
         self._stream = Stream(files, num_workers(), pinned=device.type == "cuda")
 
     def clean(self, num_batches: int) -> Iterator[Tensor]:

@@ -190,6 +190,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         4,
         f"{STUDENT}.recipe.micro_batch: b_mtard needs the whole batch at once (want null)",
     ),
+    (f"{CLEAN}.recipe.micro_batch", 1, f"{CLEAN}.recipe.micro_batch: got 1, want at least 2"),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
     (

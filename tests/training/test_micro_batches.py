@@ -1,12 +1,13 @@
 """Gradient accumulation: parts of a batch give the gradient of the whole where no batch norm joins them."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from components.data.batch import Batch
+from components.data.batch import Batch, num_parts
 from components.data.loader import Loader
 from components.distillation import DISTILLATIONS
 from components.evaluation.batch_size import free_memory
@@ -55,7 +56,7 @@ def gradients(name: str, size: int | None, linf) -> tuple[list[torch.Tensor], di
     return found, {"total": loss.total, **loss.parts}, state.rng.get_state()
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 10, 99])
+@pytest.mark.parametrize("size", [2, 3, 5, 10, 99])
 @pytest.mark.parametrize("name", sorted(set(ALL) - WHOLE))
 def test_parts_have_the_gradient_of_the_whole(name, size, linf):
     """The losses, the draws and the state of the generator afterwards as well."""
@@ -65,6 +66,32 @@ def test_parts_have_the_gradient_of_the_whole(name, size, linf):
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6 * float(one.abs().max()) + 1e-9)
     assert float(other["total"]) == pytest.approx(float(losses["total"]), rel=1e-4)
     assert torch.equal(rng, again)
+
+
+def test_parts_are_even_as_many_on_each_process_and_never_of_one_image():
+    for total, processes in itertools.product(range(4, 60), (1, 2)):
+        shares = [len(range(rank, total, processes)) for rank in range(processes)]
+        for size in range(2, 40):
+            count = num_parts(total, processes, size)
+            parts = []
+            for share in shares:
+                cut = list(Batch.of(torch.zeros(share, 1, 1, 1), torch.zeros(share)).cut(count))
+                parts.append([len(part.images) for _, part in cut])
+                assert torch.equal(torch.cat([part.indices for _, part in cut]), torch.arange(share))
+            assert all(max(sizes) - min(sizes) <= 1 and min(sizes) >= 2 for sizes in parts)
+            # One image more where a part would have a single one; shares may differ by one image too.
+            assert max(map(max, parts)) <= (size if size > 3 else 4)
+    assert (num_parts(27, 1, 13), num_parts(27, 2, 13), num_parts(27, 1, None), num_parts(5, 1, 2)) == (3, 2, 1, 2)
+
+
+@pytest.mark.parametrize("size", [2, 26])
+def test_networks_that_reach_a_single_pixel_train_in_parts(size, linf):
+    """Batches of 27 in parts of 26 left one image, which batch norm refuses there."""
+    fields = recipe(micro_batch=size, batch_size=27, optimizer=SGD, average=None)
+    network = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    state = start(network, MEMBERS["standard"](), Unmeasured(), fields, seed=0)
+    images, labels = data(27)
+    _backward(state, Batch.of(images.float() / 255, labels)._replace(total=27), Plan(fields, Constant(), linf, seed=0))
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
