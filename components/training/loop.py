@@ -25,7 +25,7 @@ from components.numerics.compute import Precision, channels_last, training_arith
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
 from components.optimizers.parts.optimizer import Optimizer
-from components.schedules.parts.schedule import Schedule, momentum
+from components.schedules.parts.schedule import Schedule, factor_of_step, momentum
 from components.threats.parts.threat import Threat
 from components.training.capture import IN_PARTS, Gradient
 from components.training.checkpoint import Measure, TrainingState
@@ -196,7 +196,7 @@ def _steps(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> lis
     num_steps = loader.num_batches * replays
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         progress = epoch + index / num_steps
-        rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
+        rate = recipe.learning_rate * factor_of_step(plan.schedule, progress, recipe.epochs, 1 / num_steps)
         speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, state.optimizer.rule.largest_momentum))
         gradient = state.capture.gradient(lambda batch: _gradient(state, plan, batch), batch)
         steps.append(_update(state, gradient, speed))
