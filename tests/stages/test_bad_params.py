@@ -190,6 +190,16 @@ MISTAKES: list[tuple[str, Any, str]] = [
         4,
         f"{STUDENT}.recipe.micro_batch: b_mtard needs the whole batch at once (want null)",
     ),
+    (
+        f"{RECIPE}.layers",
+        {"decay": 1, "frozen_epochs": 2},
+        f"{RECIPE}.layers.frozen_epochs: got 2, want less than 2, the recipe's epochs",
+    ),
+    (
+        f"{STUDENT}.schedule",
+        {"name": "cosine", "warmup": 2.5},
+        f"{STUDENT}.schedule.warmup: got 2.5, want less than 2, the recipe's epochs",
+    ),
     (f"{CLEAN}.recipe.micro_batch", 1, f"{CLEAN}.recipe.micro_batch: got 1, want at least 2"),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
