@@ -10,8 +10,10 @@ from components.training.loop import Recipe
 
 def require_room(recipe: Recipe, schedule: Schedule, where: str) -> None:
     """Refuses a warm-up that never ends, and layers that never move."""
-    lengths = {"recipe.layers.frozen_epochs": recipe.layers.frozen_epochs if recipe.layers is not None else 0}
-    lengths["schedule.warmup"] = schedule.warmup if isinstance(schedule, WarmedSchedule) else 0
+    lengths: dict[str, float] = {
+        "recipe.layers.frozen_epochs": recipe.layers.frozen_epochs if recipe.layers is not None else 0,
+        "schedule.warmup": schedule.warmup if isinstance(schedule, WarmedSchedule) else 0,
+    }
     for key, epochs in lengths.items():
         if epochs >= recipe.epochs:
             raise InputError(f"{where}.{key}: got {epochs:g}, want less than {recipe.epochs}, the recipe's epochs")

@@ -1,5 +1,7 @@
 """Schedules follow their curves."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -38,17 +40,16 @@ def test_schedules(schedule, points):
         assert schedule.factor(progress, 10) == pytest.approx(factor, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["constant", "step", "cosine", "linear"])
-def test_the_first_step_of_a_warm_up_takes_its_share_of_the_rate(name):
+@pytest.mark.parametrize("kind", [Constant, partial(Step, milestones=(4,), decay=0.1), Cosine, Linear])
+def test_the_first_step_of_a_warm_up_takes_its_share_of_the_rate(kind):
     """Of eight steps in two epochs of four: 1/8, 2/8, …, 1; from there on the schedule alone."""
-    fields = {"milestones": (4,), "decay": 0.1} if name == "step" else {}
-    schedule, alone = (SCHEDULES[name](**fields, warmup=warmup) for warmup in (2.0, 0.0))
+    schedule, alone = (kind(warmup=warmup) for warmup in (2.0, 0.0))
     factors = [factor_of_step(schedule, step / 4, 10, 1 / 4) for step in range(40)]
     assert factors[:8] == pytest.approx([step / 8 for step in range(1, 9)])
     # Of what follows, cosine and line are stretched over the epochs that are left.
     rest = [schedule.factor(step / 4, 10) for step in range(8, 40)]
     assert factors[8:] == rest and rest[0] == 1 == factor_of_step(alone, 0.0, 10, 1 / 4)
-    assert name not in ("constant", "step") or rest == [alone.factor(step / 4, 10) for step in range(8, 40)]
+    assert kind in (Cosine, Linear) or rest == [alone.factor(step / 4, 10) for step in range(8, 40)]
 
 
 def test_a_step_within_a_warm_up_counts_milestones_from_its_begin():

@@ -2,6 +2,9 @@
 
 import copy
 import itertools
+import re
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -17,9 +20,11 @@ from components.methods import METHODS
 from components.methods.parts.contract import Method, is_divisible
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.schedules.constant import Constant
+from components.stages.training_stage import WRAPPERS
 from components.training.loop import Plan, _backward, fit, start
 from components.training.validation import Validation
-from components.wrappers.awp import Awp
+from components.wrappers.awp import Awp, Perturbed
+from components.wrappers.converge_smooth import Smoothed
 from tests.parts.method_members import MEMBERS, OPTIONS, WRAPPED
 from tests.training.test_training import SGD, STILL, data, recipe
 
@@ -27,6 +32,9 @@ ALL = MEMBERS | WRAPPED | {"awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS
 PARTED = {"igdm_adaad", "peer_robust", "peer_clean"}
 WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "mtard", "ciard", "saad", "awp", *WRAPPED}
 WHOLE -= PARTED
+
+
+PAGE = Path(__file__).parents[2] / "docs/own-networks.md"
 
 
 class Unmeasured:
@@ -109,6 +117,18 @@ def test_a_method_is_called_as_params_yaml_calls_it(name):
     method = MEMBERS[name]()
     assert method.name == name in METHODS | DISTILLATIONS
     assert is_divisible(method.fields) == method.divisible == (name not in WHOLE)
+
+
+def test_the_page_lists_what_can_be_trained_in_parts():
+    """A new method, or one that changes sides, changes the page too."""
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("  | ")]
+    told = {row[1].strip(): [set(re.findall("`(.+?)`", cell)) for cell in row[2:4]] for row in rows}
+    for name, table in (("teachers", METHODS), ("students", DISTILLATIONS)):
+        able = {member for member, kind in table.items() if get_type_hints(kind.build)["return"].divisible}
+        assert told[name] == [able, table.keys() - able]
+    for option, wrapper in (("perturbation", Perturbed), ("smoothing", Smoothed)):
+        assert not wrapper.divisible and option in WRAPPERS
+    assert told["around them"] == [{"igdm"}, set(WRAPPERS)]
 
 
 def test_a_method_of_ones_own_is_called_as_its_class():
