@@ -21,7 +21,7 @@ from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
 from components.ntk.probe import ProbeSchedule
 from components.numerics import parallel
-from components.numerics.compute import Precision, channels_last, training_arithmetic
+from components.numerics.compute import Precision, channels_last
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
 from components.optimizers.parts.optimizer import Optimizer
@@ -30,6 +30,7 @@ from components.threats.parts.threat import Threat
 from components.training.capture import IN_PARTS, Gradient
 from components.training.checkpoint import Measure, TrainingState
 from components.training.layers import Layers, groups_of, waiting
+from components.training.parts import losses_of_parts
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
@@ -235,16 +236,14 @@ def _backward(state: TrainingState, batch: Batch, plan: Plan) -> Loss:
     """
     rng, shares = _stream(state, batch), list[Loss]()
     count = num_parts(batch.total, parallel.world_size(), plan.recipe.micro_batch)
-    whole, stream = count == 1, rng
-    for places, part in batch.cut(count):
-        stream = rng if whole else rng.alike(places)
-        with training_arithmetic(part.images.device, plan.recipe.precision):
-            loss = state.method.loss(state.model, part, plan.threat, stream)
+    cut = [(part, rng if count == 1 else rng.alike(places)) for places, part in batch.cut(count)]
+    losses = losses_of_parts(state.model, state.method, cut, plan.threat, plan.recipe.precision)
+    for (part, _), loss in zip(cut, losses, strict=True):
         share = len(part.images) / batch.total
         (loss.total * share).backward()
         shares.append(Loss(loss.total.detach() * share, {n: value.detach() * share for n, value in loss.parts.items()}))
-    if not whole:
-        rng.generator.set_state(stream.generator.get_state())
+    if count > 1:
+        rng.generator.set_state(cut[-1][1].generator.get_state())
     names = shares[0].parts
     return Loss(_sum(one.total for one in shares), {name: _sum(one.parts[name] for one in shares) for name in names})
 

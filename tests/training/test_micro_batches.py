@@ -25,12 +25,13 @@ from components.training.loop import Plan, _backward, fit, start
 from components.training.validation import Validation
 from components.wrappers.awp import Awp, Perturbed
 from components.wrappers.converge_smooth import Smoothed
-from tests.parts.method_members import MEMBERS, OPTIONS, WRAPPED
+from tests.parts.method_members import MEMBERS, OPTIONS, WRAPPED, matched
 from tests.training.test_training import SGD, STILL, data, recipe
 
 ALL = MEMBERS | WRAPPED | {"awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]())}
-PARTED = {"igdm_adaad", "peer_robust", "peer_clean"}
-WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "b_mtard", "mtard", "ciard", "saad", "awp", *WRAPPED}
+ALL |= {"igdm_b_mtard": lambda: matched("b_mtard")}
+PARTED = {"igdm_adaad", "peer_robust", "peer_clean", *(name for name in OPTIONS if "mtard" in name)}
+WHOLE = {"free_at", "fgsm_mep", "mixed", "ensemble_at", "adr", "ciard", "saad", "awp", *WRAPPED}
 WHOLE -= PARTED
 
 
@@ -59,20 +60,26 @@ def gradients(name: str, size: int | None, linf) -> tuple[list[torch.Tensor], di
     state.method.begin_epoch(0)
     images, labels = data(10)
     batch = Batch.of(images.float() / 255, labels)._replace(total=10)
-    loss = _backward(state, batch, Plan(fields, Constant(), linf, seed=0))
+    plan = Plan(fields, Constant(), linf, seed=0)
+    # A batch that is not cut comes in between.
+    _backward(state, batch, plan)
+    state.method.loss(state.model, batch, linf, torch.Generator().manual_seed(3))
+    state.optimizer.zero_grad()
+    loss = _backward(state, batch, plan)
     found = [parameter.grad for parameter in state.optimizer.parameters if parameter.grad is not None]
-    return found, {"total": loss.total, **loss.parts}, state.rng.get_state()
+    return found, {"total": loss.total, **loss.parts} | dict(state.method.named_buffers()), state.rng.get_state()
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 10, 99])
 @pytest.mark.parametrize("name", sorted(set(ALL) - WHOLE))
 def test_parts_have_the_gradient_of_the_whole(name, size, linf):
-    """The losses, the draws and the state of the generator afterwards as well."""
+    """Losses, numbers to log, the method's memory, the draws and the generator's state are those of the whole too."""
     (whole, losses, rng), (parts, other, again) = (gradients(name, each, linf) for each in (None, size))
     assert len(whole) == len(parts) > 0 and losses.keys() == other.keys()
     for one, two in zip(whole, parts, strict=True):
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6 * float(one.abs().max()) + 1e-9)
-    assert float(other["total"]) == pytest.approx(float(losses["total"]), rel=1e-4)
+    for key, value in losses.items():
+        assert other[key].tolist() == pytest.approx(value.tolist(), rel=1e-4, abs=1e-6), key
     assert torch.equal(rng, again)
 
 
@@ -90,6 +97,18 @@ def test_parts_are_even_as_many_on_each_process_and_never_of_one_image():
             # One image more where a part would have a single one; shares may differ by one image too.
             assert max(map(max, parts)) <= (size if size > 3 else 4)
     assert (num_parts(27, 1, 13), num_parts(27, 2, 13), num_parts(27, 1, None), num_parts(5, 1, 2)) == (3, 2, 1, 2)
+
+
+def test_looking_at_all_parts_first_moves_no_statistics(linf):
+    """Batch norm counts the passes that are learned from: two views of each of two parts."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    fields = recipe(micro_batch=5, optimizer=SGD, average=None)
+    state = start(network, MEMBERS["b_mtard"](), Unmeasured(), fields, seed=0)
+    images, labels = data(10)
+    batch = Batch.of(images.float() / 255, labels)._replace(total=10)
+    _backward(state, batch, Plan(fields, Constant(), linf, seed=0))
+    assert int(network.get_buffer("1.num_batches_tracked")) == 4
+    assert state.method.get_buffer("balances.weights.counted") == 1
 
 
 @pytest.mark.parametrize("size", [2, 26])
