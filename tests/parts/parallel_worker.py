@@ -122,11 +122,14 @@ def gradients(out: Path, device: torch.device = CPU) -> None:
     write_tensors(out / f"gradients.{rank}.safetensors", found | whole | dict(model.named_buffers()))
 
 
-def in_parts(out: Path, device: torch.device = CPU) -> None:
-    """The gradient of standard training on 27 images in parts of 13 at most, through synchronised batch norm."""
+def in_parts(out: Path, device: torch.device = CPU, name: str = "standard") -> None:
+    """The gradient of a method on 27 images in parts of 13 at most, through synchronised batch norm; without batch norm
+    where the method balances the whole batch."""
     images, labels = (tensor[:27].to(device) for tensor in data())
     torch.manual_seed(1)
-    model, method = TinyNet().to(device), MEMBERS["standard"]()
+    model, method = TinyNet().to(device), MEMBERS[name]()
+    if method.surveys:
+        model.features[1] = nn.Identity()
     fields = replace(recipe("", 1), micro_batch=13, gradient_clip=None)
     state = start(model, method, lambda model, epoch: {}, fields, seed=0)  # pyright: ignore[reportArgumentType]
     rank, ranks = parallel.rank(), parallel.world_size()
@@ -135,7 +138,8 @@ def in_parts(out: Path, device: torch.device = CPU) -> None:
     with synchronised(model):
         loss, _ = _gradient(state, Plan(fields, OneCycle(start=0.5, peak=0.3), LINF, 0), batch)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    write_tensors(out / f"in_parts.{rank}.safetensors", found | {"loss": loss.total.reshape(1)})
+    told = {"loss": loss.total.reshape(1)} | {name: value.reshape(1) for name, value in loss.parts.items()}
+    write_tensors(out / f"in_parts_{name}.{rank}.safetensors", found | told)
 
 
 if __name__ == "__main__":
@@ -143,8 +147,8 @@ if __name__ == "__main__":
     for member in sys.argv[6:]:
         if member == "gradients":
             gradients(folder, own)
-        elif member == "in_parts":
-            in_parts(folder, own)
+        elif member.startswith("in_parts_"):
+            in_parts(folder, own, member.removeprefix("in_parts_"))
         else:
             train(member, folder, int(sys.argv[3]), BATCH_NORMS[sys.argv[4]], int(sys.argv[5]), own)
     parallel.leave()
