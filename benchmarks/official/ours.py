@@ -32,6 +32,7 @@ class Replay:
 
     def __init__(self, epochs: Sequence[Sequence[Batch]]) -> None:
         self.epochs, self.num_batches = iter(epochs), len(epochs[0])
+        self.largest_batch = max(len(batch.images) for batch in epochs[0])
 
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         raise NotImplementedError("no preset here averages weights")

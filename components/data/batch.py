@@ -1,12 +1,25 @@
 """The images of one training step."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from components.data.placement import Placement
+
+
+def num_parts(total: int, processes: int, micro_batch: int | None) -> int:
+    """In how many parts a batch of `total` images goes through, on each of the processes that share it.
+
+    As many on each, since they exchange the statistics of batch norm in each part. A part has at most `micro_batch`
+    images, but never a single one, which batch norm refuses: of an odd number of images, three go through at once.
+    """
+    if micro_batch is None:
+        return 1
+    fewest, most = total // processes, -(-total // processes)
+    return max(1, min(-(-most // micro_batch), fewest // 2))
 
 
 class Batch(NamedTuple):
@@ -31,13 +44,14 @@ class Batch(NamedTuple):
         """The first images of a split, unmoved."""
         return cls(images, labels, torch.arange(len(images), device=images.device), Placement.still(images))
 
-    def cut(self, size: int) -> Iterator[tuple[slice, "Batch"]]:
-        """Parts of at most so many images, one after the other, with their places; `total` stays that of the whole."""
-        if size >= len(self.images):
+    def cut(self, num_parts: int) -> Iterator[tuple[slice, "Batch"]]:
+        """So many parts, whose sizes differ by one at most, with their places; `total` stays that of the whole."""
+        if num_parts == 1:
             yield slice(None), self
             return
-        for first in range(0, len(self.images), size):
-            places = slice(first, first + size)
+        edges = [len(self.images) * part // num_parts for part in range(num_parts + 1)]
+        for first, end in pairwise(edges):
+            places = slice(first, end)
             yield places, self._at(places)
 
     def part(self, rank: int, ranks: int) -> "Batch":

@@ -77,7 +77,7 @@ class Division:
 def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, S], dict[str, int]]:
     """The splits `train`, `validation` and `test`, drawn from `seed`, and how many duplicates each lost.
 
-    Images of a second source, `extra`, lose what is in any of the three.
+    Images of a second source, `extra`, lose what is in any of the three. Error: nothing is left of them.
     """
     validation: Fraction = division.validation
     num_classes, classes = len(source.classes), source.classes
@@ -98,6 +98,9 @@ def divide(source: Source[S], division: Division, seed: int) -> tuple[dict[str, 
     extra = {} if source.extra is None else {"extra": source.extra}
     splits = extra | {"train": train, "validation": chosen, "test": held_out}
     splits, dropped = drop_or_refuse_duplicates(splits, division.duplicates)
+    if "extra" in splits and not len(splits["extra"]):
+        images = f"all {dropped['extra']} images are in train, validation or test too"
+        raise InputError(f"fetch_data.extra: {images} (want others, or null)")
     for name, split in ((name, split) for name, split in splits.items() if name != "extra"):
         where = f"{name} (without {dropped[name]} images that are in a later split too)" if dropped[name] else name
         require_counts(split.counts(num_classes), classes, 1, where)

@@ -17,6 +17,8 @@ class Batches(Protocol):
     """What training asks of a loader: `Loader` or `streaming.StreamedLoader`."""
 
     num_batches: int
+    largest_batch: int
+    """Images of the largest one, which processes that train together share."""
 
     def clean(self, num_batches: int) -> Iterator[Tensor]: ...
 
@@ -42,6 +44,7 @@ class Loader:
         self.images, self.labels, self.augmentation, self.num_classes = images, labels, augmentation, num_classes
         self.mixture = mixture or Mixture(len(images))
         self.num_batches = max(1, -(-self.mixture.num_own // batch_size))
+        self.largest_batch = -(-self.mixture.num_own // self.num_batches)
 
     def clean(self, num_batches: int) -> Iterator[Tensor]:
         """The pixels of the first batches of the set as it is: no order, no augmentation, no random numbers."""

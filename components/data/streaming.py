@@ -24,7 +24,7 @@ def loader_of(
     """Batches of the train split on `device`: from memory, or decoded on the way where the split is files.
 
     `extra_share` of each batch are images of the second source. Errors: a share of a source that there is not, or
-    beside files.
+    beside files; one that is less than half an image an epoch.
     """
     train, extra, num_classes = splits.train, splits.extra, len(splits.classes)
     if not extra_share:
@@ -34,8 +34,11 @@ def loader_of(
     if extra is None or isinstance(train, LabelledFiles):
         want = "fetch_data.extra" if extra is None else "a train split in memory (fetch_data.dataset.streamed: null)"
         raise InputError(f"recipe.extra_share: got {extra_share}, want {want} for it")
-    images, labels = torch.cat([train.images, extra.images]), torch.cat([train.labels, extra.labels])
     mixture = Mixture(len(train), len(extra), extra_share)
+    if not mixture.extra_per_epoch:
+        least = f"0, or more than 1/{2 * len(train)}"
+        raise InputError(f"recipe.extra_share: got {extra_share}, which is no image of {len(train)}, want {least}")
+    images, labels = torch.cat([train.images, extra.images]), torch.cat([train.labels, extra.labels])
     return Loader(images.to(device), labels.to(device), batch_size, augmentation, num_classes, mixture)
 
 
@@ -48,6 +51,7 @@ class StreamedLoader:
         self.images, self.labels = StreamedImages(files, device), files.labels.to(device)
         self.augmentation, self.num_classes, self.device = augmentation, num_classes, device
         self.num_batches = max(1, -(-len(files) // batch_size))
+        self.largest_batch = -(-len(files) // self.num_batches)
         self._stream = Stream(files, num_workers(), pinned=device.type == "cuda")
 
     def clean(self, num_batches: int) -> Iterator[Tensor]:

@@ -10,5 +10,5 @@ class Constant:
 
     warmup: Warmup = 0.0  # Epochs of the linear warm-up.
 
-    def factor(self, progress: float, epochs: int) -> float:
-        return warmed(progress, self.warmup)
+    def factor(self, progress: float, epochs: int, step: float = 0.0) -> float:
+        return warmed(progress + step, self.warmup)

@@ -15,5 +15,5 @@ class Linear:
 
     warmup: Warmup  # Epochs of the linear warm-up.
 
-    def factor(self, progress: float, epochs: int) -> float:
-        return warmed(progress, self.warmup) * (1 - share_after(progress, epochs, self.warmup))
+    def factor(self, progress: float, epochs: int, step: float = 0.0) -> float:
+        return warmed(progress + step, self.warmup) * (1 - share_after(progress, epochs, self.warmup))

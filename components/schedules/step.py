@@ -18,5 +18,7 @@ class Step:
         if any(late <= early for early, late in pairwise(self.milestones)):
             raise ValueError(f"got milestones {list(self.milestones)}, want them increasing")
 
-    def factor(self, progress: float, epochs: int) -> float:
-        return warmed(progress, self.warmup) * self.decay ** sum(progress >= milestone for milestone in self.milestones)
+    def factor(self, progress: float, epochs: int, step: float = 0.0) -> float:
+        return warmed(progress + step, self.warmup) * self.decay ** sum(
+            progress >= milestone for milestone in self.milestones
+        )

@@ -38,6 +38,7 @@ from components.threats.parts.threat import Threat, read_threat
 from components.tracking.journal import Journal
 from components.training.capture import Capture
 from components.training.checkpoint import TrainingState, saved_epoch
+from components.training.fine_tuning import idle_layers, require_room
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.sentinel.probe import SentinelProbe
 from components.training.sentinel.rules import Sentinel
@@ -130,20 +131,21 @@ def _settings(
         require_divisible(method, around, f"{where}.recipe.micro_batch")
     if section.recipe.extra_share and params.get("fetch_data").get("extra") is None:
         raise InputError(f"{where}.recipe.extra_share: got {section.recipe.extra_share}, but fetch_data.extra is null")
+    require_room(section.recipe, schedule, where)
     if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:
         raise InputError(f"{where}.method: got epochs {method.epochs}, want the recipe's {section.recipe.epochs}")
     return settings
 
 
 def warnings_of(settings: Settings, stage: str) -> list[str]:
-    """A line for each attack of a training stage that cannot reach the edge of the ball, and for an unwatched file."""
+    """A line for each attack of a training stage that cannot reach the edge of the ball, and for other idle keys."""
     section = settings.section
     attacks = {"method": settings.method, "validation_attack": section.validation_attack, "sentinel": section.sentinel}
     lines = list(shortfalls({f"{stage}.{name}": attack for name, attack in attacks.items()}, settings.threat))
+    lines += idle_layers(section.recipe, settings.raw, stage)
     if section.initial is not None and section.files not in (None, str(section.initial.path)):
-        lines.append(
-            f"DVC watches {section.files} and not {section.initial.file}: set {stage}.files to that (params.yaml)"
-        )
+        unwatched = f"DVC watches {section.files} and not {section.initial.file}"
+        lines.append(f"{unwatched}: set {stage}.files to that (params.yaml)")
     return lines
 
 
@@ -207,8 +209,7 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     )
     if settings.ntk.epochs:
         journal.note(f"{training.stage}: the kernel is measured on {settings.ntk.size} of {len(splits.train)} images")
-    held_out = splits.validation.on(device)
-    size = recipe.at_a_time
+    held_out, size = splits.validation.on(device), recipe.at_a_time
     validation = Validation(*held_out, section.validation_attack, settings.threat, size, probe, settings.seed)
     state = start(model, built(training, settings), validation, recipe, settings.seed)
     state.capture = Capture(settings.compute.capture, lambda line: journal.note(f"{training.stage}: {line}"))

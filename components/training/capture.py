@@ -26,6 +26,8 @@ from components.training.recording import RESHAPED, Bindings, CudaGraph, Graph, 
 # So many steps may change what a method remembers in name or shape before it counts as one that always does.
 PATIENCE = 8
 FROM_OUTSIDE = "a teacher is a program from outside"
+# Each part has a place of its own in what is drawn, so a graph for each would be needed, with the memory of each.
+IN_PARTS = "batches go through in parts (micro_batch)"
 
 
 class Gradient(NamedTuple):
@@ -85,13 +87,13 @@ class Capture:
         """Takes stock, once an epoch of the method has begun: what was recorded is used again if nothing has moved.
 
         A method that changes with the epochs is recorded anew. `hindrance` is what besides the networks and the method
-        keeps steps from being recorded.
+        keeps steps, and attacks alone as well, from being recorded.
         """
         graphs = self.graphs or (CudaGraph if rng.device.type == "cuda" else None)
         if self.mode == "off" or graphs is None:
             return
         before, known = self._run, self._bindings
-        self._failed = self._failed or hindrance
+        self._failed, self._attack_failed = self._failed or hindrance, self._attack_failed or hindrance
         self._run, self._bindings = _Run(model, method, rng, lambda: graphs([rng])), Bindings(model, method)
         moved = known is None or known.marks != self._bindings.marks
         if known and before and before.method is method and not moved and not _changes_with_epochs(method):

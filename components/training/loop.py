@@ -12,24 +12,25 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from components.data.augmentation import Augmentation
-from components.data.batch import Batch
+from components.data.batch import Batch, num_parts
 from components.data.loader import Batches
 from components.foundation.errors import InputError
-from components.foundation.params import Count, Epochs, Fractional, Positive, Ratio, is_mapping, strict
+from components.foundation.params import Epochs, Fractional, Positive, Ratio, is_mapping, strict
 from components.methods.parts.contract import Loss, Method
 from components.models.parts.averaging import Ema, Swa
 from components.models.parts.batch_norm import synchronised
 from components.ntk.probe import ProbeSchedule
 from components.numerics import parallel
-from components.numerics.compute import Precision, channels_last, training_arithmetic
+from components.numerics.compute import Precision, channels_last
 from components.numerics.cost import PassCounter
 from components.numerics.random_numbers import Part, derived
 from components.optimizers.parts.optimizer import Optimizer
-from components.schedules.parts.schedule import Schedule, momentum
+from components.schedules.parts.schedule import Schedule, factor_of_step, momentum
 from components.threats.parts.threat import Threat
-from components.training.capture import Gradient
+from components.training.capture import IN_PARTS, Gradient
 from components.training.checkpoint import Measure, TrainingState
 from components.training.layers import Layers, groups_of, waiting
+from components.training.parts import losses_of_parts
 
 Record = dict[str, float]
 """One finished epoch: `epoch`, `learning_rate`, `train_loss`, the method's parts, and what was measured after it."""
@@ -67,9 +68,9 @@ class Recipe:
     patience: Epochs | None  # Training ends after that many epochs without a best one; null: never early.
     extra_share: Annotated[Fractional, Field(ge=0, lt=1)] = Ratio(0)  # Of each batch, from `fetch_data.extra`.
     layers: Layers | None = None  # How layers differ in what they learn; null: not at all.
-    micro_batch: Count | None = None
+    micro_batch: Annotated[int, Field(ge=2)] | None = None
     """Images that go through the network at a time, where a batch is more than memory holds; null: the whole batch.
-    Batch norm sees so many."""
+    Parts are even, and batch norm sees one of them."""
 
     @property
     def at_a_time(self) -> int:
@@ -174,8 +175,8 @@ def _train_epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) 
     state.method.train()
     state.method.begin_epoch(epoch)
     with waiting(state.model, plan.recipe.layers, epoch):
-        in_parts = "batches go through in parts" if plan.recipe.micro_batch else ""
-        state.capture.begin_epoch(state.model, state.method, state.rng, in_parts)
+        cut = num_parts(loader.largest_batch, parallel.world_size(), plan.recipe.micro_batch) > 1
+        state.capture.begin_epoch(state.model, state.method, state.rng, IN_PARTS if cut else "")
         steps = _steps(state, loader, plan, epoch)
     if not steps:
         return {}
@@ -196,7 +197,7 @@ def _steps(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> lis
     num_steps = loader.num_batches * replays
     for index, batch in enumerate(batch for batch in batches for _ in range(replays)):
         progress = epoch + index / num_steps
-        rate = recipe.learning_rate * plan.schedule.factor(progress, recipe.epochs)
+        rate = recipe.learning_rate * factor_of_step(plan.schedule, progress, recipe.epochs, 1 / num_steps)
         speed = _Speed(rate, momentum(plan.schedule, progress, recipe.epochs, state.optimizer.rule.largest_momentum))
         gradient = state.capture.gradient(lambda batch: _gradient(state, plan, batch), batch)
         steps.append(_update(state, gradient, speed))
@@ -231,19 +232,18 @@ def _gradient(state: TrainingState, plan: Plan, batch: Batch) -> Gradient:
 def _backward(state: TrainingState, batch: Batch, plan: Plan) -> Loss:
     """Adds the gradients of this process's share of the batch's loss; that share, and those of its parts, detached.
 
-    With `micro_batch`, so many images at a time: each part draws what it would draw within the whole.
+    With `micro_batch`, in parts: each draws what it would draw within the whole.
     """
-    rng, size, shares = _stream(state, batch), plan.recipe.micro_batch or len(batch.images), list[Loss]()
-    whole, stream = size >= len(batch.images), rng
-    for places, part in batch.cut(size):
-        stream = rng if whole else rng.alike(places)
-        with training_arithmetic(part.images.device, plan.recipe.precision):
-            loss = state.method.loss(state.model, part, plan.threat, stream)
+    rng, shares = _stream(state, batch), list[Loss]()
+    count = num_parts(batch.total, parallel.world_size(), plan.recipe.micro_batch)
+    cut = [(part, rng if count == 1 else rng.alike(places)) for places, part in batch.cut(count)]
+    losses = losses_of_parts(state.model, state.method, cut, plan.threat, plan.recipe.precision)
+    for (part, _), loss in zip(cut, losses, strict=True):
         share = len(part.images) / batch.total
         (loss.total * share).backward()
         shares.append(Loss(loss.total.detach() * share, {n: value.detach() * share for n, value in loss.parts.items()}))
-    if not whole:
-        rng.generator.set_state(stream.generator.get_state())
+    if count > 1:
+        rng.generator.set_state(cut[-1][1].generator.get_state())
     names = shares[0].parts
     return Loss(_sum(one.total for one in shares), {name: _sum(one.parts[name] for one in shares) for name in names})
 

@@ -56,7 +56,8 @@ class Matching(Method):
         if not isinstance(method, Crafting) or teacher is None:
             raise InputError(f"igdm: got method {method}, want one that attacks first and has a robust teacher")
         self.method, self.epochs = method, epochs
-        self.replays, self.divisible, self.epoch = method.replays, method.divisible, 0
+        self.replays, self.divisible, self.surveys = method.replays, method.divisible, method.surveys
+        self.epoch = 0
 
     @property
     def label_smoothing(self) -> float:

@@ -9,6 +9,10 @@ import torch
 from components.data.augmentation import Augmentation
 from components.data.loader import Loader
 from components.data.mixing import Mixture
+from components.data.normalization import Normalization
+from components.data.splits import LabelledImages, Splits
+from components.data.streaming import loader_of
+from components.foundation.errors import InputError
 from components.foundation.params import Ratio
 
 STILL = Augmentation(crop=0, flip=False, cutmix=0, rand_augment=None)
@@ -25,20 +29,36 @@ def epoch(of: Loader, seed: int) -> list[list[int]]:
     return [batch.indices.tolist() for batch in of.epoch(seed, torch.Generator().manual_seed(0))]
 
 
-@pytest.mark.parametrize("share", ["3/10", "0.5", "7/10", "0.99"])
+@pytest.mark.parametrize("share", ["1/80", "1/20", "3/10", "0.5", "7/10", "0.99"])
 @pytest.mark.parametrize("extra", [1, 10, 200])
 def test_each_batch_has_its_share_of_both(extra, share):
     mixed = loader(extra, share)
     batches = epoch(mixed, 3)
     alone = Loader(mixed.images[:OWN], mixed.labels[:OWN], BATCH, STILL, 2)
     assert [len(batch) for batch in batches] == [len(batch) for batch in epoch(alone, 3)]
-    for batch in batches:
-        assert sum(index >= OWN for index in batch) == round(Fraction(share) * len(batch))
+    counts = [sum(index >= OWN for index in batch) for batch in batches]
+    # Half an image, and the rest of the batch before.
+    assert all(abs(n - Fraction(share) * len(batch)) <= 1 for n, batch in zip(counts, batches, strict=True))
+    assert sum(counts) == round(Fraction(share) * OWN) > 0
     drawn = Counter(index for batch in batches for index in batch)
     own = [count for index, count in drawn.items() if index < OWN]
     others = [drawn[index] for index in range(OWN, OWN + extra)]
     assert all(count == 1 for count in own)
     assert max(others) - min(others) <= 1
+
+
+def test_a_share_below_half_an_image_an_epoch_is_one_line():
+    """One of 45 images an epoch is trained on, though no batch of 8 is owed half an image."""
+    images = torch.zeros(OWN, 1, 2, 2, dtype=torch.uint8)
+    some = LabelledImages(images, torch.arange(OWN) % 2)
+    splits = Splits(
+        "toy", ("a", "b"), some, some, some, Normalization(method="none", offset=(0.5,), scale=(0.5,)), some
+    )
+    device = torch.device("cpu")
+    assert len(list(loader_of(splits, BATCH, STILL, device, Ratio(1, 89)).epoch(0, torch.Generator()))) == 6
+    line = "^recipe.extra_share: got 1/90, which is no image of 45, want 0, or more than 1/90$"
+    with pytest.raises(InputError, match=line):
+        loader_of(splits, BATCH, STILL, device, Ratio(1, 90))
 
 
 def test_within_a_batch_the_two_sources_are_shuffled():

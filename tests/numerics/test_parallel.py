@@ -142,6 +142,32 @@ def test_derivatives_are_those_of_one_process(two, device, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_with_unequal_shares_cut_into_as_many_parts(kind, device, tmp_path):
+    """Of 27 images one process has 14 and one 13, where parts have 13 at most: both have two parts, and batch norm
+    goes over what the processes have of each."""
+    worker(tmp_path, kind, ["in_parts_standard", "in_parts_b_mtard"])
+    images, labels = (tensor[:27].to(device) for tensor in parallel_worker.data())
+    torch.manual_seed(1)
+    model = parallel_worker.TinyNet().to(device).train()
+    shares = [torch.arange(27)[rank::2] for rank in range(2)]
+    parts = [torch.cat([shares[0][:7], shares[1][:6]]), torch.cat([shares[0][7:], shares[1][6:]])]
+    assert [len(part) for part in parts] == [13, 14]
+    losses = nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)
+    loss = torch.stack([losses(model(images[part].float() / 255), labels[part]) for part in parts])
+    (loss.sum() / 27).backward()
+    want = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    want["loss"] = loss.detach().sum().reshape(1) / 27
+    for rank in range(2):
+        found = ends(tmp_path, "in_parts_standard", rank)
+        require_close(want, {name: found[name] for name in want}, 1e-4)
+    # One process has three parts; balances see the whole batch, whoever has it in how many parts.
+    both = [ends(tmp_path, "in_parts_b_mtard", rank) for rank in range(2)]
+    parallel_worker.in_parts(tmp_path, device, "b_mtard")
+    for one in both:
+        require_close(ends(tmp_path, "in_parts_b_mtard"), one, 1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one_does(name, two, device, tmp_path):
     """The loss curve of one process with the same whole batch; the same state, bit for bit, on both."""

@@ -5,6 +5,7 @@ As one of several processes: `python -m tests.parts.parallel_worker OUT DEVICE E
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from components.data.augmentation import Augmentation
+from components.data.batch import Batch
 from components.data.loader import Loader
 from components.foundation.params import Ratio
 from components.foundation.storage import write_json
@@ -26,7 +28,7 @@ from components.optimizers.sgd import Sgd
 from components.schedules.one_cycle import OneCycle
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from components.training.loop import Plan, Recipe, fit, start
+from components.training.loop import Plan, Recipe, _gradient, fit, start
 from components.training.validation import Validation
 from components.wrappers.awp import Awp
 from tests.parts.method_members import ATTACK, MEMBERS, WRAPPED
@@ -120,11 +122,33 @@ def gradients(out: Path, device: torch.device = CPU) -> None:
     write_tensors(out / f"gradients.{rank}.safetensors", found | whole | dict(model.named_buffers()))
 
 
+def in_parts(out: Path, device: torch.device = CPU, name: str = "standard") -> None:
+    """The gradient of a method on 27 images in parts of 13 at most, through synchronised batch norm; without batch norm
+    where the method balances the whole batch."""
+    images, labels = (tensor[:27].to(device) for tensor in data())
+    torch.manual_seed(1)
+    model, method = TinyNet().to(device), MEMBERS[name]()
+    if method.surveys:
+        model.features[1] = nn.Identity()
+    fields = replace(recipe("", 1), micro_batch=13, gradient_clip=None)
+    state = start(model, method, lambda model, epoch: {}, fields, seed=0)  # pyright: ignore[reportArgumentType]
+    rank, ranks = parallel.rank(), parallel.world_size()
+    batch = Batch.of(images.float() / 255, labels).part(rank, ranks)
+    model.train()
+    with synchronised(model):
+        loss, _ = _gradient(state, Plan(fields, OneCycle(start=0.5, peak=0.3), LINF, 0), batch)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    told = {"loss": loss.total.reshape(1)} | {name: value.reshape(1) for name, value in loss.parts.items()}
+    write_tensors(out / f"in_parts_{name}.{rank}.safetensors", found | told)
+
+
 if __name__ == "__main__":
     folder, own = Path(sys.argv[1]), prepared(KINDS[sys.argv[2]])
     for member in sys.argv[6:]:
         if member == "gradients":
             gradients(folder, own)
+        elif member.startswith("in_parts_"):
+            in_parts(folder, own, member.removeprefix("in_parts_"))
         else:
             train(member, folder, int(sys.argv[3]), BATCH_NORMS[sys.argv[4]], int(sys.argv[5]), own)
     parallel.leave()

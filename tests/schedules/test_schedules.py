@@ -1,5 +1,7 @@
 """Schedules follow their curves."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from components.schedules.cosine import Cosine
 from components.schedules.cyclic import Cyclic
 from components.schedules.linear import Linear
 from components.schedules.one_cycle import OneCycle
-from components.schedules.parts.schedule import momentum
+from components.schedules.parts.schedule import factor_of_step, momentum
 from components.schedules.step import Step
 
 CURVES = [
@@ -36,6 +38,28 @@ def test_every_schedule_has_its_curve():
 def test_schedules(schedule, points):
     for progress, factor in points.items():
         assert schedule.factor(progress, 10) == pytest.approx(factor, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Constant, partial(Step, milestones=(4,), decay=0.1), Cosine, Linear])
+def test_the_first_step_of_a_warm_up_takes_its_share_of_the_rate(kind):
+    """Of eight steps in two epochs of four: 1/8, 2/8, …, 1; from there on the schedule alone."""
+    schedule, alone = (kind(warmup=warmup) for warmup in (2.0, 0.0))
+    factors = [factor_of_step(schedule, step / 4, 10, 1 / 4) for step in range(40)]
+    assert factors[:8] == pytest.approx([step / 8 for step in range(1, 9)])
+    # Of what follows, cosine and line are stretched over the epochs that are left.
+    rest = [schedule.factor(step / 4, 10) for step in range(8, 40)]
+    assert factors[8:] == rest and rest[0] == 1 == factor_of_step(alone, 0.0, 10, 1 / 4)
+    assert kind in (Cosine, Linear) or rest == [alone.factor(step / 4, 10) for step in range(8, 40)]
+
+
+def test_a_step_within_a_warm_up_counts_milestones_from_its_begin():
+    schedule = Step(milestones=(1,), decay=0.1, warmup=2.0)
+    assert [factor_of_step(schedule, at, 10, 0.5) for at in (0.5, 1.0)] == pytest.approx([0.5, 0.075])
+
+
+def test_other_schedules_have_the_rate_of_a_steps_begin():
+    for schedule in (OneCycle(start=0.1, peak=0.4), Cyclic(peak=0.5)):
+        assert factor_of_step(schedule, 2.0, 10, 0.25) == schedule.factor(2.0, 10)
 
 
 def torch_momenta(steps: int, **kwargs) -> list[float]:

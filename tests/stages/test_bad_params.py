@@ -186,10 +186,16 @@ MISTAKES: list[tuple[str, Any, str]] = [
         f"{CLEAN}.schedule.name: unknown 'x' (allowed: constant, cosine, cyclic, linear, one_cycle, step)",
     ),
     (
-        f"{STUDENT}.recipe.micro_batch",
-        4,
-        f"{STUDENT}.recipe.micro_batch: b_mtard needs the whole batch at once (want null)",
+        f"{RECIPE}.layers",
+        {"decay": 1, "frozen_epochs": 2},
+        f"{RECIPE}.layers.frozen_epochs: got 2, want less than 2, the recipe's epochs",
     ),
+    (
+        f"{STUDENT}.schedule",
+        {"name": "cosine", "warmup": 2.5},
+        f"{STUDENT}.schedule.warmup: got 2.5, want less than 2, the recipe's epochs",
+    ),
+    (f"{CLEAN}.recipe.micro_batch", 1, f"{CLEAN}.recipe.micro_batch: got 1, want at least 2"),
     (f"{STUDENT}.method.name", "kd", f"{STUDENT}.method.name: unknown 'kd' (allowed: {', '.join(DISTILLATIONS)})"),
     (f"{EVALUATE}.attacks.fgsm.name", "aa", f"{EVALUATE}.attacks.fgsm.name: unknown 'aa' (allowed: apgd, bim, cw,"),
     (
@@ -211,6 +217,15 @@ def test_mistakes_in_params(key, value, message):
     with pytest.raises(InputError) as caught:
         check_params.check(Params(changed(small_params(), {key: value})))
     assert str(caught.value).startswith(f"params.yaml: {message}") and "\n" not in str(caught.value)
+
+
+def test_a_method_that_needs_the_whole_batch_is_told_before_anything_is_trained():
+    values = changed(small_params(), {f"{STUDENT}.recipe.micro_batch": 4})
+    check_params.check(Params(values))
+    values = changed(values, {f"{RECIPE}.micro_batch": 4, f"{CLEAN}.method": ADR | {"epochs": 2}})
+    line = rf"^params\.yaml: {RECIPE}\.micro_batch: adr needs the whole batch at once \(want null\)$"
+    with pytest.raises(InputError, match=line):
+        check_params.check(Params(values))
 
 
 def test_a_wrapper_that_needs_the_whole_batch_is_told_before_anything_is_trained():

@@ -3,17 +3,21 @@
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 
+from components.commands import check_params
 from components.data.splits import read_splits
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.foundation.storage import read_json, sha256
-from components.stages import fetch_data, training_stage
+from components.stages import fetch_data, normalize_data, training_stage
 from components.stages.train_robust_teacher import read
+from components.tracking.journal import Journal
 from tests.parts.pipeline_files import changed, make_project, run_here, small_params
 
 STAGE = "train_robust_teacher"
@@ -82,6 +86,52 @@ def test_a_share_of_nothing_is_one_line():
     for share in (1, -0.1, "most"):
         with pytest.raises(InputError, match=f"{STAGE}.recipe.extra_share"):
             read(Params(changed(small_params(), {f"{STAGE}.recipe.extra_share": share, "fetch_data.extra": "e.npz"})))
+
+
+def test_a_second_source_that_nothing_trains_on_is_one_warning(mixed, tmp_path, monkeypatch):
+    """And none where a section takes a share of it, however it writes the others' nothing."""
+    monkeypatch.chdir(mixed)
+    unused = "warning: nothing trains on fetch_data.extra: recipe.extra_share is 0 in every section (params.yaml)"
+    for share, lines in ((0, [unused]), ("0/7", [unused]), ("1/9", [])):
+        values = changed(
+            small_params(**CHANGES), {f"{STAGE}.recipe.extra_share": share, "fetch_data.extra_files": "e.npz"}
+        )
+        assert [line for line in notes_of(fetch_data.main, values) if "warning" in line] == lines
+        assert [line for line in check_params.check(Params(values)) if "extra" in line] == [
+            line.removeprefix("warning: ") for line in lines
+        ]
+
+
+@pytest.mark.parametrize("content", [None, b"PK no archive"], ids=["missing", "broken"])
+def test_a_bad_file_is_one_line_that_names_the_key(content, tmp_path, monkeypatch):
+    """Not after a warning that DVC watches something else."""
+    monkeypatch.chdir(tmp_path)
+    if content:
+        Path("e.npz").write_bytes(content)
+    journal = create_autospec(Journal, instance=True)
+    with pytest.raises(InputError, match=r"^fetch_data\.extra: e\.npz: ") as caught:
+        fetch_data.main(Params(small_params(**CHANGES)), journal)
+    assert "\n" not in str(caught.value) and not journal.note.called and not Path("data").exists()
+
+
+def test_a_second_source_of_duplicates_alone_is_refused_before_anything_is_written(project, tmp_path, monkeypatch):
+    """Else the file is written, and every later stage refuses it."""
+    monkeypatch.chdir(tmp_path)
+    splits = read_splits(project / "data/normalized.safetensors")
+    np.savez("e.npz", images=splits.test.images[:5].numpy(), labels=splits.test.labels[:5].numpy())
+    values = small_params(**CHANGES)
+    notes_of(fetch_data.main, values)
+    line = r"^fetch_data\.extra: all 5 images are in train, validation or test too \(want others, or null\)$"
+    with pytest.raises(InputError, match=line):
+        notes_of(normalize_data.main, values)
+    assert not Path("data/normalized.safetensors").exists() and not Path("metrics").exists()
+
+
+def notes_of(main: Callable[[Params, Journal], None], values: dict[str, Any]) -> list[str]:
+    """What a stage says, in the present folder."""
+    journal = create_autospec(Journal, instance=True)
+    main(Params(values), journal)
+    return [call.args[0] for call in journal.note.call_args_list]
 
 
 def test_streamed_files_are_not_mixed():

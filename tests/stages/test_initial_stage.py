@@ -15,6 +15,7 @@ from components.foundation.storage import read_csv
 from components.models.parts.model_file import load_model
 from components.numerics.tensor_files import read_tensors, write_tensors
 from components.stages.train_robust_teacher import read
+from components.stages.training_stage import warnings_of
 from tests.parts.pipeline_files import changed, make_project, run_here, small_params
 
 STAGE = "train_robust_teacher"
@@ -78,9 +79,24 @@ def test_two_origins_of_weights_are_refused():
         read(Params(changed(small_params(), both)))
 
 
-def test_a_file_that_dvc_does_not_watch_is_told():
-    from components.stages.training_stage import warnings_of
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"decay": 0.5, "frozen_epochs": 0}, "get a smaller rate"),
+        ({"decay": 1, "frozen_epochs": 1}, "wait"),
+        ({"decay": 1, "frozen_epochs": 0}, None),
+        (None, None),
+    ],
+)
+def test_layers_of_random_weights_that_learn_slowly_are_told(layers, said):
+    line = f"{STAGE}.recipe.layers: layers with random weights {said} (set initial, or layers: null)"
+    for origin in ({}, {f"{STAGE}.initial": {"file": FILE}}, {f"{STAGE}.warm_start": True}):
+        changes = {f"{STAGE}.recipe.layers": layers, f"{STAGE}.warm_start": False, **origin}
+        told = warnings_of(read(Params(small_params(**changes))).training, STAGE)
+        assert [one for one in told if "layers" in one] == ([line] if said and not origin else [])
 
+
+def test_a_file_that_dvc_does_not_watch_is_told():
     settings = read(Params(small_params(**{f"{STAGE}.initial": {"file": FILE}}))).training
     assert any(f"set {STAGE}.files to that" in line for line in warnings_of(settings, STAGE))
     watched = {f"{STAGE}.initial": {"file": FILE}, f"{STAGE}.files": FILE}

@@ -31,7 +31,7 @@ from components.threats.l1 import L1
 from components.threats.l2 import L2
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from components.training.capture import Capture
+from components.training.capture import IN_PARTS, Capture
 from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.recording import WARM_UP, CudaGraph
@@ -375,6 +375,15 @@ def test_a_cumulative_batch_norm_and_several_processes_leave_the_attack(linf, tm
         capture = captured(lines)
         capture.begin_epoch(model, MEMBERS[name](), torch.Generator())
     assert lines == [line + "2 processes exchange gradients in it" for line in (ALONE, STEPS)]
+
+
+@pytest.mark.parametrize(("size", "lines"), [(3, [STEPS + IN_PARTS]), (5, [STEPS + IN_PARTS]), (6, []), (None, [])])
+def test_parts_of_a_batch_are_not_recorded_and_batches_that_are_not_cut_are(size, lines, linf, tmp_path):
+    """Batches have 6, 5, 5 and 5 images. Of parts the attack is not recorded either, and the line says so."""
+    fields, told = replace(recipe(3), micro_batch=size), []
+    eager = ended(MEMBERS["pgd_at"](), linf, tmp_path / "eager", fields, Capture())
+    same(eager, ended(MEMBERS["pgd_at"](), linf, tmp_path / "replayed", fields, captured(told)))
+    assert told == lines and bool(num_replays()) == (not lines)
 
 
 def test_a_program_that_teaches_is_never_recorded(linf, tmp_path):

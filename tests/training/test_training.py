@@ -21,6 +21,7 @@ from components.numerics.cost import PassCounter
 from components.optimizers.adamw import AdamW
 from components.optimizers.sgd import Sgd
 from components.schedules.cyclic import Cyclic
+from components.schedules.linear import Linear
 from components.schedules.one_cycle import OneCycle
 from components.training.layers import Layers
 from components.training.loop import Plan, Recipe, fit, start
@@ -219,6 +220,22 @@ def test_measuring_more_does_not_change_training(linf, tmp_path):
     list(steps)
     weights = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     assert all(torch.equal(left, right) for left, right in weights)
+
+
+def test_the_first_step_of_a_warm_up_moves_the_weights(linf, tmp_path, monkeypatch):
+    """Two epochs of five steps, the first of which is the warm-up."""
+    plan_recipe, rates = recipe(epochs=2, learning_rate=0.1, optimizer=SGD), list[float]()
+    state, _ = new_run(Standard(label_smoothing=0.0).build(), linf, tmp_path / "unused", plan_recipe)
+    step = state.optimizer.step
+
+    def noted(rate: float, momentum: float) -> None:
+        rates.append(rate)
+        step(rate, momentum)
+
+    monkeypatch.setattr(state.optimizer, "step", noted)
+    loader = Loader(*data(), plan_recipe.batch_size, STILL, num_classes=3)
+    assert len(list(fit(state, loader, Plan(plan_recipe, Linear(warmup=1), linf, 0), tmp_path / "own"))) == 3
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.08, 0.06, 0.04, 0.02])
 
 
 def test_each_step_has_the_momentum_of_its_schedule(linf, tmp_path, monkeypatch):

@@ -184,14 +184,25 @@ class Balances(nn.Module):
         softened = Softened(asked, entropies_of(asked), {})
         if self.temperatures is not None:
             softened = self.temperatures.soften(asked, self.decay)
-        losses = Pair(
-            kl_divergence(softened.targets.robust, views.adversarial, reduction),
-            kl_divergence(softened.targets.clean, views.clean, reduction),
-        )
+        losses = divergences(softened.targets, views, reduction)
         of_batch = over_batch(losses, len(views.clean))
         weights, weighed = self.weights.weigh(of_batch, self.decay)
         parts = named(loss=of_batch, entropy=softened.entropies) | weighed | softened.parts
         return Distilled(losses, weights, parts)
+
+    def as_in(self, whole: Distilled, views: Views, asked: Pair, reduction: MeanReduction) -> Distilled:
+        """The same for a part of a batch that was balanced as a `whole`: its temperatures, weights and what to log."""
+        if self.temperatures is not None:
+            asked = Pair(*(getattr(asked, side) / whole.parts[f"temperature_{side}"] for side in Pair._fields))
+        return whole._replace(losses=divergences(asked, views, reduction))
+
+
+def divergences(targets: Pair, views: Views, reduction: MeanReduction) -> Pair:
+    """KL(q_r ‖ p(x̃)) and KL(q_c ‖ p(x)), from logits on both sides."""
+    return Pair(
+        kl_divergence(targets.robust, views.adversarial, reduction),
+        kl_divergence(targets.clean, views.clean, reduction),
+    )
 
 
 @torch.no_grad()

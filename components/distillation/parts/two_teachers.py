@@ -1,16 +1,17 @@
 """Students of a robust and a clean teacher: the one is asked for the attacked image, the other for the clean one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.distillation.parts.balance import Pair
-from components.distillation.parts.balances import Balances
+from components.distillation.parts.balances import Balances, Distilled
 from components.distillation.parts.taught import Taught
 from components.methods.parts.contract import Loss, Teacher
 from components.methods.parts.two_views import Views, accuracies, logits_of
+from components.models.parts.batch_norm import untracked
 from components.numerics.losses import cross_entropy
 
 
@@ -22,11 +23,13 @@ class TwoTeachers(Taught):
     """
 
     clean_teacher: Teacher
-    divisible = False
+    surveys = True
 
     def __init__(self, fields: object, balances: Balances, clean_teacher: nn.Module, robust_teacher: nn.Module) -> None:
         super().__init__(fields, clean_teacher=Teacher(clean_teacher), robust_teacher=Teacher(robust_teacher))
         self.balances = balances
+        # Of the batch whose parts are learned from.
+        self.whole: Distilled | None = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the decay of both step sizes for this epoch (counted from 0)."""
@@ -37,16 +40,33 @@ class TwoTeachers(Taught):
         self.balances.weights.end_validation(record)
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> Loss:
-        """The loss of attacked images; moves both balances."""
+        """The loss of attacked images; moves both balances, unless those of the whole batch were moved before."""
+        views, asked = self._answers(model, batch, images_adv)
+        if self.whole is None:
+            distilled = self.balances.distil(views, asked, self.fields.reduction)
+        else:
+            distilled = self.balances.as_in(self.whole, views, asked, self.fields.reduction)
+        total, labelled = with_labels(distilled.total, views.adversarial, batch.labels, self.fields.label_weight)
+        parts = distilled.parts | labelled | accuracies(views, batch.labels)
+        return Loss(total, parts, attacked_logits=views.adversarial)
+
+    def survey(self, model: nn.Module, crafted: Sequence[tuple[Batch, Tensor]]) -> None:
+        """Moves both balances by the whole batch, for one more pass of all networks; no statistics of batches move."""
+        self.whole = None
+        if crafted:
+            with untracked(model):
+                answers = [self._answers(model, *part) for part in crafted]
+            views = Views(*(torch.cat([views[side] for views, _ in answers]) for side in range(2)))
+            asked = Pair(*(torch.cat([asked[side] for _, asked in answers]) for side in range(2)))
+            self.whole = self.balances.distil(views, asked, self.fields.reduction)
+
+    def _answers(self, model: nn.Module, batch: Batch, images_adv: Tensor) -> tuple[Views, Pair]:
+        """The logits of the student, and of the teacher of each view."""
         # Two forward passes, adversarial first, so that each has its own batch statistics.
         logits_adv, logits = logits_of(model, images_adv), logits_of(model, batch.images)
         with torch.no_grad():
             asked = Pair(logits_of(self.robust_teacher, images_adv), logits_of(self.clean_teacher, batch.images))
-        views = Views(logits, logits_adv)
-        distilled = self.balances.distil(views, asked, self.fields.reduction)
-        total, labelled = with_labels(distilled.total, logits_adv, batch.labels, self.fields.label_weight)
-        parts = distilled.parts | labelled | accuracies(views, batch.labels)
-        return Loss(total, parts, attacked_logits=logits_adv)
+        return Views(logits, logits_adv), asked
 
 
 def with_labels(total: Tensor, logits_adv: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, dict[str, Tensor]]:

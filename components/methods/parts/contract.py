@@ -44,11 +44,13 @@ class Method(nn.Module):
     network that it learns from is a child within `Teacher`, a method that it goes around is a child too.
 
     The loop steps `replays` times on each batch. Where `divisible`, the losses of parts of a batch, each times its
-    share of the images, add up to the loss of the batch; a method that takes stock of the whole batch in a step is not.
+    share of the images, add up to the loss of the batch; a method that takes stock of the whole batch in a step is not,
+    unless it `surveys` the parts, attacked, before the objective of each.
     """
 
     replays: int = 1
     divisible: bool = True
+    surveys: bool = False
 
     def __init__(self, fields: Any = None) -> None:
         super().__init__()
@@ -84,6 +86,14 @@ class Method(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """For a method that changes with the epochs, which are counted from 0."""
+
+    def survey(self, model: nn.Module, crafted: Sequence[tuple[Batch, Tensor]]) -> None:
+        """For a method that takes stock of a batch whose parts come one by one: all of them with their attacked images,
+        without gradients, before the objectives of that batch; none of them after. As it stands here, that of the
+        method inside."""
+        for child in self.children():
+            if isinstance(child, Method):
+                child.survey(model, crafted)
 
     def end_epoch(self, model: nn.Module) -> None:
         """For a method that takes stock after an epoch's last step."""

@@ -8,7 +8,8 @@ from pydantic import Field
 from components.foundation.params import Real
 
 Warmup = Annotated[Real, Field(ge=0)]
-"""Epochs at the beginning in which the rate rises in a line, from 0 to where the schedule begins."""
+"""Epochs at the beginning in which the rate rises in a line to where the schedule begins: of n steps the first has
+1/n of that rate, the last all of it."""
 InnerShare = Annotated[Real, Field(gt=0, lt=1)]
 """A point inside training, as a share of it."""
 Momentum = Annotated[Real, Field(ge=0, lt=1)]
@@ -30,6 +31,24 @@ class MomentumSchedule(Protocol):
     """A schedule that moves the momentum too: progress in epochs, `epochs`, the recipe's momentum -> the momentum."""
 
     def momentum(self, progress: float, epochs: int, largest: float) -> float: ...
+
+
+@runtime_checkable
+class WarmedSchedule(Protocol):
+    """A schedule with a warm-up, in which a step that takes `step` of an epoch has the rate of its end: that of its
+    begin would be 0 for the first, which then moves nothing."""
+
+    @property
+    def warmup(self) -> float: ...
+
+    def factor(self, progress: float, epochs: int, step: float = 0.0) -> float: ...
+
+
+def factor_of_step(schedule: Schedule, progress: float, epochs: int, step: float) -> float:
+    """The factor for a step that begins at `progress` and takes `step` of an epoch."""
+    if isinstance(schedule, WarmedSchedule):
+        return schedule.factor(progress, epochs, step)
+    return schedule.factor(progress, epochs)
 
 
 def momentum(schedule: Schedule, progress: float, epochs: int, largest: float) -> float:
