@@ -9,14 +9,20 @@ from components.training.loop import Recipe
 
 
 def require_room(recipe: Recipe, schedule: Schedule, where: str) -> None:
-    """Refuses a warm-up that never ends, and layers that never move."""
-    lengths: dict[str, float] = {
-        "recipe.layers.frozen_epochs": recipe.layers.frozen_epochs if recipe.layers is not None else 0,
-        "schedule.warmup": schedule.warmup if isinstance(schedule, WarmedSchedule) else 0,
-    }
-    for key, epochs in lengths.items():
-        if epochs >= recipe.epochs:
-            raise InputError(f"{where}.{key}: got {epochs:g}, want less than {recipe.epochs}, the recipe's epochs")
+    """Refuses a warm-up that never ends, and layers that wait for longer than the training lasts.
+
+    To wait for all of it is a training of the head alone.
+    """
+    frozen = recipe.layers.frozen_epochs if recipe.layers is not None else 0
+    if frozen > recipe.epochs:
+        raise InputError(
+            f"{where}.recipe.layers.frozen_epochs: got {frozen}, want at most {recipe.epochs}, the recipe's epochs"
+        )
+    warmup = schedule.warmup if isinstance(schedule, WarmedSchedule) else 0
+    if warmup >= recipe.epochs:
+        raise InputError(
+            f"{where}.schedule.warmup: got {warmup:g}, want less than {recipe.epochs}, the recipe's epochs"
+        )
 
 
 def idle_layers(recipe: Recipe, section: Mapping[str, Any], stage: str) -> list[str]:
