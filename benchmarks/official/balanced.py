@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from benchmarks.official import script
-from benchmarks.official.b_mtard import INTERIOR, no_data
+from benchmarks.official.b_mtard import INTERIOR, first_losses_of, no_data, temperatures_of, weights_of
 from benchmarks.official.students import CROSS_ENTROPY, EPOCHS, TAUGHT, Silent, Student, packages, sharp
 from benchmarks.official.tape import Tape, TinyNet
 
@@ -32,19 +32,6 @@ def _teacher(tape: Tape) -> Callable[..., dict[str, Any]]:
     Its predictions are softer than those of other cases, so that a step of its temperature shows in the losses.
     """
     return lambda *_, **__: sharp(tape.networks[-1], 4).state_dict()
-
-
-def _weights(members: dict[str, Any]) -> dict[str, Any]:
-    weight = members["weight"]
-    return {"weight_robust": weight["adv_loss"], "weight_clean": weight["nat_loss"]}
-
-
-def _first_losses(members: dict[str, Any]) -> dict[str, Any]:
-    return {"first_loss_robust": members["init_loss_adv"], "first_loss_clean": members["init_loss_nat"]}
-
-
-def _temperatures(members: dict[str, Any]) -> dict[str, Any]:
-    return {"temperature_robust": members["temp_adv"], "temperature_clean": members["temp_nat"]}
 
 
 def zhao(file: str, edits: Mapping[str, str], noted: Noted = lambda _: {}) -> Run:
@@ -122,8 +109,7 @@ def jung(argv: Mapping[str, Any]) -> Run:
         read = json.load
 
         def shortened(file: Any) -> dict[str, Any]:
-            milestones = dict.fromkeys(("lr_decay_epochs_peer", "lr_decay_epochs_student"), [2])
-            return {**read(file), "epochs": EPOCHS, **milestones}
+            return {**read(file), "epochs": EPOCHS, "lr_decay_epochs_peer": [2], "lr_decay_epochs_student": [2]}
 
         config = folder / "configs" / "PeerAiD_resnet18_cifar10.json"
         fixed = {"--p_type": "peer", "--s_type": "student", "--kd": True, "--config_path": config}
@@ -192,7 +178,9 @@ SAME_PEER = "the peer begins with the same weights"
 
 
 def _mtard(words: str, file: str, edits: Mapping[str, str], **more: Any) -> Student:
-    noted: Noted = (lambda m: {**_weights(m)}) if "cifar100" in file else (lambda m: _weights(m) | _first_losses(m))
+    def noted(members: dict[str, Any]) -> dict[str, Any]:
+        return weights_of(members) | ({} if "loss" in more.get("apart", ()) else first_losses_of(members))
+
     official = zhao(f"mtard/{file}", {"or epoch == 1:": "and False:", **edits}, noted)
     fields, equalised = more.pop("fields", {}), (INTERIOR, TAKEN_OUT, *more.pop("equalised", ()))
     return Student(
@@ -256,11 +244,11 @@ CASES = [
         recipe={"recipe.learning_rate": 1.0, "recipe.optimizer.weight_decay": 2e-5},
         apart=("rate", "loss", "gradient"),
     ),
-    _ciard("as published", 1, _temperatures, {}, {}),
+    _ciard("as published", 1, temperatures_of, {}, {}),
     _ciard(
         "earlier weights, other numbers",
         0,
-        lambda members: _weights(members) | _first_losses(members) | _temperatures(members),
+        lambda members: weights_of(members) | first_losses_of(members) | temperatures_of(members),
         {
             "1 * kl_Loss1 + 1 *kl_Loss2": 'weight["adv_loss"]*kl_Loss1 + weight["nat_loss"]*kl_Loss2',
             "temp_learn_rate = 0.001": "temp_learn_rate = 0.3",

@@ -65,7 +65,9 @@ class _Matched:
 def tape_of(case: Student, tape: Tape, drawn: Callable[[Tensor], Tensor] | None = None) -> Tape:
     """Our steps of a case, from the tape's networks."""
     changes = {"method": case.method, "schedule.milestones": [2 if case.falls else 99]}
-    settings = ours.settings_of(PRESET, "distill_student", {**changes, "recipe.epochs": EPOCHS, "igdm": None, **case.recipe})
+    settings = ours.settings_of(
+        PRESET, "distill_student", {**changes, "recipe.epochs": EPOCHS, "igdm": None, **case.recipe}
+    )
     if case.igdm is not None:
         settings = settings._replace(method=_Matched(settings.method, case.igdm))
     own, batches = Tape(), ours.batches(given())
