@@ -1,5 +1,6 @@
 """PeerAiD's step for a student and a peer of one linear layer each, with slopes written out instead of autograd."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 class PlainPeer:
     """Both layers' weights [K, D] and biases [K], which a step moves at once; `fields` are those of `Peer`."""
 
-    def __init__(self, student: list[Tensor], peer: list[Tensor], fields: dict[str, Any]) -> None:
+    def __init__(self, student: Sequence[Tensor], peer: Sequence[Tensor], fields: dict[str, Any]) -> None:
         self.student, self.peer = ([tensor.detach().clone() for tensor in layer] for layer in (student, peer))
         self.fields = fields
 
