@@ -49,7 +49,8 @@ def compare(case: Case, code: Path) -> dict[str, Any]:
     outcome = case.run(folder, case.preset)
     for name, (theirs, own) in outcome.constants.items():
         assert theirs == own, f"{case.preset}: {name} is {theirs} there, {own} here"
-    found = {k: v for k, v in differences(outcome.official, outcome.ours)._asdict().items() if k not in case.apart}
+    found = differences(outcome.official, outcome.ours)._asdict() | dict(outcome.beside)
+    found = {name: difference for name, difference in found.items() if name not in case.apart}
     commit = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     return {
         "preset": case.preset,

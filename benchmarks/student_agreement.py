@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.official import script, students  # noqa: E402
+from benchmarks.official import balanced, script, students  # noqa: E402
 from benchmarks.official.case import EVERYWHERE  # noqa: E402
-from benchmarks.official.tape import Tape, differences  # noqa: E402
+from benchmarks.official.tape import Tape, differences, differences_beside  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 
+CASES = [*students.CASES, *balanced.CASES]
 OUT = ROOT / "benchmarks" / "results" / "student_agreement.json"
 
 
@@ -33,15 +34,16 @@ def compare(case: students.Student, code: Path) -> dict[str, Any]:
     """The row of one case."""
     folder, tape = code / case.repository.split("/")[1], Tape()
     case.official(folder, tape, script.Feed(students.given(), tape))
-    steps = students.steps_of(case, tape)
-    found = {k: v for k, v in differences(tape.steps, steps)._asdict().items() if k not in case.apart}
+    own = students.tape_of(case, tape)
+    found = differences(tape.steps, own.steps)._asdict() | differences_beside(tape, own)
+    found = {name: difference for name, difference in found.items() if name not in case.apart}
     commit = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     return {
         "name": case.name,
         "repository": case.repository,
         "commit": commit.stdout.strip(),
         "file": case.file,
-        "steps": len(steps),
+        "steps": len(own.steps),
         "largest": max(found.values()),
         "differences": found,
         "equalised": case.equalised,
@@ -58,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for case in students.CASES:
+    for case in CASES:
         rows.append(compare(case, options.code.resolve()))
         print(f"{case.name} ({case.file}): {rows[-1]['largest']:.1e} over {rows[-1]['steps']} steps", flush=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__}

@@ -11,7 +11,7 @@ import torchvision
 
 from benchmarks.official import ours, script
 from benchmarks.official.case import Case, Outcome
-from benchmarks.official.tape import Tape, pictures
+from benchmarks.official.tape import Tape, differences_beside, pictures
 
 BATCHES, IMAGES = 2, 16
 PRESET = "cifar10_paper"
@@ -88,11 +88,29 @@ def b_mtard(folder: Path, preset: str) -> Outcome:
             "dataset": script.stand_in("dataset", **names),
         },
         patches=[*no_data(feed), weights],
+        noted=lambda members: weights_of(members) | first_losses_of(members) | temperatures_of(members),
     )
     changes = {"recipe.epochs": num_epochs, "schedule.milestones": [2, 3, 4], "method.balance_milestones": [2, 3, 4]}
     settings = ours.settings_of(preset, "distill_student", changes)
-    steps = ours.train(settings, tape, ours.batches(given), teachers=(2, 1))
-    return Outcome(tape.steps, steps, _b_mtard_constants(official, preset))
+    own = Tape()
+    ours.train(settings, tape, ours.batches(given), teachers=(2, 1), own=own)
+    return Outcome(tape.steps, own.steps, _b_mtard_constants(official, preset), differences_beside(tape, own))
+
+
+def weights_of(members: dict[str, Any]) -> dict[str, Any]:
+    """What MTARD, B-MTARD and CIARD weigh both sides with."""
+    weight = members["weight"]
+    return {"weight_robust": weight["adv_loss"], "weight_clean": weight["nat_loss"]}
+
+
+def first_losses_of(members: dict[str, Any]) -> dict[str, Any]:
+    """What they hold later losses against."""
+    return {"first_loss_robust": members["init_loss_adv"], "first_loss_clean": members["init_loss_nat"]}
+
+
+def temperatures_of(members: dict[str, Any]) -> dict[str, Any]:
+    """The temperatures of the next step of B-MTARD and CIARD."""
+    return {"temperature_robust": members["temp_adv"], "temperature_clean": members["temp_nat"]}
 
 
 def _module(path: Path) -> ModuleType:

@@ -1,7 +1,8 @@
 """What is compared: a training section of a preset with a file of an official repository."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.official.tape import Step
@@ -9,11 +10,12 @@ from benchmarks.official.tape import Step
 
 class Outcome(NamedTuple):
     """The steps of both sides, and numbers that the run had to shorten or replace: (theirs, ours) by name, as they
-    stand in the official code and in the preset."""
+    stand in the official code and in the preset. `beside`: differences of what is no part of the steps."""
 
     official: list[Step]
     ours: list[Step]
     constants: dict[str, tuple[Any, Any]]
+    beside: Mapping[str, float] = MappingProxyType({})
 
 
 class Case(NamedTuple):

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +14,8 @@ from benchmarks.official.tape import Step, Tape, TinyNet, pictures, recording, r
 from components.data.batch import Batch
 from components.data.normalization import Normalization, Normalize
 from components.distillation import DISTILLATIONS
+from components.distillation.parts.balance import Pair
+from components.distillation.parts.balances import Temperatures, Weights, named
 from components.foundation.params import Params
 from components.foundation.recipes import changed
 from components.methods import METHODS
@@ -76,6 +79,8 @@ def train(
     teachers: Sequence[int] = (),
     schedule: Callable[[Schedule], Schedule] = lambda schedule: schedule,
     drawn: Callable[[Tensor], Tensor] | None = None,
+    own: Tape | None = None,
+    companion: str = "",
 ) -> list[Step]:
     """The steps of our code from the official one's first weights, with its draws.
 
@@ -84,20 +89,35 @@ def train(
         teachers: the places on the tape of the networks that the method asks for.
         schedule: what becomes of the preset's schedule.
         drawn: the draws for images, where they are not simply those of the tape, in order.
+        own: where the steps go, with the method's balances; None: a tape that nobody sees.
+        companion: the name of the method's network that learns beside.
     """
-    own, watched = Tape(), list[TinyNet]()
+    own, watched = Tape() if own is None else own, list[TinyNet]()
     patches = replaying(tape.drawn if drawn is None else drawn)
     with recording(own, lambda: watched[0], patches), tempfile.TemporaryDirectory() as folder:
         network = tape.fresh()
         watched.append(network)
         model = network if normalization is None else in_front(network, *normalization)
         method = wrapped(settings, settings.method.build(*(tape.fresh(place).eval() for place in teachers)))
+        own.noted = partial(balances_of, method)
+        own.companion = method.get_submodule(companion) if companion else None
         recipe = settings.section.recipe
         state = start(model, method, Unmeasured(), recipe, settings.seed)
         plan = Plan(recipe, schedule(settings.schedule), settings.threat, settings.seed)
         with patch.object(torch, "save", None):
             list(fit(state, Replay(epochs), plan, Path(folder)))
     return own.steps
+
+
+def balances_of(method: nn.Module) -> dict[str, Tensor]:
+    """The temperatures, which are those of the next step, the weights of this step, and the losses of the first."""
+    noted = dict[str, Tensor]()
+    for module in method.modules():
+        if isinstance(module, Weights):
+            noted |= named(weight=Pair(*module.current), first_loss=Pair(*module.first_losses))
+        elif isinstance(module, Temperatures):
+            noted |= named(temperature=Pair(*module.current))
+    return noted
 
 
 def alone(preset: str, stage: str) -> list[float]:

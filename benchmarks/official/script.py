@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -68,6 +68,7 @@ def run(
     modules: Mapping[str, ModuleType] | None = None,
     patches: Sequence[Any] = (),
     prepare: Callable[[dict[str, Any]], None] = lambda _: None,
+    noted: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda _: {},
 ) -> dict[str, Any]:
     """Executes the file, and its `main` if it has one; returns what it defines.
 
@@ -77,26 +78,40 @@ def run(
         modules: what its imports find first.
         patches: more of what it is to find.
         prepare: given what the file defines, before its `main`.
+        noted: given what the file defines, what goes onto the tape with each step.
     """
-    text = path.read_text(encoding="utf-8")
-    for old, new in (edits or {}).items():
-        assert old in text, f"{path}: no {old!r}"
-        text = text.replace(old, new)
     options = [path.name]
     for name, value in (argv or {}).items():
         options += [name] if value is True else [name, str(value)]
     namespace: dict[str, Any] = {"__name__": "official", "__file__": str(path)}
+    tape.noted = lambda: noted(namespace)
     every = [*drawing(tape), patch.object(torch, "save", lambda *_, **__: None), *patches]
     with ExitStack() as stack:
         stack.enter_context(recording(tape, lambda: tape.networks[0], every))
         stack.enter_context(_imports(path.parent, modules or {}))
         stack.enter_context(_elsewhere())
         stack.enter_context(patch.object(sys, "argv", options))
-        exec(compile(text, str(path), "exec"), namespace)
+        exec(compiled(path, edits or {}), namespace)
         prepare(namespace)
         if "main" in namespace:
             namespace["main"]()
     return namespace
+
+
+def compiled(path: Path, edits: Mapping[str, str]) -> CodeType:
+    """The file with these of its texts, each of which occurs in it, replaced."""
+    text = path.read_text(encoding="utf-8")
+    for old, new in edits.items():
+        assert old in text, f"{path}: no {old!r}"
+        text = text.replace(old, new)
+    return compile(text, str(path), "exec")
+
+
+def edited(path: Path, edits: Mapping[str, str]) -> ModuleType:
+    """That file as a module, with its texts replaced."""
+    module = stand_in(path.stem)
+    exec(compiled(path, edits), module.__dict__)
+    return module
 
 
 def defaults(namespace: Mapping[str, Any]) -> Any:

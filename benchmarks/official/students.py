@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.official import ours, script
 from benchmarks.official.b_mtard import INTERIOR, PRESET, no_data
-from benchmarks.official.tape import Step, Tape, TinyNet, pictures
+from benchmarks.official.tape import Tape, TinyNet, pictures
 from components.methods.parts.contract import Method
 from components.wrappers.igdm import Igdm
 
@@ -32,7 +32,8 @@ class Student(NamedTuple):
     """A method as our parameters say it, the official file, and what was made equal by hand, in words.
 
     `official` is given the repository's folder, an empty tape and the batches. `teachers` are the places on the tape of
-    the networks that the method asks for. `apart` names what is not compared.
+    the networks that the method asks for. `apart` names what is not compared, `recipe` what other cases have otherwise,
+    `companion` the method's network that learns beside the student.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Student(NamedTuple):
     equalised: tuple[str, ...] = (INTERIOR,)
     apart: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = MappingProxyType({})
+    companion: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,24 @@ class _Matched:
         return Igdm(alpha=self.alpha).build(self.fields.build(robust_teacher), IGDM_EPOCHS)
 
 
-def steps_of(case: Student, tape: Tape, drawn: Callable[[Tensor], Tensor] | None = None) -> list[Step]:
+def tape_of(case: Student, tape: Tape, drawn: Callable[[Tensor], Tensor] | None = None) -> Tape:
     """Our steps of a case, from the tape's networks."""
     changes = {"method": case.method, "schedule.milestones": [2 if case.falls else 99]}
-    settings = ours.settings_of(PRESET, "distill_student", changes | {"recipe.epochs": EPOCHS, "igdm": None})
+    settings = ours.settings_of(
+        PRESET, "distill_student", {**changes, "recipe.epochs": EPOCHS, "igdm": None, **case.recipe}
+    )
     if case.igdm is not None:
         settings = settings._replace(method=_Matched(settings.method, case.igdm))
-    return ours.train(settings, tape, ours.batches(given()), teachers=case.teachers, drawn=drawn)
+    own, batches = Tape(), ours.batches(given())
+    ours.train(settings, tape, batches, teachers=case.teachers, drawn=drawn, own=own, companion=case.companion)
+    return own
 
 
 def alone(case: Student) -> list[float]:
     """The losses of our steps without official code: from seeded weights, with seeded draws."""
     tape = ours.seeded_tape(1 + len(case.teachers))
-    return [float(s.loss) for s in steps_of(case, tape, lambda x: torch.rand(x.shape, generator=tape.generator))]
+    own = tape_of(case, tape, lambda x: torch.rand(x.shape, generator=tape.generator))
+    return [float(step.loss) for step in own.steps]
 
 
 def given() -> list[list[tuple[Tensor, ...]]]:
@@ -80,16 +88,16 @@ def given() -> list[list[tuple[Tensor, ...]]]:
 
 
 @torch.no_grad()
-def sharp(network: TinyNet) -> TinyNet:
+def sharp(network: TinyNet, factor: float = 12) -> TinyNet:
     """A teacher that is surer than fresh weights are, with batch statistics of its own."""
-    network.get_parameter("8.weight").mul_(12)
+    network.get_parameter("8.weight").mul_(factor)
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.get_buffer("running_var").mul_(0.05)
         norm.get_buffer("running_mean").add_(0.02)
     return network
 
 
-class _Silent:
+class Silent:
     """Stands in for a progress bar or a log."""
 
     def __init__(self, batches: Any = (), **_: object) -> None:
@@ -105,7 +113,7 @@ class _Silent:
         return lambda *_, **__: None
 
 
-def _packages(**members: Mapping[str, Any]) -> dict[str, ModuleType]:
+def packages(**members: Mapping[str, Any]) -> dict[str, ModuleType]:
     """Modules with these members, by their names with `__` for the dot, and the packages that they are in."""
     named = {name.replace("__", "."): inside for name, inside in members.items()}
     parents = {name.split(".")[0]: {} for name in named if "." in name}
@@ -129,7 +137,7 @@ def goldblum(argv: Mapping[str, Any], file: str = "main.py") -> Callable[[Path, 
             folder / file,
             tape,
             argv={"--epochs": EPOCHS, "--lr_schedule": 2, "--teacher_path": "x", "--save_period": 99, **argv},
-            modules=_packages(models=networks, tqdm={"tqdm": _Silent}, utils={"Logger": _Silent}),
+            modules=packages(models=networks, tqdm={"tqdm": Silent}, utils={"Logger": Silent}),
             patches=[
                 *no_data(feed),
                 patch.object(torch, "load", load),
@@ -150,7 +158,7 @@ def huang(argv: Mapping[str, Any]) -> Callable[[Path, Tape, script.Feed], None]:
             return weights if argv.get("--dataset") == "CIFAR100" else {"net": weights}
 
         made = tape.network
-        modules = _packages(
+        modules = packages(
             networks__resnet={"ResNet18": made, "ResNet34": made},
             networks__wideresnet={"WideResNet": made, "Yao_WideResNet": made},
             networks__mobilenetv2={"MobileNetV2": made},
@@ -180,9 +188,9 @@ def lee(file: str, argv: Mapping[str, Any], edits: Mapping[str, str]) -> Callabl
             return torch.randn(images.shape)
 
         networks = {"load_student": tape.network, "load_teacher": lambda *_: sharp(tape.network()).eval()}
-        modules = _packages(
+        modules = packages(
             prepared={"trainloader": feed, "testloader": [], **networks},
-            status={"ProgressBar": _Silent},
+            status={"ProgressBar": Silent},
             autoattack={"AutoAttack": None},
             robustbench__utils={"load_model": None},
             wandb={},

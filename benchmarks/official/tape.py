@@ -5,7 +5,7 @@ float64; `.cuda()` and `torch.save` do nothing; the official code draws from a g
 given what was drawn.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -44,11 +44,19 @@ class Step(NamedTuple):
 
 
 class Tape:
-    """The steps of one network, what was drawn for them, and the network before them."""
+    """The steps of one network, what was drawn for them, and the network before them.
+
+    `balances` has what `noted` says at each of the steps, `companions` the states of a network that learns beside: that
+    of `companion` after each step, or, without one, that of whichever other network an optimizer has moved.
+    """
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self.steps: list[Step] = []
+        self.balances: list[dict[str, Tensor]] = []
+        self.companions: list[dict[str, Tensor]] = []
+        self.noted: Callable[[], Mapping[str, Any]] = dict
+        self.companion: nn.Module | None = None
         self.draws: list[Tensor] = []
         self.networks: list[TinyNet] = []
         self.initial: list[dict[str, Tensor]] = []
@@ -62,8 +70,8 @@ class Tape:
 
     def begin(self) -> None:
         """Training begins here: what all networks are now is where the other side starts."""
-        self.steps.clear()
-        self.draws.clear()
+        for kept in (self.steps, self.balances, self.companions, self.draws):
+            kept.clear()
         self.initial = [_copied(network.state_dict()) for network in self.networks]
 
     def fresh(self, place: int = 0) -> TinyNet:
@@ -101,6 +109,11 @@ def recording(tape: Tape, watched: Callable[[], TinyNet], patches: Sequence[Any]
         if moved[0] is next(network.parameters()):
             weights, buffers = _copied(dict(network.named_parameters())), _copied(dict(network.named_buffers()))
             tape.steps.append(Step(rate, momentum, losses[-1], gradient, weights, buffers))
+            tape.balances.append(_copied({n: torch.as_tensor(v) for n, v in tape.noted().items()}))
+            beside = [] if tape.companion is None else [tape.companion]
+        else:
+            beside = [one for one in tape.networks if moved[0] is next(one.parameters())]
+        tape.companions += [_copied(one.state_dict()) for one in beside]
 
     class RecordedSgd(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
@@ -187,6 +200,20 @@ def differences(official: Sequence[Step], ours: Sequence[Step]) -> Differences:
         return max(_relative(getattr(theirs, name), getattr(own, name)) for theirs, own in pairs)
 
     return Differences(*(largest(name) for name in Differences._fields))
+
+
+def differences_beside(official: Tape, ours: Tape) -> dict[str, float]:
+    """Those of the balances that the official side noted, and of the network that learns beside, where there are any.
+
+    That network is compared from the first step on that moves its weights in the official code.
+    """
+    sides = {"balances": (official.balances, ours.balances)} if any(official.balances) else {}
+    if official.companions:
+        sides["companion"] = official.companions, ours.companions[-len(official.companions) :]
+    return {
+        name: max(_relative(there, {key: here[key] for key in there}) for there, here in zip(*pair, strict=True))
+        for name, pair in sides.items()
+    }
 
 
 def _relative(official: Any, ours: Any) -> float:

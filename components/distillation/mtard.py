@@ -20,8 +20,9 @@ class Mtard:
 
     l̂ is a side's loss over that of the first batch, β the `exponent`: how strongly the slower side is favoured. Nobody
     has a temperature. Published: `weight_step` 0.025, multiplied by `balance_decay` 0.1 after epochs 215, 260 and 285
-    of 300, `exponent` 1, an attack up the cross-entropy from `gaussian`, `reduction` class_mean, on CIFAR-100 times 10
-    for a tenfold learning rate. The optional keys have what is published; what else they allow is ours.
+    of 300, `exponent` 1, an attack up the cross-entropy from `gaussian`, `reduction` class_mean, on CIFAR-100 times 10,
+    which equals a tenfold learning rate with a tenth of the weight decay. The optional keys have what is published;
+    what else they allow is ours.
     """
 
     attack: InnerAttack  # How the student's images are attacked.
