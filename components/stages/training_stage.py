@@ -22,6 +22,7 @@ from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs, require_divisible
 from components.models import MODELS
+from components.models.parts.first_layer import OfLibrary
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
@@ -179,7 +180,8 @@ def new_model(settings: Settings, splits: Splits, device: torch.device, where: s
     torch.manual_seed(derived(settings.seed, "weights"))
     model = settings.model.build(len(splits.classes), splits.image_shape, splits.normalization)
     if (initial := settings.section.initial) is not None:
-        for line in begin_with(model, initial, settings.section.model, f"{where}.initial"):
+        published = settings.model.published() if isinstance(settings.model, OfLibrary) else None
+        for line in begin_with(model, initial, settings.section.model, f"{where}.initial", published):
             journal.note(line)
     return model.to(device)
 
