@@ -1,13 +1,14 @@
 """The first layer of a model that begins with weights from a file: what the weights expect, and who says so."""
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from pydantic import Discriminator, Tag
 from torch import nn
 
 from components.data.normalization import Normalize
 from components.foundation.errors import InputError
-from components.foundation.params import Positive, Real, strict
+from components.foundation.params import Positive, Real, is_mapping, strict
 
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
 """Means and standard deviations, of each channel, or one for all; both are empty where nothing is normalised."""
@@ -25,7 +26,24 @@ class ChannelStatistics:
             raise ValueError(f"got {len(self.mean)} means and {len(self.std)} deviations, want as many, at least one")
 
 
-Layer = Literal["identity"] | ChannelStatistics | None
+def _kind(value: object) -> str | None:
+    """Which of the two forms of a layer is meant, so that a mistake is told of that one alone."""
+    if is_mapping(value) or isinstance(value, ChannelStatistics):
+        return "statistics"
+    return "identity" if value == "identity" else None
+
+
+Layer = (
+    Annotated[
+        Annotated[Literal["identity"], Tag("identity")] | Annotated[ChannelStatistics, Tag("statistics")],
+        Discriminator(
+            _kind,
+            custom_error_type="layer",
+            custom_error_message="input should be 'identity' or a mapping with mean and std",
+        ),
+    ]
+    | None
+)
 """What params.yaml says of a first layer; null: nothing."""
 
 
@@ -97,7 +115,8 @@ def normalize_as_expected(
     if inside is not None:
         numbers = widened(inside, channels, here)
         if told is not None and not same(numbers, widened(told, channels, key)):
-            raise InputError(f"{key}: {file} itself normalises by {shown(numbers)}, leave the key out or say the same")
+            own = shown(numbers)
+            raise InputError(f"{key}: {file} itself normalises by {own}, leave the key out or say the same")
         return [_set(layer, numbers, here, "as in the file")]
     if told is not None:
         return [_set(layer, widened(told, channels, key), key, "as initial.normalization says")]
@@ -106,8 +125,8 @@ def normalize_as_expected(
         return [line, *_doubts(published)]
     data: Numbers = tuple(layer.offset.flatten().tolist()), tuple(layer.scale.flatten().tolist())
     return [
-        f"warning: initial weights: normalised by {shown(data)}, as the data are: the file does not say what its weights "
-        "expect, nor does initial.normalization"
+        f"warning: initial weights: normalised by {shown(data)}, as the data are: the file does not say what its "
+        "weights expect, nor does initial.normalization"
     ]
 
 
