@@ -22,7 +22,6 @@ from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs, require_divisible
 from components.models import MODELS
-from components.models.parts.first_layer import OfLibrary
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
@@ -180,8 +179,7 @@ def new_model(settings: Settings, splits: Splits, device: torch.device, where: s
     torch.manual_seed(derived(settings.seed, "weights"))
     model = settings.model.build(len(splits.classes), splits.image_shape, splits.normalization)
     if (initial := settings.section.initial) is not None:
-        published = settings.model.published() if isinstance(settings.model, OfLibrary) else None
-        for line in begin_with(model, initial, settings.section.model, f"{where}.initial", published):
+        for line in begin_with(model, initial, settings.section.model, f"{where}.initial", settings.model):
             journal.note(line)
     return model.to(device)
 

@@ -10,7 +10,7 @@ from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import strict
 from components.models.parts.blocks import blocks_of
-from components.models.parts.first_layer import Layer, Published, normalize_as_expected
+from components.models.parts.first_layer import Layer, OfLibrary, normalize_as_expected
 from components.models.parts.state_dicts import State, own_names, unwrap
 from components.numerics.tensor_files import read_tensors
 
@@ -47,7 +47,7 @@ def begin_with(
     initial: Initial,
     architecture: Mapping[str, Any],
     where: str,
-    published: Published | None = None,
+    built: object = None,
 ) -> list[str]:
     """Loads the file's weights into a fresh model; the result is what to tell about it, in lines.
 
@@ -56,7 +56,7 @@ def begin_with(
         initial: the file, and what becomes of its head.
         architecture: the section of params.yaml that the model was built from.
         where: file and key of the section, for messages.
-        published: the normalisation that the library's own weights of this network expect, if one is known.
+        built: the member of the family that this section names: a library's knows what its own weights expect.
 
     Errors: no such file; nothing in it that fits; tensors that are absent, too many or of other shapes; a normalisation
     of another number of channels. Each is one line that says what was found and what is expected.
@@ -73,7 +73,7 @@ def begin_with(
     ]
     if fresh:
         told.append(f"initial weights: the head begins anew ({', '.join(sorted(fresh))})")
-    file = one_line(initial.file)
+    file, published = one_line(initial.file), built.published() if isinstance(built, OfLibrary) else None
     told += normalize_as_expected(model, unwrapped.normalization, initial.normalization, published, section, file)
     model.load_state_dict({name: state[name] for name in state.keys() - fresh}, strict=False)
     return told
