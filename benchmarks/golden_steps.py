@@ -4,7 +4,8 @@
 
 The plain steps are files in the tests (`--write` makes them anew, after a change that is meant to change what a method
 computes). The table goes into docs/results.md, between its two marks. A GPU, where there is one, computes captured
-steps in float64, and is compared with its own steps as they stand: it draws other random numbers than a processor.
+and compiled steps in float64, and is compared with its own steps as they stand: it draws other random numbers than a
+processor.
 """
 
 import argparse
@@ -20,7 +21,16 @@ import torch  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.storage import write_text  # noqa: E402
 from components.numerics.tensor_files import read_tensors  # noqa: E402
-from tests.parts.golden_steps import CASES, Deviation, captured_steps, deviation, golden, steps, write_golden  # noqa: E402
+from tests.parts.golden_steps import (  # noqa: E402
+    CASES,
+    Deviation,
+    captured_steps,
+    compiled_steps,
+    deviation,
+    golden,
+    steps,
+    write_golden,
+)
 from tests.parts.processes import together  # noqa: E402
 
 PAGE = ROOT / "docs" / "results.md"
@@ -36,6 +46,20 @@ def captured(name: str) -> Deviation | None:
     return None if reason else deviation(found, steps(name, device="cuda"))
 
 
+def backend() -> str:
+    """What `torch.compile` makes of a network here: kernels for a GPU, or else graphs of operations as they stand."""
+    return "inductor" if torch.cuda.is_available() else "aot_eager"
+
+
+def compiled(name: str) -> str:
+    """Compiled steps in float64, in a cell: on a GPU from its own as they stand, else from the golden ones."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found, reason = compiled_steps(name, device, backend())
+    if reason:
+        return "not compiled"
+    return told(deviation(found, steps(name, device="cuda") if device == "cuda" else golden(name)[0]))
+
+
 def told(found: Deviation | None) -> str:
     """Loss, gradient and pixels, in a cell."""
     if found is None:
@@ -45,7 +69,8 @@ def told(found: Deviation | None) -> str:
 
 def table() -> str:
     """The rows of all methods."""
-    rows = ["| method | float32 | bfloat16 | captured | two processes |", "| --- | --- | --- | --- | --- |"]
+    ways = ["float32", "bfloat16", "captured", f"compiled ({backend()})", "two processes"]
+    rows = [f"| method | {' | '.join(ways)} |", f"| --- |{' --- |' * len(ways)}"]
     with tempfile.TemporaryDirectory() as folder:
         together(["-m", "tests.parts.golden_steps", folder, *CASES])
         for name in CASES:
@@ -53,7 +78,8 @@ def table() -> str:
             shared = deviation(read_tensors(Path(folder) / f"{name}.safetensors")[0], wanted)
             single = deviation(steps(name, torch.float32), wanted)
             half = deviation(steps(name, torch.float32, "bfloat16"), wanted)
-            rows.append(f"| {name} | {told(single)} | {told(half)} | {told(captured(name))} | {told(shared)} |")
+            cells = [told(single), told(half), told(captured(name)), compiled(name), told(shared)]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -9,6 +9,7 @@ from components.data.normalization import Normalization
 from components.foundation.errors import InputError
 from components.foundation.params import strict
 from components.models.parts.classifier import ImageShape
+from components.models.parts.first_layer import Numbers, Published
 from components.models.parts.library_network import library_classifier, require_known
 
 
@@ -45,3 +46,23 @@ class TorchVision:
                 return builder(**fields)
 
         return library_classifier(make, f"torchvision's {name}", num_classes, image_shape, normalization)
+
+    def published(self) -> Published | None:
+        """What torchvision's own weights of this name expect, after the pictures that they were trained on."""
+        from torchvision import models
+
+        try:
+            weights = list(models.get_model_weights(self.architecture))
+        except ValueError:
+            return None
+        # The transforms are built from numbers in the library; no weights are loaded.
+        numbers: dict[str, Numbers] = {}
+        for one in weights:
+            pictures: Any = one.transforms()
+            numbers[one.name] = tuple(pictures.mean), tuple(pictures.std)
+        if not numbers:
+            return None
+        # An alias, which is no member of its own.
+        usual: str = models.get_model_weights(self.architecture)["DEFAULT"].name
+        others = tuple(f"{self.architecture}.{name}" for name, one in numbers.items() if one != numbers[usual])
+        return Published(numbers[usual], f"torchvision's {self.architecture}.{usual}", others)

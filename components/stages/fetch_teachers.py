@@ -20,10 +20,11 @@ from components.evaluation.outside.teacher_file import TEACHERS, file_of, save_p
 from components.foundation.arguments import take_none
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
-from components.foundation.params import Params, Positive, Real, member, strict
+from components.foundation.params import Params, member, strict
 from components.foundation.provenance import code_of, members_of
 from components.foundation.storage import sha256, write_json
 from components.models import MODELS
+from components.models.parts.first_layer import Layer, numbers_of
 from components.models.parts.model_file import ModelCard, save_model
 from components.numerics.compute import Compute
 from components.numerics.random_numbers import derived
@@ -42,21 +43,6 @@ TAKEN = ("clean_teacher", "robust_teacher", "student")
 BATCH_SIZE = 128
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-@strict
-class ChannelStatistics:
-    """A first layer (pixel - mean) / std of pixels in [0, 1], for each channel, or one for all."""
-
-    mean: tuple[Real, ...]  # What is taken away from each channel, or from all.
-    std: tuple[Positive, ...]  # What each channel is divided by, or all.
-
-    def __post_init__(self) -> None:
-        if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(f"got {len(self.mean)} means and {len(self.std)} deviations, want as many, at least one")
-
-
-Layer = Literal["identity"] | ChannelStatistics | None
 
 
 @strict
@@ -173,9 +159,7 @@ def _required_digest(path: Path, reference: str, origin: FromFile | FromRegistry
 
 
 def _foreign(origin: FromFile | FromRegistry) -> Foreign:
-    layer = origin.normalization
-    said = None if layer is None else ((), ()) if layer == "identity" else (layer.mean, layer.std)
-    return Foreign(origin.architecture, said)
+    return Foreign(origin.architecture, numbers_of(origin.normalization))
 
 
 def _measured(

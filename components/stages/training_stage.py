@@ -181,7 +181,7 @@ def new_model(settings: Settings, splits: Splits, device: torch.device, where: s
     torch.manual_seed(derived(settings.seed, "weights"))
     model = settings.model.build(len(splits.classes), splits.image_shape, splits.normalization)
     if (initial := settings.section.initial) is not None:
-        for line in begin_with(model, initial, settings.section.model, f"{where}.initial"):
+        for line in begin_with(model, initial, settings.section.model, f"{where}.initial", settings.model):
             journal.note(line)
     return model.to(device)
 

@@ -5,6 +5,7 @@ As one of several processes, in float64: `python -m tests.parts.golden_steps OUT
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,14 +88,19 @@ def steps(
     device: str = "cpu",
     capture: Capture | None = None,
     seed: int = SEED,
+    prepared: Callable[[nn.Module], object] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of each step [STEPS], the last gradients and the weights after it, and what was trained on in the last
-    step beside the clean images, [P, N, C, H, W]: all in float64 and on the CPU."""
+    step beside the clean images, [P, N, C, H, W]: all in float64 and on the CPU. `prepared` is called with each network
+    before the first step."""
     torch.manual_seed(1)
     model, method = TinyNet().to(device, dtype), CASES[name]()
     make_ready(method)
     if dtype == torch.float64:
         method = method.double()
+    if prepared is not None:
+        for network in (model, *method.networks()):
+            prepared(network)
     fields = replace(recipe(name, 4), average=None, precision=precision)
     state = loop.start(model, method, Unmeasured(), fields, seed)
     state.capture = capture or Capture()
@@ -138,6 +144,41 @@ def captured_steps(
     if any(kind.inputs is not None for kind in kinds):
         return found, ""
     return found, " ".join(reasons) or "nothing was recorded"
+
+
+def compiled_steps(name: str, device: str = "cpu", backend: str = "aot_eager") -> tuple[dict[str, Tensor], str]:
+    """The same with all networks through `torch.compile`; and why not, or an empty text.
+
+    The CPU's `aot_eager` makes the graphs of passes forwards and back, and runs their operations as they stand.
+    """
+    # It takes seconds to import.
+    import torch._dynamo as dynamo
+    import torch._functorch.config as differentiation
+
+    compiler, calls = dynamo.lookup_backend(backend), [0]
+
+    def counted(graph: Any, inputs: Any) -> Callable[..., Any]:
+        run = compiler(graph, inputs)
+
+        def counted_run(*args: Any) -> Any:
+            calls[0] += 1
+            return run(*args)
+
+        return counted_run
+
+    dynamo.reset()
+    try:
+        # Some methods go back through one graph twice; and weights that are put in for a pass are no leaves.
+        with differentiation.patch(donated_buffer=False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            # With a full graph, a pass that cannot be compiled is an error, and not one as it stands.
+            found = steps(name, device=device, prepared=lambda net: net.compile(backend=counted, fullgraph=True))
+    except RuntimeError as error:
+        if "double backward" not in str(error):
+            raise
+        return {}, str(error)
+    assert calls[0] >= STEPS, calls
+    return found, ""
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

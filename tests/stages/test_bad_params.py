@@ -118,6 +118,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (OPTIMIZER, "sgd", f"{OPTIMIZER}: input should be an object, got 'sgd'"),
     (f"{RECIPE}.layers", {"decay": 2, "frozen_epochs": 0}, f"{RECIPE}.layers.decay: got 2, want at most 1"),
     (f"{CLEAN}.initial", {"replace_head": True}, f"{CLEAN}.initial.file: missing"),
+    (
+        f"{CLEAN}.initial",
+        {"file": "w.safetensors", "normalization": {"mean": [0.5], "std": [0]}},
+        f"{CLEAN}.initial.normalization.statistics.std.0: got 0, want more than 0",
+    ),
     (f"{CLEAN}.initial", "my.safetensors", f"{CLEAN}.initial: "),
     (f"{CLEAN}.files", " ", f"{CLEAN}.files: got ' ', want a file"),
     (f"{RECIPE}.layers", {"decay": 1}, f"{RECIPE}.layers.frozen_epochs: missing"),
@@ -153,7 +158,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         "fetch_teachers",
         {"big": FILE | {"normalization": {"mean": [0.1], "std": [1, 1]}}},
-        "fetch_teachers.big.file.normalization",
+        "fetch_teachers.big.file.normalization.statistics: got 1 means and 2 deviations, want as many, at least one",
     ),
     (
         "fetch_teachers",

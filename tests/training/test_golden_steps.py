@@ -14,7 +14,17 @@ from torch import Tensor
 
 from benchmarks.golden_steps import BEGIN, END, PAGE
 from components.numerics.tensor_files import read_tensors
-from tests.parts.golden_steps import CASES, GOLDEN, NOT_CAPTURED, Deviation, captured_steps, deviation, golden, steps
+from tests.parts.golden_steps import (
+    CASES,
+    GOLDEN,
+    NOT_CAPTURED,
+    Deviation,
+    captured_steps,
+    compiled_steps,
+    deviation,
+    golden,
+    steps,
+)
 from tests.parts.processes import together
 
 MOST_BYTES = 340 * 1024
@@ -34,6 +44,7 @@ TOLERANCES = {
     "float32": Tolerance(Deviation(loss=1e-5, gradient=1e-5, weights=1e-6, pixels=0), off=1e-6),
     "bfloat16": Tolerance(Deviation(loss=1e-2, gradient=0.2, weights=0.01, pixels=0.05), off=1e-3),
     "captured": EXACT,
+    "compiled": EXACT,
     "two processes": EXACT,
 }
 # These attack up a divergence from a start that is 0.001 away, less than bfloat16 resolves of a bright pixel: it takes
@@ -57,6 +68,12 @@ WAYS: dict[str, Callable[[str], dict[str, Tensor]]] = {
 }
 
 
+# A compiler's graphs cannot be differentiated twice, which these do.
+NOT_COMPILED = {"gradalign"}
+# One of each kind, in seconds: attack and loss, a start of its own, the weights of other places, a teacher.
+COMPILED_QUICKLY = ("pgd_at", "fgsm_rs", "awp", "rslad")
+
+
 def require_near(way: str, name: str, found: dict[str, Tensor]) -> None:
     allowed = FAINT if way == "bfloat16" and name in FAINT_START else TOLERANCES[way]
     apart = deviation(found, golden(name)[0], allowed.off)
@@ -68,6 +85,19 @@ def require_near(way: str, name: str, found: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_is_the_golden_one(way, name):
     require_near(way, name, WAYS[way](name))
+
+
+COMPILED = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in COMPILED_QUICKLY else pytest.mark.slow) for name in CASES]
+)
+
+
+@COMPILED
+def test_a_compiled_step_is_the_golden_one(name):
+    found, reason = compiled_steps(name)
+    assert ("double backward" in reason) == (name in NOT_COMPILED)
+    if not reason:
+        require_near("compiled", name, found)
 
 
 def test_two_processes_take_the_golden_steps(tmp_path):
@@ -107,5 +137,14 @@ def test_a_gpu_takes_the_same_steps_on_average(name, tmp_path: Path):
     spread = (statistics.variance(found) + statistics.variance(wanted)) / len(wanted)
     # Of a method that draws nothing, rounding alone is left.
     assert abs(statistics.mean(found) - statistics.mean(wanted)) <= 5 * spread**0.5 + 1e-9
-    apart = deviation(replayed(name, "cuda"), steps(name, device="cuda"))
-    assert max(apart[:3]) <= 1e-9
+    plain = steps(name, device="cuda")
+    assert max(deviation(replayed(name, "cuda"), plain)[:3]) <= 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: inductor's kernels for one cannot be compared")
+@COMPILED
+def test_a_gpu_takes_the_same_steps_by_kernels_of_inductor(name):
+    found, reason = compiled_steps(name, "cuda", "inductor")
+    assert ("double backward" in reason) == (name in NOT_COMPILED)
+    assert reason or max(deviation(found, steps(name, device="cuda"))[:3]) <= 1e-9

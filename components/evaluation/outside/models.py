@@ -16,6 +16,7 @@ from components.foundation.lines import one_line
 from components.foundation.params import short
 from components.foundation.process import ask_temper
 from components.foundation.storage import sha256
+from components.models.parts.first_layer import Numbers, same, shown, widened
 from components.models.parts.model_file import ModelCard, assemble, load_model
 from components.models.parts.state_dicts import own_names, unwrap
 from components.numerics.random_numbers import derived
@@ -78,7 +79,7 @@ class Foreign(NamedTuple):
     """
 
     architecture: Mapping[str, Any] | None
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+    normalization: Numbers | None
 
 
 class Outside(NamedTuple):
@@ -228,32 +229,17 @@ def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImag
         raise InputError(f"{one_line(error)}; found {_listed(unwrapped.state)}") from None
 
 
-def _normalization(
-    inside: tuple[tuple[float, ...], tuple[float, ...]] | None, foreign: Foreign, channels: int, reference: str
-) -> Normalization:
+def _normalization(inside: Numbers | None, foreign: Foreign, channels: int, reference: str) -> Normalization:
     """The first layer: what the file holds, or what was said of it. Errors: neither, or both and they differ."""
     given = foreign.normalization if foreign.normalization is not None else inside
     if given is None:
         raise InputError(f"{reference}: a state dict without normalisation, say --normalization identity or MEAN:STD")
-    wide = tuple(part * channels if len(part) == 1 else part for part in given)
-    offset, scale = wide[0] or (0.0,) * channels, wide[1] or (1.0,) * channels
-    if len(offset) != channels:
-        raise InputError(f"{reference}: normalisation of {len(offset)} channels, the images have {channels}")
-    if inside is not None and not _close(inside, (offset, scale)):
-        shown = ":".join(",".join(f"{number:.4g}" for number in part) for part in inside)
+    offset, scale = numbers = widened(given, channels, reference)
+    if inside is not None and not same(inside, numbers):
         raise InputError(
-            f"{reference}: the file itself normalises by {shown}, leave --normalization out or say the same"
+            f"{reference}: the file itself normalises by {shown(inside)}, leave --normalization out or say the same"
         )
     return Normalization(method="standardize" if given[0] else "none", offset=offset, scale=scale)
-
-
-def _close(inside: tuple[tuple[float, ...], ...], given: tuple[tuple[float, ...], ...]) -> bool:
-    """Whether two normalisations are the same, up to how many digits of one were typed; one number is for all."""
-    pairs = ((part * len(other) if len(part) == 1 else part, other) for part, other in zip(inside, given, strict=True))
-    return all(
-        len(part) == len(other) and all(abs(a - b) <= 1e-3 for a, b in zip(part, other, strict=True))
-        for part, other in pairs
-    )
 
 
 def _numbers(state: Mapping[str, Tensor], images: OutsideImages) -> tuple[str, ...]:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from components.data.normalization import Normalize
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import strict
 from components.models.parts.blocks import blocks_of
+from components.models.parts.first_layer import Layer, OfLibrary, normalize_as_expected
 from components.models.parts.state_dicts import State, own_names, unwrap
 from components.numerics.tensor_files import read_tensors
 
@@ -25,13 +24,17 @@ FEW = 3
 class Initial:
     """Weights to begin with. What wraps the names in the file is taken off: `module.`, `model.`, `state_dict.`.
 
-    A normalisation in the file takes the place of the data's, since the weights belong to it. With `replace_head` a
-    head that is absent, or made for another number of classes, begins anew.
+    The weights belong to a normalisation, which takes the place of the data's: that in the file, or `normalization`, or
+    for networks of timm and torchvision that of their published weights. With `replace_head` a head that is absent, or
+    made for another number of classes, begins anew.
     """
 
     file: str  # A safetensors file: a model of this project, a state dict of published code, timm or torchvision.
     replace_head: bool = True
     """Whether a head that does not fit the classes begins anew; false: it is a mistake."""
+    normalization: Layer = None
+    """What pixels go through first, where the file does not hold it; null: what timm or torchvision publish with the
+    network, or else the statistics of the data, with a warning."""
 
     @property
     def path(self) -> Path:
@@ -39,7 +42,13 @@ class Initial:
         return Path(self.file).expanduser()
 
 
-def begin_with(model: nn.Module, initial: Initial, architecture: Mapping[str, Any], where: str) -> list[str]:
+def begin_with(
+    model: nn.Module,
+    initial: Initial,
+    architecture: Mapping[str, Any],
+    where: str,
+    built: object = None,
+) -> list[str]:
     """Loads the file's weights into a fresh model; the result is what to tell about it, in lines.
 
     Args:
@@ -47,11 +56,12 @@ def begin_with(model: nn.Module, initial: Initial, architecture: Mapping[str, An
         initial: the file, and what becomes of its head.
         architecture: the section of params.yaml that the model was built from.
         where: file and key of the section, for messages.
+        built: the member of the family that this section names: a library's knows what its own weights expect.
 
     Errors: no such file; nothing in it that fits; tensors that are absent, too many or of other shapes; a normalisation
     of another number of channels. Each is one line that says what was found and what is expected.
     """
-    where = f"{where}: {one_line(initial.file)}"
+    section, where = where, f"{where}: {one_line(initial.file)}"
     unwrapped = unwrap(read_tensors(initial.path)[0], where)
     state = own_names(unwrapped.state, architecture, where)[0]
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith("normalize.")}
@@ -63,8 +73,8 @@ def begin_with(model: nn.Module, initial: Initial, architecture: Mapping[str, An
     ]
     if fresh:
         told.append(f"initial weights: the head begins anew ({', '.join(sorted(fresh))})")
-    if unwrapped.normalization is not None:
-        told += _normalize_as(model, *unwrapped.normalization, where)
+    file, published = one_line(initial.file), built.published() if isinstance(built, OfLibrary) else None
+    told += normalize_as_expected(model, unwrapped.normalization, initial.normalization, published, section, file)
     model.load_state_dict({name: state[name] for name in state.keys() - fresh}, strict=False)
     return told
 
@@ -129,24 +139,6 @@ def _require_fit(state: State, wanted: set[str], expected: Mapping[str, Tensor],
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{where}: does not fit the model: {problems[0]}{more}")
-
-
-def _normalize_as(model: nn.Module, offset: tuple[float, ...], scale: tuple[float, ...], where: str) -> list[str]:
-    """Gives the model's first layer the file's normalisation, where it has another one."""
-    (layer,) = [module for module in model.modules() if isinstance(module, Normalize)]
-    channels = layer.offset.shape[1]
-    wide = [part * channels if len(part) == 1 else part for part in (offset, scale)]
-    if any(len(part) != channels for part in wide):
-        raise InputError(f"{where}: normalises {max(map(len, wide))} channels, the images have {channels}")
-    shown = ":".join(",".join(f"{number:.4g}" for number in part) for part in wide)
-    if max(map(max, wide)) > 1:
-        raise InputError(f"{where}: normalises by {shown}, which is for other pixels than ours, from 0 to 1")
-    before = torch.cat([layer.offset.flatten(), layer.scale.flatten()])
-    for buffer, values in zip((layer.offset, layer.scale), wide, strict=True):
-        buffer.copy_(torch.tensor(values).view(1, -1, 1, 1))
-    if torch.equal(before, torch.cat([layer.offset.flatten(), layer.scale.flatten()])):
-        return []
-    return [f"initial weights: normalised by {shown} as in the file, not by the statistics of the data"]
 
 
 def _few(names: Any) -> str:
