@@ -25,7 +25,7 @@ import torch  # noqa: E402
 import temper  # noqa: E402
 from benchmarks.attack_clock import machine  # noqa: E402
 from components.commands.advise import main as advise  # noqa: E402
-from components.commands.advise_options import AdviseOptions, attacks_of  # noqa: E402
+from components.commands.advise_options import AdviseOptions  # noqa: E402
 from components.data.dividing import stratified_subset  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
 from components.data.splits import LabelledImages, Splits, read_splits, write_splits  # noqa: E402
@@ -34,8 +34,9 @@ from components.datasets.digits import Digits  # noqa: E402
 from components.datasets.fashion_mnist import FashionMnist  # noqa: E402
 from components.distillation.parts.inner_attack import InnerAttack  # noqa: E402
 from components.distillation.rslad import Rslad  # noqa: E402
+from components.evaluation.advice.attacks import attacks_of  # noqa: E402
+from components.evaluation.advice.document import MeasureName  # noqa: E402
 from components.evaluation.advice.looks import look  # noqa: E402
-from components.evaluation.advice.measures import MeasureName  # noqa: E402
 from components.evaluation.one_attack import TestSet  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.params import Ratio  # noqa: E402

@@ -6,7 +6,7 @@ Everything is measured on validation images: the test split is read once, by the
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +14,11 @@ from torch import nn
 from components.commands import advise_options as options
 from components.commands.advise_options import AdviseOptions
 from components.data.splits import digest
-from components.evaluation.advice.looks import Attacks, Look, look
-from components.evaluation.advice.measures import Student, of_teacher, unlearnable, with_student
+from components.evaluation.advice.attacks import attacks_of
+from components.evaluation.advice.looks import Setting
+from components.evaluation.advice.measures import Student, measured, unlearnable
 from components.evaluation.advice.ranking import Measures
+from components.evaluation.advice.summary import resamples
 from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.models import OutsideImages, load_outside, local_file
 from components.foundation.errors import InputError
@@ -26,31 +28,16 @@ from components.foundation.process import as_process
 from components.foundation.provenance import versions
 from components.foundation.storage import write_text
 from components.numerics.losses import answers
-from components.numerics.random_numbers import derived
 from components.reports.advice.contents import Advice, Calibration
 from components.reports.advice.document import build, misfit
 from components.reports.advice.page import page
 from components.reports.advice.text import text
-from components.statistics.bootstrap import resampled
 from components.statistics.documents import read_document, write_document
 from components.statistics.outcomes import share
 from components.threats.parts.threat import Threat
 
 FILE = "advice.json"
 OF_NETWORK = ("file", "sha256", "architecture", "num_parameters", "epoch")
-
-
-class Setting(NamedTuple):
-    """What all networks meet: the images, the attacks, the threat model, the seed of random starts."""
-
-    test: TestSet
-    attacks: Attacks
-    threat: Threat
-    seed: int
-
-    def look(self, model: nn.Module, cascade: bool = True) -> Look:
-        attacks = self.attacks if cascade else self.attacks._replace(cascade={})
-        return look(model, self.test, attacks, self.threat, derived(self.seed, "attacks"))
 
 
 Loaded = Mapping[str, tuple[nn.Module, dict[str, Any]]]
@@ -68,7 +55,7 @@ def main(given: AdviseOptions) -> Advice:
         about["calibration"] = _calibration(given.calibration, about)
     device = options.compute_of(given).prepare()
     test = TestSet(images.test.images.to(device), images.test.labels.to(device), given.batch_size)
-    setting = Setting(test, options.attacks_of(threat, images.num_classes), threat, seed)
+    setting = Setting(test, attacks_of(threat, images.num_classes), threat, seed)
     with within_memory(f"say --batch-size, less than {given.batch_size}"):
         loaded = _loaded(given, {**teachers, **students}, images, device)
         found = _advice({n: loaded[n] for n in teachers}, {n: loaded[n] for n in students}, setting, given, about)
@@ -97,22 +84,19 @@ def _advice(
         about["unlearnable"] = int(student.unlearnable.sum())
     measures = _measures(teachers, student, setting, given.confident)
     most_common = int(labels.bincount().max()) / len(labels)
-    counts = resampled(len(labels), derived(setting.seed, "bootstrap"))
     about |= {
         "crafting": repr(setting.attacks.crafting),
         "cascade": {name: repr(attack) for name, attack in setting.attacks.cascade.items()},
         "provenance": {"device": setting.test.images.device.type, **versions()},
     }
-    return build(measures, {name: _facts(facts) for name, (_, facts) in teachers.items()}, counts, most_common, about)
+    facts = {name: _facts(told) for name, (_, told) in teachers.items()}
+    return build(measures, facts, resamples(setting), most_common, about)
 
 
 def _measures(teachers: Loaded, student: Student | None, setting: Setting, confident: float) -> Measures:
     found = {}
     for name, (model, _) in teachers.items():
-        seen = setting.look(model)
-        found[name] = of_teacher(seen, setting.test.labels, confident)
-        if student is not None:
-            found[name] |= with_student(model, seen, student, setting.test, confident)
+        found[name] = measured(model, student, setting, confident)
         rate = found[name]["worst_case"].mean
         say(f"{name}: {rate:.1%} of {len(setting.test.labels)} images right in the worst case")
     return found

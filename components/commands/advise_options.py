@@ -4,18 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from components.attacks import ATTACKS
 from components.commands import evaluate_options
 from components.commands.evaluate_options import MOST_IMAGES, EvaluateOptions
 from components.data.splits import read_splits
-from components.evaluation.advice.looks import Attacks
-from components.evaluation.cascades import specs
-from components.evaluation.few_classes import TARGETED_DLR
+from components.evaluation.advice.looks import NUM_IMAGES
 from components.evaluation.outside.models import PROGRAM, Foreign, OutsideImages, read_images
 from components.foundation.errors import InputError
-from components.foundation.params import Params, Ratio, member, typed
+from components.foundation.params import Params, typed
 from components.numerics.compute import Compute
 from components.numerics.confidence import CONFIDENT
 from components.numerics.tensor_files import read_tensors
@@ -24,7 +20,6 @@ from components.threats import NORMS
 from components.threats.parts.threat import Threat, read_threat
 
 PARAMS = Path("params.yaml")
-STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +29,7 @@ class AdviseOptions:
     teacher: Sequence[str]
     student: Sequence[str] = ()
     data: str = str(DATA)
-    count: int = 500
+    count: int = NUM_IMAGES
     threat: str | None = None
     confident: float = CONFIDENT
     calibration: Path | None = None
@@ -121,18 +116,3 @@ def validation_images(data: str) -> OutsideImages:
         splits = read_splits(path)
         return OutsideImages(splits.dataset, splits.classes, splits.validation, None)
     return read_images(path)._replace(held_out=None)
-
-
-def attacks_of(threat: Threat, num_classes: int) -> Attacks:
-    """PGD from a random start for what others are shown, then the cascade `quick`, or its first attack.
-
-    With fewer classes than the targeted loss needs, or in a norm without a standard, APGD on cross-entropy alone.
-    """
-    step = {"steps": STEPS, "step_size": str(Ratio(threat.epsilon / 4)), "start": "uniform"}
-    crafting = {"name": "pgd", **step, "loss": "cross_entropy", "restarts": 1}
-    apgd: dict[str, Any] = {"name": "apgd", "steps": 100, "restarts": 1, "loss": "cross_entropy", "rho": 0.75}
-    cascade = {"apgd_ce": apgd}
-    if num_classes >= TARGETED_DLR and threat.norm.standard is not None:
-        cascade = specs("quick", num_classes, threat.norm)
-    built = {name: member(ATTACKS, spec, f"cascade.{name}", threat.epsilon) for name, spec in cascade.items()}
-    return Attacks(member(ATTACKS, crafting, "pgd", threat.epsilon), built)

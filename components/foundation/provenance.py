@@ -5,7 +5,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,16 +22,23 @@ Inputs = dict[str, str]
 """All that numbers depend on, flat: name -> value or hash. Code under the file's path, parameters under their keys."""
 
 
-def inputs_of(code: Iterable[str], told: Mapping[str, Any], root: Path = PROJECT) -> Inputs:
+def inputs_of(
+    code: Iterable[str], told: Mapping[str, Any], root: Path = PROJECT, without: Collection[str] = ()
+) -> Inputs:
     """What a piece of work depends on: the code that `code` executes, versions of packages, and whatever else is told.
 
     Args:
         code: files and folders, as for `code_of`.
         told: parameters, hashes of data and models; mappings are named by their keys, joined by dots.
         root: the folder that `code` is in.
+        without: files of code that the work does not depend on, as for `code_of`.
     """
     numbered = {f"version of {name}": found for name, found in versions().items()}
-    return code_of(code, root) | numbered | {name: json.dumps(value, default=str) for name, value in flat(told).items()}
+    return (
+        code_of(code, root, without)
+        | numbered
+        | {name: json.dumps(value, default=str) for name, value in flat(told).items()}
+    )
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -48,19 +55,19 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     ]
 
 
-def code_of(names: Iterable[str], root: Path = PROJECT) -> dict[str, str]:
+def code_of(names: Iterable[str], root: Path = PROJECT, without: Collection[str] = ()) -> dict[str, str]:
     """The files that `names` (files and folders below `root`) execute -> a hash of what is in each.
 
     A file executes what it imports of `components`, and so on; not the tables of families, which name members that may
     not be in use, and not the forwarding of records. The hash is of the syntax tree without docstrings, so a changed
-    comment is no change.
+    comment is no change. Files `without` which the work comes out the same are left out, with what they alone import.
     """
     open_files = [file for name in names for file in _files(root / name)]
     found: dict[str, str] = {}
     while open_files:
         file = open_files.pop()
         name = file.relative_to(root).as_posix()
-        if name not in found:
+        if name not in found and name not in without:
             found[name], modules = _read(file, file.stat().st_mtime_ns) if file.exists() else ("absent", ())
             candidates = (_file_of(module, root) for module in modules)
             open_files += [other for other in candidates if other is not None and not _is_left_out(other, root)]

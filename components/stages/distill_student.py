@@ -8,7 +8,8 @@ from components.foundation.arguments import take_none
 from components.foundation.params import Params, member
 from components.methods.parts.contract import Method, needs
 from components.models import MODELS
-from components.stages import teachers
+from components.numerics.parallel import rank
+from components.stages import teachers, teaching
 from components.stages.processes import run_together
 from components.stages.teachers import Required, read_roles
 from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
@@ -46,7 +47,7 @@ def read(params: Params) -> StudentSettings:
 
 
 def main(params: Params, journal: Journal) -> None:
-    """Writes models/student.safetensors, its last epoch, curves and metrics."""
+    """Writes models/student.safetensors, its last epoch, curves and metrics, what its teachers are like among them."""
     settings, roles, required, igdm = read(params)
     device = settings.compute.prepare()
     if slow := settings.compute.warning:
@@ -63,8 +64,11 @@ def main(params: Params, journal: Journal) -> None:
     ours = {name: one.architecture for name, one in loaded.items() if one.architecture is not None}
     learned_from = tuple(member(MODELS, one, f"{where}: {name}") for name, one in ours.items())
     model = new_model(settings, splits, device, where, journal)
-    training = TrainingRun("student", STAGE, settings, method, teachers.upstream(loaded), learned_from)
+    upstream = teachers.upstream(loaded)
+    training = TrainingRun("student", STAGE, settings, method, upstream, learned_from, afterwards=(teaching.CODE,))
     train(training, model, splits, device, journal)
+    if rank() == 0:
+        teaching.measure_teachers(training, roles, splits, device, journal)
 
 
 if __name__ == "__main__":

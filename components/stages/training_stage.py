@@ -1,6 +1,6 @@
 """What the three training boxes share: a section of params.yaml and the data become a model, curves and metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -151,7 +151,7 @@ def warnings_of(settings: Settings, stage: str) -> list[str]:
 
 class TrainingRun(NamedTuple):
     """One training run about to start: what is trained, by what (of settings, its own or changed), from what.
-    `learned_from` are the architectures of teachers, whose code the numbers depend on too."""
+    `learned_from` are teachers' architectures, whose code counts too; `afterwards` is code that changes no number."""
 
     name: str
     stage: str
@@ -159,6 +159,7 @@ class TrainingRun(NamedTuple):
     method: Callable[[Settings], Method]
     upstream: dict[str, str]
     learned_from: tuple[Any, ...] = ()
+    afterwards: Collection[str] = ()
 
 
 def built(training: TrainingRun, settings: Settings) -> Method:
@@ -242,7 +243,7 @@ def depends_on(training: TrainingRun) -> Inputs:
     libraries = (getattr(network, "library", "") for network in (settings.model, *training.learned_from))
     told |= {f"version of {library}": version(library) for library in libraries if library}
     code = {f"components/stages/{training.stage}.py"} | members_of((settings, training.learned_from))
-    return inputs_of(code, told)
+    return inputs_of(code, told, without=training.afterwards)
 
 
 def progress(record: Mapping[str, float], epochs: int, seconds: float) -> str:

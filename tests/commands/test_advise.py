@@ -10,9 +10,10 @@ import torch
 from components.attacks.apgd import Apgd
 from components.attacks.pgd import Pgd
 from components.commands.advise import main as advise
-from components.commands.advise_options import AdviseOptions, attacks_of, named, validation_images
+from components.commands.advise_options import AdviseOptions, named, validation_images
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, Splits, write_splits
+from components.evaluation.advice.attacks import attacks_of
 from components.evaluation.advice.looks import Attacks
 from components.foundation.errors import InputError
 from components.foundation.params import Ratio
@@ -39,7 +40,7 @@ def short_attacks() -> Iterator[None]:
     pgd = Pgd(steps=3, step_size=Ratio(13, 255), start="uniform", loss="cross_entropy", restarts=1)
     deterministic = torch.get_deterministic_debug_mode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.commands.advise_options.attacks_of", lambda *_: Attacks(pgd, {"apgd_ce": apgd}))
+        patch.setattr("components.commands.advise.attacks_of", lambda *_: Attacks(pgd, {"apgd_ce": apgd}))
         yield
     torch.set_deterministic_debug_mode(deterministic)
 

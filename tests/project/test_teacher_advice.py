@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import teacher_advice as bench
-from components.commands.advise_options import attacks_of
 from components.data.splits import LabelledImages, Source
+from components.evaluation.advice.attacks import attacks_of
 from components.evaluation.advice.looks import Attacks
 from components.foundation.errors import InputError
 from components.reports.advice.contents import Calibration
@@ -58,7 +58,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(bench.FashionMnist, "load", load)
     monkeypatch.setattr(bench, "attacks_of", short)
-    monkeypatch.setattr("components.commands.advise_options.attacks_of", short)
+    monkeypatch.setattr("components.commands.advise.attacks_of", short)
     monkeypatch.setattr(bench, "RESAMPLES", 50)
     sizes = {"train": 200, "validation": 40, "test": 40, "epochs": 1, "student_epochs": 1}
     monkeypatch.setattr(bench, "QUICK", bench.QUICK | sizes | {"teachers": ("standard", "n_fgsm", "n_fgsm_narrow")})

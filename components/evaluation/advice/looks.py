@@ -10,8 +10,11 @@ from components.attacks.parts.ascent import eval_mode
 from components.attacks.parts.attack import Attack
 from components.evaluation.one_attack import TestSet, predict, run_attack
 from components.numerics.losses import answers
-from components.numerics.random_numbers import Noise
+from components.numerics.random_numbers import Noise, derived
 from components.threats.parts.threat import Threat
+
+NUM_IMAGES = 500
+"""As many images as are looked at, where nobody asks for another number."""
 
 
 class Attacks(NamedTuple):
@@ -30,6 +33,20 @@ class Look(NamedTuple):
     clean: Tensor
     adversarial: Tensor
     worst_case: Tensor
+
+
+class Setting(NamedTuple):
+    """What all networks meet: the images, the attacks, the threat model, the seed of random starts."""
+
+    test: TestSet
+    attacks: Attacks
+    threat: Threat
+    seed: int
+
+    def look(self, model: nn.Module, cascade: bool = True) -> Look:
+        """The look at a model; without the cascade, its worst case is that of the crafting attack."""
+        attacks = self.attacks if cascade else self.attacks._replace(cascade={})
+        return look(model, self.test, attacks, self.threat, derived(self.seed, "attacks"))
 
 
 def look(model: nn.Module, test: TestSet, attacks: Attacks, threat: Threat, seed: int) -> Look:

@@ -1,25 +1,16 @@
 """What is measured of a teacher, a number for each image, so that means have paired intervals."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from components.evaluation.advice.looks import Look, logits_on
+from components.evaluation.advice.looks import Look, Setting, logits_on
 from components.evaluation.one_attack import TestSet
 from components.numerics.confidence import confidently_wrong, transfer_score
 from components.numerics.losses import answers, entropy
 from components.statistics.bootstrap import PerImage
-
-OwnMeasure = Literal[
-    "clean", "worst_case", "entropy_clean", "entropy_adversarial", "confident_clean", "confident_adversarial"
-]
-StudentMeasure = Literal["confident_student", "tas", "to_student", "to_teacher", "entropy_unlearnable"]
-MeasureName = Literal[OwnMeasure, StudentMeasure]
-
-ENTROPIES = ("entropy_clean", "entropy_adversarial", "entropy_unlearnable")
-"""What is in nats. All others are shares of images."""
 
 
 class Student(NamedTuple):
@@ -41,17 +32,25 @@ def unlearnable(looks: Sequence[Look], labels: Tensor) -> Tensor:
     return ~right.any(0)
 
 
+def measured(teacher: nn.Module, student: Student | None, setting: Setting, confident: float) -> dict[str, PerImage]:
+    """All measures of a teacher: those of `of_teacher`, and with a student those of `with_student`."""
+    seen = setting.look(teacher)
+    found = of_teacher(seen, setting.test.labels, confident)
+    return found if student is None else found | with_student(teacher, seen, student, setting.test, confident)
+
+
 def of_teacher(look: Look, labels: Tensor, confident: float) -> dict[str, PerImage]:
     """What needs no student: accuracies, entropies (nats) and confident errors, in the order of `OwnMeasure`."""
     truth = labels.cpu()
-    return {
+    found = {
         "clean": PerImage.of(answers(look.clean) == truth),
         "worst_case": PerImage.of(look.worst_case),
-        "entropy_clean": PerImage.of(entropy(look.clean.double())),
-        "entropy_adversarial": PerImage.of(entropy(look.adversarial.double())),
+        "entropy_clean": _entropy(look.clean),
+        "entropy_adversarial": _entropy(look.adversarial),
         "confident_clean": PerImage.of(confidently_wrong(look.clean, truth, confident)),
         "confident_adversarial": PerImage.of(confidently_wrong(look.adversarial, truth, confident)),
     }
+    return {name: measure for name, measure in found.items() if measure.n}
 
 
 def with_student(
@@ -75,6 +74,13 @@ def with_student(
         "tas": PerImage.of(transfer_score(at_student.double(), look.clean.double(), look.adversarial.double()) >= 0),
         "to_student": PerImage.of(answers(back) != truth, known_by_student),
         "to_teacher": PerImage.of(answers(at_student) != truth, known_by_teacher),
-        "entropy_unlearnable": PerImage.of(entropy(look.clean.double()), student.unlearnable),
+        "entropy_unlearnable": _entropy(look.clean, student.unlearnable),
     }
     return {name: measure for name, measure in found.items() if measure.n}
+
+
+def _entropy(logits: Tensor, chosen: Tensor | None = None) -> PerImage:
+    """Entropies of the answers that are numbers, of all images or of the `chosen` ones."""
+    values = entropy(logits.double())
+    answered = values.isfinite()
+    return PerImage.of(values, answered if chosen is None else answered & chosen)

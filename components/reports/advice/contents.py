@@ -5,15 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from components.evaluation import document as evaluated
-from components.evaluation.advice.measures import MeasureName
+from components.evaluation.advice.document import Measured, MeasureName
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import Confidence, Count, Epsilon, Interval, Number, NumImages, Rate, Share
-
-
-class Measured(Interval[float]):
-    """A mean over `n` images: a share of them, or an entropy in nats."""
-
-    n: NumImages
 
 
 class AgainstFirst(Interval[float]):

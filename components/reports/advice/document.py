@@ -5,12 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from components.evaluation.advice.measures import ENTROPIES
 from components.evaluation.advice.ranking import FIRST, Measures, difference, ranked, second_key
+from components.evaluation.advice.summary import summed_up
 from components.reports.advice.contents import Advice, Calibration
 from components.reports.advice.sentences import sentences
-from components.statistics.bootstrap import PerImage, means, percentile_interval
-from components.statistics.intervals import CONFIDENCE, interval
+from components.statistics.intervals import CONFIDENCE
 from components.statistics.outcomes import shortened
 
 
@@ -39,7 +38,7 @@ def build(
             "group": place.group,
             "place_low": place.low,
             "place_high": place.high,
-            "robust": teachers[name]["measures"][FIRST]["low"] > most_common,
+            "robust": teachers[name]["measures"][FIRST].low > most_common,
         }
     fixed = {"schema": "temper/advice/1", "confidence": CONFIDENCE, "decides": second_key(measures), "order": order}
     found = Advice.model_validate({**about, **fixed, "teachers": teachers, "sentences": []})
@@ -50,7 +49,7 @@ def _teacher(name: str, first: str, measures: Measures, counts: Tensor) -> dict[
     own, others = measures[name], measures[first]
     apart = {key: difference(own[key], others[key], counts)._asdict() for key in own if key in others}
     return {
-        "measures": {key: _measured(key, measure, counts) for key, measure in own.items()},
+        "measures": summed_up(own, counts),
         "against_first": {key: {k: shortened(v) for k, v in found.items()} for key, found in apart.items()},
     }
 
@@ -60,13 +59,3 @@ def misfit(calibration: Calibration, about: Mapping[str, Any]) -> str:
     wanted = {"dataset": about["dataset"], **about["threat"]}
     found = {key: getattr(calibration, key) for key in wanted}
     return ", ".join(f"{key} {found[key]} instead of {value}" for key, value in wanted.items() if found[key] != value)
-
-
-def _measured(key: str, measure: PerImage, counts: Tensor) -> dict[str, Any]:
-    """A share has the interval of a rate, an entropy that of the bootstrap."""
-    if key in ENTROPIES:
-        low, high = percentile_interval(means(measure, counts))
-    else:
-        low, high = interval(round(float(measure.values.sum())), measure.n)
-    value, low, high = map(shortened, (measure.mean, low, high))
-    return {"value": value, "low": low, "high": high, "n": measure.n}

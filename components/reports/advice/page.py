@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.advice.measures import MeasureName
+from components.evaluation.advice.document import MeasureName
 from components.foundation.errors import InputError
 from components.reports import attack_words, wording
 from components.reports.advice import words

@@ -1,6 +1,6 @@
 """What the measures are called, and what each means."""
 
-from components.evaluation.advice.measures import MeasureName
+from components.evaluation.advice.document import MeasureName
 from components.reports.advice.contents import Advice
 from components.reports.attack_words import attack_text
 
