@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from components.evaluation.advice.document import Teaching
 from components.statistics.documents import FORMAT, Document
 from components.statistics.outcomes import Count, Epsilon, NumImages
 
@@ -154,6 +155,8 @@ class Evaluation(Document):
     precision: Precision
     training_cost: dict[str, Passes]
     """Model to the passes of its training, as far as they are known."""
+    teachers: Teaching | None = Field(default=None)
+    """What the student's teachers were found to be like when it was trained; absent without such a student."""
     params: dict[str, Any]
     """What was read from the parameters."""
     provenance: Provenance

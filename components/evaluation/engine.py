@@ -89,7 +89,7 @@ def evaluate(
 ) -> None:
     """Writes outcomes.safetensors, gallery.safetensors, evaluation.json and adversarial/ (formats: docs/evaluation.md).
 
-    `evidence_on` says what a verdict on a model is judged from. `extra` are its keys `training_cost`,
+    `evidence_on` says what a verdict on a model is judged from. `extra` are its keys `training_cost`, `teachers`,
     `params` and `provenance` of evaluation.json. Of several processes the first writes; the others only share the work.
     """
     capture = SearchCapture(suite.compute.capture, data.test.labels.device, note)

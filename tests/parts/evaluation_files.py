@@ -187,9 +187,34 @@ def evaluation(num_images: int, roles: Sequence[str] = ROLES) -> dict[str, Any]:
             "compiled": False,
             "parity": {"student": {"n": 128, "agree": 128, "only_exact": 0, "only_search": 0, "passed": True}},
         },
+        **({"teachers": teachers()} if "student" in roles else {}),
         "seed": 0,
         "params": {"seed": 0, "report": {"gallery_images": 3}},
         "provenance": {"commit": "0" * 40, "device": "cpu", "torch": "2"},
+    }
+
+
+def teachers(n: int = 40) -> dict[str, Any]:
+    """What was measured of the student's teachers: of the clean one nothing that needs an unlearnable image."""
+    shares = ("clean", "worst_case", "confident_clean", "confident_adversarial", "confident_student", "tas")
+    shares += ("to_student", "to_teacher")
+
+    def measured(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": n}
+
+    def role(names: list[str], first: float) -> dict[str, Any]:
+        found = {name: measured(round(first + 0.03 * place, 6)) for place, name in enumerate(shares)}
+        return {"teachers": names, "measures": found | {"entropy_clean": measured(0.5)}}
+
+    robust = role(["robust_teacher", "big"], 0.4)
+    robust["measures"]["entropy_unlearnable"] = measured(0.8)
+    return {
+        "num_images": n,
+        "crafting": ATTACKS["pgd_sat"],
+        "cascade": {"apgd_ce": CASCADE["apgd_ce"]},
+        "confident": 0.5,
+        "unlearnable": 9,
+        "roles": {"clean_teacher": role(["clean_teacher"], 0.3), "robust_teacher": robust},
     }
 
 

@@ -10,7 +10,7 @@ from components.reports.advice.document import build, misfit
 from components.reports.advice.page import page
 from components.reports.advice.sentences import NO_STUDENT
 from components.reports.advice.text import text
-from components.reports.advice.words import MEANINGS, TITLES
+from components.reports.measure_words import MEANINGS, TITLES
 from components.statistics.bootstrap import PerImage, resampled
 from components.statistics.documents import as_json, document_of
 

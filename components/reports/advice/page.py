@@ -9,6 +9,7 @@ from components.reports import attack_words, wording
 from components.reports.advice import words
 from components.reports.advice.contents import Advice
 from components.reports.charts import Plot, colour, percent_axis
+from components.reports.measure_words import MEANINGS, TITLES
 from components.reports.robustness import labels
 from components.reports.robustness.facts import breakable
 from components.reports.robustness.figures import Figure
@@ -46,8 +47,8 @@ def _context(found: Advice) -> dict[str, Any]:
         "found": found,
         "norm": wording.NORM_WORDS[found.threat.norm],
         "measures": words.shown(found),
-        "titles": words.TITLES,
-        "meanings": words.MEANINGS,
+        "titles": TITLES,
+        "meanings": MEANINGS,
         "number": words.number,
         "apart": _apart,
         "rule": words.rule(found),
@@ -62,7 +63,7 @@ def plane(found: Advice) -> Figure:
         (found.teachers[name].measures[found.decides], found.teachers[name].measures["worst_case"])
         for name in found.order
     ]
-    across = words.TITLES[found.decides]
+    across = TITLES[found.decides]
     plot = Plot(
         percent_axis(across, [0.0, *(errors.high for errors, _ in pairs)]),
         percent_axis("robust"),
@@ -87,7 +88,7 @@ def plane(found: Advice) -> Figure:
 
 def _told(found: Advice, name: str) -> str:
     keys = ("worst_case", found.decides)
-    return f"{name}: " + ", ".join(f"{words.TITLES[key]} {words.number(found, name, key)}" for key in keys)
+    return f"{name}: " + ", ".join(f"{TITLES[key]} {words.number(found, name, key)}" for key in keys)
 
 
 def _apart(found: Advice, teacher: str, measure: MeasureName) -> tuple[str, str] | None:

@@ -4,7 +4,8 @@ import textwrap
 
 from components.reports import grids
 from components.reports.advice.contents import Advice
-from components.reports.advice.words import TITLES, number, rule, setting, shown
+from components.reports.advice.words import number, rule, setting, shown
+from components.reports.measure_words import TITLES
 from components.reports.wording import NORM_WORDS, WIDTH, epsilon_text
 from components.statistics.number_text import RANGE
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from components.evaluation import document as evaluated
+from components.evaluation.advice.document import Teaching
 from components.evaluation.criteria import Condition, Decision
 from components.evaluation.verdict.rules import Verdict
 from components.statistics.class_balance import BalancedRate
@@ -203,6 +204,8 @@ class Report(Document):
     """The images that survive the fewest attacks; null where nothing was attacked."""
     best_versus_last: dict[str, BestVersusLast]
     training: dict[str, Training]
+    teachers: Teaching | None = Field(default=None)
+    """What the student's teachers are like, on validation images; absent where no student was distilled."""
     data: dict[str, Any]
     """The content of metrics/data.json, or what is known of the images."""
     params: dict[str, Any]

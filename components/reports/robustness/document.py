@@ -69,6 +69,7 @@ def build(
         hardest=per_image.hardest(evaluation.classes, outcomes["labels"], runs, outcomes, evaluation.curve.epsilons),
         best_versus_last=_best_versus_last(evaluation, outcomes),
         training=dict(training),
+        **({} if evaluation.teachers is None else evaluation.pick("teachers")),
         data=dict(data),
         params=evaluation.params if params is None else dict(params),
     )

@@ -12,7 +12,7 @@ from components.evaluation.latency import TimedModel
 from components.foundation.errors import InputError
 from components.reports import attack_words, wording
 from components.reports.charts import mark
-from components.reports.robustness import facts, figures, pareto, sentences, table, training_figures
+from components.reports.robustness import facts, figures, pareto, sentences, table, teaching, training_figures
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import gallery, hard_images
@@ -37,6 +37,7 @@ SECTIONS = (
     ("record", "costs", "What it cost"),
     ("record", "checkpoints", "Best against last checkpoint"),
     ("record", "training", "How the models were trained"),
+    ("teachers", "teachers", "Teachers"),
     ("record", "balance", "How the student balanced its teachers"),
     ("record", "kernel", "How the models' inner geometry moved"),
     ("record", "provenance", "Where the numbers come from"),
@@ -162,6 +163,7 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "rows": {name: conditions(document.models[name]) for name in best},
         "marks": [mark(index) for index in range(max(len(best), len(document.grid.attacks), 2))],
         "figures": _figures(document, curves),
+        "taught": teaching.context(document.teachers, len(document.classes)) if document.teachers else None,
         "cost_table": _costs(document),
         "facts": facts.facts(document),
         "params": facts.parameters(document.params),
@@ -199,6 +201,7 @@ def _has(section: str, context: dict[str, Any]) -> bool:
         "hardest": document.hardest,
         "gallery": shown["samples"] and shown["samples"][0]["models"],
         "checkpoints": document.best_versus_last,
+        "teachers": document.teachers,
         **{name: drawn[name] for name in ("steps", "capacity", "training", "balance", "kernel")},
     }
     return bool(present.get(section, True))
