@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.evaluation.advice.looks import Attacks, Look, look
+from components.evaluation.advice.looks import Attacks, Look, Setting, look
 from components.evaluation.advice.measures import Student, of_teacher, unlearnable, with_student
 from components.evaluation.advice.ranking import difference, ranked, second_key
+from components.evaluation.advice.summary import teaching
 from components.evaluation.one_attack import TestSet
 from components.foundation.params import Ratio
 from components.statistics.bootstrap import PerImage, resampled
+from components.statistics.intervals import interval
 from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
 
@@ -49,6 +51,7 @@ TEST = TestSet(PIXELS.view(-1, 1, 1, 1), LABELS, 2)
 HALF = Step(0.5, SURE)
 # Answers 1 from 0.4 on: right on 0.7 attacked (0.45), wrong on 0.2 attacked (0.45).
 LOWER = Step(0.4, LIKELY)
+TAUGHT = {"robust_teacher": ("a", "b"), "clean_teacher": ("c",)}
 
 
 def seen(model: nn.Module, **attacks: object) -> Look:
@@ -141,6 +144,39 @@ def test_an_image_is_learnable_once_any_student_had_it_right():
     looks = [seen(HALF), seen(LOWER)]
     assert unlearnable(looks, LABELS).tolist() == [True, False, False, False, False]
     assert unlearnable(looks[:1], LABELS).tolist() == [True, True, False, False, False]
+
+
+def test_a_student_and_those_who_taught_it():
+    """The numbers of the two tests above with their intervals, for every role; nobody but these is looked at."""
+    setting = Setting(TEST, Attacks(shift, {"last": no_shift}), THREAT, 0)  # pyright: ignore[reportArgumentType]
+    found = teaching({"robust_teacher": HALF, "clean_teacher": LOWER}, TAUGHT, LOWER, setting)
+    assert (found.num_images, found.unlearnable, found.confident, list(found.cascade)) == (5, 2, 0.5, ["last"])
+    robust, clean = (found.roles[role] for role in ("robust_teacher", "clean_teacher"))
+    assert (robust.teachers, clean.teachers) == (["a", "b"], ["c"])
+    values = {name: one.value for name, one in robust.measures.items()}
+    wanted = {"clean": 1, "worst_case": 0.6, "confident_clean": 0, "confident_adversarial": 0.4}
+    wanted |= {"confident_student": 0.4, "tas": 1, "to_student": 0.4, "to_teacher": 0.4}
+    wanted |= dict.fromkeys(("entropy_clean", "entropy_adversarial", "entropy_unlearnable"), entropy_of(SURE))
+    assert values == pytest.approx(wanted, abs=1e-6)
+    two_of_five = robust.measures["confident_student"]
+    assert (two_of_five.low, two_of_five.high) == pytest.approx(interval(2, 5), abs=1e-6)
+    # All images have the same entropy, so all resamples have.
+    assert robust.measures["entropy_clean"].low == robust.measures["entropy_clean"].high
+    assert [robust.measures[name].n for name in ("tas", "entropy_unlearnable")] == [5, 2]
+    # Of itself a student is told what it makes of its own images: 0.55 and 0.2 attacked.
+    assert clean.measures["confident_student"].value == clean.measures["confident_adversarial"].value == 0.4
+
+
+def test_no_answer_has_no_entropy():
+    class Silent(nn.Module):
+        """No answer for dark images, attacked 0.25 and 0.45."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return HALF(images).where(images.flatten(1) > 0.25, math.nan)
+
+    found = of_teacher(seen(Silent()), LABELS, 0.5)
+    assert (found["entropy_clean"].n, found["entropy_adversarial"].n) == (3, 4)
+    assert found["entropy_clean"].mean == pytest.approx(entropy_of(SURE)) and found["clean"].mean == 3 / 5
 
 
 # --- the rule ---

@@ -118,3 +118,13 @@ def test_differences_name_files_and_keys(root):
     found = differences(before, after)
     assert found == ["components/b.py", "recipe.average: null -> absent", "recipe.epochs: 3 -> 5"]
     assert differences(before, before) == []
+
+
+def test_code_that_changes_nothing_is_left_out_with_what_it_alone_imports(root):
+    (root / "components/b.py").write_text("from components.c import ONE\n\nLIMIT = 3\n")
+    (root / "components/c.py").write_text("ONE = 1\n")
+    files = ["components/a.py", "components/b.py", "components/c.py"]
+    assert list(code_of(files[:1], root)) == files
+    assert list(code_of(files[:1], root, without=files[1:2])) == files[:1]
+    assert list(code_of([files[0], files[2]], root, without=files[1:2])) == [files[0], files[2]]
+    assert "components/b.py" not in inputs_of(files[:1], {}, root, without=files[1:2])

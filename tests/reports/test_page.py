@@ -1,6 +1,7 @@
 """The report's page and what it is drawn of: self-contained, well-formed, true to the document."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from components.evaluation.document import Evaluation
 from components.foundation.params import typed
 from components.foundation.storage import read_csv, read_json, write_csv, write_json
 from components.reports.charts import Plot, number_axis, percent_axis, tag, whole_axis
+from components.reports.measure_words import TITLES, written
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import page_to_show, write_dated
 from components.reports.robustness.document import build, failed
@@ -21,7 +23,8 @@ from components.reports.robustness.gallery import hard_images, png
 from components.reports.robustness.page import SECTIONS
 from components.reports.robustness.page import page as render
 from components.reports.robustness.table import text_table
-from components.statistics.documents import document_of
+from components.reports.wording import sentence
+from components.statistics.documents import as_json, document_of
 from components.statistics.number_text import points
 from tests.parts.evaluation_files import (
     CRITERIA,
@@ -267,6 +270,34 @@ def test_alarms_of_the_sentinel_and_what_it_saw_are_shown(tmp_path: Path, page: 
     assert text.index(alarmed) < text.index(said) < text.index("What the sentinel saw")
     document = read_json(tmp_path / "reports/robustness.json")
     assert [run["alarms"] for run in document["training"].values()] == [[], [line], []]
+
+
+def test_the_teachers_of_the_student(page: str, made: Path) -> None:
+    """The table has every number of the document; the sentences are about the robust teacher."""
+    found = read_json(made / "robustness.json")["teachers"]
+    section = page[page.index('<section aria-labelledby="teachers">') :]
+    section = unescape(section[: section.index("</section>")])
+    text = words(section)
+    for role in found["roles"].values():
+        for name, one in role["measures"].items():
+            value, low, high = (written(name, one[key]) for key in ("value", "low", "high"))
+            row = words(section[section.index(f'<th scope="row">{sentence(TITLES[name])}') :].split("</tr>")[0])
+            assert f"{value} {low}–{high}" in row, (name, row)
+    assert section.count('<span class="value">') == sum(len(role["measures"]) for role in found["roles"].values()) == 19
+    assert "Measured on 40 validation images" in text and "robust_ teacher , big" in text and "temper advise" in text
+    assert "The robust teacher is confidently wrong on 52.0 % of the student's attacked images (95 %" in text
+    assert "the student gets 9 of 40 validation images wrong, which are called unlearnable here" in text
+    assert "entropy on these, clean, is 0.80 nats (95 % interval 0.70 to 0.90); on all of the images" in text
+    assert "it is 0.50. Equal probabilities for all 4 classes would be 1.39." in text
+    assert "Entropy, unlearnable images, nats – 0.80 0.70–0.90" in text
+
+
+def test_without_a_distilled_student_nothing_is_said_of_teachers() -> None:
+    tensors, metadata = gallery(4, torch.Generator().manual_seed(0))
+    assert "teachers" in as_json(document())
+    alone = document(roles=["clean_teacher"])
+    page = render(alone, {}, tensors, metadata, 0)
+    assert "teachers" not in as_json(alone) and 'id="teachers"' not in page and "#teachers" not in page
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
