@@ -40,6 +40,7 @@ STAGE = "evaluate_attacks"
 DATA = Path("data/normalized.safetensors")
 RESULTS = Path("evaluation")
 OUTPUTS = [str(RESULTS / name) for name in ("outcomes.safetensors", "gallery.safetensors", "evaluation.json")]
+TEACHERS = Path("metrics/student.teachers.json")
 UNFINISHED, FINISHED = WORK / "evaluation", "finished"
 # The sections that dvc.yaml declares: others may change without a new evaluation, so none of them is written to it.
 READ = ("seed", "compute", "threat", STAGE)
@@ -64,9 +65,9 @@ def main(params: Params, journal: Journal) -> None:
     hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}
     costs = {role: training_passes(Path(f"metrics/{role}.json")) for role in ROLES}
-    taught = teachers_of(Path("metrics/student.json"))
+    taught = as_json(document_of(Teaching, read_mapping(TEACHERS), str(TEACHERS)))
     code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
-    known = {"data": sha256(DATA), "models": hashes, "costs": costs, **taught}
+    known = {"data": sha256(DATA), "models": hashes, "costs": costs, "teachers": taught}
     kept = KeptWork(STAGE, inputs_of(code, told | known))
     networks, images = [candidate.model for candidate in candidates.values()], splits.test.on(device)[0]
     settle = partial(
@@ -89,7 +90,7 @@ def main(params: Params, journal: Journal) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
         tell_of_another(unfinished, key, journal)
         provenance = {"data.sha256": sha256(DATA), "code.sha256": fingerprint(code_of(code)), "device": device.type}
-        extra = {"training_cost": costs, **taught, "params": told, "provenance": provenance | versions()}
+        extra = {"training_cost": costs, "teachers": taught, "params": told, "provenance": provenance | versions()}
         progress = Progress(partial(print, flush=True), task_title)
         with within_memory(f"lower {STAGE}.batch_size ({batch})"):
             evaluate(candidates, data, suite, Folders(RESULTS, unfinished), evidence_on, extra, journal.note, progress)
@@ -121,17 +122,6 @@ def training_passes(path: Path) -> dict[str, int]:
     """The passes that a training took, from its metrics. Errors: a file that does not tell them."""
     passes = document_of(Passes, read_mapping(path).get("passes"), f"{path}: passes")
     return as_json(passes)
-
-
-def teachers_of(path: Path) -> dict[str, Any]:
-    """What the student's metrics say of its teachers, under the key `teachers`; nothing where they do not.
-
-    Errors: something else under that key.
-    """
-    metrics = read_mapping(path)
-    if "teachers" not in metrics:
-        return {}
-    return {"teachers": as_json(document_of(Teaching, metrics["teachers"], f"{path}: teachers"))}
 
 
 def tell_of_another(unfinished: Path, key: Mapping[str, Any], journal: Journal) -> None:

@@ -28,9 +28,9 @@ from components.statistics.documents import as_json, document_of
 from components.tracking.journal import Journal
 
 CODE = "components/stages/teaching.py"
-STUDENT, METRICS = Path("models/student.safetensors"), Path("metrics/student.json")
-KEY = "teachers"
-"""The key of the student's metrics that holds it."""
+STUDENT = Path("models/student.safetensors")
+FILE = Path("metrics/student.teachers.json")
+"""No file of metrics to DVC, whose table would have a column for each of its numbers."""
 
 
 def measure_teachers(
@@ -40,12 +40,11 @@ def measure_teachers(
     device: torch.device,
     journal: Journal,
 ) -> None:
-    """Adds what is measured of the teachers to the metrics of a student whose training is over.
+    """Writes what is measured of the teachers of a student whose training is over.
 
     What was measured before under the same inputs is published again.
     """
-    told = {"student": sha256(STUDENT), "metrics": sha256(METRICS)}
-    kept = KeptWork("teaching", depends_on(training) | inputs_of({CODE}, told))
+    kept = KeptWork("teaching", depends_on(training) | inputs_of({CODE}, {"student": sha256(STUDENT)}))
     if not kept.published_again():
         # What differs from before has been said of the training already.
         kept.begin(lambda line: None)
@@ -54,9 +53,9 @@ def measure_teachers(
         networks = {role: together([loaded[name].network for name in names]) for role, names in roles.items()}
         setting = setting_of(training.settings, splits.validation, len(splits.classes), device)
         found = teaching(networks, roles, load_frozen(STUDENT, splits, device)[0], setting)
-        write_json(METRICS, read_mapping(METRICS) | {KEY: as_json(found)})
-        kept.finish([str(METRICS)])
-    for line in lines(document_of(Teaching, read_mapping(METRICS)[KEY], f"{METRICS}: {KEY}")):
+        write_json(FILE, as_json(found))
+        kept.finish([str(FILE)])
+    for line in lines(document_of(Teaching, read_mapping(FILE), str(FILE))):
         journal.note(line)
 
 

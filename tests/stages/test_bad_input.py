@@ -61,6 +61,7 @@ READS = [
     ("models/robust_teacher.safetensors", STUDENT),
     ("models/student.last.safetensors", EVALUATE),
     ("metrics/student.json", EVALUATE),
+    ("metrics/student.teachers.json", EVALUATE),
     ("curves/student.csv", "report"),
     ("metrics/data.json", "report"),
     ("evaluation/evaluation.json", "report"),

@@ -21,6 +21,7 @@ JSON = [
     ("evaluation/evaluation.json", "report"),
     ("metrics/data.json", "report"),
     ("metrics/student.json", EVALUATE),
+    ("metrics/student.teachers.json", EVALUATE),
     ("curves/student.sentinel.json", "report"),
 ]
 TENSORS = [
@@ -115,6 +116,7 @@ def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 NEEDED = {
     "evaluation/evaluation.json": ("schema", "models", "classes", "num_images", "threat", "evidence", "cost"),
     "metrics/student.json": ("passes",),
+    "metrics/student.teachers.json": ("num_images", "crafting", "cascade", "roles"),
     "curves/student.sentinel.json": ("events",),
 }
 

@@ -56,7 +56,7 @@ def test_several_teach_in_one_role(copied, capsys):
     assert re.search(r"^robust_teacher \(robust_teacher, prog, big\): accuracy under ", out, re.MULTILINE)
     for name in ("robust_teacher", "prog", "big"):
         assert re.search(rf"^robust_teacher: {name} alone: accuracy under .*% on \d+ validation images$", out, re.M)
-    roles = read_json(copied / "metrics/student.json")["teachers"]["roles"]
+    roles = read_json(copied / "metrics/student.teachers.json")["roles"]
     assert roles["robust_teacher"]["teachers"] == ["robust_teacher", "prog", "big"]
     assert roles["clean_teacher"]["teachers"] == ["big"]
     # Its cost is that of three.

@@ -12,24 +12,22 @@ import torch
 from components.commands import advise
 from components.commands.advise_options import AdviseOptions
 from components.evaluation.advice.attacks import attacks_of
-from components.foundation.errors import InputError
 from components.foundation.storage import read_json, write_json
 from components.numerics.tensor_files import read_tensors, write_tensors
-from components.stages import STAGES, teaching
-from components.stages.evaluate_attacks import teachers_of
+from components.stages import teaching
 from components.stages.training_stage import TrainingRun, depends_on
 from components.statistics.documents import as_json
 from tests.parts.pipeline_files import hashes, run_here
 
-STAGE, METRICS = "distill_student", "metrics/student.json"
+STAGE, FILE = "distill_student", "metrics/student.teachers.json"
 
 
 def measures_of(folder: Path, role: str) -> dict[str, Any]:
-    return read_json(folder / METRICS)["teachers"]["roles"][role]["measures"]
+    return read_json(folder / FILE)["roles"][role]["measures"]
 
 
-def test_the_metrics_hold_each_role(project):
-    found = read_json(project / METRICS)["teachers"]
+def test_its_file_holds_each_role(project):
+    found = read_json(project / FILE)
     labels = read_tensors(project / "data/normalized.safetensors")[0]["validation.labels"]
     assert found["num_images"] == len(labels) and "Pgd(steps=20" in found["crafting"]
     assert list(found["cascade"]) == ["apgd_ce"] and 0 <= found["unlearnable"] <= len(labels)
@@ -63,21 +61,21 @@ def test_it_is_what_temper_advise_says_of_them(project, monkeypatch):
 
 
 def test_the_test_split_is_never_looked_at(copied):
-    """Whatever images it has, the student's metrics are the same bytes; with other validation images they are not."""
-    before, data = (copied / METRICS).read_bytes(), copied / "data/normalized.safetensors"
+    """Whatever images it has, the file has the same bytes; with other validation images they are not."""
+    before, data = (copied / FILE).read_bytes(), copied / "data/normalized.safetensors"
     tensors, metadata = read_tensors(data)
     shutil.rmtree(copied / ".temper")
     for split, same in (("test", True), ("validation", False)):
         other = {f"{split}.images": 255 - tensors[f"{split}.images"], f"{split}.labels": tensors[f"{split}.labels"]}
         write_tensors(data, tensors | other, metadata)
         run_here(copied, STAGE)
-        assert ((copied / METRICS).read_bytes() == before) == same, split
+        assert ((copied / FILE).read_bytes() == before) == same, split
 
 
 def test_measured_again_or_published_again_it_is_the_same(copied, capsys, monkeypatch):
     before = hashes(copied)
     (measured,) = (copied / ".temper/resume").glob("teaching-*")
-    (copied / METRICS).unlink()
+    (copied / FILE).unlink()
     monkeypatch.setattr(teaching, "teaching", None)
     run_here(copied, STAGE)
     assert hashes(copied) == before, "published again"
@@ -102,7 +100,7 @@ def test_stopped_after_the_training_it_goes_on_with_the_measure(copied, capsys, 
     monkeypatch.setattr(teaching, "teaching", stopped)
     with pytest.raises(SystemExit):
         run_here(copied, STAGE)
-    assert "teachers" not in read_json(copied / METRICS), "half of it is written"
+    assert (copied / "metrics/student.json").exists() and not (copied / FILE).exists(), "half of it is written"
     monkeypatch.undo()
     capsys.readouterr()
     run_here(copied, STAGE)
@@ -121,23 +119,17 @@ def test_another_way_of_measuring_trains_nothing_again(copied, monkeypatch):
 
 
 def test_evaluation_and_report_hand_it_on(project):
-    found = read_json(project / METRICS)["teachers"]
+    found = read_json(project / FILE)
     assert read_json(project / "evaluation/evaluation.json")["teachers"] == found
     assert read_json(project / "reports/robustness.json")["teachers"] == found
     assert '<h2 id="teachers">' in (project / "reports/robustness.html").read_text()
 
 
-def test_without_it_they_are_as_they_were(copied):
-    metrics = read_json(copied / METRICS)
-    write_json(copied / METRICS, {key: value for key, value in metrics.items() if key != "teachers"})
-    run_here(copied, *STAGES[STAGES.index("evaluate_attacks") :])
-    for path in ("evaluation/evaluation.json", "reports/robustness.json"):
-        assert "teachers" not in json.loads((copied / path).read_text())
+def test_a_report_without_it_has_no_such_section(copied):
+    """As where a model from outside was evaluated."""
+    evaluation = copied / "evaluation/evaluation.json"
+    told = read_json(evaluation)
+    write_json(evaluation, {key: value for key, value in told.items() if key != "teachers"})
+    run_here(copied, "report")
+    assert "teachers" not in json.loads((copied / "reports/robustness.json").read_text())
     assert 'id="teachers"' not in (copied / "reports/robustness.html").read_text()
-
-
-@pytest.mark.parametrize("wrong", [None, [], "x", {}, {"num_images": 3}])
-def test_anything_else_under_that_key_is_refused(wrong, tmp_path):
-    write_json(tmp_path / "student.json", {"passes": {}, "teachers": wrong})
-    with pytest.raises(InputError, match=r"student.json: teachers: "):
-        teachers_of(tmp_path / "student.json")
