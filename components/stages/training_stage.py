@@ -264,8 +264,7 @@ def outputs(name: str) -> list[str]:
 
 def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder: Path) -> None:
     """Writes the declared outputs, the models last."""
-    name = training.name
-    best, last = state.best_epoch, int(state.history[-1]["epoch"])
+    name, best, last = training.name, state.best_epoch, int(state.history[-1]["epoch"])
     write_csv(f"curves/{name}.csv", state.history)
     write_json(f"curves/{name}.sentinel.json", seen(state))
     write_json(f"metrics/{name}.json", _metrics(state))

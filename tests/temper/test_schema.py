@@ -117,7 +117,8 @@ def bounded(kind: Any, children: dict[str, Key], above: str) -> Iterator[tuple[s
     """Each bound of each field, with dotted path, the bound in words, and the key."""
     for name, hint in get_type_hints(kind, include_extras=True).items():
         for part in parts(hint):
-            if is_dataclass(part) and children[name].children:
+            # Not a mark of Annotated that is an instance of one.
+            if isinstance(part, type) and is_dataclass(part) and children[name].children:
                 yield from bounded(part, children[name].children, f"{above}{name}.")
             for mark in getattr(part, "__metadata__", ()):
                 for bound in getattr(mark, "metadata", ()):
