@@ -18,6 +18,8 @@ from components.foundation.errors import InputError
 from components.foundation.storage import beginning, locked, require_bytes
 
 SCHEMA = "temper/outcome-journal/1"
+# No unit has this name.
+APPENDING = "\n"
 
 
 class OutcomeJournal:
@@ -58,8 +60,7 @@ class OutcomeJournal:
 
         A claim ends with the block, or with its process. What the last holder appended has been read.
         """
-        # A lock on one byte of a file that has none: of which, the name says.
-        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+        place = _place(name)
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
         except (BlockingIOError, PermissionError):
@@ -76,6 +77,8 @@ class OutcomeJournal:
         data = _line({"unit": unit, **record})
         # One write to a file opened for appending: lines of processes that share the journal never mix.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        # A line that another process is writing may look like half a one, where it goes over the end of a page.
+        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _place(APPENDING))
         try:
             if os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) != b"\n":
                 # Half a line that a process beside this one left when it died.
@@ -83,6 +86,7 @@ class OutcomeJournal:
             written = os.write(descriptor, data)
             os.fsync(descriptor)
         finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _place(APPENDING))
             os.close(descriptor)
         if written != len(data):
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes written")
@@ -99,6 +103,11 @@ class OutcomeJournal:
             with suppress(ValueError, RecursionError, KeyError, AttributeError, TypeError):
                 record = json.loads(line)
                 self.units.setdefault(str(record.pop("unit")), record)
+
+
+def _place(name: str) -> int:
+    """Which byte of a file that has none is locked in this name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

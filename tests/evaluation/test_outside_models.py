@@ -107,7 +107,7 @@ def test_normalisation_is_the_first_layer(tmp_path):
         (OURS, {"extra": torch.zeros(3)}, "weights do not fit the model card: unexpected extra"),
         (OURS, {"head.2.bias": None}, "weights do not fit the model card: missing head.2.bias"),
         (Foreign({"name": "nope"}, ((), ())), {}, "architecture.name: unknown 'nope' (allowed: mobilenet_v2, "),
-        (Foreign(ARCHITECTURE, ((0.1,) * 3, (0.2,) * 3)), {}, "normalisation of 3 channels, the images have 1"),
+        (Foreign(ARCHITECTURE, ((0.1,) * 3, (0.2,) * 3)), {}, "normalises 3 channels, the images have 1"),
     ],
     ids=str,
 )

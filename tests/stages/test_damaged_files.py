@@ -116,7 +116,7 @@ def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 NEEDED = {
     "evaluation/evaluation.json": ("schema", "models", "classes", "num_images", "threat", "evidence", "cost"),
     "metrics/student.json": ("passes",),
-    "metrics/student.teachers.json": ("num_images", "crafting", "cascade", "roles"),
+    "metrics/student.teachers.json": ("num_images", "cascade", "roles"),
     "curves/student.sentinel.json": ("events",),
 }
 
