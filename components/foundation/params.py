@@ -7,7 +7,7 @@ has a default: `params.yaml` is the one place that holds numbers.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -192,7 +192,7 @@ def typed(kind: Any, value: Any, where: str, epsilon: Ratio | None = None) -> An
         text, context = json.dumps(value, default=str), {"epsilon": epsilon}
         return TypeAdapter(kind).validate_json(text, strict=True, context=context)
     except ValidationError as error:
-        raise InputError(_one_line(error, kind, where)) from None
+        raise InputError(_one_line(error, kind, value, where)) from None
 
 
 def member(table: Mapping[str, Any], spec: Any, where: str, epsilon: Ratio | None = None) -> Any:
@@ -249,6 +249,7 @@ def _require_plain(value: Any, where: str, depth: int = 0) -> None:
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _BOUNDS = {
     "greater_than": ("more than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -257,16 +258,16 @@ _BOUNDS = {
 }
 
 
-def _one_line(error: ValidationError, kind: Any, where: str) -> str:
+def _one_line(error: ValidationError, kind: Any, value: object, where: str) -> str:
     # A misspelt key is also a missing one: name the misspelling.
     first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
-    key = _at(where, *map(str, first["loc"]))
+    key = _at(where, *_keys(first["loc"], value, absent=first["type"] in (*_UNKNOWN, *_MISSING)))
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] in _UNKNOWN:
         known = _fields_at(kind, first["loc"][:-1])
         allowed = f" (allowed: {', '.join(known)})" if known else ""
         return f"{key}: unknown key{allowed}{more}"
-    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+    if first["type"] in _MISSING:
         return f"{key}: missing{more}"
     if first["type"] in _BOUNDS:
         word, bound = _BOUNDS[first["type"]]
@@ -274,6 +275,36 @@ def _one_line(error: ValidationError, kind: Any, where: str) -> str:
     message = first["msg"].removeprefix("Value error, ")
     got = "" if message.startswith("got ") else f", got {short(first['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}{more}"
+
+
+def _keys(location: tuple[int | str, ...], value: object, absent: bool) -> list[str]:
+    """The keys that lead to a place in `value`; a location has the choice in a union between them, which is no key.
+
+    `absent`: the last one is a key that is not there, or should not be.
+    """
+    # The choice may be called like a key, which leads nowhere then: what comes last is what is told of.
+    ways = _ways(location, value, absent)
+    places = max(ways, key=lambda way: (max(way, default=-1), len(way)), default=range(len(location)))
+    return [str(location[place]) for place in places]
+
+
+def _ways(location: tuple[int | str, ...], value: object, absent: bool, place: int = 0) -> Iterator[tuple[int, ...]]:
+    """The places in the location that may be those of keys, from `place` on: all that can be followed in `value`."""
+    if place == len(location):
+        yield ()
+        return
+    if absent and place == len(location) - 1:
+        if is_mapping(value):
+            yield (place,)
+        return
+    inside: Mapping[Any, object] = {}
+    if is_mapping(value):
+        inside = value
+    elif isinstance(value, list):
+        inside = dict(enumerate(cast(list[object], value)))
+    if location[place] in inside:
+        yield from ((place, *way) for way in _ways(location, inside[location[place]], absent, place + 1))
+    yield from _ways(location, cast(object, value), absent, place + 1)
 
 
 def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:

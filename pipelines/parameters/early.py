@@ -83,6 +83,8 @@ def _either(choices: Sequence[Schema]) -> Any:
         return Annotated[kind, Field(discriminator="name")]
     if not any("enum" in choice for choice in choices):
         return kind
+    # Within one message a mapping is any: the full check says what is wrong inside.
+    kind = reduce(or_, (dict[str, Any] if "properties" in choice else _kind(choice) for choice in choices))
     wanted = ", or ".join(map(_words, choices))
 
     def one_message(value: Any, check: ValidatorFunctionWrapHandler) -> Any:

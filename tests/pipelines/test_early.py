@@ -83,6 +83,21 @@ def test_generated_changes_of_presets() -> None:
     assert ends["same words"] > 0.95 * ends["refused, refused"], ends
 
 
+@pytest.mark.parametrize("normalization", [None, "identity", {"mean": [0.5], "std": [0.25]}], ids=str)
+def test_what_the_pages_tell_to_write_passes(normalization: Any) -> None:
+    """Inside a union, too, of a word and a mapping."""
+    initial = {"file": "my.safetensors", "replace_head": True, "normalization": normalization}
+    architecture = {"name": "small_cnn", "width": 1, "batch_norm": {"estimator": "running", "momentum": 0.1}}
+    big = {"name": "file", "file": "big.safetensors", "architecture": architecture, "normalization": normalization}
+    values = changed(RECIPE, {"train_robust_teacher.initial": initial, "fetch_teachers": {"big": big}})
+    early.refuse(Params(values))
+    wrong = {"mean": [0.5], "std": [0]}
+    values = changed(RECIPE, {"train_robust_teacher.initial": initial | {"normalization": wrong}})
+    assert said(check, values) == (
+        "params.yaml: train_robust_teacher.initial.normalization.std.0: got 0, want more than 0"
+    )
+
+
 def test_what_no_key_takes_is_refused_early() -> None:
     recipes = [changed(RECIPE, {key: value}) for key, value in mistakes(400)]
     ends = compared(recipes)
