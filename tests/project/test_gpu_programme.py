@@ -532,4 +532,5 @@ def programme_at_toy_size(work: Path, *ids: str) -> subprocess.Popen[str]:
 
 
 def numbers(result: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in result.items() if key not in ("seconds", "date", "machine")})
+    times = ("seconds", "minutes", "date", "machine")
+    return json.dumps({key: value for key, value in result.items() if key not in times})
