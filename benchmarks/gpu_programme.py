@@ -87,6 +87,8 @@ def parse(given: Sequence[str] | None) -> argparse.Namespace:
         args.results = args.work / "toy-results"
     if args.data is None and not (args.toy or args.list or args.unpack):
         parser.error("--data is missing: a folder with CIFAR-10 in torchvision's layout")
+    if args.data is not None and not args.data.is_dir():
+        parser.error(f"--data: {args.data}: no such folder")
     return args
 
 
@@ -153,7 +155,9 @@ def show(items: Sequence[Item], place: Place, outcomes: Iterable[Outcome]) -> No
         if place.has(item.id):
             state = f"{'WRONG' if place.wrong(item.id) else 'done '}  {read_json(place.result(item.id))['headline']}"
         print(f"{item.id:36} {item.seconds:5d} s  {state}")
-    print(*tally.lines(place), f"left: {minutes(item for item in items if not place.has(item.id))}", sep="\n")
+    # Nothing is published of toy size.
+    rows = [] if place.toy else tally.lines(place)
+    print(*rows, f"left: {minutes(item for item in items if not place.has(item.id))}", sep="\n")
 
 
 if __name__ == "__main__":

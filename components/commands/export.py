@@ -89,7 +89,7 @@ def _files(given: ExportOptions, stem: str) -> dict[str, Path]:
         require_available(name, "--format onnx")
     available = [name for name in FORMATS if not missing_packages(name)]
     if not given.format and len(available) < len(FORMATS):
-        say("onnx is left out: its packages are not installed (pip install 'temper[onnx]')")
+        say("onnx is left out: its packages are not installed (pip install '.[onnx]')")
     return {name: given.to / f"{stem}.{name}" for name in given.format or available}
 
 

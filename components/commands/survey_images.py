@@ -69,7 +69,7 @@ def survey(folder: Path) -> Survey:
     Errors: no folder, no class folders, no images in them, a file among those looked at that is no image.
     """
     if find_spec("PIL") is None:
-        raise InputError("init: needs pillow, which is not installed (pip install 'temper[data]')")
+        raise InputError("init: needs pillow, which is not installed (pip install '.[data]')")
     files = {split: _class_files(path) for split, path in split_folders(folder).items()}
     if not any(map(len, files["train"].values())):
         raise InputError(f"--images: {one_line(folder)}: no images in it, want CLASS/*.png or train/CLASS/*.png")

@@ -42,7 +42,7 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
     """Grey levels 0..16, uint8 [1797, 8, 8], and labels, int64 [1797]."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise InputError("digits: needs scikit-learn, which is not installed (pip install 'temper[data]')")
+        raise InputError("digits: needs scikit-learn, which is not installed (pip install '.[data]')")
     # The file alone: to import the package takes longer than all the rest of the stage.
     with gzip.open(Path(package.origin).parent / FILE, "rt", encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)

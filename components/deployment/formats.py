@@ -42,7 +42,7 @@ def require_available(name: str, where: str) -> None:
     """Refuses a format whose packages are not installed."""
     missing = missing_packages(name)
     if missing:
-        raise InputError(f"{where}: needs {', '.join(missing)}, which is not installed (pip install 'temper[onnx]')")
+        raise InputError(f"{where}: needs {', '.join(missing)}, which is not installed (pip install '.[onnx]')")
 
 
 def missing_packages(name: str) -> list[str]:

@@ -65,7 +65,7 @@ def _timm() -> Any:
         # It takes seconds to import, which only those who use it should pay.
         import timm
     except ImportError:
-        raise InputError("model: timm is not installed (pip install 'temper[timm]')") from None
+        raise InputError("model: timm is not installed (pip install '.[timm]')") from None
     return timm
 
 

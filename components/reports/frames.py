@@ -20,5 +20,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ModuleNotFoundError:
-        raise InputError("tables: need pandas, which is not installed (pip install 'temper[report]')") from None
+        raise InputError("tables: need pandas, which is not installed (pip install '.[report]')") from None
     return pandas

@@ -174,7 +174,7 @@ def test_mistakes_are_one_line(case, arguments, message, capsys):
 def test_a_format_whose_packages_are_missing_is_refused(case, monkeypatch, capsys):
     monkeypatch.setattr(formats, "ONNX_PACKAGES", ("no_such_package",))
     assert run("out.onnx") == 2
-    assert "needs no_such_package, which is not installed (pip install 'temper[onnx]')" in capsys.readouterr().err
+    assert "needs no_such_package, which is not installed (pip install '.[onnx]')" in capsys.readouterr().err
 
 
 OUTSIDE = [torch.full((2, 1, 8, 8), value) for value in (-1e-3, 1.001, float("nan"))]

@@ -12,7 +12,7 @@ from components.threats.l1 import L1
 from components.threats.l2 import L2
 from components.threats.parts.threat import Threat
 
-pytest.importorskip("pyautoattack", reason="needs the test extra: pip install 'temper[test]'")
+pytest.importorskip("pyautoattack", reason="needs the test extra: pip install '.[test]'")
 
 OTHERS = [Threat(norm=L2(), epsilon=Ratio(1, 2)), Threat(norm=L1(), epsilon=Ratio(3, 2))]
 THREATS = [LINF, *(pytest.param(threat, marks=pytest.mark.slow) for threat in OTHERS)]

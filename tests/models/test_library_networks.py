@@ -154,7 +154,7 @@ except InputError as error:
     print(error)
 """
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
-    assert found.stdout == "model: timm is not installed (pip install 'temper[timm]')\n"
+    assert found.stdout == "model: timm is not installed (pip install '.[timm]')\n"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def page(found: Advice) -> str:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
-        raise InputError("advice: needs jinja2, which is not installed (pip install 'temper[report]')") from None
+        raise InputError("advice: needs jinja2, which is not installed (pip install '.[report]')") from None
     environment = Environment(
         loader=FileSystemLoader([FOLDER, ROBUSTNESS]),
         autoescape=True,

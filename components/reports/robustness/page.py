@@ -92,7 +92,7 @@ def _environment() -> Any:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
-        raise InputError("report: needs jinja2, which is not installed (pip install 'temper[report]')") from None
+        raise InputError("report: needs jinja2, which is not installed (pip install '.[report]')") from None
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
