@@ -7,16 +7,16 @@ has a default: `params.yaml` is the one place that holds numbers.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar, cast, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from components.foundation.errors import FROM_ROOT, InputError, choose
+from components.foundation.mistakes import at, is_mapping, one_line, short
 from components.foundation.storage import require_bytes
 from components.foundation.yaml_text import DEEPEST, LARGEST_FILE, parse
 
@@ -26,8 +26,6 @@ STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, a
 # Streams are hashed from the seed (`random_numbers.derived`), so more bits would add nothing.
 MAX_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-# Characters of a value in a message.
-LONGEST_SHOWN = 120
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -192,7 +190,7 @@ def typed(kind: Any, value: Any, where: str, epsilon: Ratio | None = None) -> An
         text, context = json.dumps(value, default=str), {"epsilon": epsilon}
         return TypeAdapter(kind).validate_json(text, strict=True, context=context)
     except ValidationError as error:
-        raise InputError(_one_line(error, kind, value, where)) from None
+        raise InputError(one_line(error, kind, value, where)) from None
 
 
 def member(table: Mapping[str, Any], spec: Any, where: str, epsilon: Ratio | None = None) -> Any:
@@ -225,15 +223,6 @@ def count_or_auto(most: int) -> Callable[[object], object]:
     return validate
 
 
-def short(value: object) -> str:
-    """A value as a message shows it: on one line, and not all of what is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        text = f"an integer of {cast(int, value).bit_length()} bits"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
-
 def _require_plain(value: Any, where: str, depth: int = 0) -> None:
     """Refuses numbers that no key means, whatever its own bounds are, and a tree without an end."""
     if depth > DEEPEST:
@@ -242,87 +231,10 @@ def _require_plain(value: Any, where: str, depth: int = 0) -> None:
         raise InputError(f"{where}: got {short(value)}, want at most {LARGEST}")
     if isinstance(value, Mapping):
         for key, inner in cast(Mapping[object, object], value).items():
-            _require_plain(inner, _at(where, str(key)), depth + 1)
+            _require_plain(inner, at(where, str(key)), depth + 1)
     elif isinstance(value, list | tuple):
         for place, inner in enumerate(cast(Sequence[object], value)):
-            _require_plain(inner, _at(where, str(place)), depth + 1)
-
-
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
-_BOUNDS = {
-    "greater_than": ("more than", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"),
-    "less_than_equal": ("at most", "le"),
-}
-
-
-def _one_line(error: ValidationError, kind: Any, value: object, where: str) -> str:
-    # A misspelt key is also a missing one: name the misspelling.
-    first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
-    key = _at(where, *_keys(first["loc"], value, absent=first["type"] in (*_UNKNOWN, *_MISSING)))
-    more = f" (and {len(rest)} more)" if rest else ""
-    if first["type"] in _UNKNOWN:
-        known = _fields_at(kind, first["loc"][:-1])
-        allowed = f" (allowed: {', '.join(known)})" if known else ""
-        return f"{key}: unknown key{allowed}{more}"
-    if first["type"] in _MISSING:
-        return f"{key}: missing{more}"
-    if first["type"] in _BOUNDS:
-        word, bound = _BOUNDS[first["type"]]
-        return f"{key}: got {short(first['input'])}, want {word} {first.get('ctx', {})[bound]}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if message.startswith("got ") else f", got {short(first['input'])}"
-    return f"{key}: {message[0].lower()}{message[1:]}{got}{more}"
-
-
-def _keys(location: tuple[int | str, ...], value: object, absent: bool) -> list[str]:
-    """The keys that lead to a place in `value`; a location has the choice in a union between them, which is no key.
-
-    `absent`: the last one is a key that is not there, or should not be.
-    """
-    # The choice may be called like a key, which leads nowhere then: what comes last is what is told of.
-    ways = _ways(location, value, absent)
-    places = max(ways, key=lambda way: (max(way, default=-1), len(way)), default=range(len(location)))
-    return [str(location[place]) for place in places]
-
-
-def _ways(location: tuple[int | str, ...], value: object, absent: bool, place: int = 0) -> Iterator[tuple[int, ...]]:
-    """The places in the location that may be those of keys, from `place` on: all that can be followed in `value`."""
-    if place == len(location):
-        yield ()
-        return
-    if absent and place == len(location) - 1:
-        if is_mapping(value):
-            yield (place,)
-        return
-    inside: Mapping[Any, object] = {}
-    if is_mapping(value):
-        inside = value
-    elif isinstance(value, list):
-        inside = dict(enumerate(cast(list[object], value)))
-    if location[place] in inside:
-        yield from ((place, *way) for way in _ways(location, inside[location[place]], absent, place + 1))
-    yield from _ways(location, cast(object, value), absent, place + 1)
-
-
-def _fields_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The fields of the dataclass that is `path` inside `kind`; none where there is no dataclass."""
-    for part in path:
-        kind = _only_dataclass(get_type_hints(kind).get(str(part))) if is_dataclass(kind) else None
-    return sorted(field.name for field in fields(kind)) if is_dataclass(kind) else []
-
-
-def _only_dataclass(kind: Any) -> Any:
-    """Of `Section | None` the section."""
-    choices = [choice for choice in get_args(kind) if is_dataclass(choice)]
-    return choices[0] if len(choices) == 1 else kind
-
-
-def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a value is a mapping; of what YAML and JSON hold, one whose keys are texts."""
-    return isinstance(value, Mapping)
+            _require_plain(inner, at(where, str(place)), depth + 1)
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -342,10 +254,4 @@ def _require_text_keys(values: object, where: str) -> None:
         for key, value in cast(Mapping[object, object], values).items():
             if not isinstance(key, str):
                 raise InputError(f"{where}: key {key!r} is read as {type(key).__name__}, put it in quotes")
-            _require_text_keys(value, _at(where, key))
-
-
-def _at(where: str, *keys: str) -> str:
-    """A key inside `where`, which is a file, or a key of it."""
-    inside = ".".join(keys)
-    return f"{where}: {inside}" if keys and where.endswith((".yaml", ".yml")) else ".".join([where, *keys])
+            _require_text_keys(value, at(where, key))
