@@ -69,10 +69,9 @@ def main(params: Params, journal: Journal) -> None:
     code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
     known = {"data": sha256(DATA), "models": hashes, "costs": costs, "teachers": taught}
     kept = KeptWork(STAGE, inputs_of(code, told | known))
-    networks, images = [candidate.model for candidate in candidates.values()], splits.test.on(device)[0]
-    settle = partial(
-        settled_batch, suite.section.batch_size, networks, images[:1], hashes, kept.folder / "batch_size.json"
-    )
+    # One image alone on the device: it says what all of them are like.
+    networks, image = [candidate.model for candidate in candidates.values()], splits.test.images[:1].to(device)
+    settle = partial(settled_batch, suite.section.batch_size, networks, image, hashes, kept.folder / "batch_size.json")
     if kept.published_again():
         journal.note(f"{STAGE}: finished before under the same inputs, published again")
     else:
@@ -98,22 +97,22 @@ def main(params: Params, journal: Journal) -> None:
         forget_others(unfinished)
         (unfinished / FINISHED).touch()
     selected = {name: hashes[name] for name, candidate in candidates.items() if candidate.selected}
-    write_times(WORK / latency.FILE, times_of(candidates, selected, images, settle()[0]))
+    write_times(WORK / latency.FILE, times_of(candidates, selected, image, settle()[0]))
     journal.upstream({"normalized": sha256(DATA)} | selected)
     for name in ("evaluation.json", "outcomes.safetensors"):
         journal.artifact(RESULTS / name)
 
 
 def times_of(
-    candidates: Mapping[str, Candidate], hashes: Mapping[str, str], images: Tensor, largest: int
+    candidates: Mapping[str, Candidate], hashes: Mapping[str, str], image: Tensor, largest: int
 ) -> dict[str, TimedModel]:
-    """How fast the models of these names are, in batches of `largest` images at most.
+    """How fast the models of these names are on images such as `image` [1, C, H, W], `largest` at a time at most.
 
     It is no output, since nothing may depend on times.
     """
     facts = {name: candidates[name].facts for name in hashes}
     return {
-        name: timed_model(candidates[name].model, Path(facts[name]["file"]), digest, images, largest)
+        name: timed_model(candidates[name].model, Path(facts[name]["file"]), digest, image, largest)
         for name, digest in hashes.items()
     }
 
