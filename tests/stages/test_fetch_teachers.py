@@ -140,19 +140,24 @@ def test_a_program_is_kept_without_a_pickle_and_answers_alike(place):
         load_taught(path, splits, CPU)
 
 
-def test_a_model_of_ours_comes_with_its_card(place):
+def bring_ours(place: Path, **changes: Any) -> None:
+    """A model file of ours as a teacher, with a card of these data but for the `changes`."""
     splits = read_splits(place / "data/normalized.safetensors")
-    card = ModelCard(
-        architecture=ARCHITECTURE,
-        classes=splits.classes,
-        image_shape=splits.image_shape,
-        normalization=splits.normalization,
-        stage="train_robust_teacher",
-        epoch=7,
-        upstream={},
-    )
-    save_model(place / "ours.safetensors", network().state_dict(), card)
+    fields: dict[str, Any] = {
+        "architecture": ARCHITECTURE,
+        "classes": splits.classes,
+        "image_shape": splits.image_shape,
+        "normalization": splits.normalization,
+        "stage": "train_robust_teacher",
+        "epoch": 0,
+        "upstream": {},
+    }
+    save_model(place / "ours.safetensors", network().state_dict(), ModelCard(**fields | changes))
     tell(place, {"ours": {"name": "file", "file": "ours.safetensors"}})
+
+
+def test_a_model_of_ours_comes_with_its_card(place):
+    bring_ours(place, epoch=7)
     run_here(place, STAGE)
     assert load_model(place / "models/teachers/ours.safetensors")[1].epoch == 7
 
@@ -194,18 +199,7 @@ def test_another_order_of_classes_is_refused(place, capsys):
 
 def test_another_order_of_classes_is_refused_by_their_names(place, capsys):
     names = (*CLASSES[:7], "8", "7", "9")
-    splits = read_splits(place / "data/normalized.safetensors")
-    card = ModelCard(
-        architecture=ARCHITECTURE,
-        classes=names,
-        image_shape=splits.image_shape,
-        normalization=splits.normalization,
-        stage="train",
-        epoch=0,
-        upstream={},
-    )
-    save_model(place / "ours.safetensors", network().state_dict(), card)
-    tell(place, {"ours": {"name": "file", "file": "ours.safetensors"}})
+    bring_ours(place, classes=names)
     assert refused(place, capsys).endswith("made for the same classes in another order: 7 is '8', in the data '7'")
 
 
