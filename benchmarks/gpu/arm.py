@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu.items import SCALE
-from benchmarks.gpu.place import DONE, MORE_TO_DO, PUBLISHED, ROOT, parser, toy_of, write_result
+from benchmarks.gpu.place import DONE, KINDS, MORE_TO_DO, PUBLISHED, ROOT, parser, toy_of, write_result
 from components.foundation.storage import read_json
 from pipelines.studies.file import arm_params, read_study
 from pipelines.studies.job import Workplace, record, run
 from pipelines.studies.plan import ArmRun, Job, plan
 
 HOURS = 3600.0
-KINDS = ("clean", "attacks", "cascade", "worst_case")
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ from components.foundation.storage import read_json, write_text
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "benchmarks" / "gpu" / "published.json"
 DONE, MORE_TO_DO = 0, 3
+# What a result keeps of a model's report.
+KINDS = ("clean", "attacks", "cascade", "worst_case")
 # What a recipe becomes at toy size: digits and a small network for two epochs, so that the same code runs on a CPU.
 _TRAINED = ("train_clean_teacher", "train_robust_teacher", "distill_student")
 TOY: dict[str, Any] = {

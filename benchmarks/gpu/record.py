@@ -12,13 +12,12 @@ from benchmarks.gpu import weights
 from benchmarks.gpu.cascade import alone, attack
 from benchmarks.gpu.chain import DATA, folder_of, recipe, write_params
 from benchmarks.gpu.items import RECORDS
-from benchmarks.gpu.place import DONE, MORE_TO_DO, Aim, parser, write_result
+from benchmarks.gpu.place import DONE, KINDS, MORE_TO_DO, Aim, parser, write_result
 from benchmarks.run_preset import run_stage, seconds_of
 from components.foundation.storage import read_json
 
 CHAIN, TEACHER = "record", "robust_teacher"
 STAGE = "distill_student"
-KINDS = ("clean", "attacks", "cascade", "worst_case")
 AIMS = {"clean": 0.845, "worst_case": 0.525}
 
 
