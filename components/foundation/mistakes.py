@@ -18,7 +18,7 @@ _BOUNDS = {
 }
 
 
-def one_line(error: ValidationError, kind: Any, value: object, where: str) -> str:
+def first_mistake(error: ValidationError, kind: Any, value: object, where: str) -> str:
     """The first mistake that pydantic found in `value`, which should have been a `kind` and stands at `where`."""
     # A misspelt key is also a missing one: name the misspelling.
     first, *rest = sorted(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAd
 from pydantic.dataclasses import dataclass
 
 from components.foundation.errors import FROM_ROOT, InputError, choose
-from components.foundation.mistakes import at, is_mapping, one_line, short
+from components.foundation.mistakes import at, first_mistake, is_mapping, short
 from components.foundation.storage import require_bytes
 from components.foundation.yaml_text import DEEPEST, LARGEST_FILE, parse
 
@@ -190,7 +190,7 @@ def typed(kind: Any, value: Any, where: str, epsilon: Ratio | None = None) -> An
         text, context = json.dumps(value, default=str), {"epsilon": epsilon}
         return TypeAdapter(kind).validate_json(text, strict=True, context=context)
     except ValidationError as error:
-        raise InputError(one_line(error, kind, value, where)) from None
+        raise InputError(first_mistake(error, kind, value, where)) from None
 
 
 def member(table: Mapping[str, Any], spec: Any, where: str, epsilon: Ratio | None = None) -> Any:

@@ -167,7 +167,7 @@ def require_teachers(
     splits: Splits,
     required: Required | None,
     journal: Journal,
-    files: Mapping[str, str] = OWN,  # pyright: ignore[reportArgumentType]
+    files: Mapping[str, object] = OWN,
 ) -> None:
     """Notes what each role reached, and refuses one that falls short of what is required.
 
@@ -211,7 +211,7 @@ def references(teachers: Mapping[str, Taught]) -> dict[str, str]:
     return {name: one.source or str(path_of(name)) for name, one in teachers.items()}
 
 
-def report_on(files: Mapping[str, Any]) -> str:
+def report_on(files: Mapping[str, object]) -> str:
     """The command that evaluates and reports the teachers where no student is trained."""
     models = " ".join(f"--model {name}={path}" for name, path in files.items())
     return f"temper evaluate {models} --data {DATA} --params params.yaml --out evaluation/teachers"
