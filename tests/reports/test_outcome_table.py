@@ -81,7 +81,7 @@ def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=r"out\.parquet: needs pyarrow, which is not installed \(pip install pyarrow"):
         write_outcome_table(folder, folder / "out.parquet")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InputError, match=r"need pandas, which is not installed \(pip install 'temper\[report\]'\)"):
+    with pytest.raises(InputError, match=r"need pandas, which is not installed \(pip install '\.\[report\]'\)"):
         write_outcome_table(folder, folder / "out.csv")
     assert not list(folder.glob("*out*.csv*")), "half a table was left"
 
