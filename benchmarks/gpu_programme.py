@@ -57,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if unknown := set(args.only) - {item.id for item in items}:
         raise SystemExit(f"--only: no experiment {', '.join(sorted(unknown))} (--list shows them)")
     left = [item for item in items if not place.has(item.id)]
-    print(f"{len(items) - len(left)} of {len(items)} experiments are done, {minutes(left)} are left", flush=True)
+    print(f"{len(items) - len(left)} of {len(items)} experiments are done; {rest(left, args.toy)}", flush=True)
     outcomes = list[Outcome]()
     for outcome in () if args.list else work_through(ordered(left, place), place, time.monotonic() + args.seconds):
         outcomes.append(outcome)
@@ -142,8 +142,10 @@ def ended(command: Sequence[str], seconds: float) -> tuple[int, list[str]]:
     return end.returncode, lines if end.ended_by == "itself" else [*lines, f"stopped after {seconds:.0f} s"]
 
 
-def minutes(items: Iterable[Item]) -> str:
-    return f"about {sum(item.seconds for item in items) / 60:.0f} GPU minutes"
+def rest(left: Sequence[Item], toy: bool) -> str:
+    """How much is left to do. The seconds that are planned with hold for a GPU, and for nothing of toy size."""
+    planned = f" (about {sum(item.seconds for item in left) / 60:.0f} GPU minutes)"
+    return f"left: {len(left)}{'' if toy else planned}"
 
 
 def show(items: Sequence[Item], place: Place, outcomes: Iterable[Outcome]) -> None:
@@ -151,13 +153,15 @@ def show(items: Sequence[Item], place: Place, outcomes: Iterable[Outcome]) -> No
     now = {outcome.item.id: outcome for outcome in outcomes}
     print()
     for item in items:
-        state = now[item.id].status if item.id in now else "failed" if place.failure(item.id).exists() else "to do"
+        waiting = "failed before" if place.failure(item.id).exists() else "to do"
+        state = f"{now[item.id].status if item.id in now else waiting}: {item.purpose}"
         if place.has(item.id):
             state = f"{'WRONG' if place.wrong(item.id) else 'done '}  {read_json(place.result(item.id))['headline']}"
-        print(f"{item.id:36} {item.seconds:5d} s  {state}")
+        expected = "" if place.toy else f"{item.seconds:5d} s  "
+        print(f"{item.id:36} {expected}{state}")
     # Nothing is published of toy size.
     rows = [] if place.toy else tally.lines(place)
-    print(*rows, f"left: {minutes(item for item in items if not place.has(item.id))}", sep="\n")
+    print(*rows, rest([item for item in items if not place.has(item.id)], place.toy), sep="\n")
 
 
 if __name__ == "__main__":

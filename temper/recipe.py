@@ -84,6 +84,7 @@ def write(wanted: Wanted, out: Path, force: bool, root: Path) -> Iterator[str]:
         _about(found, chosen.effort, split),
         f"Epsilon {change['threat.epsilon']}: {reason}.",
         _flips(wanted.flip),
+        *_shrunk(found, wanted.size),
         chosen.measured,
     ]
     text = "".join(f"# {line}\n" for one in said for line in textwrap.wrap(one, COLUMNS)) + _below_head(text)
@@ -206,6 +207,14 @@ def _flips(flip: bool) -> str:
         if flip
         else "No mirrored images, since of many classes a mirrored one is none (--flip)."
     )
+
+
+def _shrunk(found: Survey, asked: int | None) -> Iterator[str]:
+    if asked is None and found.side > LARGEST_SIDE:
+        yield (
+            f"Images are shrunk to {LARGEST_SIDE} x {LARGEST_SIDE} pixels, the largest size that is chosen unasked; "
+            "larger ones take longer (--size)."
+        )
 
 
 def _below_head(text: str) -> str:

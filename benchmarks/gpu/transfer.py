@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.gpu.place import Place
-from components.foundation.storage import read_json, write_json, write_text
+from components.foundation.storage import read_json, sha256, write_json, write_text
 
 # So many files come back with a call, the results being one of them.
 FILES = 8
@@ -21,17 +21,24 @@ def packed(folder: Path, place: Place) -> list[str]:
     failures = {path.name: read_json(path) for path in sorted((place.work / "failed").glob("*.json"))}
     write_text(folder / BUNDLE, json.dumps({"results": results, "failures": failures}))
     noted = place.work / BROUGHT
-    before = read_json(noted) if noted.exists() else []
+    before = read_json(noted) if noted.exists() else {}
     files = [path for path in sorted((place.work / "weights").glob("*/*")) if path.suffix != ".tmp"]
-    waiting = [path for path in files if f"{path.parent.name}.{path.name}" not in before]
+    # Of a file that was made anew the new one comes along too.
+    hashes = {path: sha256(path) for path in files}
+    waiting = [path for path in files if before.get(name_of(path)) != hashes[path]]
     # This may be called again after the next experiment: all files of a folder come along together.
-    there = sum(path.name != BUNDLE for path in folder.iterdir())
-    taken = waiting[: max(0, FILES - 1 - there)]
+    there = {path.name for path in folder.iterdir()} - {BUNDLE} - {name_of(path) for path in waiting}
+    taken = waiting[: max(0, FILES - 1 - len(there))]
     for path in taken:
-        (folder / f"{path.parent.name}.{path.name}").write_bytes(path.read_bytes())
-    write_json(noted, before + [f"{path.parent.name}.{path.name}" for path in taken])
+        (folder / name_of(path)).write_bytes(path.read_bytes())
+    write_json(noted, before | {name_of(path): hashes[path] for path in taken})
     left = len(waiting) - len(taken)
     return [f"{len(results)} results and {len(taken)} files of weights are in {folder}" + f", {left} wait" * bool(left)]
+
+
+def name_of(path: Path) -> str:
+    """What a file of weights is called on the way."""
+    return f"{path.parent.name}.{path.name}"
 
 
 def unpacked(folder: Path, place: Place) -> list[str]:

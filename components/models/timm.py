@@ -32,9 +32,8 @@ class Timm:
 
     def build(self, num_classes: int, image_shape: ImageShape, normalization: Normalization) -> nn.Module:
         """A model with fresh weights: pixels in [0, 1] -> logits [N, num_classes]. Errors: no timm, no such name."""
+        self.require_known()
         timm, name = _timm(), self.architecture
-        if not timm.is_model(name):
-            require_known(name, timm.list_models(), self.library)
         fields: dict[str, Any] = {"num_classes": num_classes, "in_chans": image_shape[0]}
         fields |= {"drop_rate": self.drop} if self.drop else {}
         fields |= {"drop_path_rate": self.drop_path} if self.drop_path else {}
@@ -46,6 +45,12 @@ class Timm:
             return timm.create_model(name, pretrained=False, **fields)
 
         return library_classifier(make, f"timm's {name}", num_classes, image_shape, normalization)
+
+    def require_known(self, where: str = "model") -> None:
+        """Returns if timm is here and has the network. The errors begin with `where`, which is this section."""
+        timm = _timm(where)
+        if not timm.is_model(self.architecture):
+            require_known(self.architecture, timm.list_models(), self.library, where)
 
     def published(self) -> Published | None:
         """What the pretrained weights of this name expect, after timm's own configuration. Error: no timm."""
@@ -60,12 +65,12 @@ class Timm:
         return Published(_numbers(config), source, tuple(different))
 
 
-def _timm() -> Any:
+def _timm(where: str = "model") -> Any:
     try:
         # It takes seconds to import, which only those who use it should pay.
         import timm
     except ImportError:
-        raise InputError("model: timm is not installed (pip install '.[timm]')") from None
+        raise InputError(f"{where}: timm is not installed (pip install '.[timm]')") from None
     return timm
 
 

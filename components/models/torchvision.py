@@ -30,7 +30,7 @@ class TorchVision:
         from torchvision import models
 
         name = self.architecture
-        require_known(name, models.list_models(module=models), self.library)
+        self.require_known()
         if image_shape[0] != 3:
             raise InputError(f"model: torchvision's {name} takes 3 channels, the images have {image_shape[0]}")
         builder = models.get_model_builder(name)
@@ -46,6 +46,12 @@ class TorchVision:
                 return builder(**fields)
 
         return library_classifier(make, f"torchvision's {name}", num_classes, image_shape, normalization)
+
+    def require_known(self, where: str = "model") -> None:
+        """Returns if torchvision has the network. The error begins with `where`, which is this section."""
+        from torchvision import models
+
+        require_known(self.architecture, models.list_models(module=models), self.library, where)
 
     def published(self) -> Published | None:
         """What torchvision's own weights of this name expect, after the pictures that they were trained on."""

@@ -20,6 +20,16 @@ TITLES: dict[MeasureName, str] = {
 }
 """In the order in which they are shown."""
 
+DIRECTIONS: dict[MeasureName, str] = {
+    "clean": "more is better",
+    "worst_case": "more is better",
+    "confident_clean": "less is better",
+    "confident_adversarial": "less is better",
+    "confident_student": "less is better",
+    "tas": "more is better",
+}
+"""Which way a teacher's measure is good for its student; of the others neither way is."""
+
 MEANINGS: dict[MeasureName, str] = {
     "clean": "right without an attack",
     "worst_case": "right clean and under every attack",

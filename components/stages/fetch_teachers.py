@@ -14,7 +14,15 @@ from components.data.normalization import normalization_of
 from components.data.splits import Splits, read_splits
 from components.evaluation.one_attack import TestSet, run_attack
 from components.evaluation.outside.fitness import require_class_order, require_pixels_in_unit_range
-from components.evaluation.outside.models import PROGRAM, Foreign, Outside, OutsideImages, load_outside, local_file
+from components.evaluation.outside.models import (
+    OF_KEYS,
+    PROGRAM,
+    Foreign,
+    Outside,
+    OutsideImages,
+    load_outside,
+    local_file,
+)
 from components.evaluation.outside.program_files import read_program
 from components.evaluation.outside.teacher_file import TEACHERS, file_of, save_program
 from components.foundation.arguments import take_none
@@ -159,7 +167,7 @@ def _required_digest(path: Path, reference: str, origin: FromFile | FromRegistry
 
 
 def _foreign(origin: FromFile | FromRegistry) -> Foreign:
-    return Foreign(origin.architecture, numbers_of(origin.normalization))
+    return Foreign(origin.architecture, numbers_of(origin.normalization), OF_KEYS)
 
 
 def _measured(

@@ -22,6 +22,7 @@ from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
 from components.methods.parts.contract import Annealed, Method, needs, require_divisible
 from components.models import MODELS
+from components.models.parts.first_layer import OfLibrary
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.model_file import ModelCard, save_model
 from components.ntk.probe import KernelProbe, ProbeSchedule
@@ -43,6 +44,7 @@ from components.training.loop import Plan, Recipe, fit, start
 from components.training.sentinel.probe import SentinelProbe
 from components.training.sentinel.rules import Sentinel
 from components.training.sentinel.watch import Watch
+from components.training.told import progress, rates
 from components.training.validation import Validation
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
@@ -116,6 +118,8 @@ def _settings(
     threat = read_threat(NORMS, params.get("threat"), f"{params.path}: threat")
     section = typed(TrainingSection, {k: v for k, v in raw.items() if k not in own_keys}, where, threat.epsilon)
     model = member(MODELS, section.model, f"{where}.model")
+    if isinstance(model, OfLibrary):
+        model.require_known(f"{where}.model")
     method = member(methods, section.method, f"{where}.method", threat.epsilon)
     schedule = member(SCHEDULES, section.schedule, f"{where}.schedule")
     optimizer = member(OPTIMIZERS, section.recipe.optimizer, f"{where}.recipe.optimizer")
@@ -204,6 +208,8 @@ def train(training: TrainingRun, model: nn.Module, splits: Splits, device: torch
     settings, section, recipe = training.settings, training.settings.section, training.settings.section.recipe
     for line in warnings_of(settings, training.stage):
         journal.note(f"warning: {line}")
+    for line in rates(model, recipe.layers):
+        journal.note(f"{training.stage}: {line}")
     loader = loader_of(splits, recipe.batch_size, recipe.augmentation, device, recipe.extra_share)
     probe = KernelProbe(
         settings.ntk, loader.images, loader.labels[: len(splits.train)], len(splits.classes), settings.seed
@@ -244,16 +250,6 @@ def depends_on(training: TrainingRun) -> Inputs:
     told |= {f"version of {library}": version(library) for library in libraries if library}
     code = {f"components/stages/{training.stage}.py"} | members_of((settings, training.learned_from))
     return inputs_of(code, told, without=training.afterwards)
-
-
-def progress(record: Mapping[str, float], epochs: int, seconds: float) -> str:
-    """One line on an epoch: how far, how good on validation, how much longer."""
-    epoch = int(record["epoch"])
-    accuracies = f"validation clean {record['clean_accuracy']:6.1%}  robust {record['robust_accuracy']:6.1%}"
-    if not epoch:
-        return f"epoch {epoch:3d}/{epochs}  (untrained)   {accuracies}"
-    left = seconds / (epoch + 1) * (epochs - epoch)
-    return f"epoch {epoch:3d}/{epochs}  loss {record['train_loss']:8.4f}  {accuracies}  {left:5.0f} s left"
 
 
 def outputs(name: str) -> list[str]:

@@ -31,6 +31,13 @@ def p_value(p: float, exact: bool = True) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.4f}" if exact and 0.0495 <= p < 0.0505 else f"{p:.3f}"
 
 
+def undecided(low: float, high: float) -> str:
+    """What an interval of a difference needs beside it where the exact test is not sure; empty if 0 is inside."""
+    if low <= 0 <= high:
+        return ""
+    return "; the interval is approximate and leaves out 0, the exact test decides"
+
+
 def p_text(p: float) -> str:
     """`p = 0.012`, `p < 0.001`."""
     return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.data.batch import Batch
@@ -22,6 +23,7 @@ from components.models.parts.blocks import blocks_of
 from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.library_network import require_known
 from components.models.parts.model_file import ModelCard, load_model, save_model
+from components.models.parts.positions import resampled
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.numerics.compute import channels_last
@@ -136,9 +138,9 @@ def test_what_cannot_be_built_is_one_line(fields, shape, line):
 def test_near_names_are_said():
     names = ["resnet18", "resnet34", "vit_tiny_patch16_224"]
     with pytest.raises(InputError, match=r"did you mean resnet18, resnet34\?"):
-        require_known("resnet_18", names, "x")
+        require_known("resnet_18", names, "x", "model")
     with pytest.raises(InputError, match="did you mean vit_tiny_patch16_224"):
-        require_known("vit", names, "x")
+        require_known("vit", names, "x", "model")
 
 
 def test_without_timm_the_remedy_is_said():
@@ -266,3 +268,36 @@ def test_batch_norm_of_another_kind_is_not_synchronised(monkeypatch):
         pass
     with synchronised(nn.Sequential(nn.BatchNorm2d(3))):
         pass
+
+
+def test_positions_of_another_size_are_interpolated(tmp_path):
+    """As timm's own function does it; the other weights are those of the file."""
+    timm = pytest.importorskip("timm")
+    large, small, name = built(VIT, shape=(3, 64, 64)), built(VIT, seed=1), "network.pos_embed"
+    state = {key: tensor for key, tensor in large.state_dict().items() if not key.startswith("normalize.")}
+    save_file(state, str(tmp_path / "large.safetensors"))
+    initial = Initial(file=str(tmp_path / "large.safetensors"), normalization="identity")
+    told = begin_with(small, initial, VIT, "p.yaml: s.initial")
+    assert f"{name} is made for 4 x 4 patches, and is interpolated to 2 x 2" in " ".join(told)
+    want = timm.layers.resample_abs_pos_embed(state[name], [2, 2], num_prefix_tokens=1)
+    begun = small.state_dict()
+    torch.testing.assert_close(begun[name], want)
+    assert all(torch.equal(begun[key], tensor) for key, tensor in state.items() if key != name)
+
+
+@pytest.mark.parametrize(("given", "prefix"), [(None, 1), (5, 5), (1, 0)])
+def test_tokens_before_the_patches_keep_their_positions(given, prefix):
+    """torchvision's name; a class and registers; a network whose class token has no position."""
+    timm, network, key = pytest.importorskip("timm"), nn.Identity(), "network.encoder.pos_embedding"
+    if given is not None:
+        network.num_prefix_tokens = given
+    theirs, ours = torch.randn(1, prefix + 16, 8), torch.zeros(1, prefix + 36, 8)
+    again = resampled({key: theirs}, {key: ours}, network, "here")[0][key]
+    torch.testing.assert_close(again, timm.layers.resample_abs_pos_embed(theirs, [6, 6], num_prefix_tokens=prefix))
+
+
+def test_positions_that_are_no_square_are_one_line(tmp_path):
+    state = built(VIT, shape=(3, 48, 64)).state_dict()
+    save_file({key: t for key, t in state.items() if not key.startswith("normalize.")}, str(tmp_path / "a.safetensors"))
+    with pytest.raises(InputError, match=r"pos_embed has 13 positions, the model 5, .* want weights for images of"):
+        begin_with(built(VIT), Initial(file=str(tmp_path / "a.safetensors")), VIT, "p.yaml: s.initial")

@@ -319,7 +319,7 @@ def test_what_is_done_is_skipped_and_what_was_stopped_goes_on(run, tmp_path, cap
     assert len((tmp_path / "work/made/one.calls").read_text()) == 2
     assert "--stop-after" in read_json(tmp_path / "results/two.json")["options"]
     out = capsys.readouterr().out
-    assert "2 of 3 experiments are done, about 0 GPU minutes are left" in out and "done   fine" in out
+    assert "2 of 3 experiments are done; left: 1 (about 0 GPU minutes)" in out and "done   fine" in out
 
 
 def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
@@ -425,6 +425,12 @@ def test_results_and_weights_come_home(tmp_path):
     assert line.startswith("1 results and 3 files of weights")
     assert all(path.stat().st_size <= 16 * 2**20 for path in out.iterdir()) and len(list(out.iterdir())) <= 8
     assert transfer.packed(tmp_path / "again", there)[0].startswith("1 results and 0 files")
+    (part,) = there.work.glob("weights/*/part.1")
+    part.write_bytes(content := part.read_bytes())
+    assert transfer.packed(tmp_path / "same", there)[0].startswith("1 results and 0 files")
+    part.write_bytes(content + b"anew")
+    assert transfer.packed(tmp_path / "anew", there)[0].startswith("1 results and 1 files")
+    part.write_bytes(content)
 
     here = Place(None, tmp_path / "here", tmp_path / "here/results", True)
     lines = transfer.unpacked(out, here)

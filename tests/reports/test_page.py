@@ -14,7 +14,7 @@ from components.evaluation.document import Evaluation
 from components.foundation.params import typed
 from components.foundation.storage import read_csv, read_json, write_csv, write_json
 from components.reports.charts import Plot, number_axis, percent_axis, tag, whole_axis
-from components.reports.measure_words import TITLES, written
+from components.reports.measure_words import DIRECTIONS, TITLES, written
 from components.reports.robustness.contents import Report
 from components.reports.robustness.dated import page_to_show, write_dated
 from components.reports.robustness.document import build, failed
@@ -283,9 +283,14 @@ def test_the_teachers_of_the_student(page: str, made: Path) -> None:
             value, low, high = (written(name, one[key]) for key in ("value", "low", "high"))
             row = words(section[section.index(f'<th scope="row">{sentence(TITLES[name])}') :].split("</tr>")[0])
             assert f"{value} {low}–{high}" in row, (name, row)
+            assert DIRECTIONS.get(name, "") in row and ("is better" in row) == (name in DIRECTIONS)
     assert section.count('<span class="value">') == sum(len(role["measures"]) for role in found["roles"].values()) == 19
     assert "Measured on 40 validation images" in text and "robust_ teacher , big" in text and "temper advise" in text
     assert "The robust teacher is confidently wrong on 52.0 % of the student's attacked images (95 %" in text
+    assert "Role: robust teacher" in text and "Role: clean" not in text
+    assert "Criteria and comparisons elsewhere are with the robust teacher that this pipeline trained, not with" in text
+    # One attack is not the worst case.
+    assert "Under one attack (PGD: 20 steps" in text
     assert "the student gets 9 of 40 validation images wrong, which are called unlearnable here" in text
     assert "entropy on these, clean, is 0.80 nats (95 % interval 0.70 to 0.90); on all of the images" in text
     assert "it is 0.50. Equal probabilities for all 4 classes would be 1.39." in text

@@ -178,6 +178,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     # names
     ("fetch_data.dataset.name", "mnist", "fetch_data.dataset.name: unknown 'mnist' (allowed: cifar10, cifar100, "),
     ("fetch_data.dataset", {"nam": "digits"}, "fetch_data.dataset: want a mapping with a name (one of: cifar10, "),
+    (
+        f"{CLEAN}.model",
+        {"name": "torchvision", "architecture": "resnet81"},
+        f"{CLEAN}.model.architecture: torchvision has no classifier 'resnet81'; did you mean resnet18",
+    ),
     (f"{CLEAN}.model.name", "vgg", f"{CLEAN}.model.name: unknown 'vgg' (allowed: {MODELS})"),
     (
         f"{CLEAN}.method.name",

@@ -228,8 +228,11 @@ def test_a_program_that_asserts_its_pixels_is_welcome(place):
 
 WANTED: list[tuple[dict[str, Any], str]] = [
     ({"sha256": "0" * 64}, "sha256: big.safetensors has "),
-    ({"architecture": None}, "big.safetensors: a state dict without a model card, say --architecture"),
-    ({"normalization": None}, "big.safetensors: a state dict without normalisation"),
+    ({"architecture": None}, "big.safetensors: a state dict without a model card, say architecture: {name: …, …}"),
+    (
+        {"normalization": None},
+        "big.safetensors: a state dict without normalisation, say normalization: identity or {mean",
+    ),
     ({"file": "none.safetensors"}, "none.safetensors: no such file"),
     ({"file": "big.pth"}, "big.pth: a .pth file is a pickle"),
     ({"architecture": ARCHITECTURE | {"width": 1}}, "big.safetensors: weights do not fit"),

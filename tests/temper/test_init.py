@@ -146,6 +146,13 @@ def test_what_is_asked_for_is_what_is_written(project, tmp_path):
     assert Path("params.yaml").read_text().count("/255") == 2
 
 
+@pytest.mark.parametrize(("side", "size", "said"), [(40, None, True), (32, None, False), (40, 40, False)])
+def test_that_images_are_shrunk_is_said(project, tmp_path, side, size, said):
+    lines = init(made(Folder(4, 6, ((side, side),), "L", (), "png"), tmp_path / "photos", 0), size=size)
+    shrunk = [line for line in lines if "Images are shrunk to 32 x 32 pixels" in line and "--size" in line]
+    assert bool(shrunk) == said == ("are shrunk to" in Path("params.yaml").read_text().replace("\n# ", " "))
+
+
 def test_a_folder_inside_the_project_is_named_relative_to_it(project):
     made(Folder(4, 6, ((9, 9),), "L", (), "png"), project / "data/mine", 0)
     init(Path("data/mine"))

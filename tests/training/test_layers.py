@@ -11,6 +11,7 @@ from components.methods.standard import Standard
 from components.models import MODELS
 from components.models.parts.blocks import blocks_of
 from components.training.layers import Layers, groups_of, waiting
+from components.training.told import rates
 from components.wrappers.awp import Awp
 from tests.parts.method_members import MEMBERS, WRAPPED
 from tests.training.test_training import ADAMW, new_run, recipe
@@ -115,3 +116,19 @@ def test_a_stop_inside_leaves_all_parameters_free():
         assert sum(parameter.requires_grad for parameter in model.parameters()) == 2
         raise KeyError
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "line"),
+    [
+        (None, []),
+        (Layers(decay=1.0, frozen_epochs=0), []),
+        (Layers(decay=0.5, frozen_epochs=0), ["5 blocks, of which the first has 0.062 of the head's learning rate"]),
+        (Layers(decay=1.0, frozen_epochs=2), ["the head alone moves until epoch 2"]),
+    ],
+)
+def test_what_is_told_of_layers_is_what_the_optimizer_has(layers, line):
+    model = built("small_cnn")
+    assert rates(model, layers) == [f"layers: {one}" for one in line]
+    groups = groups_of(model, standard(), layers)
+    assert not line or layers.decay == 1 or f"{groups[4].rate:.2g}" in line[0]

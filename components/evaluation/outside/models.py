@@ -72,6 +72,29 @@ Named = tuple[nn.Module, dict[str, Any]]
 """A model and its architecture."""
 
 
+class Remedies(NamedTuple):
+    """How a user says, or no longer says, what a state dict does not say of itself: for messages."""
+
+    say_architecture: str
+    leave_architecture: str
+    say_normalization: str
+    leave_normalization: str
+
+
+OF_OPTIONS = Remedies(
+    say_architecture="say --architecture '{name: …, …}'",
+    leave_architecture="leave --architecture out, or say NAME={…} for another model",
+    say_normalization="say --normalization identity or MEAN:STD",
+    leave_normalization="leave --normalization out or say the same",
+)
+OF_KEYS = Remedies(
+    say_architecture="say architecture: {name: …, …}",
+    leave_architecture="leave architecture out",
+    say_normalization="say normalization: identity or {mean: […], std: […]}",
+    leave_normalization="leave normalization out or say the same",
+)
+
+
 class Foreign(NamedTuple):
     """What a state dict does not say of itself: `architecture` as in params.yaml, `{name: …, …}`, and normalisation.
 
@@ -80,6 +103,7 @@ class Foreign(NamedTuple):
 
     architecture: Mapping[str, Any] | None
     normalization: Numbers | None
+    remedies: Remedies = OF_OPTIONS
 
 
 class Outside(NamedTuple):
@@ -194,7 +218,7 @@ def _require_own(foreign: Foreign, architecture: Mapping[str, Any], reference: s
     """Refuses another architecture than a file says of itself: what is asked for is never left out without a word."""
     asked = foreign.architecture
     if asked is not None and any(architecture.get(key) != value for key, value in {"name": None, **asked}.items()):
-        advice = "leave --architecture out, or say NAME={…} for another model"
+        advice = foreign.remedies.leave_architecture
         raise InputError(
             f"{reference}: a {architecture['name']} by its own words, asked for is {short(asked)}; {advice}"
         )
@@ -203,7 +227,7 @@ def _require_own(foreign: Foreign, architecture: Mapping[str, Any], reference: s
 def _of_state(tensors: Mapping[str, Tensor], reference: str, images: OutsideImages, foreign: Foreign) -> Named:
     """A state dict of one of our architectures, also under the names of published code, as a model."""
     if foreign.architecture is None:
-        raise InputError(f"{reference}: a state dict without a model card, say --architecture '{{name: …, …}}'")
+        raise InputError(f"{reference}: a state dict without a model card, {foreign.remedies.say_architecture}")
     unwrapped = unwrap(tensors, reference)
     state, architecture = own_names(unwrapped.state, foreign.architecture, reference)
     normalization = _normalization(unwrapped.normalization, foreign, images.shape[0], reference)
@@ -233,11 +257,11 @@ def _normalization(inside: Numbers | None, foreign: Foreign, channels: int, refe
     """The first layer: what the file holds, or what was said of it. Errors: neither, or both and they differ."""
     given = foreign.normalization if foreign.normalization is not None else inside
     if given is None:
-        raise InputError(f"{reference}: a state dict without normalisation, say --normalization identity or MEAN:STD")
+        raise InputError(f"{reference}: a state dict without normalisation, {foreign.remedies.say_normalization}")
     offset, scale = numbers = widened(given, channels, reference)
     if inside is not None and not same(inside, numbers):
         raise InputError(
-            f"{reference}: the file itself normalises by {shown(inside)}, leave --normalization out or say the same"
+            f"{reference}: the file itself normalises by {shown(inside)}, {foreign.remedies.leave_normalization}"
         )
     return Normalization(method="standardize" if given[0] else "none", offset=offset, scale=scale)
 

@@ -58,7 +58,11 @@ class Published(NamedTuple):
 
 @runtime_checkable
 class OfLibrary(Protocol):
-    """A member of the family `models` whose weights a library publishes."""
+    """A member of the family `models` that a library builds, and whose weights it publishes."""
+
+    def require_known(self, where: str = "model") -> None:
+        """Returns if the library is here and has the network. The errors begin with `where`, the section."""
+        ...
 
     def published(self) -> Published | None:
         """What the published weights expect; None where the library does not say it."""

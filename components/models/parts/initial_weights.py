@@ -11,6 +11,7 @@ from components.foundation.lines import one_line
 from components.foundation.params import strict
 from components.models.parts.blocks import blocks_of
 from components.models.parts.first_layer import Layer, OfLibrary, normalize_as_expected
+from components.models.parts.positions import resampled
 from components.models.parts.state_dicts import State, own_names, unwrap
 from components.numerics.tensor_files import read_tensors
 
@@ -26,7 +27,7 @@ class Initial:
 
     The weights belong to a normalisation, which takes the place of the data's: that in the file, or `normalization`, or
     for networks of timm and torchvision that of their published weights. With `replace_head` a head that is absent, or
-    made for another number of classes, begins anew.
+    made for another number of classes, begins anew. Position embeddings for images of another size are interpolated.
     """
 
     file: str  # A safetensors file: a model of this project, a state dict of published code, timm or torchvision.
@@ -65,18 +66,24 @@ def begin_with(
     unwrapped = unwrap(read_tensors(initial.path)[0], where)
     state = own_names(unwrapped.state, architecture, where)[0]
     expected = {name: t for name, t in model.state_dict().items() if not name.startswith("normalize.")}
-    state = _aligned(state, expected, where)
+    state, moved = resampled(_aligned(state, expected, where), expected, _network(model), where)
     fresh = _head_to_replace(model, state, expected, initial, where)
     _require_fit({n: t for n, t in state.items() if n not in fresh}, expected.keys() - fresh, expected, where)
     told = [
         f"initial weights: {len(expected.keys() & state.keys() - fresh)} of {len(expected)} tensors of {initial.file}"
     ]
+    told += moved
     if fresh:
         told.append(f"initial weights: the head begins anew ({', '.join(sorted(fresh))})")
     file, published = one_line(initial.file), built.published() if isinstance(built, OfLibrary) else None
     told += normalize_as_expected(model, unwrapped.normalization, initial.normalization, published, section, file)
     model.load_state_dict({name: state[name] for name in state.keys() - fresh}, strict=False)
     return told
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """What a library has built, behind the first layer; the model itself where it is one of ours."""
+    return getattr(model, "network", model)
 
 
 def _aligned(state: State, expected: Mapping[str, Tensor], where: str) -> State:

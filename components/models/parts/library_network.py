@@ -19,13 +19,13 @@ NEAR = 4
 LONGEST = 160
 
 
-def require_known(name: str, names: Sequence[str], library: str) -> None:
-    """Refuses an unknown architecture, with those whose names resemble it."""
+def require_known(name: str, names: Sequence[str], library: str, where: str) -> None:
+    """Refuses an unknown architecture, with those whose names resemble it. `where` is the section that names it."""
     if name in names:
         return
     near = difflib.get_close_matches(name, names, NEAR) or [one for one in names if name and name in one][:NEAR]
     advice = f"did you mean {', '.join(near)}?" if near else f"none of its {len(names)} names resembles it"
-    raise InputError(f"model.architecture: {library} has no classifier {one_line(name)!r}; {advice}")
+    raise InputError(f"{where}.architecture: {library} has no classifier {one_line(name)!r}; {advice}")
 
 
 def library_classifier(

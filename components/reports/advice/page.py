@@ -9,7 +9,7 @@ from components.reports import attack_words, wording
 from components.reports.advice import words
 from components.reports.advice.contents import Advice
 from components.reports.charts import Plot, colour, percent_axis
-from components.reports.measure_words import MEANINGS, TITLES
+from components.reports.measure_words import DIRECTIONS, MEANINGS, TITLES
 from components.reports.robustness import labels
 from components.reports.robustness.facts import breakable
 from components.reports.robustness.figures import Figure
@@ -48,6 +48,7 @@ def _context(found: Advice) -> dict[str, Any]:
         "norm": wording.NORM_WORDS[found.threat.norm],
         "measures": words.shown(found),
         "titles": TITLES,
+        "directions": DIRECTIONS,
         "meanings": MEANINGS,
         "number": words.number,
         "apart": _apart,

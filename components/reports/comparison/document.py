@@ -19,7 +19,7 @@ from components.reports.wording import title
 from components.statistics import intervals
 from components.statistics import outcomes as per_image
 from components.statistics.intervals import CONFIDENCE, Paired, holm, paired
-from components.statistics.number_text import p_text, percent, points
+from components.statistics.number_text import p_text, percent, points, undecided
 from components.statistics.outcomes import Outcomes, by_class, share, six_digits, worst
 
 SIGNIFICANT = 1 - CONFIDENCE
@@ -200,7 +200,8 @@ def answer(condition: str, found: Paired | PairedDifference, detectable: float, 
         bounds = f"{points(found.low)} to {points(found.high)}"
         return (
             f"no difference in {what} can be told: with n = {found.n} only differences above {percent(detectable)} "
-            f"points would be ({b} minus {a}: {points(found.value)}, {interval} {bounds}, {p_text(found.p)})"
+            f"points would be ({b} minus {a}: {points(found.value)}, {interval} {bounds}, {p_text(found.p)}"
+            f"{undecided(found.low, found.high)})"
         )
     better = "accurate on clean images" if condition == "clean" else f"robust{against}"
     names, sign = ((b, a), 1) if found.value > 0 else ((a, b), -1)

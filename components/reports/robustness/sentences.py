@@ -8,7 +8,7 @@ from components.reports.robustness.contents import AgainstTeacher, ClassRates, R
 from components.reports.robustness.document import failed, status, subject
 from components.reports.wording import sentence, title
 from components.statistics.intervals import CONFIDENCE
-from components.statistics.number_text import bounds, p_text, percent, points
+from components.statistics.number_text import bounds, p_text, percent, points, undecided
 
 WHERE: dict[Condition, str] = {"clean": "on clean images", "worst_case": "in the worst case"}
 MEASUREMENT = {
@@ -95,8 +95,7 @@ def _loses(document: Report) -> Iterator[str]:
 def _against(condition: Condition, pair: AgainstTeacher) -> str:
     where, teacher = WHERE[condition], title(pair.teacher)
     if pair.p >= 1 - CONFIDENCE:
-        # With p, since an interval may just leave 0 out where the exact test is not sure.
-        how_sure = f"{points(pair.low)} to {points(pair.high)}, {p_text(pair.p)}"
+        how_sure = f"{points(pair.low)} to {points(pair.high)}, {p_text(pair.p)}{undecided(pair.low, pair.high)}"
         return f"{where} no difference to the {teacher} can be told ({points(pair.value)} points, {how_sure})"
     low, high = sorted((abs(pair.low), abs(pair.high)))
     interval = f"{percent(low)} to {percent(high)}, {p_text(pair.p)}"

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from components.evaluation.advice.document import MeasureName, RoleMeasured, Teaching
-from components.reports.measure_words import MEANINGS, TITLES, attacked_by, confidently_wrong, written
+from components.reports.attack_words import attack_text
+from components.reports.measure_words import DIRECTIONS, MEANINGS, TITLES, attacked_by, confidently_wrong, written
 from components.reports.wording import title
 from components.statistics.number_text import RANGE, percent
 
@@ -17,9 +18,11 @@ def context(taught: Teaching, num_classes: int) -> dict[str, Any]:
     """What the section's template needs."""
     return {
         "roles": {role: one.teachers for role, one in taught.roles.items()},
+        "others": [role for role, one in taught.roles.items() if one.teachers != [role]],
         "together": any(len(one.teachers) > 1 for one in taught.roles.values()),
         "rows": {measure: _row(taught, measure) for measure in shown(taught)},
         "titles": TITLES,
+        "directions": DIRECTIONS,
         "meanings": MEANINGS,
         "sentences": sentences(taught, num_classes),
         "setting": [attacked_by((taught.crafting, *taught.cascade.values())), confidently_wrong(taught.confident)],
@@ -62,15 +65,18 @@ def _confident(taught: Teaching, role: str) -> list[str]:
 
 def _unlearnable(taught: Teaching, role: str, num_classes: int) -> list[str]:
     wrong = f"{taught.unlearnable} of {taught.num_images} validation images"
+    # Not the worst case: images that the others would break are not looked for.
+    attack = attack_text(taught.crafting)
     measures = taught.roles[role].measures
     there, everywhere = (measures.get(name) for name in ("entropy_unlearnable", "entropy_clean"))
     if there is None or everywhere is None:
-        return [f"Under attack the student gets {wrong} wrong."] if taught.unlearnable else []
+        return [f"Under one attack ({attack}) the student gets {wrong} wrong."] if taught.unlearnable else []
     entropy, low, high, all_of_them = (
         written("entropy_unlearnable", value) for value in (there.value, there.low, there.high, everywhere.value)
     )
+    uniform = f"Equal probabilities for all {num_classes} classes would be {math.log(num_classes):.2f}."
     return [
-        f"Under attack the student gets {wrong} wrong, which are called unlearnable here. The {title(role)}'s mean "
-        f"entropy on these, clean, is {entropy} nats (95 % interval {low} to {high}); on all of the images it is "
-        f"{all_of_them}. Equal probabilities for all {num_classes} classes would be {math.log(num_classes):.2f}."
+        f"Under one attack ({attack}) the student gets {wrong} wrong, which are called unlearnable here. The "
+        f"{title(role)}'s mean entropy on these, clean, is {entropy} nats (95 % interval {low} to {high}); on all "
+        f"of the images it is {all_of_them}. {uniform}"
     ]
