@@ -291,5 +291,13 @@ def _loader(case: Case) -> Loader:
 
 
 ENTRANTS: dict[str, Callable[[Case], Trained]] = {"temper": temper, "plain": plain, "art": art}
-# Whoever computes weight gradients once for each image; the others do at every backward pass.
-WEIGHT_GRADIENTS_ONCE = {"temper"}
+
+
+def weight_gradients(name: str, method: Name) -> int | None:
+    """How often an entrant computes weight gradients for an image; None: at every backward pass.
+
+    A student has a loss on each of its two views. The published loop of students wants no others while it attacks.
+    """
+    if method == "b_mtard":
+        return 2
+    return 1 if name == "temper" else None

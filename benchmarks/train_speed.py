@@ -127,7 +127,8 @@ def timed(part: Part, train: LabelledImages, args: argparse.Namespace) -> dict[s
 
     def row(name: str, one: list[clock.Lap]) -> dict[str, Any]:
         passes = one[0].answer[1]
-        weights = num if name in entrants.WEIGHT_GRADIENTS_ONCE else passes["backward"]
+        of_an_image = entrants.weight_gradients(name, part.method)
+        weights = passes["backward"] if of_an_image is None else num * of_an_image
         speeds = [flop * (passes["forward"] + passes["backward"] + weights) / lap.cpu / 1e9 for lap in one]
         shares = [speed / rate for speed, rate in zip(speeds, rates["convolutions"], strict=True)]
         return clock.times(one) | {
