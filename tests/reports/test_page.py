@@ -290,7 +290,7 @@ def test_the_teachers_of_the_student(page: str, made: Path) -> None:
     assert "Role: robust teacher" in text and "Role: clean" not in text
     assert "Criteria and comparisons elsewhere are with the robust teacher that this pipeline trained, not with" in text
     # One attack is not the worst case.
-    assert "Under one attack (PGD: 20 steps" in text
+    assert "Under PGD alone the student gets 9 of 40" in text
     assert "the student gets 9 of 40 validation images wrong, which are called unlearnable here" in text
     assert "entropy on these, clean, is 0.80 nats (95 % interval 0.70 to 0.90); on all of the images" in text
     assert "it is 0.50. Equal probabilities for all 4 classes would be 1.39." in text

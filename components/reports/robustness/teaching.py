@@ -66,17 +66,17 @@ def _confident(taught: Teaching, role: str) -> list[str]:
 def _unlearnable(taught: Teaching, role: str, num_classes: int) -> list[str]:
     wrong = f"{taught.unlearnable} of {taught.num_images} validation images"
     # Not the worst case: images that the others would break are not looked for.
-    attack = attack_text(taught.crafting)
+    attack = attack_text(taught.crafting).partition(":")[0]
     measures = taught.roles[role].measures
     there, everywhere = (measures.get(name) for name in ("entropy_unlearnable", "entropy_clean"))
     if there is None or everywhere is None:
-        return [f"Under one attack ({attack}) the student gets {wrong} wrong."] if taught.unlearnable else []
+        return [f"Under {attack} alone the student gets {wrong} wrong."] if taught.unlearnable else []
     entropy, low, high, all_of_them = (
         written("entropy_unlearnable", value) for value in (there.value, there.low, there.high, everywhere.value)
     )
     uniform = f"Equal probabilities for all {num_classes} classes would be {math.log(num_classes):.2f}."
     return [
-        f"Under one attack ({attack}) the student gets {wrong} wrong, which are called unlearnable here. The "
+        f"Under {attack} alone the student gets {wrong} wrong, which are called unlearnable here. The "
         f"{title(role)}'s mean entropy on these, clean, is {entropy} nats (95 % interval {low} to {high}); on all "
         f"of the images it is {all_of_them}. {uniform}"
     ]
