@@ -1,7 +1,6 @@
 """Teachers from outside: fetched, checked, measured, in the same bytes again; and what no student could learn from."""
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from components.deployment.pixel_range import Refusing
 from components.evaluation.outside.teacher_file import load_taught
 from components.foundation.storage import read_json, sha256
 from components.models.parts.model_file import ModelCard, load_model, save_model
+from components.numerics.compute import Compute
 from components.numerics.tensor_files import read_tensors, write_tensors
 from tests.evaluation.test_programs import export
 from tests.parts.outside_files import ARCHITECTURE, CLASSES, network, pixels
@@ -72,11 +72,10 @@ def program(folder: Path, model: nn.Module | None = None) -> dict[str, Any]:
     return {"name": "file", "file": path.name, "sha256": sha256(path)}
 
 
-def test_without_teachers_it_costs_nothing_and_needs_no_data(tmp_path):
+def test_without_teachers_it_computes_nothing_and_needs_no_data(tmp_path, monkeypatch):
     folder = make_project(tmp_path / "empty")
-    began = time.monotonic()
+    monkeypatch.setattr(Compute, "prepare", None)  # which measures how fast this machine is, for seconds
     run_here(folder, STAGE)
-    assert time.monotonic() - began < 1
     assert read_json(folder / "metrics/teachers.json") == {} == read_json(folder / "models/teachers/index.json")
     assert [path.name for path in (folder / "models/teachers").iterdir()] == ["index.json"]
 
