@@ -382,6 +382,7 @@ def calibration(rows: Mapping[str, Any], advice: Advice, sizes: Sizes) -> dict[s
         "epsilon": advice.threat.epsilon,
         "method": "rslad",
         "student": f"small_cnn of width {sizes.student_width:g}",
+        "confident": advice.confident,
         "num_teachers": len(rows),
         "slopes": dict(zip(keys, slopes(table, students), strict=True)),
     }

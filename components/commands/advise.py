@@ -115,7 +115,7 @@ def _about(given: AdviseOptions, images: OutsideImages, threat: Threat) -> dict[
 
 
 def _calibration(path: Path, about: Mapping[str, Any]) -> Calibration:
-    """The calibration in a file. Error: of another data set or threat model, of which it says nothing."""
+    """The calibration in a file. Error: it is of something else, and says nothing of this."""
     found = read_document(Calibration, path)
     if why := misfit(found, about):
         raise InputError(f"--calibration: {path}: {why}, so it says nothing of these teachers")

@@ -24,6 +24,7 @@ CALIBRATION = {
     "epsilon": "8/255",
     "method": "rslad",
     "student": "small_cnn",
+    "confident": 0.5,
     "num_teachers": 9,
     "slopes": {"worst_case": {"value": 0.5, "low": 0.2, "high": 0.8}, "confident_student": SLOPE},
 }
@@ -126,7 +127,15 @@ def test_the_document_reads_itself():
     assert document_of(Advice, as_json(found), "made up") == found
 
 
-@pytest.mark.parametrize(("change", "why"), [({}, ""), ({"epsilon": "4/255"}, "epsilon 4/255 instead of 8/255")])
-def test_a_calibration_is_of_one_data_set_and_threat_model(change, why):
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"epsilon": "4/255"}, "epsilon 4/255 instead of 8/255"),
+        ({"confident": 0.9, "norm": "l2"}, "norm l2 instead of linf, confident 0.9 instead of 0.5"),
+    ],
+)
+def test_a_calibration_is_of_one_data_set_threat_model_and_threshold(change, why):
     calibration = document_of(Calibration, CALIBRATION | change, "made up")
-    assert misfit(calibration, {"dataset": "pets", "threat": {"norm": "linf", "epsilon": "8/255"}}) == why
+    about = {"dataset": "pets", "threat": {"norm": "linf", "epsilon": "8/255"}, "confident": 0.5}
+    assert misfit(calibration, about) == why

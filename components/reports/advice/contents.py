@@ -70,6 +70,8 @@ class Calibration(Document):
     """The distillation by which the students were made."""
     student: str
     """The students' architecture."""
+    confident: Share
+    """What an answer's probability was above where it counted as confident."""
     num_teachers: Number
     """The number of teachers, each with the student that it made."""
     slopes: dict[MeasureName, Slope]
