@@ -319,7 +319,15 @@ def test_what_is_done_is_skipped_and_what_was_stopped_goes_on(run, tmp_path, cap
     assert len((tmp_path / "work/made/one.calls").read_text()) == 2
     assert "--stop-after" in read_json(tmp_path / "results/two.json")["options"]
     out = capsys.readouterr().out
-    assert "2 of 3 experiments are done; left: 1 (about 0 GPU minutes)" in out and "done   fine" in out
+    assert "2 of 3 experiments are done; left: 1\n" in out and "done   fine" in out
+
+
+@pytest.mark.parametrize("toy", [True, False])
+def test_the_list_says_what_each_is_for_and_at_full_size_how_long_it_takes(tmp_path, capsys, toy):
+    assert gpu_programme.main(["--list", "--results", str(tmp_path), *["--toy"] * toy]) == 0
+    out = capsys.readouterr().out
+    assert "smoke" in out and "to do: every attack, method and stage on the GPU" in out
+    assert ("GPU minutes)" in out) == ("240 s  to do" in out) == (not toy)
 
 
 def test_what_fails_is_noted_and_comes_last(run, tmp_path, capsys):
