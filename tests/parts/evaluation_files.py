@@ -381,6 +381,9 @@ def _kernel(done: float) -> list[tuple[str, float]]:
     return [
         *parts.items(),
         ("participation_ratio", 20 - 12 * done),
+        ("intrinsic_dimension", 9 - 6 * done),
         ("top10_mass", 0.4 + 0.5 * done),
+        ("top20_mass", 0.6 + 0.4 * done),
         ("alignment", 0.7 * done),
+        ("velocity", 0.1 * (1 - done)),
     ]
