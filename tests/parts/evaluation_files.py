@@ -352,6 +352,7 @@ def curve(role: str, num_epochs: int) -> list[dict[str, Any]]:
                 for kind, scale in (("clean", 1.0), ("adversarial", 0.8))
                 for name, value in _kernel(done * scale)
             }
+            row["ntk_adversarial_distance_clean"] = 0.3 - 0.1 * done
         rows.append(row)
     return rows
 

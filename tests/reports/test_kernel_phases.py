@@ -171,8 +171,8 @@ def test_a_reading_is_a_document() -> None:
 def test_sentences_have_their_numbers() -> None:
     robust = (0.0, 0.1, 0.2, 0.3, 0.35, 0.352, 0.349, 0.36, 0.363, 0.364)
     assert sentences(read_kernel(curve(robust=robust))) == [
-        "The kernel of attacked images was measured 10 times from epoch 0 to 20; it turned fastest from epoch 0 to 0.5, "
-        "by 0.1 per epoch.",
+        "The kernel of attacked images was measured 10 times from epoch 0 to 20; it turned fastest from epoch 0 "
+        "to 0.5, by 0.1 per epoch.",
         "It was lazy from epoch 14 on: it turned by at most 0.003 per epoch, 3 % of the fastest (the limit is 10 %).",
         "Its phases: moving from epoch 0 to 6 (0.041 per epoch); lazy from epoch 6 to 12 (0.003 per epoch); "
         "moving from epoch 12 to 14 (0.04 per epoch); lazy from epoch 14 to 20 (0.0023 per epoch).",
