@@ -95,7 +95,7 @@ def spectrum(kernel: Tensor) -> Spectrum:
 
 
 def eigenvalues(kernel: Tensor) -> Tensor:
-    """The values of `spectrum` alone, at a third of the time. Errors: the kernel is not finite."""
+    """The values of `spectrum` alone, for less than half of its time. Errors: the kernel is not finite."""
     return torch.linalg.eigvalsh(_finite(kernel)).flip(0).clamp_min(0)
 
 

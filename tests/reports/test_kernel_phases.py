@@ -94,7 +94,8 @@ def test_a_steady_run_does_not_jump() -> None:
         changed = [*steady[:5], *(factor * speed for speed in steady[5:])]
         assert len(read_kernel(curve(changed)).jumps) == count
     # A kernel that stands still does not jump where it twitches.
-    assert read_kernel(curve([0.1, *[1e-9] * 7, 9e-5])).jumps == ()
+    twitching = read_kernel(curve([0.1, *[1e-9] * 7, 9e-5]))
+    assert twitching.jumps == () and twitching.largest_score == 0
 
 
 def test_few_intervals_tell_no_jump() -> None:
@@ -121,6 +122,12 @@ def test_small_gains_of_neighbours_add_up() -> None:
     # Two steps of 0.4 points are more than half a point: every second interval counts.
     assert spans(find_idle(curve(still, range(10), robust=slow), Limits())) == [(1, 2), (3, 4), (5, 6), (7, 8)]
     assert spans(find_idle(curve(still, range(10), robust=slow), Limits(gain=0.1))) == [(1, 9)]
+
+
+def test_what_idle_epochs_reached_counts_as_the_best_before() -> None:
+    found = find_idle(curve((0.1, 0.001, 0.1, 0.001), EPOCHS[:5], robust=(0.3, 0.3, 0.304, 0.3, 0.307)), Limits())
+    assert spans(found) == [(0.5, 2), (6, 8)]
+    assert [one.gain_robust for one in found] == pytest.approx([0.004, 0.003])
 
 
 def test_a_gain_in_clean_accuracy_counts_too() -> None:
