@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Protocol
 
+import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
@@ -36,6 +37,9 @@ class ProbeSchedule:
             raise ValueError(f'got directions {self.directions}, want "exact" or at least {MIN_DIRECTIONS}')
 
 
+EPOCH = "epoch"  # Of the previous kernel of a kind, in the probe's state.
+
+
 class ImageSource(Protocol):
     """A tensor of images, or a split that is decoded where it is looked at."""
 
@@ -67,23 +71,25 @@ class KernelProbe:
         self.schedule, self.num_classes, self.seed = schedule, num_classes, seed
         self._kernels: dict[str, Tensor] = {}
 
-    def due(self, epoch: int) -> bool:
+    def due(self, epoch: float) -> bool:
         """Whether the schedule asks for this epoch (0: before training)."""
         return epoch in self.schedule.epochs
 
-    def measure(self, model: nn.Module, epoch: int, images_adv: Tensor | None) -> dict[str, float]:
+    def measure(self, model: nn.Module, epoch: float, images_adv: Tensor | None) -> dict[str, float]:
         """`ntk_clean_*` and, with `images_adv` (the model's attacked `images`), `ntk_adversarial_*`.
 
-        The distances are to the previous measurement and to the first one; see `kernel_metrics` for the names.
+        The distances are to the previous measurement and to the first one, and of the attacked images to the clean
+        ones; see `kernel_metrics` for the names. The first measurement has no velocity.
         Errors: a kernel that is not finite (the message names `epoch`), or a model that `trace_kernel` refuses.
         """
-        row = self._measure_one(model, epoch, "clean", self.images)
+        clean = self._kernel(model, epoch, "clean", self.images)
+        row = self._compared("clean", epoch, clean, None)
         if images_adv is not None:
             assert images_adv.shape == self.images.shape, "images_adv are not the probe's images"
-            row |= self._measure_one(model, epoch, "adversarial", images_adv)
+            row |= self._compared("adversarial", epoch, self._kernel(model, epoch, "adversarial", images_adv), clean)
         return row
 
-    def _measure_one(self, model: nn.Module, epoch: int, kind: str, images: Tensor) -> dict[str, float]:
+    def _kernel(self, model: nn.Module, epoch: float, kind: str, images: Tensor) -> Tensor:
         device = next(model.parameters()).device
         seed = derived(self.seed, "ntk directions")
         try:
@@ -91,20 +97,31 @@ class KernelProbe:
         except InputError as error:
             raise InputError(f"ntk: {error}; ntk.epochs: [] trains without the kernel") from None
         if not bool(kernel.isfinite().all()):
-            raise InputError(f"ntk: the {kind} kernel of epoch {epoch} is not finite (the training diverged)")
+            raise InputError(f"ntk: the {kind} kernel of epoch {epoch:g} is not finite (the training diverged)")
+        return kernel
+
+    def _compared(self, kind: str, epoch: float, kernel: Tensor, clean: Tensor | None) -> dict[str, float]:
+        """The numbers of a kernel beside those before it, which it then joins."""
         first, previous = self._kernels.get(f"{kind}.first"), self._kernels.get(f"{kind}.previous")
-        values = kernel_metrics(kernel, self.labels, self.num_classes, previous, first)
-        self._kernels |= {f"{kind}.first": kernel if first is None else first, f"{kind}.previous": kernel}
+        last = self._kernels.get(f"{kind}.{EPOCH}")
+        # Two measurements at one epoch have a distance and no velocity.
+        elapsed = epoch - float(last) if last is not None and epoch > last else None
+        values = kernel_metrics(kernel, self.labels, self.num_classes, previous, first, elapsed, clean)
+        self._kernels |= {
+            f"{kind}.first": kernel if first is None else first,
+            f"{kind}.previous": kernel,
+            f"{kind}.{EPOCH}": torch.tensor(epoch, dtype=torch.float64),
+        }
         return {f"ntk_{kind}_{name}": value for name, value in values.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The kernels that later distances need, float64 [size, size] each."""
+        """The kernels that later distances need, float64 [size, size] each, and the epochs of the last ones."""
         return {name: kernel.clone() for name, kernel in self._kernels.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes the kernels of a `state_dict`. Errors: kernels of another probe size."""
         shape = (self.schedule.size, self.schedule.size)
         for name, kernel in state.items():
-            if kernel.shape != shape:
+            if kernel.shape != shape and not name.endswith(EPOCH):
                 raise InputError(f"ntk: kernel {name} of the saved state is {list(kernel.shape)}, want {list(shape)}")
         self._kernels = {name: kernel.clone() for name, kernel in state.items()}

@@ -1,4 +1,4 @@
-"""The kernel's numbers against hand-made kernels; the probe's images, distances and state."""
+"""The probe's images, numbers and state."""
 
 import pytest
 import torch
@@ -14,63 +14,6 @@ from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors, write_tensors
 
 NUM_CLASSES = 6
-
-
-def test_distance_ignores_scale_and_sees_orthogonal_kernels() -> None:
-    factor = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
-    kernel = factor @ factor.T
-    assert metrics.kernel_distance(kernel, 7 * kernel) < 1e-12
-    one, other = torch.diag(torch.tensor([1.0, 0, 0])).double(), torch.diag(torch.tensor([0.0, 1, 1])).double()
-    assert metrics.kernel_distance(one, other) == 1
-    assert metrics.kernel_distance(one, one + other) == pytest.approx(1 - 3**-0.5)
-
-
-def test_ranks_and_mass_of_known_spectra() -> None:
-    identity, one = torch.ones(12).double(), torch.tensor([5.0] + [0.0] * 11).double()
-    for rank in (metrics.effective_rank, metrics.participation_ratio):
-        assert rank(identity) == pytest.approx(12)
-        assert rank(one) == pytest.approx(1)
-    known = torch.tensor([3.0, 1.0]).double()
-    assert metrics.effective_rank(known) == pytest.approx(4 / 3**0.75)
-    assert metrics.participation_ratio(known) == pytest.approx(1.6)
-    assert metrics.top_mass(known, 1) == pytest.approx(0.9)
-    assert metrics.top_mass(identity, 10) == pytest.approx(10 / 12)
-
-
-def test_spectrum_is_descending_and_not_negative() -> None:
-    factor = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)).double()
-    eigenvalues = metrics.spectrum(factor @ factor.T)
-    assert bool((eigenvalues >= 0).all()) and bool((eigenvalues.diff() <= 0).all())
-    assert float(eigenvalues.sum()) == pytest.approx(float(factor.square().sum()))
-
-
-def test_alignment_of_the_target_kernel_is_one() -> None:
-    labels = torch.tensor([0, 0, 1, 2, 2, 2])
-    targets = nn.functional.one_hot(labels, 3).double()
-    assert metrics.alignment(targets @ targets.T, labels, 3) == pytest.approx(1)
-    # A constant added to a kernel is what centring removes; the identity knows no class.
-    assert metrics.alignment(targets @ targets.T + 100, labels, 3) == pytest.approx(1)
-    assert metrics.alignment(torch.eye(6).double(), labels, 3) < 0.7
-
-
-def test_metrics_of_a_hand_made_kernel() -> None:
-    kernel, labels = torch.diag(torch.tensor([3.0, 1.0])).double(), torch.tensor([0, 1])
-    values = metrics.kernel_metrics(kernel, labels, 2, previous=2 * kernel, first=torch.eye(2).double())
-    assert values == pytest.approx(
-        {
-            "distance_previous": 0,
-            "distance_first": 1 - 4 / 20**0.5,
-            "effective_rank": 4 / 3**0.75,
-            "participation_ratio": 1.6,
-            "top10_mass": 1,
-            "alignment": 1,
-            "trace": 4,
-        },
-        abs=1e-12,
-    )
-
-
-# The probe.
 
 
 def small_net() -> nn.Module:
@@ -127,15 +70,28 @@ def test_probe_holds_pixels_and_measures_both_kinds() -> None:
             "distance_first",
             "effective_rank",
             "participation_ratio",
+            "intrinsic_dimension",
             "top10_mass",
+            "top20_mass",
             "alignment",
             "trace",
         )
     }
     both = new_probe().measure(model, 0, 1 - probe.images)
     assert {name: both[name] for name in clean} == clean
-    assert set(both) - set(clean) == {name.replace("clean", "adversarial") for name in clean}
+    attacked = {name.replace("clean", "adversarial") for name in clean}
+    assert set(both) - set(clean) == attacked | {"ntk_adversarial_distance_clean"}
     assert both["ntk_adversarial_trace"] != both["ntk_clean_trace"]
+
+
+def test_probe_compares_attacked_with_clean_images() -> None:
+    probe, model = new_probe(), small_net()
+    clean, attacked = (
+        trace_kernel(model, images, 4, seed=derived(5, "ntk directions")) for images in (probe.images, 1 - probe.images)
+    )
+    row = probe.measure(model, 0, 1 - probe.images)
+    assert row["ntk_adversarial_distance_clean"] == metrics.kernel_distance(attacked, clean) > 0
+    assert probe.measure(model, 2, probe.images)["ntk_adversarial_distance_clean"] < 1e-12
 
 
 def test_probe_measures_distance_to_previous_and_first() -> None:
@@ -151,6 +107,18 @@ def test_probe_measures_distance_to_previous_and_first() -> None:
     assert rows[2]["ntk_clean_distance_first"] != rows[2]["ntk_clean_distance_previous"]
 
 
+def test_velocity_is_per_epoch_which_may_be_a_fraction() -> None:
+    probe, model, rows = new_probe(), small_net(), []
+    for epoch in (0, 0.25, 2, 2):
+        rows.append(probe.measure(model, epoch, 1 - probe.images))
+        nudge(model)
+    # The first one has no epochs before it, and a second look at an epoch none between.
+    for row, elapsed in zip(rows, (None, 0.25, 1.75, None), strict=True):
+        for kind in ("clean", "adversarial"):
+            wanted = elapsed and row[f"ntk_{kind}_distance_previous"] / elapsed
+            assert row.get(f"ntk_{kind}_velocity") == wanted != 0
+
+
 def test_resumed_probe_gives_the_same_numbers(tmp_path) -> None:
     probe, model = new_probe(), small_net()
     probe.measure(model, 0, 1 - probe.images)
@@ -160,9 +128,9 @@ def test_resumed_probe_gives_the_same_numbers(tmp_path) -> None:
     resumed = new_probe()
     resumed.load_state_dict(read_tensors(tmp_path / "probe.safetensors")[0])
     wanted = probe.measure(model, 2, 1 - probe.images)
-    assert wanted["ntk_adversarial_distance_first"] > 0
+    assert wanted["ntk_adversarial_velocity"] > 0
     assert resumed.measure(model, 2, 1 - probe.images) == wanted
-    assert all(kernel.dtype == torch.float64 for kernel in resumed.state_dict().values())
+    assert all(part.dtype == torch.float64 for part in resumed.state_dict().values())
     with pytest.raises(InputError, match=r"is \[8, 8\], want \[9, 9\]"):
         new_probe(size=9).load_state_dict(probe.state_dict())
 

@@ -352,6 +352,7 @@ def curve(role: str, num_epochs: int) -> list[dict[str, Any]]:
                 for kind, scale in (("clean", 1.0), ("adversarial", 0.8))
                 for name, value in _kernel(done * scale)
             }
+            row["ntk_adversarial_distance_clean"] = 0.3 - 0.1 * done
         rows.append(row)
     return rows
 
@@ -381,6 +382,9 @@ def _kernel(done: float) -> list[tuple[str, float]]:
     return [
         *parts.items(),
         ("participation_ratio", 20 - 12 * done),
+        ("intrinsic_dimension", 9 - 6 * done),
         ("top10_mass", 0.4 + 0.5 * done),
+        ("top20_mass", 0.6 + 0.4 * done),
         ("alignment", 0.7 * done),
+        ("velocity", 0.1 * (1 - done)),
     ]

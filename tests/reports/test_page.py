@@ -195,6 +195,14 @@ def test_any_models_without_curves_and_images_make_a_page() -> None:
     assert not {"training", "balance", "kernel", "gallery", "capacity"} & set(ids)
 
 
+def test_the_kernels_curves_are_read_for_every_model(page: str) -> None:
+    text = words(page)
+    for role in ROLES:
+        reading = f"{sentence(role.replace('_', ' '))}. The kernel of attacked images was measured"
+        assert text.count(reading) == 1, reading
+    assert text.count("Its effective rank went from") == len(ROLES)
+
+
 def test_what_scrolls_can_be_reached_by_keyboard(page: str) -> None:
     regions = re.findall(r'<div class="scroll"[^>]*>', page)
     assert len(regions) > 10

@@ -12,7 +12,16 @@ from components.evaluation.latency import TimedModel
 from components.foundation.errors import InputError
 from components.reports import attack_words, wording
 from components.reports.charts import mark
-from components.reports.robustness import facts, figures, pareto, sentences, table, teaching, training_figures
+from components.reports.robustness import (
+    facts,
+    figures,
+    kernel_reading,
+    pareto,
+    sentences,
+    table,
+    teaching,
+    training_figures,
+)
 from components.reports.robustness.contents import Report
 from components.reports.robustness.document import best_models, conditions, failed, status, subject, total
 from components.reports.robustness.gallery import gallery, hard_images
@@ -163,6 +172,7 @@ def _context(document: Report, curves: training_figures.Curves) -> dict[str, Any
         "rows": {name: conditions(document.models[name]) for name in best},
         "marks": [mark(index) for index in range(max(len(best), len(document.grid.attacks), 2))],
         "figures": _figures(document, curves),
+        "kernel_readings": kernel_reading.readings(curves),
         "taught": teaching.context(document.teachers, len(document.classes)) if document.teachers else None,
         "cost_table": _costs(document),
         "facts": facts.facts(document),

@@ -60,6 +60,10 @@ _NTK = {
         "How many directions the kernel spreads over: low means that few features rule.",
     ),
     "participation_ratio": ("Participation ratio", "The same question, asked so that the large directions count more."),
+    "intrinsic_dimension": (
+        "Intrinsic dimension",
+        "How much the kernel holds besides its largest direction: 1 is nothing.",
+    ),
     "top10_mass": (
         "Mass of the top ten",
         "Share of the ten largest eigenvalues (of all squares): high means few features rule.",
@@ -76,6 +80,8 @@ _NTK = {
         "Change since the start",
         "How far the kernel has turned since the first probe: 0 is not at all.",
     ),
+    "velocity": ("Velocity", "How far the kernel turned per epoch since the probe before."),
+    "distance_clean": ("Clean against adversarial", "How far the attack turns the kernel: 0 is not at all."),
 }
 
 
