@@ -18,11 +18,19 @@ A run is in `learn` or in `judge` by a hash of its id: a quarter of all to learn
 healthy ones to judge by may be sixty. Nothing that is chosen or learned looks at `judge`.
 """
 
+import gzip
 import hashlib
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from components.foundation.errors import InputError
+from components.foundation.storage import read_csv, read_json
+from components.training.sentinel.replay import looks_of
 from components.training.sentinel.rules import LEARNED, Look
 
 Kind = Literal["collapse", "overfitting", "healthy"]
@@ -35,6 +43,19 @@ LAST = 3  # Epochs whose mean says whether a collapse lasts.
 WINDOW = 5  # Epochs of a mean, for robust overfitting.
 DECLINE = 0.03  # What such a mean must have lost.
 TO_LEARN = 64  # Of 256 values of the hash's first byte.
+# The public file's lists, and what a look calls them; the averaged weights' list may be empty.
+PUBLIC = {
+    "model_val_acc_list": "clean_accuracy",
+    "model_pgd_acc_list": "pgd_accuracy",
+    "model_fgsm_acc_list": "fgsm_accuracy",
+    "train_acc_list": "train_adversarial_accuracy",
+    "wa_pgd_acc_list": "averaged_accuracy",
+}
+# What is not trained against an attack has no robustness to lose.
+NOT_ROBUST = "clean_teacher"
+# Of a study's curve, and of a recorded look what is no signal.
+POINT = ("epoch", "clean_accuracy", "robust_accuracy")
+ABOUT = ("attempt", "dropped", "alarms")
 
 
 class Truth(NamedTuple):
@@ -47,18 +68,84 @@ class Truth(NamedTuple):
     lasting: bool = False
 
 
-class Run(NamedTuple):
-    """A finished run: looks at it, in order of time.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: looks at it, in order of time. No run equals another.
 
     `group` names what is judged together (a data set), `family` the runs that differ by data set and seed alone (a
-    method), `batches` those of an epoch where known.
+    method).
     """
 
     id: str
     group: str
     family: str
     looks: Sequence[Look]
-    batches: int | None = None
+
+
+def public(path: Path) -> list[Run]:
+    """The runs of the public curves: data set, method, `seeds`, seed, lists over epochs; one look per epoch.
+
+    Errors: a file that is missing, or has another form.
+    """
+    try:
+        content = path.read_bytes()
+        text = gzip.decompress(content) if path.suffix == ".gz" else content
+        return list(_public(json.loads(text)))
+    except OSError as error:
+        raise InputError(f"{path}: not readable: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: no curves of data set, method, seeds, seed: {error!r}") from None
+
+
+def _public(content: Mapping[str, Any]) -> Iterator[Run]:
+    for dataset, methods in content.items():
+        for method, measured in methods.items():
+            for seed, curves in measured["seeds"].items():
+                lists = {signal: curves[name] for name, signal in PUBLIC.items() if curves.get(name)}
+                epochs = zip(*lists.values(), strict=True)
+                looks = [{"epoch": epoch, **dict(zip(lists, at, strict=True))} for epoch, at in enumerate(epochs, 1)]
+                if not looks or "pgd_accuracy" not in lists:
+                    raise ValueError(f"{dataset}/{method}/{seed} has no model_pgd_acc_list")
+                yield Run(f"{dataset}/{method}/{seed}", dataset, method, looks)
+
+
+def own(path: Path) -> list[Run]:
+    """Runs of this project: a study's `results/SCALE.json`, or a folder with `curves/MODEL.csv` at any depth.
+
+    A run that was looked at has its looks, also those within epochs; of others the validation accuracy under attack
+    stands for PGD accuracy. Clean teachers are left out. Errors: a file that is missing or broken.
+    """
+    runs = _of_study(path) if path.is_file() else _of_folder(path)
+    if not runs:
+        raise InputError(f"{path}: no curves/MODEL.csv in it, and no study's results")
+    return runs
+
+
+def _of_study(path: Path) -> list[Run]:
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != "temper/study/1":
+        raise InputError(f"{path}: not the results of a study (want schema temper/study/1)")
+    name, role = document["study"], document["role"]
+    return [
+        Run(f"{name}/{arm}/{seed}", name, arm, looks_of([{k: str(point[k]) for k in POINT} for point in one["curve"]]))
+        for arm, seeds in document["arms"].items()
+        for seed, one in seeds["seeds"].items()
+        if role != NOT_ROBUST
+    ]
+
+
+def _of_folder(folder: Path) -> list[Run]:
+    runs: list[Run] = []
+    for path in sorted(folder.rglob("curves/*.csv")):
+        rows = read_csv(path)
+        if path.stem == NOT_ROBUST or "robust_accuracy" not in rows[0]:
+            continue
+        watched = path.with_suffix(".sentinel.json")
+        seen = read_json(watched)["looks"] if watched.exists() else []
+        looks = [{name: look[name] for name in look if name not in ABOUT} for look in seen if not look["dropped"]]
+        name = str(path.relative_to(folder).with_suffix(""))
+        runs.append(Run(name, folder.name, path.stem, looks or looks_of(rows)))
+    return runs
 
 
 def part(run_id: str) -> Part:
