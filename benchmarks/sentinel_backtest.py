@@ -1,11 +1,12 @@
 """Which rules of the overfitting sentinel are right, and how early: replayed on finished runs, without training.
 
-    python benchmarks/sentinel_backtest.py --curves curves.json.gz [--runs FOLDER-OR-STUDY.json ...]
+    python benchmarks/sentinel_backtest.py --curves curves.json.gz [--runs FILE-OR-FOLDER ...]
 
 `--curves` is a file of public curves: data set, method, `seeds`, seed, lists over epochs. What a collapse, robust
 overfitting and a healthy run are, and which runs are learned from, is fixed in `sentinel_runs.py`. Thresholds and the
 default are chosen on `learn` alone (`--learn-only` shows nothing else); all figures of `judge` follow from them.
-`--runs` are runs of this project; they are judged by what was chosen, and nothing is learned from them.
+`--runs` are a study's results, folders with `curves/MODEL.csv`, or more files of public curves: they are judged by what
+was chosen, and nothing is learned from them.
 
 Of each run only a rule's first alarm counts, since it is what acts. For a collapse it is a *hit* from ten epochs before
 the start until two epochs after the collapse, *early* if it comes an epoch or more before the collapse, *premature*
@@ -37,7 +38,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sentinel_runs import Run, Truth, own, part, public, truth  # noqa: E402
+from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.errors import InputError  # noqa: E402
 from components.foundation.storage import sha256  # noqa: E402
@@ -172,11 +173,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
         runs = public(args.curves)
-        others = [run for path in args.runs for run in own(path)]
+        others = [run for path in args.runs for run in given(path)]
     except InputError as error:
         print(f"sentinel_backtest: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    learn, judge = ([run for run in runs if part(run.id) == which] for which in ("learn", "judge"))
+    learn, judge = split(runs)
     chosen = {"collapse": best(learn, candidates("collapse")), "overfitting": best(learn, candidates("overfitting"))}
     learned: dict[RuleName, Detector] = {rule: best(learn, detectors(rule)) for rule in RULES}
     if args.learn_only:
@@ -184,12 +185,12 @@ def main(arguments: list[str] | None = None) -> None:
         return
     result = {
         "curves": {"sha256": sha256(args.curves), "runs": len(runs)},
-        "kinds": {name: kinds(some) for name, some in {"learn": learn, "judge": judge, "own": others}.items()},
+        "kinds": {name: kinds(some) for name, some in {"learn": learn, "judge": judge, "others": others}.items()},
         "chosen": {aim: about(detector, learn, judge) for aim, detector in chosen.items()},
         "rules": {rule: about(detector, learn, judge) | sweep(rule, judge) for rule, detector in learned.items()},
         "pairs": [about(detector, learn, judge) for detector in best_pairs(learn)],
         "left_out": {aim: left_out(aim, learn, judge).document() for aim in chosen},
-        "own": {rule: by_group(detector, others) for rule, detector in learned.items()} if others else {},
+        "others": {rule: by_group(detector, others) for rule, detector in learned.items()} if others else {},
     }
     show(judge, learned, chosen)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -198,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, required=True, help="public curves, JSON, or JSON packed by gzip")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="runs of this project")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="more runs to judge by")
     parser.add_argument("--learn-only", action="store_true", help="choose, show the runs to learn from, write nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "sentinel_backtest.json")
     return parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """Finished training runs for the back-test of the sentinel: what is read, what is true of each, and who sees which.
 
-The criterion was fixed, and the runs were split, before any rule was replayed on them. It looks at the whole run, so no
+The criterion was fixed before any rule was replayed. It looks at the whole run, so no
 rule can use it. Let a(t) be the PGD accuracy of the raw weights on held-out images after epoch t = 1 ... T; where only
 the published weights were measured, theirs.
 
@@ -14,15 +14,19 @@ the published weights were measured, theirs.
   epochs, or without the training accuracy, cannot have it.
 * **Healthy**: neither.
 
-A run is in `learn` or in `judge` by a hash of its id: a quarter of all to learn from, the rest to judge, so that the
-healthy ones to judge by may be sixty. Nothing that is chosen or learned looks at `judge`.
+A run is to *learn* from or to *judge* by. Among runs of one data set and one kind, in the order of a hash of the id,
+every second sick one and every third healthy one is learned from, so that the healthy ones to judge by are sixty.
+Nothing that is chosen or learned looks at those to judge by. (The first split went by the hash alone, a quarter to
+learn from. It held one collapse, so the kinds were counted and the split was made by kind; no rule had been replayed on
+other runs than that quarter.)
 """
 
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +38,6 @@ from components.training.sentinel.replay import looks_of
 from components.training.sentinel.rules import LEARNED, Look
 
 Kind = Literal["collapse", "overfitting", "healthy"]
-Part = Literal["learn", "judge"]
 
 HALF = 0.5  # Of the largest accuracy so far: below it a run has collapsed.
 NEAR = 0.9  # Of the largest accuracy so far: the last epoch above it is the last before the fall.
@@ -42,7 +45,7 @@ SLOW = 3  # Epochs from the start to the collapse.
 LAST = 3  # Epochs whose mean says whether a collapse lasts.
 WINDOW = 5  # Epochs of a mean, for robust overfitting.
 DECLINE = 0.03  # What such a mean must have lost.
-TO_LEARN = 64  # Of 256 values of the hash's first byte.
+TO_LEARN: dict[Kind, int] = {"collapse": 2, "overfitting": 2, "healthy": 3}  # Every so many of a data set's runs.
 # The public file's lists, and what a look calls them; the averaged weights' list may be empty.
 PUBLIC = {
     "model_val_acc_list": "clean_accuracy",
@@ -109,22 +112,23 @@ def _public(content: Mapping[str, Any]) -> Iterator[Run]:
                 yield Run(f"{dataset}/{method}/{seed}", dataset, method, looks)
 
 
-def own(path: Path) -> list[Run]:
-    """Runs of this project: a study's `results/SCALE.json`, or a folder with `curves/MODEL.csv` at any depth.
+def given(path: Path) -> list[Run]:
+    """Runs to judge alone: a study's `results/SCALE.json`, a folder with `curves/MODEL.csv` at any depth, or a file of
+    public curves.
 
     A run that was looked at has its looks, also those within epochs; of others the validation accuracy under attack
     stands for PGD accuracy. Clean teachers are left out. Errors: a file that is missing or broken.
     """
     runs = _of_study(path) if path.is_file() else _of_folder(path)
     if not runs:
-        raise InputError(f"{path}: no curves/MODEL.csv in it, and no study's results")
+        raise InputError(f"{path}: no curves/MODEL.csv in it")
     return runs
 
 
 def _of_study(path: Path) -> list[Run]:
-    document = read_json(path)
+    document = {} if path.suffix == ".gz" else read_json(path)
     if not isinstance(document, dict) or document.get("schema") != "temper/study/1":
-        raise InputError(f"{path}: not the results of a study (want schema temper/study/1)")
+        return public(path)
     name, role = document["study"], document["role"]
     return [
         Run(f"{name}/{arm}/{seed}", name, arm, looks_of([{k: str(point[k]) for k in POINT} for point in one["curve"]]))
@@ -148,9 +152,15 @@ def _of_folder(folder: Path) -> list[Run]:
     return runs
 
 
-def part(run_id: str) -> Part:
-    """Whether this run is learned from or judged by."""
-    return "learn" if hashlib.sha256(f"sentinel back-test 1\n{run_id}".encode()).digest()[0] < TO_LEARN else "judge"
+def split(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs to learn from, and those to judge by: the order of the runs makes no difference, nor do other data sets
+    beside them."""
+    strata: dict[tuple[str, Kind], list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: hashlib.sha256(run.id.encode()).digest()):
+        strata[run.group, truth(run.looks).kind].append(run)
+    learn = {run for (_, kind), some in strata.items() for run in some[:: TO_LEARN[kind]]}
+    whole = [run for some in strata.values() for run in some]
+    return [run for run in whole if run in learn], [run for run in whole if run not in learn]
 
 
 def truth(looks: Sequence[Look]) -> Truth:
