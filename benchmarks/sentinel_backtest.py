@@ -52,16 +52,16 @@ TOLERATED = 0.05  # Of the healthy runs to learn from may have a false alarm.
 NOT_SHOWN = "not shown"
 TOGETHER = "together"
 
+# The thresholds of docs/sentinel.md.
 BASE = Rules(
     gap=0.15,
     collapse=0.5,
     recovery=0.8,
-    slump=0.75,
-    hidden=0.5,
+    hidden=0.2,
     fall=0.2,
-    divergence=0.1,
-    decline=0.02,
-    window=8,
+    widening=0.075,
+    decline=0.015,
+    window=12,
     alignment=0.5,
     pert_align=0.5,
     direction=0.5,
@@ -73,16 +73,17 @@ BASE = Rules(
     rank=0.7,
     memory=8,
 )
+# And its `alarm_on`.
+DEFAULT: tuple[RuleName, ...] = ("collapse", "widening")
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 # Thresholds to try, the most cautious first.
 SWEEPS: dict[RuleName, dict[str, Sequence[Any]]] = {
-    "collapse": {},
-    "catastrophic": {"gap": (0.25, 0.2, 0.15, 0.1, 0.05), "collapse": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)},
-    "slump": {"slump": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
+    "collapse": {"collapse": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)},
+    "catastrophic": {},
     "hidden": {"hidden": (0.1, 0.2, *SHARES)},
     "fall": {"fall": (0.3, 0.2, 0.15, 0.1, 0.075, 0.05, 0.03, 0.02)},
     "gap": {"gap": (0.4, 0.3, 0.25, 0.2, 0.175, 0.15, 0.125, 0.1, 0.075, 0.05)},
-    "divergence": {"divergence": (0.3, 0.2, 0.15, 0.1, 0.075, 0.05, 0.03, 0.02), "memory": (8, 4, 1)},
+    "widening": {"widening": (0.3, 0.2, 0.15, 0.125, 0.1, 0.075, 0.06, 0.05, 0.04, 0.03), "memory": (8, 16, 4, 1)},
     "robust_overfitting": {"decline": (0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01, 0.005), "window": (12, 8, 4)},
     "alignment": {"alignment": SHARES},
     "pert_align": {"pert_align": SHARES},
@@ -96,7 +97,7 @@ NEEDS: dict[RuleName, tuple[str, ...]] = {
     "catastrophic": ("fgsm_accuracy",),
     "hidden": ("averaged_accuracy",),
     "gap": ("fgsm_accuracy",),
-    "divergence": ("train_adversarial_accuracy",),
+    "widening": ("fgsm_accuracy",),
     "robust_overfitting": ("train_adversarial_accuracy",),
     "alignment": ("alignment",),
     "pert_align": ("pert_align",),
@@ -106,7 +107,7 @@ NEEDS: dict[RuleName, tuple[str, ...]] = {
     "kernel": ("kernel_rank", "kernel_velocity"),
 }
 # Pairs of these are tried, either of the two and both at one look.
-IN_PAIRS: tuple[RuleName, ...] = ("slump", "hidden", "fall", "gap", "divergence")
+IN_PAIRS: tuple[RuleName, ...] = ("collapse", "hidden", "fall", "gap", "widening")
 
 
 class Detector(NamedTuple):
@@ -180,19 +181,22 @@ def main(arguments: list[str] | None = None) -> None:
     learn, judge = split(runs)
     chosen = {"collapse": best(learn, candidates("collapse")), "overfitting": best(learn, candidates("overfitting"))}
     learned: dict[RuleName, Detector] = {rule: best(learn, detectors(rule)) for rule in RULES}
+    shown = {**written_down(), **{f"{rule}, learned": one for rule, one in learned.items() if SWEEPS[rule]}}
+    shown |= {f"best to learn from, {aim}": detector for aim, detector in chosen.items()}
     if args.learn_only:
-        show(learn, learned, chosen)
+        show(learn, shown)
         return
     result = {
         "curves": {"sha256": sha256(args.curves), "runs": len(runs)},
         "kinds": {name: kinds(some) for name, some in {"learn": learn, "judge": judge, "others": others}.items()},
         "chosen": {aim: about(detector, learn, judge) for aim, detector in chosen.items()},
+        "written_down": {name: about(detector, learn, judge) for name, detector in written_down().items()},
         "rules": {rule: about(detector, learn, judge) | sweep(rule, judge) for rule, detector in learned.items()},
         "pairs": [about(detector, learn, judge) for detector in best_pairs(learn)],
         "left_out": {aim: left_out(aim, learn, judge).document() for aim in chosen},
         "others": {rule: by_group(detector, others) for rule, detector in learned.items()} if others else {},
     }
-    show(judge, learned, chosen)
+    show(judge, shown)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
@@ -210,6 +214,12 @@ def detectors(rule: RuleName) -> list[Detector]:
     fields = SWEEPS[rule]
     grid = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
     return [Detector(((rule, replace(BASE, **values)),)) for values in grid]
+
+
+def written_down() -> dict[str, Detector]:
+    """What `alarm_on` of docs/sentinel.md names, and each rule alone with the thresholds from there."""
+    default = {"default": Detector(tuple((rule, BASE) for rule in DEFAULT))}
+    return default | {rule: Detector(((rule, BASE),)) for rule in RULES}
 
 
 def pairs() -> list[list[Detector]]:
@@ -330,30 +340,30 @@ def kinds(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     }
 
 
-def show(runs: Sequence[Run], learned: Mapping[RuleName, Detector], chosen: Mapping[str, Detector]) -> None:
-    """Prints the kinds of runs, and a table with a row per rule and for what was chosen."""
+def show(runs: Sequence[Run], shown: Mapping[str, Detector]) -> None:
+    """Prints the kinds of runs, and a table with a row per detector."""
     for name, some in kinds(runs).items():
         print(f"{name}: " + ", ".join(f"{kind} {number}" for kind, number in some.items()))
-    print("| rule | thresholds | sick | missed | premature | early | median lead | false alarms per 100 healthy |")
+    print("| rule | thresholds | runs | missed | premature | early | median lead | false alarms per 100 healthy |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, detector in {**learned, **{f"chosen: {aim}": detector for aim, detector in chosen.items()}}.items():
+    for name, detector in shown.items():
         print(row(name, detector, runs))
 
 
 def row(name: str, detector: Detector, runs: Sequence[Run]) -> str:
     """A line of the table."""
-    title = f"{name}: {detector.name}" if name not in RULES else f"`{name}`"
-    told = ", ".join(f"{field} {value}" for fields in detector.thresholds.values() for field, value in fields.items())
+    told = ", ".join(f"{field} {value:g}" for fields in detector.thresholds.values() for field, value in fields.items())
+    name = name if detector.name in name else f"{name}: {detector.name}"
     one = count(detector, runs)
     if not one.sick + one.healthy:
-        return f"| {title} | {NOT_SHOWN} | | | | | | |"
+        return f"| {name} | {told} | {NOT_SHOWN} | | | | | |"
     rate = one.per_100()
     if isinstance(rate, dict):
         said = f"{rate['value']:.1f} ({rate['low']:.1f} to {rate['high']:.1f}; {one.false_alarms} of {one.healthy})"
     else:
         said = f"{NOT_SHOWN} ({one.false_alarms} of {one.healthy})"
     lead = "–" if one.lead is None else f"{one.lead:g}"
-    return f"| {title} | {told} | {one.sick} | {one.missed} | {one.premature} | {one.early} | {lead} | {said} |"
+    return f"| {name} | {told} | {one.sick} | {one.missed} | {one.premature} | {one.early} | {lead} | {said} |"
 
 
 def _has(run: Run, rule: RuleName) -> bool:

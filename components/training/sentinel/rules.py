@@ -22,11 +22,10 @@ validation attack), and of the epoch's training `train_adversarial_accuracy` and
 RuleName = Literal[
     "collapse",
     "catastrophic",
-    "slump",
     "hidden",
     "fall",
     "gap",
-    "divergence",
+    "widening",
     "robust_overfitting",
     "alignment",
     "pert_align",
@@ -48,9 +47,8 @@ class Rules:
     gap: Real  # The FGSM accuracy minus the PGD accuracy above which there is a gap.
     collapse: Share  # Share of the largest PGD accuracy so far, below which it has collapsed.
     recovery: Share  # Share of the largest PGD accuracy so far, above which it has come back.
-    slump: Share  # Share of the largest PGD accuracy so far, below which a collapse may be on its way.
     hidden: Share  # Share of the averaged weights' accuracy, below which the PGD accuracy of the raw ones is hidden.
-    divergence: Real  # What training accuracy may win on PGD accuracy, over the mean of the last `memory` epochs.
+    widening: Real  # What the gap may exceed its mean over the last `memory` looks by.
     decline: Real  # What the PGD accuracy, a mean over `window` epochs, may lose while training accuracy rises.
     window: Annotated[int, Field(ge=1, le=10_000)]  # Epochs of the means that `decline` compares.
     fall: Real  # The most PGD accuracy that may be lost between two looks.
@@ -103,19 +101,15 @@ LEARNED = 0.05
 
 
 def collapse(looks: Sequence[Look], rules: Rules) -> bool:
-    """A collapse by definition: the PGD accuracy had been learned (more than 5 %) and is below a share of its best."""
-    return _below_best(looks, rules.collapse)
+    """A collapse by definition: the PGD accuracy had been learned (more than 5 %) and is below a share of its best, with
+    or without an FGSM gap (own rule; a slow death may show none)."""
+    best = _best(looks)
+    return best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
 
 
 def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
     """Catastrophic overfitting by definition: a collapse, and FGSM no longer stands for PGD."""
     return gap(looks, rules) and collapse(looks, rules)
-
-
-def slump(looks: Sequence[Look], rules: Rules) -> bool:
-    """The PGD accuracy is on its way down, with or without an FGSM gap: a collapse with a share of its own (own rule;
-    on public curves slow deaths show no gap)."""
-    return _below_best(looks, rules.slump)
 
 
 def hidden(looks: Sequence[Look], rules: Rules) -> bool:
@@ -134,27 +128,26 @@ def recovered(looks: Sequence[Look], rules: Rules) -> bool:
     collapsed = back = False
     for count in range(1, len(looks) + 1):
         back = collapsed and looks[count - 1]["pgd_accuracy"] > rules.recovery * _best(looks[:count])
-        collapsed = (collapsed and not back) or catastrophic(looks[:count], rules)
+        collapsed = (collapsed and not back) or collapse(looks[:count], rules)
     return back
 
 
 def gap(looks: Sequence[Look], rules: Rules) -> bool:
     """FGSM no longer stands for PGD: the other half of the definition alone."""
-    last = looks[-1]
-    return "fgsm_accuracy" in last and last["fgsm_accuracy"] - last["pgd_accuracy"] > rules.gap
+    return "fgsm_accuracy" in looks[-1] and _gap(looks[-1]) > rules.gap
+
+
+def widening(looks: Sequence[Look], rules: Rules) -> bool:
+    """The gap has opened at once: it exceeds its mean over the `memory` looks before, of which there must be as many (own
+    rule: the attack's size decides how large the gap of a healthy run is, the number of images how far it wavers)."""
+    gaps = [_gap(look) for look in looks if "fgsm_accuracy" in look]
+    known = "fgsm_accuracy" in looks[-1] and len(gaps) > rules.memory
+    return known and gaps[-1] - fmean(gaps[-1 - rules.memory : -1]) > rules.widening
 
 
 def fall(looks: Sequence[Look], rules: Rules) -> bool:
     """PGD accuracy fell at once (rule W: Wong et al., arXiv 2001.03994; on held-out images here)."""
     return len(looks) > 1 and looks[-2]["pgd_accuracy"] - looks[-1]["pgd_accuracy"] > rules.fall
-
-
-def divergence(looks: Sequence[Look], rules: Rules) -> bool:
-    """Training accuracy and PGD accuracy part at once: what the one is above the other exceeds its mean over the
-    `memory` epochs before (own rule; by the last epoch's end)."""
-    ends = _ends(looks, "train_adversarial_accuracy")
-    *before, now = [look["train_adversarial_accuracy"] - look["pgd_accuracy"] for look in ends] or [0.0]
-    return bool(before) and now - fmean(before[-rules.memory :]) > rules.divergence
 
 
 def robust_overfitting(looks: Sequence[Look], rules: Rules) -> bool:
@@ -219,11 +212,10 @@ def kernel(looks: Sequence[Look], rules: Rules) -> bool:
 RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
     "collapse": collapse,
     "catastrophic": catastrophic,
-    "slump": slump,
     "hidden": hidden,
     "fall": fall,
     "gap": gap,
-    "divergence": divergence,
+    "widening": widening,
     "robust_overfitting": robust_overfitting,
     "alignment": alignment,
     "pert_align": pert_align,
@@ -244,13 +236,12 @@ def is_good(looks: Sequence[Look], share: float) -> bool:
     return looks[-1]["pgd_accuracy"] >= share * _best(looks)
 
 
+def _gap(look: Look) -> float:
+    return look["fgsm_accuracy"] - look["pgd_accuracy"]
+
+
 def _best(looks: Sequence[Look]) -> float:
     return max(look["pgd_accuracy"] for look in looks)
-
-
-def _below_best(looks: Sequence[Look], share: float) -> bool:
-    best = _best(looks)
-    return best > LEARNED and looks[-1]["pgd_accuracy"] < share * best
 
 
 def _values(looks: Sequence[Look], name: str) -> list[float]:

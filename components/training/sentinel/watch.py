@@ -16,11 +16,10 @@ from components.training.sentinel.rules import RULES, RuleName, Sentinel, alarms
 TITLES: dict[RuleName, str] = {
     "collapse": "collapse of PGD accuracy",
     "catastrophic": "catastrophic overfitting",
-    "slump": "PGD accuracy far below its best",
     "hidden": "raw weights far below their average",
     "fall": "PGD accuracy fell",
     "gap": "FGSM accuracy far above PGD accuracy",
-    "divergence": "training accuracy runs away from PGD accuracy",
+    "widening": "FGSM accuracy leaves PGD accuracy behind",
     "robust_overfitting": "robust overfitting",
     "alignment": "gradients no longer agree",
     "pert_align": "attack and training no longer agree",
