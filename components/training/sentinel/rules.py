@@ -101,8 +101,8 @@ LEARNED = 0.05
 
 
 def collapse(looks: Sequence[Look], rules: Rules) -> bool:
-    """A collapse by definition: the PGD accuracy had been learned (more than 5 %) and is below a share of its best, with
-    or without an FGSM gap (own rule; a slow death may show none)."""
+    """A collapse by definition: the PGD accuracy had been learned (more than 5 %) and is below a share of its best. It
+    needs no FGSM gap, since a slow death may show none (own rule)."""
     best = _best(looks)
     return best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
 
@@ -138,8 +138,10 @@ def gap(looks: Sequence[Look], rules: Rules) -> bool:
 
 
 def widening(looks: Sequence[Look], rules: Rules) -> bool:
-    """The gap has opened at once: it exceeds its mean over the `memory` looks before, of which there must be as many (own
-    rule: the attack's size decides how large the gap of a healthy run is, the number of images how far it wavers)."""
+    """The gap has opened at once: it exceeds its mean over the `memory` looks before, of which there must be as many.
+
+    Own rule: the attack's size decides how large the gap of a healthy run is, the number of images how far it wavers.
+    """
     gaps = [_gap(look) for look in looks if "fgsm_accuracy" in look]
     known = "fgsm_accuracy" in looks[-1] and len(gaps) > rules.memory
     return known and gaps[-1] - fmean(gaps[-1 - rules.memory : -1]) > rules.widening
