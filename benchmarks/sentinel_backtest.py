@@ -162,6 +162,11 @@ class Count(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {**self._asdict(), "leads": list(self.leads), "lead": self.lead, "false_per_100": self.per_100()}
 
+    def point(self) -> dict[str, Any]:
+        """A point of a ROC."""
+        names = ("sick", "hits", "early", "premature", "healthy", "false_alarms")
+        return {**{name: getattr(self, name) for name in names}, "lead": self.lead}
+
     def per_100(self) -> dict[str, float] | str:
         """Healthy runs with a false alarm, per 100, and the Clopper-Pearson interval at 95 %."""
         if self.healthy < ENOUGH:
@@ -190,9 +195,12 @@ def main(arguments: list[str] | None = None) -> None:
         "curves": {"sha256": sha256(args.curves), "runs": len(runs)},
         "kinds": {name: kinds(some) for name, some in {"learn": learn, "judge": judge, "others": others}.items()},
         "chosen": {aim: about(detector, learn, judge) for aim, detector in chosen.items()},
-        "written_down": {name: about(detector, learn, judge) for name, detector in written_down().items()},
+        "written_down": {
+            name: about(detector, learn, judge) | {"alarmed_healthy": alarmed_healthy(detector, judge)}
+            for name, detector in written_down().items()
+        },
         "rules": {rule: about(detector, learn, judge) | sweep(rule, judge) for rule, detector in learned.items()},
-        "pairs": [about(detector, learn, judge) for detector in best_pairs(learn)],
+        "pairs": [pair_of(detector, learn, judge) for detector in best_pairs(learn)],
         "left_out": {aim: left_out(aim, learn, judge).document() for aim in chosen},
         "others": {rule: by_group(detector, others) for rule, detector in learned.items()} if others else {},
     }
@@ -304,9 +312,13 @@ def added(parts: Sequence[Count]) -> Count:
 
 def by_group(detector: Detector, runs: Sequence[Run]) -> dict[str, Any]:
     """The counts by data set, and together."""
+    return {name: count(detector, some).document() for name, some in grouped(runs).items()}
+
+
+def grouped(runs: Sequence[Run]) -> dict[str, Sequence[Run]]:
+    """The runs by data set, and together."""
     groups = dict.fromkeys(run.group for run in runs)
-    split = {group: [run for run in runs if run.group == group] for group in groups} | {TOGETHER: runs}
-    return {name: count(detector, some).document() for name, some in split.items()}
+    return {group: [run for run in runs if run.group == group] for group in groups} | {TOGETHER: runs}
 
 
 def about(detector: Detector, learn: Sequence[Run], judge: Sequence[Run]) -> dict[str, Any]:
@@ -317,16 +329,35 @@ def about(detector: Detector, learn: Sequence[Run], judge: Sequence[Run]) -> dic
     return {**told, "learn": by_group(detector, learn)[TOGETHER], "judge": by_group(detector, judge)}
 
 
+def pair_of(pair: Detector, learn: Sequence[Run], judge: Sequence[Run]) -> dict[str, Any]:
+    """Two rules together, with their best thresholds: points of learning and of judging."""
+    points = {"learn": count(pair, learn).point(), "judge": count(pair, judge).point()}
+    return {"rule": pair.name, "thresholds": pair.thresholds, **points}
+
+
+def alarmed_healthy(detector: Detector, runs: Sequence[Run]) -> dict[str, float]:
+    """The healthy runs with a false alarm, and when."""
+    firsts = {run.id: detector.first(run) for run in runs if detector.sees(run) and _truth(run).kind == "healthy"}
+    return {name: first for name, first in firsts.items() if first is not None}
+
+
 def sweep(rule: RuleName, runs: Sequence[Run]) -> dict[str, Any]:
     """Points of the rule's ROC: hits and false alarms at each of its thresholds."""
-    points = [{**detector.thresholds[rule], **by_group(detector, runs)} for detector in detectors(rule)]
-    seen = any(point[TOGETHER]["sick"] + point[TOGETHER]["healthy"] for point in points)
-    return {"roc": points if seen else NOT_SHOWN}
+    if not any(detectors(rule)[0].sees(run) for run in runs):
+        return {"roc": NOT_SHOWN}
+    return {
+        "roc": [
+            {
+                **detector.thresholds[rule],
+                **{name: count(detector, some).point() for name, some in grouped(runs).items()},
+            }
+            for detector in detectors(rule)
+        ]
+    }
 
 
 def kinds(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     """How many runs of each kind there are, by data set and together."""
-    groups = {run.group: [other for other in runs if other.group == run.group] for run in runs} | {TOGETHER: runs}
     asked: dict[str, Callable[[Truth], bool]] = {
         "collapse": lambda fact: fact.kind == "collapse",
         "slow": lambda fact: fact.slow,
@@ -336,7 +367,7 @@ def kinds(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     }
     return {
         name: {kind: sum(is_so(_truth(run)) for run in some) for kind, is_so in asked.items()}
-        for name, some in groups.items()
+        for name, some in grouped(runs).items()
     }
 
 

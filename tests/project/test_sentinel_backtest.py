@@ -13,7 +13,7 @@ from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth
 from components.foundation.errors import InputError
 from components.foundation.params import typed
 from components.foundation.storage import write_csv, write_json
-from components.training.sentinel.rules import Rules
+from components.training.sentinel.rules import RuleName, Rules
 from tests.parts.sentinel_fields import RULES
 
 COLLAPSE = Detector((("collapse", BASE),))
@@ -128,10 +128,11 @@ def test_robust_overfitting_is_counted_by_the_epochs_that_are_left():
 
 def test_two_rules_are_joined_by_looks():
     seen = run("one", [*RISE, 0.3, 0.1], fgsm_accuracy=[*RISE, 0.5, 0.4])
-    rules = (("fall", BASE), ("gap", BASE))
+    rules: tuple[tuple[RuleName, Rules], ...] = (("fall", BASE), ("gap", BASE))
     assert Detector((("fall", replace(BASE, fall=0.15)),)).first(seen) == 18
     assert Detector(rules, "or").first(seen) == 17
-    assert Detector((("fall", replace(BASE, fall=0.15)), ("gap", BASE)), "and").first(seen) == 18
+    lenient: tuple[tuple[RuleName, Rules], ...] = (("fall", replace(BASE, fall=0.15)), ("gap", BASE))
+    assert Detector(lenient, "and").first(seen) == 18
     blind = run("two", [*RISE, 0.3, 0.1])
     assert Detector(rules, "or").sees(blind) and not Detector(rules, "and").sees(blind)
 

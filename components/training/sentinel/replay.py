@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from components.training.sentinel.rules import RULES, Look, RuleName, Rules, alarms
 
-# Of an epoch's record, under the same names.
+# What a look has from an epoch's record under the same name, and what the record has under the same name anyhow.
 OF_TRAINING = ("train_adversarial_accuracy", "pert_align")
+OF_RECORD = ("train_loss", *OF_TRAINING)
 PREFIX = "sentinel_"
 # Columns of the sentinel that are no signals.
 ABOUT_LOOKS = ("roll_backs", "share")

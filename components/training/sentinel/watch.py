@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from components.methods.parts.contract import Method
 from components.numerics.parallel import agreed, mean, world_size
 from components.training.sentinel.probe import SentinelProbe
-from components.training.sentinel.replay import of_epoch
+from components.training.sentinel.replay import OF_RECORD, of_epoch
 from components.training.sentinel.rules import RULES, RuleName, Sentinel, alarms, is_good, recovered
 
 TITLES: dict[RuleName, str] = {
@@ -102,7 +102,7 @@ class Watch:
         epoch = int(record["epoch"])
         known = of_epoch(record, self.looks, averaged)
         signals = self._look(model, epoch, epoch * self.sentinel.looks, known)
-        columns = {f"sentinel_{name}": signals[name] for name in signals if name not in record}
+        columns = {f"sentinel_{name}": signals[name] for name in signals if name not in OF_RECORD}
         columns["sentinel_roll_backs"] = float(self.roll_backs)
         if trained:
             columns["sentinel_share"] = share = world_size() * sum(self.passes.values()) / trained
@@ -169,7 +169,8 @@ class Watch:
                 self._say(row, fresh, "note", "noted")
         else:
             self.alarmed = bool(heard)
-        if recovered(self.looks, self.sentinel.rules):
+        # Nobody asks for the end of what nobody was told of.
+        if any(self._heard(one) for one in before) and recovered(self.looks, self.sentinel.rules):
             self._say(row, [], "note", "recovered")
         return signals
 
