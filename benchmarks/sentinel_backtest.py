@@ -19,8 +19,9 @@ most often, then the largest median lead, then the fewest false alarms, then the
 as the runs to judge by are fewer than sixty, the rate of false alarms is "not shown".
 
 `results/sentinel_backtest.json` has all of it: per rule the thresholds as learned, the counts on `judge` by data set
-and together, the sweep over all thresholds, the pairs of rules, and the same choice with each method's runs left out of
-the learning, judged on that method.
+and together, the sweep over all thresholds, the pairs of rules, the same choice with each method's runs left out of the
+learning, judged on that method, and what `widening` says where fewer images are looked at, drawn from the rates that
+were measured: more noise than a real sentinel has, whose images are the same at each look.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth  # noqa: E402
+from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth, with_fewer  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.errors import InputError  # noqa: E402
 from components.foundation.storage import sha256  # noqa: E402
@@ -50,6 +51,7 @@ BEFORE, AFTER = 10, 2  # Epochs before the start of a collapse and after the col
 ENOUGH = 60  # Healthy runs for a rate of false alarms.
 TOLERATED = 0.05  # Of the healthy runs to learn from may have a false alarm.
 NOT_SHOWN = "not shown"
+FEWER, DRAWS = (100, 200, 500), 5  # Images of a look, and how often they are drawn.
 TOGETHER = "together"
 
 # The thresholds of docs/sentinel.md.
@@ -202,6 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rules": {rule: about(detector, learn, judge) | sweep(rule, judge) for rule, detector in learned.items()},
         "pairs": [pair_of(detector, learn, judge) for detector in best_pairs(learn)],
         "left_out": {aim: left_out(aim, learn, judge).document() for aim in chosen},
+        "fewer_images": fewer_images(judge),
         "others": {rule: by_group(detector, others) for rule, detector in learned.items()} if others else {},
     }
     show(judge, shown)
@@ -265,12 +268,12 @@ def best_pairs(runs: Sequence[Run]) -> list[Detector]:
     return [best(runs, pair) for pair in pairs()]
 
 
-def count(detector: Detector, runs: Iterable[Run]) -> Count:
-    """What a detector said of those runs that it sees."""
+def count(detector: Detector, runs: Iterable[Run], known: Truth | None = None) -> Count:
+    """What a detector said of those runs that it sees; `known` is what they are, if their looks do not tell."""
     said: Counter[str] = Counter()
     leads: list[float] = []
     for run in (run for run in runs if detector.sees(run)):
-        fact, first = _truth(run), detector.first(run)
+        fact, first = known or _truth(run), detector.first(run)
         if fact.kind == "healthy":
             said.update(["healthy", *["false_alarms"] * (first is not None)])
         elif fact.kind == detector.aims_at:
@@ -333,6 +336,19 @@ def pair_of(pair: Detector, learn: Sequence[Run], judge: Sequence[Run]) -> dict[
     """Two rules together, with their best thresholds: points of learning and of judging."""
     points = {"learn": count(pair, learn).point(), "judge": count(pair, judge).point()}
     return {"rule": pair.name, "thresholds": pair.thresholds, **points}
+
+
+def fewer_images(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each number of images and each threshold of `widening`: a point over several draws of all these runs."""
+    points: list[dict[str, Any]] = []
+    for num_images in FEWER:
+        drawn = [(run, with_fewer(run, num_images, seed)) for seed in range(DRAWS) for run in runs if _has(run, "gap")]
+        for threshold in (0.05, 0.06, 0.075, 0.1, 0.125, 0.15):
+            detector = Detector((("widening", replace(BASE, widening=threshold)),))
+            # What a run is is what it was at all images.
+            told = added([count(detector, [copy], _truth(run)) for run, copy in drawn])
+            points.append({"images": num_images, "widening": threshold, **told.point()})
+    return points
 
 
 def alarmed_healthy(detector: Detector, runs: Sequence[Run]) -> dict[str, float]:

@@ -24,10 +24,11 @@ other runs than that quarter.)
 import gzip
 import hashlib
 import json
+import random
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -161,6 +162,19 @@ def split(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
     learn = {run for (_, kind), some in strata.items() for run in some[:: TO_LEARN[kind]]}
     whole = [run for some in strata.values() for run in some]
     return [run for run in whole if run in learn], [run for run in whole if run not in learn]
+
+
+def with_fewer(run: Run, num_images: int, seed: int) -> Run:
+    """The run as if that many images had been looked at, others at each look: PGD and FGSM accuracy are drawn anew."""
+    rng, looks = random.Random(f"{seed} {run.id}"), list[Look]()
+    for look in run.looks:
+        robust = look["pgd_accuracy"]
+        share = max(0.0, look["fgsm_accuracy"] - robust) / max(1 - robust, 1e-9)
+        withstood = sum(rng.random() < robust for _ in range(num_images))
+        beside = sum(rng.random() < share for _ in range(num_images - withstood))
+        drawn = {"pgd_accuracy": withstood / num_images, "fgsm_accuracy": (withstood + beside) / num_images}
+        looks.append({**look, **drawn})
+    return replace(run, looks=looks)
 
 
 def truth(looks: Sequence[Look]) -> Truth:

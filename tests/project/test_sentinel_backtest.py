@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import json
 from dataclasses import replace
+from statistics import fmean, stdev
 
 import pytest
 
 from benchmarks import sentinel_backtest as backtest
 from benchmarks.sentinel_backtest import BASE, DEFAULT, Detector, count
-from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth
+from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth, with_fewer
 from components.foundation.errors import InputError
 from components.foundation.params import typed
 from components.foundation.storage import write_csv, write_json
@@ -42,7 +43,7 @@ def run(name: str, levels: list[float], group: str = "a", **columns: list[float]
         ([*RISE, 0.365, 0.35, 0.3, 0.25, 0.19, 0.1, 0.1], Truth("collapse", 18, 21, slow=True, lasting=True)),
         ([*RISE, 0.38, 0.3, 0.25, 0.19, 0.4, 0.4], Truth("collapse", 18, 20)),
         # Half of it is not below half, and 5 % is nothing that could be lost.
-        ([*RISE, 0.201, 0.4, 0.4], Truth("healthy")),
+        ([*RISE, 0.2, 0.4, 0.4], Truth("healthy")),
         ([0.05, 0.01, 0.05, 0.05], Truth("healthy")),
     ],
 )
@@ -137,6 +138,33 @@ def test_two_rules_are_joined_by_looks():
     assert Detector(rules, "or").sees(blind) and not Detector(rules, "and").sees(blind)
 
 
+def test_a_family_that_is_judged_is_not_learned_from(monkeypatch):
+    learn, judge = ([run(name, RISE) for name in names] for names in ("abc", "bd"))
+    asked: list[list[str]] = []
+
+    def best(runs, choices):
+        asked.append([one.family for one in runs])
+        return COLLAPSE
+
+    monkeypatch.setattr(backtest, "best", best)
+    assert backtest.left_out("collapse", learn, judge).healthy == 2 and asked == [["a", "c"], ["a", "b", "c"]]
+
+
+def test_fewer_images_waver_as_they_should(monkeypatch):
+    whole = run("one", [0.3] * 200, fgsm_accuracy=[0.5] * 200)
+    monkeypatch.setattr(backtest, "DRAWS", 1)
+    drawn = with_fewer(whole, 100, seed=0)
+    assert drawn.looks == with_fewer(whole, 100, seed=0).looks != with_fewer(whole, 100, seed=1).looks
+    gaps = [look["fgsm_accuracy"] - look["pgd_accuracy"] for look in drawn.looks]
+    levels = [look["pgd_accuracy"] for look in drawn.looks]
+    assert fmean(gaps) == pytest.approx(0.2, abs=0.01) and fmean(levels) == pytest.approx(0.3, abs=0.01)
+    assert stdev(gaps) == pytest.approx(0.04, abs=0.008) and stdev(levels) == pytest.approx(0.046, abs=0.008)
+    points = backtest.fewer_images([whole])
+    # A gap of 20 % at 100 images wavers by 4 points, at 500 by 1.8.
+    alarmed = {(one["images"], one["widening"]): one["false_alarms"] / one["healthy"] for one in points}
+    assert alarmed[100, 0.05] == 1 and alarmed[500, 0.15] == 0 and len(alarmed) == 18
+
+
 def test_few_healthy_runs_show_no_rate():
     one = count(FALL, [run(str(n), RISE) for n in range(60)])
     rate = one.per_100()
@@ -178,7 +206,9 @@ def curves(tmp_path):
     return path
 
 
-def test_from_files_to_a_table(curves, tmp_path, capsys):
+def test_from_files_to_a_table(curves, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backtest, "FEWER", (100,))
+    monkeypatch.setattr(backtest, "DRAWS", 1)
     out = tmp_path / "out.json"
     write_csv(
         tmp_path / "runs/one/curves/student.csv",
