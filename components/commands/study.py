@@ -16,7 +16,8 @@ from components.reports.study.figures import figure
 from components.reports.study.tables import markdown, terminal
 from components.statistics.documents import as_json, read_document, write_document
 from components.tracking.journal import Journal
-from components.training.sentinel.rules import Rules, lead_times
+from components.training.sentinel.replay import lead_times
+from components.training.sentinel.rules import Rules
 
 
 def collect(described: Path, out: Path) -> None:

@@ -166,7 +166,7 @@ def _epoch(state: TrainingState, loader: Batches, plan: Plan, epoch: int) -> Rec
     record |= parallel.agreed(state.measure(state.published, epoch))
     state.method.end_validation(record)
     if watch is not None:
-        record |= watch.end_epoch(state.model, record, sum(passes.values()))
+        record |= watch.end_epoch(state.model, record, sum(passes.values()), averaged=state.average is not None)
     return record
 
 

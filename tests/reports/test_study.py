@@ -110,6 +110,18 @@ def test_a_curve_keeps_the_balances_of_a_student() -> None:
     assert all(point.balance == {"temperature_robust": 0.5, "weight_clean": 0.25} for point in points)
 
 
+def test_leads_are_counted_to_a_collapse_with_or_without_a_gap() -> None:
+    leads_of = {
+        "collapse": LeadTime(first=4, lead=0, false_alarms=0),
+        "catastrophic": LeadTime(first=None, lead=None, false_alarms=0),
+    }
+    slow = FINDINGS[0]._replace(sentinel=SentinelRecord(events=[], leads=leads_of))
+    study = build(plan(), [slow, *FINDINGS[1:]], {})
+    assert leads(study)[1] == ["collapse", "1", "+0", "0", "0", "0"]
+    # The other records, which have no `collapse`, say the same of theirs as before.
+    assert leads(study)[2] == ["catastrophic", "2", "+0", "1", "2", "0"]
+
+
 def test_the_tables_say_what_the_seeds_say() -> None:
     matrix = {s: {t: share(torch.tensor([1, 0, s == t, 0])) for t in ("one", "two")} for s in ("two", "one")}
     kinds = {"accuracy": {"fgsm": matrix}, "fooling": {}, "attacks": {"fgsm": "Fgsm()"}}

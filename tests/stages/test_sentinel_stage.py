@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from components.foundation.errors import InputError
-from components.foundation.params import Params
+from components.foundation.params import Params, typed
 from components.foundation.storage import read_csv, read_json
 from components.stages.train_robust_teacher import read
 from components.tracking.journal_files import Reader
+from components.training.sentinel.replay import looks_of, replay
+from components.training.sentinel.rules import Rules
 from tests.parts.pipeline_files import hashes, make_project, run_here, small_params
 from tests.parts.sentinel_fields import ALWAYS, RULES, SENTINEL
 
@@ -37,6 +39,13 @@ def test_looks_are_written_and_are_columns_at_epoch_ends(tmp_path, capsys):
     ends = [look for look in seen["looks"] if look["epoch"] == int(look["epoch"])]
     for signal in ("pgd_accuracy", "fgsm_accuracy", "alignment", "direction", "distortion", "adversarial_loss"):
         assert [float(row[f"sentinel_{signal}"]) for row in rows] == [look[signal] for look in ends]
+    # The files tell a replay what the rules were told: each look of it, and all that a look knows of its epoch.
+    live = [look["alarms"] for look in seen["looks"]]
+    assert replay(seen["looks"], typed(Rules, RULES, "rules")) == live
+    signals = {"train_loss", "attempt", "dropped", "alarms"}
+    replayed = [{name: look[name] for name in look if name not in signals} for look in looks_of(rows)]
+    assert replayed == [{name: look[name] for name in look if name not in signals} for look in ends]
+    assert "averaged_accuracy" in replayed[-1] and "train_adversarial_accuracy" in replayed[-1]
     blind = project(tmp_path / "b", {"images": 12})
     models = [path for path in hashes(made, "train_robust_teacher") if path.startswith("models/")]
     assert models and all(hashes(made)[path] == hashes(blind)[path] for path in models)

@@ -28,7 +28,8 @@ from components.threats.parts.threat import Threat
 from components.training.checkpoint import TrainingState
 from components.training.loop import Plan, Recipe, fit, start
 from components.training.sentinel.probe import SentinelProbe
-from components.training.sentinel.rules import RULES, Rules, Sentinel, alarms, catastrophic, lead_times, recovered
+from components.training.sentinel.replay import lead_times
+from components.training.sentinel.rules import RULES, Rules, Sentinel, alarms, catastrophic, recovered
 from components.training.sentinel.watch import Watch, _told
 from components.training.validation import Validation
 from components.wrappers.converge_smooth import Smoothing
@@ -38,7 +39,7 @@ from tests.parts.tiny_net import TinyNet
 from tests.training.test_training import data, recipe
 
 # A shorter memory, so that curves by hand are short.
-THRESHOLDS = Rules(**RULE_FIELDS | {"stride": (0.1, 0.3), "velocity": 2.0, "memory": 4})
+THRESHOLDS = Rules(**RULE_FIELDS | {"stride": (0.1, 0.3), "velocity": 2.0, "memory": 4, "widening": 0.12})
 HEALTHY = {
     "fgsm_accuracy": 0.5,
     "pgd_accuracy": 0.45,
@@ -63,10 +64,10 @@ FIRES: list[tuple[set[str], list[dict[str, float]]]] = [
     (set(), [{}]),
     ({"gap"}, [{"fgsm_accuracy": 0.61}]),
     (set(), [{"fgsm_accuracy": 0.599}]),
-    ({"catastrophic", "gap", "fall"}, [{"pgd_accuracy": 0.2}]),
-    ({"catastrophic", "gap"}, [{"pgd_accuracy": 0.36}, {"pgd_accuracy": 0.22}]),
-    # Both fell: an accident, but no overfitting.
-    ({"fall"}, [{"pgd_accuracy": 0.2, "fgsm_accuracy": 0.25}]),
+    ({"collapse", "catastrophic", "gap", "widening", "fall"}, [{"pgd_accuracy": 0.2}]),
+    ({"collapse", "catastrophic", "gap", "widening"}, [{"pgd_accuracy": 0.36}, {"pgd_accuracy": 0.22}]),
+    # Both fell: a collapse, but no overfitting.
+    ({"collapse", "fall"}, [{"pgd_accuracy": 0.2, "fgsm_accuracy": 0.25}]),
     (set(), [{"pgd_accuracy": 0.26, "fgsm_accuracy": 0.25}]),
     ({"alignment"}, [{"alignment": 0.39}]),
     (set(), [{"alignment": 0.41}]),

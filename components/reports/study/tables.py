@@ -1,7 +1,7 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -49,9 +49,10 @@ TRADE_OFF_PAIRS = (
     "interval of the mean over the same images."
 )
 LEADS = (
-    "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (FGSM "
-    "accuracy far above PGD accuracy, which is below a share of its best), per collapsed run: positive is early. All "
-    "arms that were watched, all seeds; where training was rolled back, the run as it stands."
+    "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (PGD "
+    "accuracy below a share of its best; where there is no rule `collapse`, FGSM accuracy is far above it too), per "
+    "collapsed run: positive is early. All arms that were watched, all seeds; where training was rolled back, the run "
+    "as it stands."
 )
 LEAK = (
     "Last checkpoint: accuracy under FGSM with the true label minus clean accuracy, in points, per epsilon: the mean "
@@ -205,13 +206,18 @@ def what_alarms_did(found: SentinelRecord | None) -> str:
     return "; ".join(done) or ABSENT
 
 
+def _definition(rules: Collection[str]) -> str:
+    """The rule that leads are counted to: records from before there was `collapse` have `catastrophic`."""
+    return "collapse" if "collapse" in rules else "catastrophic"
+
+
 def leads(document: Study) -> list[list[str]]:
     """One row per rule of the sentinel: how early it was in the runs that collapsed, false alarms in the others."""
     head = ["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]
     watched = [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
     # The definition's own lead is 0 where a run collapsed, and absent where it did not.
     found = [
-        {"rule": rule, **one.pick("lead", "false_alarms"), "collapsed": run["catastrophic"].lead is not None}
+        {"rule": rule, **one.pick("lead", "false_alarms"), "collapsed": run[_definition(run)].lead is not None}
         for run in watched
         for rule, one in run.items()
     ]

@@ -1,11 +1,13 @@
 """The overfitting sentinel's rules and settings: which looks at a model in training say that it collapses.
 
 A look is plain data: named numbers of one moment (`probe.py` measures them). A rule says of the
-last of some looks whether it alarms, so that rules can be tried on any curve, also after the fact (`lead_times`).
+last of some looks whether it alarms, so that rules can be tried on any curve, also after the fact (`replay.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from statistics import fmean
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,23 +16,44 @@ from components.foundation.params import Count, NotNegative, PositiveLength, Rea
 Look = Mapping[str, float]
 """`epoch` (a whole number at an epoch's end), `clean_accuracy`, `fgsm_accuracy`, `pgd_accuracy`, `clean_loss`,
 `adversarial_loss`, `alignment`, `direction`, `distortion`, and where known `train_loss` since the look before,
-`train_adversarial_accuracy` of the epoch, `kernel_velocity` and `kernel_rank`."""
+`kernel_velocity` and `kernel_rank`; at an epoch's end also `averaged_accuracy` (of averaged weights, under the
+validation attack), and of the epoch's training `train_adversarial_accuracy` and `pert_align`."""
 
-RuleName = Literal["catastrophic", "fall", "gap", "alignment", "direction", "loss", "distortion", "kernel"]
+RuleName = Literal[
+    "collapse",
+    "catastrophic",
+    "hidden",
+    "fall",
+    "gap",
+    "widening",
+    "robust_overfitting",
+    "alignment",
+    "pert_align",
+    "direction",
+    "loss",
+    "distortion",
+    "kernel",
+]
 
 
 @strict
 class Rules:
     """The thresholds. Shares are of the largest value seen: of all looks so far, or of the last `memory` looks.
 
-    `gap` and `collapse` define catastrophic overfitting, `recovery` its end; the other rules try to be early.
+    `collapse` defines a collapse, together with `gap` catastrophic overfitting, and `recovery` its end; the other rules
+    try to be early, or see what these do not.
     """
 
     gap: Real  # The FGSM accuracy minus the PGD accuracy above which there is a gap.
     collapse: Share  # Share of the largest PGD accuracy so far, below which it has collapsed.
     recovery: Share  # Share of the largest PGD accuracy so far, above which it has come back.
+    hidden: Share  # Share of the averaged weights' accuracy, below which the PGD accuracy of the raw ones is hidden.
+    widening: Real  # What the gap may exceed its mean over the last `memory` looks by.
+    decline: Real  # What the PGD accuracy, a mean over `window` epochs, may lose while training accuracy rises.
+    window: Annotated[int, Field(ge=1, le=10_000)]  # Epochs of the means that `decline` compares.
     fall: Real  # The most PGD accuracy that may be lost between two looks.
     alignment: Share  # Least share of the recent cosine of the gradients at an image and beside it.
+    pert_align: Share  # Least share of the recent cosine of the gradients that attack and training take.
     direction: Share  # Least share of the recent cosine of the FGSM and the PGD perturbation.
     loss_drop: Share  # The most of the adversarial loss, as a share, that may be lost between two looks.
     wobble: Share  # A `loss_drop` counts while the clean loss moves by less than this share.
@@ -77,11 +100,26 @@ class Sentinel:
 LEARNED = 0.05
 
 
-def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
-    """Catastrophic overfitting by definition: FGSM no longer stands for PGD, whose accuracy had been learned (more than
-    5 %) and has collapsed."""
+def collapse(looks: Sequence[Look], rules: Rules) -> bool:
+    """A collapse by definition: the PGD accuracy had been learned (more than 5 %) and is below a share of its best. It
+    needs no FGSM gap, since a slow death may show none (own rule)."""
     best = _best(looks)
-    return gap(looks, rules) and best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
+    return best > LEARNED and looks[-1]["pgd_accuracy"] < rules.collapse * best
+
+
+def catastrophic(looks: Sequence[Look], rules: Rules) -> bool:
+    """Catastrophic overfitting by definition: a collapse, and FGSM no longer stands for PGD."""
+    return gap(looks, rules) and collapse(looks, rules)
+
+
+def hidden(looks: Sequence[Look], rules: Rules) -> bool:
+    """A collapse that an average of weights hides: the averaged weights withstand the validation attack, the raw ones
+    do not withstand PGD (own rule; by the last epoch's end at which both are known)."""
+    last = _ends(looks, "averaged_accuracy")[-1:]
+    return any(
+        look["averaged_accuracy"] > LEARNED and look["pgd_accuracy"] < rules.hidden * look["averaged_accuracy"]
+        for look in last
+    )
 
 
 def recovered(looks: Sequence[Look], rules: Rules) -> bool:
@@ -90,13 +128,23 @@ def recovered(looks: Sequence[Look], rules: Rules) -> bool:
     collapsed = back = False
     for count in range(1, len(looks) + 1):
         back = collapsed and looks[count - 1]["pgd_accuracy"] > rules.recovery * _best(looks[:count])
-        collapsed = (collapsed and not back) or catastrophic(looks[:count], rules)
+        collapsed = (collapsed and not back) or collapse(looks[:count], rules)
     return back
 
 
 def gap(looks: Sequence[Look], rules: Rules) -> bool:
-    """The first half of the definition alone."""
-    return looks[-1]["fgsm_accuracy"] - looks[-1]["pgd_accuracy"] > rules.gap
+    """FGSM no longer stands for PGD: the other half of the definition alone."""
+    return "fgsm_accuracy" in looks[-1] and _gap(looks[-1]) > rules.gap
+
+
+def widening(looks: Sequence[Look], rules: Rules) -> bool:
+    """The gap has opened at once: it exceeds its mean over the `memory` looks before, of which there must be as many.
+
+    Own rule: the attack's size decides how large the gap of a healthy run is, the number of images how far it wavers.
+    """
+    gaps = [_gap(look) for look in looks if "fgsm_accuracy" in look]
+    known = "fgsm_accuracy" in looks[-1] and len(gaps) > rules.memory
+    return known and gaps[-1] - fmean(gaps[-1 - rules.memory : -1]) > rules.widening
 
 
 def fall(looks: Sequence[Look], rules: Rules) -> bool:
@@ -104,9 +152,28 @@ def fall(looks: Sequence[Look], rules: Rules) -> bool:
     return len(looks) > 1 and looks[-2]["pgd_accuracy"] - looks[-1]["pgd_accuracy"] > rules.fall
 
 
+def robust_overfitting(looks: Sequence[Look], rules: Rules) -> bool:
+    """Robust overfitting: the mean PGD accuracy of the last `window` epochs is below the best such mean, while the
+    training accuracy of the same epochs is above what it was then (the phenomenon: Rice et al., arXiv 2002.11569; the
+    windows are ours, since without them the rule alarmed on every public run)."""
+    ends = _ends(looks, "train_adversarial_accuracy")
+    held_out = _moving(rules.window, (look["pgd_accuracy"] for look in ends))
+    trained = _moving(rules.window, (look["train_adversarial_accuracy"] for look in ends))
+    if not held_out:
+        return False
+    best = max(range(len(held_out)), key=lambda index: (held_out[index], index))
+    return held_out[-1] < held_out[best] - rules.decline and trained[-1] > trained[best]
+
+
 def alignment(looks: Sequence[Look], rules: Rules) -> bool:
     """The gradient beside an image has turned away (rule GA: Andriushchenko & Flammarion, arXiv 2007.02617)."""
     return _fell_below(looks, "alignment", rules.alignment, rules.memory)
+
+
+def pert_align(looks: Sequence[Look], rules: Rules) -> bool:
+    """The gradient that the attack took and the input gradient of the same step's backward pass have parted (after
+    PertAlign, arXiv 2606.00738: it costs no pass). What it is worth has not been measured."""
+    return _fell_below(looks, "pert_align", rules.pert_align, rules.memory)
 
 
 def direction(looks: Sequence[Look], rules: Rules) -> bool:
@@ -145,10 +212,15 @@ def kernel(looks: Sequence[Look], rules: Rules) -> bool:
 
 
 RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
+    "collapse": collapse,
     "catastrophic": catastrophic,
+    "hidden": hidden,
     "fall": fall,
     "gap": gap,
+    "widening": widening,
+    "robust_overfitting": robust_overfitting,
     "alignment": alignment,
+    "pert_align": pert_align,
     "direction": direction,
     "loss": loss,
     "distortion": distortion,
@@ -156,37 +228,9 @@ RULES: dict[RuleName, Callable[[Sequence[Look], Rules], bool]] = {
 }
 
 
-def alarms(looks: Sequence[Look], rules: Rules) -> list[RuleName]:
-    """The rules that alarm at the last of these looks."""
-    return [name for name, rule in RULES.items() if rule(looks, rules)]
-
-
-class Lead(NamedTuple):
-    """What one rule said of one run: the epoch of its first alarm; how many epochs before the definition's that was
-    (negative: after it); and all of its alarms if the run never collapses, each of which is false then."""
-
-    first: float | None
-    lead: float | None
-    false_alarms: int
-
-
-def lead_times(looks: Sequence[Look], rules: Rules) -> dict[str, Lead]:
-    """How early each rule alarms in a run; None where it never does, or where there is no collapse to be early for."""
-    found = {
-        name: [look["epoch"] for count, look in enumerate(looks, start=1) if rule(looks[:count], rules)]
-        for name, rule in RULES.items()
-    }
-    collapse = next(iter(found["catastrophic"]), None)
-    leads = {}
-    for name, epochs in found.items():
-        first = next(iter(epochs), None)
-        lead = None if first is None or collapse is None else collapse - first
-        leads[name] = Lead(first, lead, len(epochs) if collapse is None else 0)
-    return leads
-
-
-def _best(looks: Sequence[Look]) -> float:
-    return max(look["pgd_accuracy"] for look in looks)
+def alarms(looks: Sequence[Look], rules: Rules, names: Iterable[RuleName] = tuple(RULES)) -> list[RuleName]:
+    """Which of these rules alarm at the last of the looks."""
+    return [name for name in names if RULES[name](looks, rules)]
 
 
 def is_good(looks: Sequence[Look], share: float) -> bool:
@@ -194,8 +238,27 @@ def is_good(looks: Sequence[Look], share: float) -> bool:
     return looks[-1]["pgd_accuracy"] >= share * _best(looks)
 
 
+def _gap(look: Look) -> float:
+    return look["fgsm_accuracy"] - look["pgd_accuracy"]
+
+
+def _best(looks: Sequence[Look]) -> float:
+    return max(look["pgd_accuracy"] for look in looks)
+
+
 def _values(looks: Sequence[Look], name: str) -> list[float]:
     return [look[name] for look in looks if name in look]
+
+
+def _ends(looks: Sequence[Look], name: str) -> list[Look]:
+    """The looks at ends of epochs that have this signal, which there is once an epoch."""
+    return [look for look in looks if name in look]
+
+
+def _moving(window: int, values: Iterable[float]) -> list[float]:
+    """The mean of each `window` values in a row."""
+    sums = list(accumulate(values, initial=0.0))
+    return [(after - before) / window for before, after in zip(sums, sums[window:], strict=False)]
 
 
 def _fell_below(looks: Sequence[Look], name: str, share: float, memory: int) -> bool:

@@ -10,13 +10,19 @@ from torch import Tensor, nn
 from components.methods.parts.contract import Method
 from components.numerics.parallel import agreed, mean, world_size
 from components.training.sentinel.probe import SentinelProbe
+from components.training.sentinel.replay import OF_RECORD, of_epoch
 from components.training.sentinel.rules import RULES, RuleName, Sentinel, alarms, is_good, recovered
 
 TITLES: dict[RuleName, str] = {
+    "collapse": "collapse of PGD accuracy",
     "catastrophic": "catastrophic overfitting",
+    "hidden": "raw weights far below their average",
     "fall": "PGD accuracy fell",
     "gap": "FGSM accuracy far above PGD accuracy",
+    "widening": "FGSM accuracy leaves PGD accuracy behind",
+    "robust_overfitting": "robust overfitting",
     "alignment": "gradients no longer agree",
+    "pert_align": "attack and training no longer agree",
     "direction": "FGSM and PGD no longer agree",
     "loss": "training loss dropped",
     "distortion": "Frank-Wolfe steps contradict each other",
@@ -82,18 +88,21 @@ class Watch:
         self._look(model, epoch + step / num_steps, epoch * looks + due[-1], {})
         return self.alarmed
 
-    def end_epoch(self, model: nn.Module, record: Mapping[str, float], trained: int) -> dict[str, float]:
+    def end_epoch(
+        self, model: nn.Module, record: Mapping[str, float], trained: int, averaged: bool = False
+    ) -> dict[str, float]:
         """The columns `sentinel_*` of an epoch's record, after a look at its end.
 
         Args:
             model: as trained, not its average, which would hide a collapse for a while.
             record: what the epoch is known by so far.
             trained: passes of single images in the epoch's training, the looks' not among them, over all processes.
+            averaged: whether the record's accuracies are of averaged weights.
         """
         epoch = int(record["epoch"])
-        known = {name: record[name] for name in ("train_adversarial_accuracy",) if name in record}
-        signals = self._look(model, epoch, epoch * self.sentinel.looks, known | self._kernel(record))
-        columns = {f"sentinel_{name}": signals[name] for name in signals if name not in known and name != "train_loss"}
+        known = of_epoch(record, self.looks, averaged)
+        signals = self._look(model, epoch, epoch * self.sentinel.looks, known)
+        columns = {f"sentinel_{name}": signals[name] for name in signals if name not in OF_RECORD}
         columns["sentinel_roll_backs"] = float(self.roll_backs)
         if trained:
             columns["sentinel_share"] = share = world_size() * sum(self.passes.values()) / trained
@@ -160,24 +169,14 @@ class Watch:
                 self._say(row, fresh, "note", "noted")
         else:
             self.alarmed = bool(heard)
-        if recovered(self.looks, self.sentinel.rules):
+        # Nobody asks for the end of what nobody was told of.
+        if any(self._heard(one) for one in before) and recovered(self.looks, self.sentinel.rules):
             self._say(row, [], "note", "recovered")
         return signals
 
     def _loss(self) -> float:
         """The mean training loss since the last look, over all processes."""
         return float(mean(torch.stack(self._losses).mean()))
-
-    def _kernel(self, record: Mapping[str, float]) -> dict[str, float]:
-        """The kernel's effective rank and how far it turned per epoch, where it was measured in this epoch."""
-        if "ntk_adversarial_effective_rank" not in record:
-            return {}
-        earlier = [row["epoch"] for row in self.looks if "kernel_rank" in row]
-        found = {"kernel_rank": record["ntk_adversarial_effective_rank"]}
-        if earlier and "ntk_adversarial_distance_previous" in record:
-            turned = record["ntk_adversarial_distance_previous"]
-            found["kernel_velocity"] = turned / (record["epoch"] - earlier[-1])
-        return found
 
     def _heard(self, row: Mapping[str, Any]) -> list[RuleName]:
         return [name for name in RULES if name in row["alarms"] and name in self.sentinel.alarm_on]
