@@ -55,7 +55,7 @@ def _teacher(name: str, first: str, measures: Measures, counts: Tensor) -> dict[
 
 
 def misfit(calibration: Calibration, about: Mapping[str, Any]) -> str:
-    """Why a calibration says nothing of these teachers, empty where it does: another data set, threat model or threshold."""
+    """Why a calibration says nothing of these teachers: other data, threat model or threshold. Empty where it does."""
     wanted = {"dataset": about["dataset"], **about["threat"], "confident": about["confident"]}
     found = {key: getattr(calibration, key) for key in wanted}
     return ", ".join(f"{key} {found[key]} instead of {value}" for key, value in wanted.items() if found[key] != value)
