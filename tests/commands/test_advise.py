@@ -160,7 +160,8 @@ def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, changes, said):
 def test_a_calibration_of_other_images_is_refused(case, tmp_path):
     slope = {"value": -0.25, "low": -0.4, "high": -0.1}
     about = {"dataset": "images", "norm": "linf", "epsilon": "26/255", "method": "rslad", "student": "small_cnn"}
-    content = {"schema": "temper/advice-calibration/1", **about, "num_teachers": 9, "slopes": {"worst_case": slope}}
+    content = {"schema": "temper/advice-calibration/1", **about, "confident": 0.5, "num_teachers": 9}
+    content["slopes"] = {"worst_case": slope}
     path = tmp_path / "calibration.json"
     write_json(path, content)
     assert advise(options(case, "one", calibration=path)).calibration is not None

@@ -194,15 +194,6 @@ def test_weights_of_the_library_begin_a_run_with_the_same_logits(fields, front, 
     assert any("the head begins anew" in line for line in told) and other(pictures()).shape == (6, 3)
 
 
-def test_a_transformer_for_another_size_of_images_does_not_fit(tmp_path):
-    from safetensors.torch import save_file
-
-    inner = dict(built(VIT).named_children())["network"].state_dict()
-    save_file(dict(inner), tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match=r"pos_embed is \[1, \d+, \d+\], want \[1, \d+, \d+\]"):
-        begin_with(built(VIT, shape=(3, 64, 64)), Initial(file=str(tmp_path / "w.safetensors")), VIT, "p: s.initial")
-
-
 @EACH
 def test_averages_and_search_networks_work_without_batch_norm_too(fields):
     model = channels_last(built(fields).eval())

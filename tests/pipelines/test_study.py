@@ -213,7 +213,7 @@ def test_studies_answer_with_three_seeds_and_pairs_of_their_own():
 
 def test_an_arm_may_measure_a_teacher_that_students_learn_from():
     """The teacher of that seed is trained once, for its own arm and for every student."""
-    arms = ["clean_teacher", "robust_teacher", "published"]
+    arms = ["clean_teacher", "robust_teacher", "b_mtard"]
     clean, robust, student = plan(ROOT, ROOT / "studies/student", "cpu", [0], arms).runs
     assert [one.role for one in (clean, robust, student)] == ["clean_teacher", "robust_teacher", "student"]
     assert {clean.trained, robust.trained} <= {read.job for read in student.trained.reads}

@@ -177,7 +177,7 @@ def test_measurements_go_through_in_parts(linf):
     sizes, network = list[int](), plain_network()
     probe = KernelProbe(ProbeSchedule(epochs=(0,), size=9, directions=4), images, labels, 3, seed=0)
 
-    def measure(model: nn.Module, epoch: int, images_adv: torch.Tensor | None) -> dict[str, float]:
+    def measure(model: nn.Module, epoch: float, images_adv: torch.Tensor | None) -> dict[str, float]:
         assert images_adv is not None and images_adv.shape == probe.images.shape
         return {"seen": 9.0}
 
