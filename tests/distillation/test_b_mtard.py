@@ -12,11 +12,13 @@ from components.distillation.parts.balance import Pair, balance_entropy, balance
 from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import Ratio
 from components.methods.parts.contract import Method
+from components.threats.linf import Linf
 from components.threats.parts.threat import Threat
-from tests.parts.equations import rows
+from tests.parts.equations import rows, seeded
 from tests.parts.plain_balance import PlainBalance
 
 ATTACK = InnerAttack(steps=2, step_size=Ratio(4, 255), start="gaussian", loss="cross_entropy")
+LINF = Threat(norm=Linf(), epsilon=Ratio(8, 255))
 FIELDS: dict[str, Any] = {
     "attack": ATTACK,
     "reduction": "batch_mean",
@@ -24,9 +26,12 @@ FIELDS: dict[str, Any] = {
     "temperature_min": 1.0,
     "temperature_max": 10.0,
     "weight_step": 0.025,
-    "balance_milestones": (2,),
+    "balance_milestones": (2, 5),
     "balance_decay": 0.1,
 }
+# Of twenty steps, across both milestones, and what is left of the step sizes.
+EPOCHS = [0] * 6 + [1] * 6 + [2] * 2 + [4] * 2 + [5] * 4
+DECAYS = [1.0] * 12 + [0.1] * 4 + [0.01] * 4
 
 
 def linear(scale: float, seed: int) -> nn.Module:
@@ -37,21 +42,30 @@ def linear(scale: float, seed: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), head).eval().requires_grad_(False)
 
 
-def traced(method: Method, balance: PlainBalance, fields: Any, images: Tensor, labels: Tensor, linf: Threat, late: int):
-    """The parts of twenty steps of training, each with what the plain balance says of the same logits. The step sizes
-    decay with step `late`."""
+def traced(
+    method: Method,
+    teachers: tuple[nn.Module, nn.Module],
+    balance: PlainBalance,
+    divide_by: int,
+    images: Tensor,
+    labels: Tensor,
+    turn: int | None = None,
+):
+    """The parts of twenty steps of training, each with what the plain balance says of the same logits. The clean one of
+    both teachers, which comes first, is by far the surer from step `turn` on."""
     torch.manual_seed(9)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
-    clean_teacher, robust_teacher = linear(8.0, 1), linear(2.0, 2)
+    clean_teacher, robust_teacher = teachers
     batch, optimizer = Batch.of(images.double(), labels), torch.optim.SGD(student.parameters(), lr=0.5)
-    for step in range(20):
-        method.begin_epoch(2 if step >= late else 0)
-        images_adv = ATTACK(student, batch, linf, torch.Generator().manual_seed(step), robust_teacher)
-        loss = method.loss(student, batch, linf, torch.Generator().manual_seed(step))
+    for step, (epoch, decay) in enumerate(zip(EPOCHS, DECAYS, strict=True)):
+        if step == turn:
+            clean_teacher.get_parameter("1.weight").mul_(16)
+        method.begin_epoch(epoch)
+        images_adv = ATTACK(student, batch, LINF, seeded(step), robust_teacher)
+        loss = method.loss(student, batch, LINF, seeded(step))
         asked = rows(robust_teacher, images_adv), rows(clean_teacher, batch.images)
         answered = rows(student, images_adv), rows(student, batch.images)
-        divide_by = 3 if fields["reduction"] == "class_mean" else 1
-        plain = balance.step(asked, answered, 0.1 if step >= late else 1.0, divide_by)
+        plain = balance.step(asked, answered, decay, divide_by)
         yield {name: float(value) for name, value in loss.parts.items()} | {"total": float(loss.total.detach())}, plain
         optimizer.zero_grad()
         loss.total.backward()
@@ -59,23 +73,21 @@ def traced(method: Method, balance: PlainBalance, fields: Any, images: Tensor, l
 
 
 @pytest.mark.parametrize("high", [10.0, 1.0085])
-@pytest.mark.parametrize("reduction", ["batch_mean", "class_mean"])
-def test_twenty_steps_by_hand(reduction, high, images, labels, linf):
-    """Facts §4.1, step by step in plain Python floats: temperatures, entropies, weights, relative losses and the total.
+@pytest.mark.parametrize(("reduction", "divide_by"), [("batch_mean", 1), ("class_mean", 3)])
+def test_twenty_steps_by_hand(reduction, divide_by, high, images, labels):
+    """Step by step in plain Python floats: temperatures, entropies, weights, relative losses and the total.
 
     The weights of a step are its own, its temperatures those of the step before. The robust teacher is at the lower
     bound all the time and pushed against it; the clean one is pushed against the upper bound where that is near.
     """
-    fields = {**FIELDS, "reduction": reduction, "temperature_max": high}
-    method = BMtard(**fields).build(linear(8.0, 1), linear(2.0, 2)).double()
-    steps = list(traced(method, PlainBalance(high=high), fields, images, labels, linf, late=14))
+    fields, teachers = {**FIELDS, "reduction": reduction, "temperature_max": high}, (linear(8.0, 1), linear(2.0, 2))
+    method = BMtard(**fields).build(*teachers).double()
+    steps = list(traced(method, teachers, PlainBalance(high=high), divide_by, images, labels))
     for parts, plain in steps:
         assert {name: parts[name] for name in plain} == pytest.approx(plain, rel=1e-6)
     clean = [parts["temperature_clean"] for parts, _ in steps]
-    assert clean[:3] == pytest.approx([1.0, 1.001, 1.002]) and clean[13:15] == pytest.approx(
-        [min(1.013, high), min(1.014, high)]
-    )
-    assert clean[15] == pytest.approx(min(1.0141, high))  # the first step of a tenth the size
+    heated = [1 + 1e-3 * step for step in range(13)] + [1.0121, 1.0122, 1.0123, 1.0124, 1.01241, 1.01242, 1.01243]
+    assert clean == pytest.approx([min(tau, high) for tau in heated], abs=1e-9)
     assert [parts["temperature_at_max_clean"] for parts, _ in steps] == [0.0] * (9 if high < 2 else 20) + [1.0] * (
         11 if high < 2 else 0
     )
@@ -85,11 +97,11 @@ def test_twenty_steps_by_hand(reduction, high, images, labels, linf):
 
 
 @pytest.mark.parametrize("origin", [3, 50])
-def test_losses_are_held_against_the_mean_of_the_first_batches(origin, images, labels, linf):
+def test_losses_are_held_against_the_mean_of_the_first_batches(origin, images, labels):
     """Until there are so many, against the mean of those that there are."""
-    fields = {**FIELDS, "origin_batches": origin}
-    method = BMtard(**fields).build(linear(8.0, 1), linear(2.0, 2)).double()
-    for parts, plain in traced(method, PlainBalance(origin=origin), fields, images, labels, linf, late=14):
+    fields, teachers = {**FIELDS, "origin_batches": origin}, (linear(8.0, 1), linear(2.0, 2))
+    method = BMtard(**fields).build(*teachers).double()
+    for parts, plain in traced(method, teachers, PlainBalance(origin=origin), 1, images, labels):
         assert {name: parts[name] for name in plain} == pytest.approx(plain, rel=1e-6)
 
 
