@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.gpu.passes import passes_of
 from pipelines.studies.file import arm_params, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,22 +179,19 @@ def training(params: Mapping[str, Any], role: str) -> float:
     A student's teachers are those of arms before it, or are trained once more on each new machine.
     """
     section = params["distill_student" if role == "student" else f"train_{role}"]
-    passes = section["recipe"]["epochs"] * passes_per_epoch(section)
-    return SECONDS_PER_PASS * section["model"]["width"] ** 2 * passes
+    epochs = section["recipe"]["epochs"]
+    # There and back are two of the passes that are counted, as they are in the middle of the run.
+    passes = passes_of(params, [epochs // 2]) / 2 if role == "student" else passes_per_epoch(section)
+    return SECONDS_PER_PASS * section["model"]["width"] ** 2 * epochs * passes
 
 
 def passes_per_epoch(section: Mapping[str, Any]) -> float:
-    """How often a training section sends every image there and back."""
+    """How often a section that trains without teachers sends every image there and back; the pass that moves weights
+    counts twice."""
     method = section["method"]
     steps = method.get("attack", {}).get("steps", method.get("steps", 1))
     if method["name"] == "standard":
         return 2
-    if "teachers" not in section:
-        # Its regulariser takes gradients at two points, and differentiates one of them again: published, 2.9 times
-        # N-FGSM.
-        more = {"gradalign": 6, "trades": 1}.get(method["name"], 0)
-        return (steps + 2 + more) * method.get("replays", 1)
-    # The gradient of some attacks goes through the teacher. Two teachers look at two kinds of images without one.
-    networks = 2 if method.get("attack", {}).get("loss") == "kl_teacher" else 1
-    more = {"ciard": 2, "saad": 3}.get(method["name"], 0) + (3 if section["igdm"] else 0)
-    return steps * networks + 4 + more
+    # Its regulariser takes gradients at two points, and differentiates one of them again: published, 2.9 times N-FGSM.
+    more = {"gradalign": 6, "trades": 1}.get(method["name"], 0)
+    return (steps + 2 + more) * method.get("replays", 1)
