@@ -21,12 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.official import balanced, script, students  # noqa: E402
+from benchmarks.official import balanced, kd_swa, script, students  # noqa: E402
 from benchmarks.official.case import EVERYWHERE  # noqa: E402
 from benchmarks.official.tape import Tape, differences, differences_beside  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 
-CASES = [*students.CASES, *balanced.CASES]
+CASES = [*students.CASES, *balanced.CASES, *kd_swa.CASES]
 OUT = ROOT / "benchmarks" / "results" / "student_agreement.json"
 
 

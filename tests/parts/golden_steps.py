@@ -26,7 +26,7 @@ from components.training import loop, recording
 from components.training.capture import Capture
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothed
-from tests.parts.method_members import MEMBERS, WRAPPED, smoothed
+from tests.parts.method_members import MEMBERS, WRAPPED, b_mtard, matched, smoothed, taught_attack
 from tests.parts.parallel_worker import LINF, recipe
 from tests.parts.tape_graph import TapeGraph
 from tests.parts.tiny_net import TinyNet
@@ -44,6 +44,14 @@ CASES: dict[str, Callable[[], Method]] = {
     "smoothed_pgd_at": lambda: smoothed("pgd_at", weight_centralisation=0.0),
     "awp": lambda: Awp(gamma=0.05, start=0).build(MEMBERS["pgd_at"]()),
     "igdm_adaad": WRAPPED["igdm_adaad"],
+    # What a recipe may prefer to the published rules, each alone.
+    "b_mtard_cold": lambda: b_mtard(temperature_min=0.2, temperature_step=0.1),
+    "b_mtard_solve": lambda: b_mtard(temperature_rule="solve"),
+    "b_mtard_validation": lambda: b_mtard(weight_rule="validation"),
+    "b_mtard_fixed": lambda: b_mtard(weight_rule="fixed", robust_weight=0.8),
+    "b_mtard_labels": lambda: b_mtard(label_weight=0.5),
+    "b_mtard_held": lambda: b_mtard(attack=taught_attack("kl_teacher_held")),
+    "igdm_b_mtard": lambda: matched("b_mtard"),
 }
 
 
@@ -210,7 +218,8 @@ def _flat(tensors: Mapping[str, Tensor], group: str) -> Tensor:
 
 
 def make_ready(method: Method) -> None:
-    """Attacks have begun, and losses have a course to be held against."""
+    """Attacks have begun, losses have a course to be held against, and a student has been validated."""
+    method.end_validation({"robust_accuracy": 0.3, "clean_accuracy": 0.7})
     for layer in method.modules():
         if isinstance(layer, MixedMethod):
             layer.fields = replace(layer.fields, delay=0)

@@ -27,7 +27,7 @@ from tests.parts.golden_steps import (
 )
 from tests.parts.processes import together
 
-MOST_BYTES = 340 * 1024
+MOST_BYTES = 410 * 1024
 
 
 class Tolerance(NamedTuple):
