@@ -162,7 +162,7 @@ PEER = {
     "peer_student_weight": 0.1,
     "peer_temperature": 1,
     "reduction": "class_mean",
-    "begins": "robust",
+    "begins": "student",
     "attacked_passes": "twice",
 }
 PUBLISHED_PEER = {"--temperature": 5, "--gamma1": 1, "--gamma2": 0.1, "--re_kd_temperature": 1}
@@ -221,7 +221,7 @@ def _peer(words: str, argv: Mapping[str, Any], fields: dict[str, Any]) -> Studen
         "main.py",
         jung(argv),
         PEER | fields,
-        teachers=(1, 1),
+        teachers=(1,),
         equalised=(INTERIOR, SAME_PEER),
         companion="peer",
     )

@@ -53,4 +53,4 @@ class AdaAd:
                 target = logits_of(robust_teacher, batch.images)
             clean = kl_divergence(target, logits, self.reduction)
             total, parts["loss_clean"] = total + clean_weight * clean, clean.detach()
-        return Loss(total, parts, attacked_logits=logits_adv)
+        return Loss(total, parts, attacked_logits=logits_adv, attacked_target=target_adv)

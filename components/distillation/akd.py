@@ -46,4 +46,4 @@ class Akd:
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
         total = (1 - self.teacher_weight) * adversarial.mean() + self.teacher_weight * taught
-        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits)
+        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits, attacked_target=target)

@@ -20,7 +20,7 @@ from components.distillation.parts.own_descent import OwnDescent
 from components.distillation.parts.taught import Taught
 from components.distillation.parts.two_teachers import with_labels
 from components.foundation.params import Count, Epochs, NotNegative, Positive, Real, Share, Whole, strict
-from components.methods.parts.contract import Loss, Teacher
+from components.methods.parts.contract import GoesOn, Loss, Teacher
 from components.methods.parts.crafting import BatchNormMode
 from components.methods.parts.two_views import accuracies, logits_of, look_twice
 from components.numerics import parallel
@@ -71,7 +71,7 @@ class Ciard:
     epochs: Epochs  # When the robust teacher's rate is 0, the recipe's epochs.
     teacher_batch_norm: TeacherBatchNorm = "train"
     """The robust teacher's batch norm: in training mode on clean and attacked batches, `train` as published, on
-    attacked ones alone, `train_attacked`, or with the statistics that it came with, `eval`."""
+    attacked ones alone, `train_attacked`, or with the statistics that it came with, `eval`, as a program needs it."""
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
     temperature_rule: TemperatureRule = "step"
     """How temperatures move: `step` by step as published, or to where both entropies are equal in each step, `solve`,
@@ -90,6 +90,11 @@ class Ciard:
 
     def __post_init__(self) -> None:
         require_range(self)
+
+    @property
+    def goes_on(self) -> GoesOn | None:
+        """The robust teacher, unless it keeps the batch norm that it came with."""
+        return None if self.teacher_batch_norm == "eval" else GoesOn("robust_teacher", "teacher_batch_norm eval")
 
     def build(
         self, clean_teacher: nn.Module, robust_teacher: nn.Module, ceilings: Ceilings | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import Batch
+from components.distillation.parts.clean_pass import CleanPasses, clean_logits
 from components.distillation.parts.divergence import softened_divergence
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.parts.introspection import introspection, trust
@@ -27,8 +28,10 @@ class Iad1:
     q is the robust teacher, T the `temperature`; p(x), the student's own answer, is not held constant. Before
     `begin_epoch` a is 1, so that this is ARD. The published code gives the teacher's term no weight (`weighted` self);
     with both it is a · T² · KL. Published: `alpha` 1, `temperature` 1, `exponent` 0.1, `begin_epoch` 60 of 200, an
-    attack up the cross-entropy from `uniform`, crafted with `batch_norm` train. Clean images are passed once where they
-    have a weight; the published code has more passes, which only move batch norm's statistics. Errors: mixed labels.
+    attack up the cross-entropy from `uniform`, crafted with `batch_norm` train, `clean_passes` always. Besides, the
+    published code passes attacked images twice in each step, and clean ones twice from `begin_epoch` on, once for each
+    term: these passes repeat what batch norm's running statistics have just seen, change nothing else, and are left
+    out. Errors: mixed labels.
     """
 
     attack: InnerAttack  # How the student's images are attacked.
@@ -38,6 +41,7 @@ class Iad1:
     begin_epoch: Whole  # The first epoch in which the student asks itself, counted from 0.
     weighted: Literal["self", "both"]  # Which divergences are weighted by trust: the student's own, or both.
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
+    clean_passes: CleanPasses = "weighted"  # When clean images are passed: where they have a weight, or always.
 
     def build(self, robust_teacher: nn.Module) -> Method:
         return TaughtByEpoch(self, robust_teacher=Teacher(robust_teacher))
@@ -51,14 +55,13 @@ class Iad1:
         with torch.no_grad():
             target = logits_of(robust_teacher, batch.images)
         taught = softened_divergence(target, logits_adv, self.temperature, "none")
-        own, trusted, clean = torch.zeros_like(taught[0]), torch.ones_like(taught), None
-        if asks or self.alpha < 1:
-            logits = logits_of(model, batch.images)
-            clean = cross_entropy(logits, labels)
-            if asks:
-                with torch.no_grad():
-                    trusted, rest = trust(logits_of(robust_teacher, images_adv), labels, self.exponent)
-                own = introspection(Views(logits, logits_adv), rest)
+        own, trusted, target_adv = torch.zeros_like(taught[0]), torch.ones_like(taught), None
+        logits = clean_logits(model, batch.images, max(asks, 1 - self.alpha), self.clean_passes)
+        if asks and logits is not None:
+            with torch.no_grad():
+                target_adv = logits_of(robust_teacher, images_adv)
+            trusted, rest = trust(target_adv, labels, self.exponent)
+            own = introspection(Views(logits, logits_adv), rest)
         taught = (taught * trusted if self.weighted == "both" else taught).mean()
         parts = {
             "loss_robust": taught.detach(),
@@ -67,7 +70,7 @@ class Iad1:
             "train_adversarial_accuracy": accuracy(logits_adv, labels),
         }
         total = self.alpha * (taught + own)
-        if self.alpha < 1 and clean is not None:
-            total = total + (1 - self.alpha) * clean.mean()
-            parts["loss_clean"] = clean.detach().mean()
-        return Loss(total, parts, attacked_logits=logits_adv)
+        if logits is not None and self.alpha < 1:
+            clean = cross_entropy(logits, labels).mean()
+            total, parts["loss_clean"] = total + (1 - self.alpha) * clean, clean.detach()
+        return Loss(total, parts, attacked_logits=logits_adv, attacked_target=target_adv)

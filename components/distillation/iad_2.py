@@ -77,4 +77,4 @@ class Iad2:
         }
         label_weight = 1 - self.clean_weight - self.robust_weight
         total = label_weight * adversarial.mean() + self.robust_weight * (robust + own) + self.clean_weight * clean
-        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits)
+        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits, attacked_target=target)

@@ -25,7 +25,8 @@ class KdSwa:
 
     w_c is `clean_weight`, w_r `robust_weight`; KD is T² · cross-entropy between the softmaxes of both logits over T,
     the `temperature`. All networks see the attacked image. Published: weights 0.1 and 0.6, temperature 2, an attack up
-    the student's cross-entropy. Errors: weights that are negative or above 1 in sum, a temperature of 0 or less.
+    the student's cross-entropy, crafted with `batch_norm` train. Errors: weights that are negative or above 1 in sum, a
+    temperature of 0 or less.
 
     >>> fields = KdSwa(attack=student_attack, clean_weight=0.1, robust_weight=0.6, temperature=2)
     >>> sorted(fields.build(teacher, teacher).loss(model, batch, threat, rng).parts)
@@ -50,8 +51,9 @@ class KdSwa:
         """The loss of attacked images."""
         logits = logits_of(model, images_adv)
         adversarial = cross_entropy(logits, batch.labels)
-        clean = self._distilled(logits, clean_teacher, images_adv)
-        robust = self._distilled(logits, robust_teacher, images_adv)
+        with torch.no_grad():
+            target_clean, target = logits_of(clean_teacher, images_adv), logits_of(robust_teacher, images_adv)
+        clean, robust = self._distilled(logits, target_clean), self._distilled(logits, target)
         label_weight = 1 - self.clean_weight - self.robust_weight
         parts = {
             "loss_adversarial": adversarial.detach().mean(),
@@ -60,11 +62,10 @@ class KdSwa:
             "train_adversarial_accuracy": accuracy(logits, batch.labels),
         }
         total = label_weight * adversarial.mean() + self.clean_weight * clean + self.robust_weight * robust
-        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits)
+        return Loss(total, parts, adversarial=adversarial, attacked_logits=logits, attacked_target=target)
 
-    def _distilled(self, logits: Tensor, teacher: nn.Module, images_adv: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = softened(teacher(images_adv).double(), self.temperature)
-        # In double precision, as the target: a quotient of large logits has few decimals.
-        loss = cross_entropy(logits.double() / self.temperature, target).mean()
+    def _distilled(self, logits: Tensor, target: Tensor) -> Tensor:
+        # In double precision: a quotient of large logits has few decimals.
+        soft = softened(target.double(), self.temperature)
+        loss = cross_entropy(logits.double() / self.temperature, soft).mean()
         return (self.temperature**2 * loss).to(logits.dtype)

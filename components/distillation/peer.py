@@ -14,17 +14,16 @@ from components.data.batch import Batch
 from components.distillation.parts.divergence import softened_divergence
 from components.distillation.parts.inner_attack import InnerAttack
 from components.foundation.params import NotNegative, Positive, strict
-from components.methods.parts.afresh import start_afresh
-from components.methods.parts.contract import Attacked, Loss
+from components.methods.parts.contract import Attacked, GoesOn, Loss
 from components.methods.parts.crafting import BatchNormMode, crafting
 from components.methods.parts.two_views import Views, accuracies, logits_of
 from components.numerics.losses import MeanReduction, accuracy, cross_entropy
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
-Begins = Literal["random", "robust", "clean"]
-"""What the peer is at the start: an untrained network of the robust teacher's architecture, as published of the
-student's, the robust teacher, or the clean one."""
+Begins = Literal["student", "robust_teacher", "clean_teacher"]
+"""What the peer is at the start: as published an untrained network of the student's architecture, or a copy of one of
+the teachers."""
 
 Moved = Literal["both", "peer"]
 """Whom the peer's divergence from the student moves: as in the published code both, or the peer alone."""
@@ -36,11 +35,12 @@ class Peer:
     γ_1 · CE(g(x̃), y) + γ_2 · S² · KL(f(x̃) ‖ g(x̃)), with both sides of each divergence at a temperature.
 
     g is the peer, f the student, T the `temperature`, S the `peer_temperature`. No gradient goes through g(x̃) in the
-    second term; f(x) is not held constant. An attack that asks a teacher asks the peer, in evaluation mode. Published:
-    λ 0, 1, 1; γ 1, 0.1; T 5 and S 1; `reduction` class_mean; an attack up `kl_teacher_clean` from `gaussian`; an
-    untrained peer, which learns at the student's rate; SWA of the student from the first of the milestones 214, 259 and
-    284 of 300 epochs on. There the student passes the attacked images twice (`attacked_passes`), which moves batch
-    norm's running statistics once more and nothing else.
+    second term; f(x) is not held constant. An attack that asks a teacher asks the peer, in evaluation mode. Published
+    for CIFAR-10: λ 0, 1, 1; γ 1, 0.1 (on CIFAR-100 1, 1); T 5 and S 1; `reduction` class_mean; an attack up
+    `kl_teacher_clean` from `gaussian`; an untrained peer of the student's architecture, `begins` student, which learns
+    at the student's rate; SWA of the student from the first of the milestones 214, 259 and 284 of 300 epochs on. There
+    the student passes the attacked images twice (`attacked_passes`), which moves batch norm's running statistics once
+    more and nothing else.
     """
 
     attack: InnerAttack  # How the student's images are attacked; the teacher that it may ask is the peer.
@@ -52,20 +52,27 @@ class Peer:
     peer_student_weight: NotNegative  # Weight γ_2 of the student in the peer's loss.
     peer_temperature: Positive  # Temperature S of both sides of the peer's divergence.
     reduction: MeanReduction  # Over what the divergences are averaged.
-    begins: Begins = "random"
-    """What the peer is at the start: `random`, an untrained network of the robust teacher's architecture, or a copy of
-    the `robust` or the `clean` teacher."""
+    begins: Begins = "student"
+    """What the peer is at the start: as published an untrained network of the student's architecture, `student`, or a
+    copy of the `robust_teacher` or the `clean_teacher`, of all networks in that role. Nobody else teaches."""
     moved: Moved = "both"  # Whom the peer's divergence from the student moves: both as published, or the peer alone.
     attacked_passes: Literal["once", "twice"] = "once"
     """How often the student passes attacked images: once, or twice as published."""
     batch_norm: BatchNormMode = "eval"  # Which mode batch norm is in while images are crafted.
 
-    def build(self, clean_teacher: nn.Module, robust_teacher: nn.Module) -> "PeerMethod":
-        """The training method. The teachers stay as they are, and the optimizer moves the peer as well."""
-        peer = copy.deepcopy(clean_teacher if self.begins == "clean" else robust_teacher).requires_grad_(True)
-        if self.begins == "random":
-            start_afresh(peer, "peer: got begins 'random', want 'robust' or 'clean'")
-        return PeerMethod(self, peer=peer)
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The network that the peer begins as, and no other."""
+        return (self.begins,)
+
+    @property
+    def goes_on(self) -> GoesOn | None:
+        """A teacher that the peer begins as."""
+        return None if self.begins == "student" else GoesOn(self.begins, "begins student")
+
+    def build(self, beginning: nn.Module) -> "PeerMethod":
+        """The training method. `beginning` stays as it is, and the optimizer moves the peer as well."""
+        return PeerMethod(self, peer=copy.deepcopy(beginning).requires_grad_(True))
 
     def objective(self, model: nn.Module, batch: Batch, images_adv: Tensor, peer: nn.Module) -> Loss:
         """Both losses of attacked images. The student passes attacked images first, then clean ones."""

@@ -74,7 +74,7 @@ class Saad:
             total = total + self.beta * ((1 - unsure.share) * clean).mean()
             parts["loss_clean"] = clean.detach().mean()
         parts["train_adversarial_accuracy"] = accuracy(logits_adv, batch.labels)
-        return Loss(total, parts, attacked_logits=logits_adv)
+        return Loss(total, parts, attacked_logits=logits_adv, attacked_target=target_adv)
 
 
 class SaadMethod(TaughtByEpoch):

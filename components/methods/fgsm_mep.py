@@ -95,7 +95,7 @@ class FgsmMepMethod(Method):
 
     def _welcome(self, batch: Batch, threat: Threat, rng: Rng) -> None:
         """Gives the images that are new a perturbation of ±ε; draws nothing once there can be none."""
-        norm = require(threat.norm, Cornered, "fgsm_mep", "linf (its perturbations are signs)")
+        norm = require(threat.norm, Cornered, "method: fgsm_mep", "linf (its perturbations are signs)")
         self.memory.make_room(batch.indices, batch.images, batch.num_images)
         if not self.memory.complete:
             new = self.memory.new(batch.indices).view(-1, 1, 1, 1)

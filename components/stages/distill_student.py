@@ -2,16 +2,22 @@
 
 from typing import NamedTuple
 
-from components.data.splits import read_splits
+import torch
+from torch import nn
+
+from components.data.splits import Splits, read_splits
 from components.distillation import DISTILLATIONS
 from components.foundation.arguments import take_none
+from components.foundation.errors import InputError
 from components.foundation.params import Params, member
 from components.methods.parts.contract import Method, needs
 from components.models import MODELS
+from components.numerics.compute import channels_last
 from components.numerics.parallel import rank
+from components.numerics.random_numbers import derived
 from components.stages import teachers, teaching
 from components.stages.processes import run_together
-from components.stages.teachers import Required, read_roles
+from components.stages.teachers import Demands, Required, read_roles
 from components.stages.training_stage import DATA, Settings, TrainingRun, new_model, read_settings, train
 from components.tracking.journal import Journal
 from components.wrappers.igdm import Igdm
@@ -24,43 +30,49 @@ OWN_KEYS = ("teachers", "required", "igdm")
 
 
 class StudentSettings(NamedTuple):
-    """The settings of training, who teaches in each role that the method asks for, what is required of them and what
-    goes around the method, each if anything.
+    """The settings of training, who teaches in each role that the method asks for, and what is required of them, if
+    anything.
     """
 
     training: Settings
     roles: dict[str, tuple[str, ...]]
-    required: Required | None
-    igdm: Igdm | None
+    demands: Demands
 
 
 def read(params: Params) -> StudentSettings:
     """The stage's settings, all checked."""
-    settings = read_settings(params, STAGE, DISTILLATIONS, own_keys=OWN_KEYS)
     required, igdm = (params.get(STAGE, key) is not None for key in OWN_KEYS[1:])
-    return StudentSettings(
-        settings,
-        read_roles(params, STAGE, settings.method),
-        params.typed(Required, STAGE, "required") if required else None,
-        params.typed(Igdm, STAGE, "igdm") if igdm else None,
-    )
+    around = params.typed(Igdm, STAGE, "igdm") if igdm else None
+    settings = read_settings(params, STAGE, DISTILLATIONS, OWN_KEYS, around)
+    asked, roles = needs(settings.method), read_roles(params, STAGE, settings.method)
+    for place, after in enumerate(settings.changed):
+        if (other := needs(after.method)) != asked:
+            where = f"{params.path}: {STAGE}.sentinel.changes.{place}.method"
+            raise InputError(f"{where}: asks for {', '.join(other)}, want what it asks for before: {', '.join(asked)}")
+        read_roles(params, STAGE, after.method)
+    needed = params.typed(Required, STAGE, "required") if required else None
+    return StudentSettings(settings, roles, Demands(needed, params.path))
 
 
 def main(params: Params, journal: Journal) -> None:
     """Writes models/student.safetensors, its last epoch, curves and metrics, what its teachers are like among them."""
-    settings, roles, required, igdm = read(params)
+    settings, roles, demands = read(params)
     device = settings.compute.prepare()
     if slow := settings.compute.warning:
         journal.note(slow)
     splits = read_splits(DATA)
     loaded = teachers.load(roles, splits, device)
-    offered = teachers.chosen(roles, loaded, splits, settings, required, journal)
+    where = f"{params.path}: {STAGE}"
+    programs = [name for name, one in loaded.items() if one.architecture is None]
+    for one in (settings, *settings.changed):
+        teachers.require_trainable(one.method, roles, programs, where)
+    offered = teachers.chosen(roles, loaded, splits, settings, demands, journal)
 
     def method(settings: Settings) -> Method:
-        taught = settings.method.build(**{name: offered[name] for name in needs(settings.method)})
-        return taught if igdm is None else igdm.build(taught, settings.section.recipe.epochs)
+        asked = needs(settings.method)
+        fresh = {"student": untrained(settings, splits, device)} if "student" in asked else {}
+        return settings.method.build(*((offered | fresh)[name] for name in asked))
 
-    where = f"{params.path}: {STAGE}"
     ours = {name: one.architecture for name, one in loaded.items() if one.architecture is not None}
     learned_from = tuple(member(MODELS, one, f"{where}: {name}") for name, one in ours.items())
     model = new_model(settings, splits, device, where, journal)
@@ -69,6 +81,14 @@ def main(params: Params, journal: Journal) -> None:
     train(training, model, splits, device, journal)
     if rank() == 0:
         teaching.measure_teachers(training, roles, splits, device, journal)
+
+
+def untrained(settings: Settings, splits: Splits, device: torch.device) -> nn.Module:
+    """Another network of the student's architecture, with weights of its own from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived(settings.seed, "peer"))
+        model = settings.model.build(len(splits.classes), splits.image_shape, splits.normalization)
+    return channels_last(model.to(device))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def main(params: Params, journal: Journal) -> None:
     hashes = {name: candidate.facts["sha256"] for name, candidate in candidates.items()}
     told = {key: params.get(key) for key in READ}
     costs = {role: training_passes(Path(f"metrics/{role}.json")) for role in ROLES}
-    taught = as_json(document_of(Teaching, read_mapping(TEACHERS), str(TEACHERS)))
+    measured = document_of(Teaching, read_mapping(TEACHERS), str(TEACHERS))
+    # A student that nobody taught has no teachers to speak of.
+    taught = as_json(measured) if measured.roles else None
     code = {f"components/stages/{STAGE}.py", *attack_code(candidates, suite)}
     known = {"data": sha256(DATA), "models": hashes, "costs": costs, "teachers": taught}
     kept = KeptWork(STAGE, inputs_of(code, told | known))

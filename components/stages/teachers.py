@@ -1,5 +1,6 @@
-"""A student's teachers before training: who teaches in which role, how good each is, and in what arithmetic."""
+"""A student's teachers before training: who teaches in which role, and how good each is."""
 
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,25 +10,24 @@ from torch import Tensor, nn
 
 from components.data.splits import Splits
 from components.distillation.parts.balance import Ceilings
-from components.distillation.parts.teachers import InFloat32, together
+from components.distillation.parts.teachers import together
 from components.evaluation.advice.looks import logits_on
 from components.evaluation.one_attack import TestSet, run_attack
+from components.evaluation.outside.program_files import PROGRAM
 from components.evaluation.outside.teacher_file import Taught, file_of, load_taught
 from components.foundation.errors import InputError
 from components.foundation.params import Params, Share, strict
 from components.foundation.storage import sha256
-from components.methods.parts.contract import needs
-from components.numerics.compute import resolved, training_arithmetic
+from components.methods.parts.contract import Tutoring, needs
 from components.numerics.confidence import confidently_wrong
-from components.numerics.losses import answers
 from components.numerics.random_numbers import derived
+from components.stages.arithmetic import in_arithmetic, use_of
 from components.stages.training_stage import DATA, Settings
+from components.threats.parts.threat import Threat
 from components.tracking.journal import Journal
 
 OWN = {name: Path(f"models/{name}.safetensors") for name in ("clean_teacher", "robust_teacher")}
 """The teachers that stages of the pipeline train; roles have the same names."""
-# What bfloat16 may do to a teacher: move a probability by so much at most, and leave this share of answers as they are.
-MOST_MOVED, LEAST_AGREED = 0.1, 0.99
 COMPARED = 256
 
 
@@ -54,6 +54,17 @@ class Required:
     to all others together; null: any."""
 
 
+class Demands(NamedTuple):
+    """What is required of teachers, if anything, and the file that says so."""
+
+    required: Required | None
+    path: str
+
+    def key(self, name: str) -> str:
+        """Where a requirement stands."""
+        return f"{self.path}: distill_student.required.{name}"
+
+
 LEAST = {"clean_teacher": "clean_accuracy", "robust_teacher": "robust_accuracy"}
 """Each role, the clean one first, and the key of `required` that holds for it."""
 
@@ -73,7 +84,21 @@ def read_roles(params: Params, stage: str, method: Any) -> dict[str, tuple[str, 
             if not names:
                 raise InputError(f"{where}: got no teacher, but the method asks for one (want [{role}])")
             found[role] = names
+    told = params.section("fetch_teachers")
+    programs = [name for name, one in told.items() if str(one.get("file")).endswith(PROGRAM)]
+    require_trainable(method, found, programs, f"{params.path}: {stage}")
     return found
+
+
+def require_trainable(method: Any, roles: Mapping[str, Sequence[str]], programs: Collection[str], where: str) -> None:
+    """Refuses programs, which have no training mode, for networks that the method goes on training in that mode."""
+    goes_on = method.goes_on if isinstance(method, Tutoring) else None
+    for place, name in enumerate(roles[goes_on.role] if goes_on else ()):
+        if goes_on and name in programs:
+            raise InputError(
+                f"{where}.teachers.{goes_on.role}.{place}: {name} is a program, which has no training mode, and the "
+                f"method trains it further in that mode (want another teacher, or method.{goes_on.instead})"
+            )
 
 
 class Measured(NamedTuple):
@@ -115,7 +140,7 @@ def chosen(
     teachers: Mapping[str, Taught],
     splits: Splits,
     settings: Settings,
-    required: Required | None,
+    demands: Demands,
     journal: Journal,
 ) -> dict[str, Any]:
     """What a method can be built from: the network of each role, once it is known to be good enough, and `ceilings`.
@@ -124,14 +149,15 @@ def chosen(
     """
     networks = {role: {name: teachers[name].network for name in names} for role, names in roles.items()}
     found = list(measured(networks, splits, settings, journal))
-    require_teachers(found, splits, required, journal, references(teachers))
+    require_teachers(found, splits, demands, settings.threat, journal, references(teachers))
     for role in (role for role in LEAST if role not in roles):
         journal.note(f"{role}: the method asks for none, so nobody is loaded or measured for it")
     precision, size = settings.section.recipe.precision, settings.section.recipe.at_a_time
     for one in found:
         shown = TestSet(one.images[:COMPARED], splits.validation.labels[:COMPARED].to(one.images.device), size)
         for name, network in networks[one.role].items():
-            networks[one.role][name] = in_arithmetic(name, network, shown, precision, journal)
+            use = use_of(one.role, settings)
+            networks[one.role][name] = in_arithmetic(name, network, shown, precision, use, journal)
     reached = {one.role: one.right for one in found}
     ceilings = Ceilings(robust=reached.get("robust_teacher", 1.0), clean=reached.get("clean_teacher", 1.0))
     return {role: together(list(members.values())) for role, members in networks.items()} | {"ceilings": ceilings}
@@ -165,7 +191,8 @@ def measured(
 def require_teachers(
     found: Sequence[Measured],
     splits: Splits,
-    required: Required | None,
+    demands: Demands,
+    threat: Threat,
     journal: Journal,
     files: Mapping[str, object] = OWN,
 ) -> None:
@@ -174,6 +201,7 @@ def require_teachers(
     Where nothing is, a warning says which teacher is no better than the same answer for every image. `files` are what
     an evaluation of the teachers alone would be told.
     """
+    required = demands.required
     held_out, counts = splits.validation, splits.validation.counts(len(splits.classes))
     for one in found:
         wanted = getattr(required, LEAST[one.role]) if required else max(counts) / len(held_out)
@@ -183,26 +211,27 @@ def require_teachers(
             common = splits.classes[counts.index(max(counts))]
             journal.note(f"warning: the {one.label} is no better than to answer {common!r} always ({wanted:.1%} right)")
         elif one.right < wanted:
-            journal.note(f"a report on the teachers alone: {report_on(files)}")
+            journal.note(f"a report on the teachers alone: {report_on(files, demands.path)}")
             raise InputError(
                 f"{one.file}: {one.kind} is {one.right:.1%} on the validation split, want at least {wanted:.1%} "
-                f"(params.yaml: distill_student.required), so it must not teach"
+                f"({demands.key(LEAST[one.role])}), so it must not teach"
             )
         if one.role == "robust_teacher":
-            require_doubt(one, len(held_out), required, journal)
+            require_doubt(one, len(held_out), demands, advice_on(files, threat), journal)
 
 
-def require_doubt(robust: Measured, n: int, required: Required | None, journal: Journal) -> None:
-    """Refuses a robust teacher that is confidently wrong too often, where that is asked for."""
-    if required is None or (most := required.confident_errors) is None:
+def require_doubt(robust: Measured, n: int, demands: Demands, advice: str, journal: Journal) -> None:
+    """Refuses a robust teacher that is confidently wrong too often, where that is asked for; `advice` is a command."""
+    if demands.required is None or (most := demands.required.confident_errors) is None:
         return
     errors = robust.confidently_wrong
     journal.note(f"{robust.label}: confidently wrong on {errors:.1%} of {n} attacked images (at most {most:.1%})")
     if errors > most:
-        journal.note(f"which teacher to take instead: temper advise {robust.file} OTHER...")
+        if advice:
+            journal.note(f"which teacher to take instead, also of others, added as NAME=FILE: {advice}")
         raise InputError(
             f"{robust.file}: confidently wrong on {errors:.1%} of attacked validation images, want at "
-            f"most {most:.1%} (params.yaml: distill_student.required.confident_errors), so it must not teach"
+            f"most {most:.1%} ({demands.key('confident_errors')}), so it must not teach"
         )
 
 
@@ -211,37 +240,18 @@ def references(teachers: Mapping[str, Taught]) -> dict[str, str]:
     return {name: one.source or str(path_of(name)) for name, one in teachers.items()}
 
 
-def report_on(files: Mapping[str, object]) -> str:
+def report_on(files: Mapping[str, object], path: str) -> str:
     """The command that evaluates and reports the teachers where no student is trained."""
-    models = " ".join(f"--model {name}={path}" for name, path in files.items())
-    return f"temper evaluate {models} --data {DATA} --params params.yaml --out evaluation/teachers"
+    models = [word for name, file in files.items() for word in ("--model", f"{name}={file}")]
+    begins = shlex.join(["temper", "evaluate", *models])
+    return f"{begins} --data {DATA} --params {shlex.quote(path)} --out evaluation/teachers"
 
 
-def in_arithmetic(name: str, network: nn.Module, shown: TestSet, precision: Any, journal: Journal) -> nn.Module:
-    """The network itself, or within `InFloat32` where the precision of training moves its answers too far.
-
-    `shown` are images on which both are compared. Nothing is said or done where training is in float32.
-    """
-    device = shown.images.device
-    if resolved(precision, device) == "float32":
-        return network
-    exact = logits_on(network, shown.images, shown)
-    try:
-        with training_arithmetic(device, precision):
-            fast = logits_on(network, shown.images, shown)
-    except InputError as error:  # a program from outside, whose operators may insist on one type
-        journal.note(f"{name}: computes in float32, since bfloat16 fails: {error}")
-        return InFloat32(network)
-    moved = float((exact.softmax(1) - fast.softmax(1)).abs().max())
-    agreed = float((answers(exact) == answers(fast)).float().mean())
-    # NaN is in no bound.
-    good = moved <= MOST_MOVED and agreed >= LEAST_AGREED
-    journal.note(
-        f"{name}: bfloat16 moves its probabilities by {moved:.3f} at most and leaves {agreed:.1%} of "
-        f"{len(exact)} answers (bounds: {MOST_MOVED}, {LEAST_AGREED:.0%}), so it computes in "
-        f"{'bfloat16' if good else 'float32'}"
-    )
-    return network if good else InFloat32(network)
+def advice_on(files: Mapping[str, object], threat: Threat) -> str:
+    """The command that compares the teachers, of which it takes no program; without any other nothing."""
+    networks = [f"{name}={file}" for name, file in files.items() if not str(file).endswith(PROGRAM)]
+    told = ("--threat", f"{threat.norm.name}:{threat.epsilon}", "--data", str(DATA))
+    return shlex.join(["temper", "advise", *networks, *told]) if networks else ""
 
 
 def upstream(names: Collection[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from components.foundation.params import Params, member, strict, typed
 from components.foundation.provenance import Inputs, inputs_of, members_of
 from components.foundation.recipes import changed, require_path
 from components.foundation.storage import read_csv, read_json, sha256, write_csv, write_json
-from components.methods.parts.contract import Annealed, Method, needs, require_divisible
+from components.methods.parts.contract import Annealed, Method, require_divisible
 from components.models import MODELS
 from components.models.parts.first_layer import OfLibrary
 from components.models.parts.initial_weights import Initial, begin_with
@@ -41,13 +41,15 @@ from components.training.capture import Capture
 from components.training.checkpoint import TrainingState, saved_epoch
 from components.training.fine_tuning import idle_layers, require_room
 from components.training.loop import Plan, Recipe, fit, start
+from components.training.rehearsal import rehearse
 from components.training.sentinel.probe import SentinelProbe
 from components.training.sentinel.rules import Sentinel
 from components.training.sentinel.watch import Watch
-from components.training.told import progress, rates
+from components.training.told import metrics_of, progress, rates, seen
 from components.training.validation import Validation
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
+from components.wrappers.igdm import Igdm
 
 DATA = Path("data/normalized.safetensors")
 WRAPPERS = ("smoothing", "perturbation")
@@ -85,17 +87,29 @@ class Settings(NamedTuple):
     ntk: ProbeSchedule
     changed: tuple["Settings", ...] = ()
     """What becomes of them with each roll back of the sentinel."""
+    igdm: Igdm | None = None
+    """What goes around a student's method, inside the other wrappers."""
 
 
-def read_settings(params: Params, stage: str, methods: Mapping[str, Any], own_keys: tuple[str, ...] = ()) -> Settings:
+def read_settings(
+    params: Params, stage: str, methods: Mapping[str, Any], own_keys: tuple[str, ...] = (), igdm: Igdm | None = None
+) -> Settings:
     """The settings of a training stage, all checked; keys in `own_keys` are left to the stage that owns them."""
     raw, where = params.typed(dict[str, Any], stage), f"{params.path}: {stage}"
-    settings, after = _settings(params, raw, where, methods, own_keys), []
+
+    def read(raw: Mapping[str, Any], where: str) -> Settings:
+        settings = _settings(params, raw, where, methods, own_keys)._replace(igdm=igdm)
+        # What the method or a wrapper would refuse at its first step is refused before anything runs.
+        recipe = settings.section.recipe
+        rehearse(settings.method, lambda method: wrapped(settings, method), recipe, settings.threat, where)
+        return settings
+
+    settings, after = read(raw, where), []
     sentinel = settings.section.sentinel
     for place, change in enumerate(() if sentinel is None else sentinel.changes):
         here = f"{where}.sentinel.changes.{place}"
         raw = _after_alarm(raw, change, here)
-        after.append(_settings(params, raw, here, methods, own_keys))
+        after.append(read(raw, here))
     return settings._replace(changed=tuple(after))
 
 
@@ -128,8 +142,6 @@ def _settings(
     seed, compute, processes = params.seed, params.typed(Compute, "compute"), params.typed(Parallel, "parallel")
     ntk = params.typed(ProbeSchedule, "ntk")
     settings = Settings(raw, section, model, method, schedule, seed, compute, processes, threat, ntk)
-    if not needs(method):
-        wrapped(settings, method.build())  # a wrapper that does not fit shows before anything runs
     if section.recipe.micro_batch is not None:
         around = [name for name in WRAPPERS if getattr(section, name) is not None]
         require_divisible(method, around, f"{where}.recipe.micro_batch")
@@ -138,6 +150,8 @@ def _settings(
     require_room(section.recipe, schedule, where)
     if isinstance(method, Annealed) and method.epochs != section.recipe.epochs:
         raise InputError(f"{where}.method: got epochs {method.epochs}, want the recipe's {section.recipe.epochs}")
+    if (count := section.recipe.batch_size) < 2 * (ranks := processes.processes) and ranks > 1:
+        raise InputError(f"{where}.recipe.batch_size: got {count} for {ranks} processes, want at least {2 * ranks}")
     return settings
 
 
@@ -167,13 +181,15 @@ class TrainingRun(NamedTuple):
 
 
 def built(training: TrainingRun, settings: Settings) -> Method:
-    """The method of a run with what its section wraps it in: AWP inside, ConvergeSmooth around both."""
+    """The method of a run with what its section wraps it in: IGDM inside, AWP around it, ConvergeSmooth outside."""
     return wrapped(settings, training.method(settings))
 
 
 def wrapped(settings: Settings, method: Method) -> Method:
     """`method` with the wrappers of its section. Errors: a wrapper that does not fit around it."""
     section = settings.section
+    if settings.igdm is not None:
+        method = settings.igdm.build(method, section.recipe.epochs)
     if section.perturbation is not None:
         method = section.perturbation.build(method)
     if section.smoothing is not None:
@@ -263,7 +279,7 @@ def publish(training: TrainingRun, splits: Splits, state: TrainingState, folder:
     name, best, last = training.name, state.best_epoch, int(state.history[-1]["epoch"])
     write_csv(f"curves/{name}.csv", state.history)
     write_json(f"curves/{name}.sentinel.json", seen(state))
-    write_json(f"metrics/{name}.json", _metrics(state))
+    write_json(f"metrics/{name}.json", metrics_of(state))
     models = {".last": (last, state.published.state_dict()), "": (best, state.best_weights(folder))}
     for suffix, (epoch, weights) in models.items():
         card = ModelCard(
@@ -300,17 +316,3 @@ def tell_epochs(training: TrainingRun, journal: Journal) -> None:
     for row in read_csv(f"curves/{name}.csv"):
         numbers = {key: float(value) for key, value in row.items() if key != "epoch" and value}
         journal.metrics(numbers, step=int(row["epoch"]))
-
-
-def seen(state: TrainingState) -> dict[str, Any]:
-    """What the sentinel saw and did, all of it, epochs that were given up too; empty lists without one."""
-    watch = state.watch
-    return {"events": [], "looks": []} if watch is None else {"events": watch.events, "looks": watch.rows}
-
-
-def _metrics(state: TrainingState) -> dict[str, Any]:
-    by_epoch = {int(record["epoch"]): record for record in state.history}
-    accuracies = ("clean_accuracy", "robust_accuracy", "mean_accuracy")
-    rows = {"best": by_epoch[state.best_epoch], "last": state.history[-1]}
-    chosen = {k: {"epoch": int(r["epoch"])} | {name: r[name] for name in accuracies} for k, r in rows.items()}
-    return chosen | {"passes": state.passes, "num_parameters": sum(p.numel() for p in state.model.parameters())}

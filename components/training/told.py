@@ -1,10 +1,12 @@
-"""What a training tells a person, line by line."""
+"""What a training tells a person, line by line, and what it publishes of itself."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from components.models.parts.blocks import blocks_of
+from components.training.checkpoint import TrainingState
 from components.training.layers import Layers
 
 
@@ -30,3 +32,18 @@ def rates(model: nn.Module, layers: Layers | None) -> list[str]:
     if layers.frozen_epochs:
         said.append(f"the head alone moves until epoch {layers.frozen_epochs}")
     return ["layers: " + "; ".join(said)] if said else []
+
+
+def seen(state: TrainingState) -> dict[str, Any]:
+    """What the sentinel saw and did, all of it, epochs that were given up too; empty lists without one."""
+    watch = state.watch
+    return {"events": [], "looks": []} if watch is None else {"events": watch.events, "looks": watch.rows}
+
+
+def metrics_of(state: TrainingState) -> dict[str, Any]:
+    """What is published of a finished training: its best and its last epoch, its passes and its size."""
+    by_epoch = {int(record["epoch"]): record for record in state.history}
+    accuracies = ("clean_accuracy", "robust_accuracy", "mean_accuracy")
+    rows = {"best": by_epoch[state.best_epoch], "last": state.history[-1]}
+    chosen = {k: {"epoch": int(r["epoch"])} | {name: r[name] for name in accuracies} for k, r in rows.items()}
+    return chosen | {"passes": state.passes, "num_parameters": sum(p.numel() for p in state.model.parameters())}

@@ -43,9 +43,10 @@ class Igdm:
 class Matching(Method):
     """A method with the term of `Igdm`: in two phases as well, so that AWP goes around both.
 
-    A step costs one more pass of the student, of x - δ after the method's own, and two of the teacher. Part, besides
-    the method's: `loss_gradient`, without its weight. Error, at the first step: a method that does not give the logits
-    of its attacked images.
+    A step costs one more pass of the student, of x - δ after the method's own, and one of the teacher, or two where the
+    method does not give the teacher's logits of the attacked images, as `ard`, `rslad` and `ciard` do not. Part,
+    besides the method's: `loss_gradient`, without its weight. Error, at the first step: a method that does not give its
+    own logits of them.
     """
 
     fields: Igdm
@@ -54,7 +55,7 @@ class Matching(Method):
         super().__init__(fields)
         teacher = dict(method.named_children()).get("robust_teacher")
         if not isinstance(method, Crafting) or teacher is None:
-            raise InputError(f"igdm: got method {method}, want one that attacks first and has a robust teacher")
+            raise InputError(f"igdm: got method {method.name}, want one that attacks first and has a robust teacher")
         self.method, self.epochs = method, epochs
         self.replays, self.divisible, self.surveys = method.replays, method.divisible, method.surveys
         self.epoch = 0
@@ -87,7 +88,9 @@ class Matching(Method):
         teacher = self.method.get_submodule("robust_teacher")
         # One that learns meanwhile has batch statistics, which count the method's own passes alone.
         with torch.no_grad(), eval_mode(teacher):
-            target = across(teacher, images, images_adv, logits_of(teacher, images_adv))
+            known = loss.attacked_target
+            target_adv = logits_of(teacher, images_adv) if known is None else known
+            target = across(teacher, images, images_adv, target_adv)
         matched = kl_divergence(target, across(model, images, images_adv, logits_adv), "batch_mean")
         total = loss.total + self.fields.alpha * (self.epoch + 1) / self.epochs * matched
         return loss._replace(total=total, parts=loss.parts | {"loss_gradient": matched.detach()})

@@ -121,7 +121,9 @@ def test_one_class_is_demanded_in_one_line():
     assert one_class(labels, "mart") is labels
     probabilities = torch.tensor([[0.2, 0.8], [0.9, 0.1]])
     assert hard(probabilities).tolist() == [1, 0]
-    with pytest.raises(InputError, match="mart: needs one class for each image, but cutmix mixes them"):
+    with pytest.raises(
+        InputError, match=r"^recipe\.augmentation\.cutmix: mart needs one class for each image, want 0$"
+    ):
         one_class(probabilities, "mart")
 
 

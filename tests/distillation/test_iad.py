@@ -1,6 +1,7 @@
 """IAD-I and IAD-II against their equations, gradients too, in float64, before and after the student asks itself."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -109,6 +110,19 @@ def test_clean_images_are_looked_at_once_the_student_asks_itself(epoch, student,
     assert float(loss.parts["loss_own"]) > 0 if epoch else float(loss.parts["loss_own"]) == 0
 
 
+def test_clean_images_may_be_looked_at_always(images, labels):
+    """Before the student asks itself, as published: for batch norm's statistics alone."""
+    (model, _), batch, found = trained(1), Batch.of(images.double(), labels), []
+    for passes, looks in (("weighted", 1), ("always", 2)):
+        method = replace(first(), clean_passes=passes).build(teacher(2))
+        images_adv, counter = crafted(method, model, batch), PassCounter(model)
+        found.append(objective_of(method, model, batch, images_adv).total)
+        assert counter.take()["forward"] == looks * len(images)
+        found[-1].backward()
+        assert counter.take()["backward"] == len(images)
+    assert torch.equal(*found)
+
+
 def test_a_curve_has_the_same_columns_in_every_epoch(images, labels):
     (model, _), batch = trained(1), Batch.of(images.double(), labels)
     for method in (
@@ -135,7 +149,9 @@ def test_trust_keeps_its_digits_at_both_ends():
 def test_mixed_labels_and_weights_above_one_are_refused(images, labels):
     (model, _), mixed = trained(1), Batch.of(images.double(), torch.eye(3).double()[labels])
     for method in (first().build(teacher(2)), second().build(teacher(2), teacher(3))):
-        with pytest.raises(InputError, match=r"iad_.: needs one class for each image, but cutmix mixes them"):
+        with pytest.raises(
+            InputError, match=r"^recipe.augmentation.cutmix: iad_. needs one class for each image, want 0$"
+        ):
             method.loss(model, mixed, WIDE, seeded())
     with pytest.raises(ValueError, match=r"got weights 0.6 and 0.5, want them at most 1 in sum"):
         second(clean_weight=0.6)

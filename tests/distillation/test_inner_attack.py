@@ -108,7 +108,7 @@ def test_the_losses_differ(batch):
         ("kl_teacher_clean", 1, 0),
         ("kl_teacher", STEPS, STEPS),
         ("kl_teacher_held", STEPS, 0),
-        ("kl_teacher_linear", 2, 1),
+        ("kl_teacher_linear", 1, 1),
     ],
 )
 def test_the_teacher_is_asked_as_often_as_the_loss_says(loss, asked, answered, batch):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from components.data.batch import Batch
 from components.distillation.parts.inner_attack import InnerAttack
 from components.distillation.peer import Peer
-from components.foundation.errors import InputError
 from components.foundation.params import Ratio
+from components.methods.parts.contract import needs
 from tests.parts.equations import WIDE, crafted, objective_of, require_equal, rows, seeded, teacher, trained
 from tests.parts.method_members import frozen, peer, taught_attack
 from tests.parts.plain_peer import PlainPeer
@@ -29,7 +29,6 @@ FIELDS: dict[str, Any] = {
     "peer_student_weight": 0.3,
     "peer_temperature": 2.0,
     "reduction": "batch_mean",
-    "begins": "robust",
 }
 
 
@@ -43,7 +42,7 @@ def test_it_equals_its_equation(reduction, divide_by, moved, images, labels):
     """By the student's weights g(x̃) in its divergence is free, that of the peer's own where it moves the peer alone is
     held; by the peer's weights the student's side of the loss is held."""
     batch, (model, weight) = Batch.of(images.double(), labels), trained(1)
-    method = Peer(**{**FIELDS, "reduction": reduction, "moved": moved}).build(teacher(3), teacher(2))
+    method = Peer(**{**FIELDS, "reduction": reduction, "moved": moved}).build(teacher(2))
     beside = method.get_submodule("peer")
     images_adv = crafted(method, model, batch)
     held_student, held_peer = rows(model, images_adv), rows(beside, images_adv)
@@ -82,7 +81,7 @@ def test_the_published_weights_equal_the_published_loss(images, labels):
     published = {"label_weight": 0.0, "peer_weight": 1.0, "own_weight": 1.0, "peer_label_weight": 1.0}
     published |= {"peer_student_weight": 0.1, "peer_temperature": 1.0, "reduction": "class_mean"}
     batch, (model, weight) = Batch.of(images.double(), labels), trained(1)
-    method = Peer(**{**FIELDS, **published}).build(teacher(3), teacher(2))
+    method = Peer(**{**FIELDS, **published}).build(teacher(2))
     beside = method.get_submodule("peer")
 
     def plain(images_adv: Tensor) -> float:
@@ -109,7 +108,7 @@ def linear(seed: int) -> nn.Sequential:
 def test_twenty_steps_by_hand(reduction, moved, images, labels):
     """Losses and both networks, whose slopes are written out: the peer that teaches in a step is the one before it."""
     fields = {**FIELDS, "reduction": reduction, "moved": moved}
-    student, method, batch = linear(1), Peer(**fields).build(linear(3), linear(2)), Batch.of(images.double(), labels)
+    student, method, batch = linear(1), Peer(**fields).build(linear(2)), Batch.of(images.double(), labels)
     layers, (own, guide) = (student, method), (list(layer.parameters()) for layer in (student, method))
     plain = PlainPeer(own, guide, fields)
     optimizer = torch.optim.SGD([*own, *guide], lr=0.5)
@@ -130,35 +129,26 @@ def test_twenty_steps_by_hand(reduction, moved, images, labels):
     assert len(losses) == 20
 
 
-@pytest.mark.parametrize("begins", ["robust", "clean", "random"])
-def test_the_peer_begins_as_its_field_says(begins):
-    clean, robust = frozen(11), frozen(12)
-    before = copy.deepcopy((clean.state_dict(), robust.state_dict()))
-    torch.manual_seed(7)
-    method = Peer(**{**FIELDS, "begins": begins}).build(clean, robust)
-    own = method.get_submodule("peer").state_dict()
-    same = [all(torch.equal(own[name], tensor) for name, tensor in state.items()) for state in before]
-    assert same == [begins == "clean", begins == "robust"]
-    assert method.companions() == [method.get_submodule("peer")]
+@pytest.mark.parametrize("begins", ["student", "robust_teacher", "clean_teacher"])
+def test_the_peer_is_a_copy_of_the_one_network_that_its_field_names(begins):
+    fields, beginning = Peer(**{**FIELDS, "begins": begins}), frozen(12)
+    assert needs(fields) == (begins,)
+    method = fields.build(beginning)
+    own = method.get_submodule("peer")
+    assert all(torch.equal(own.state_dict()[name], tensor) for name, tensor in beginning.state_dict().items())
+    assert own is not beginning and method.companions() == [own]
     assert all(parameter.requires_grad for parameter in method.parameters())
-    assert not any(parameter.requires_grad for one in (clean, robust) for parameter in one.parameters())
+    assert not any(parameter.requires_grad for parameter in beginning.parameters())
 
 
-def test_a_peer_that_cannot_start_afresh_is_named():
-    class Lonely(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
-
-    wanted = "peer: got begins 'random', want 'robust' or 'clean': Lonely cannot start afresh"
-    with pytest.raises(InputError, match=wanted):
-        Peer(**{**FIELDS, "begins": "random"}).build(teacher(3), Lonely())
+def test_as_published_it_begins_as_a_fresh_student():
+    assert Peer(**FIELDS).begins == "student"
 
 
 def test_the_attack_asks_the_peer_in_evaluation_mode(images, labels):
     batch, student = Batch.of(images, labels), TinyNet().train()
     attack = InnerAttack(steps=3, step_size=Ratio(1, 20), start="gaussian", loss="kl_teacher_clean")
-    method = peer(attack=attack, begins="robust").train()
+    method = peer(attack=attack, begins="robust_teacher").train()
     beside = method.get_submodule("peer")
     before = copy.deepcopy(beside.state_dict())
     found = crafted(method, student, batch)
@@ -174,7 +164,7 @@ def test_a_second_pass_moves_the_statistics_and_nothing_else(images, labels):
     batch, found = Batch.of(images, labels), []
     for passes in ("once", "twice"):
         torch.manual_seed(3)
-        student, method = TinyNet().train(), peer(attacked_passes=passes, begins="robust").train()
+        student, method = TinyNet().train(), peer(attacked_passes=passes, begins="robust_teacher").train()
         by_hand = copy.deepcopy(student)
         loss = objective_of(method, student, batch, 1 - images)
         loss.total.backward()

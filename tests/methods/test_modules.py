@@ -172,10 +172,10 @@ def test_processes_average_companions_and_no_teacher_or_memory(name, epoch, linf
 
 
 def test_a_build_says_what_it_needs():
-    both, robust = ("kd_swa", "iad_2", "peer"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
+    both, robust = ("kd_swa", "iad_2"), ("rslad", "ard", "iad_1", "adaad", "akd", "saad")
     wanted: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("clean_teacher", "robust_teacher"))
     wanted |= dict.fromkeys(("b_mtard", "mtard", "ciard"), ("clean_teacher", "robust_teacher", "ceilings"))
-    wanted |= dict.fromkeys(robust, ("robust_teacher",))
+    wanted |= dict.fromkeys(robust, ("robust_teacher",)) | {"peer": ("student",)}
     wanted |= dict.fromkeys(("ensemble_at", "lbgat", "hat", "cktat"), ("clean_teacher",))
     assert {name: needs(make().fields) for name, make in MEMBERS.items()} == dict.fromkeys(MEMBERS, ()) | wanted
     assert (

@@ -63,6 +63,12 @@ def frozen(seed: int) -> TinyNet:
     return TinyNet().eval().requires_grad_(False)
 
 
+def untrained() -> TinyNet:
+    """Another network than the teachers, which is drawn after one of them."""
+    frozen(12)
+    return TinyNet().eval()
+
+
 CEILINGS = Ceilings(robust=0.6, clean=0.9)
 WEIGHED = {"weight_step": 0.025, "balance_milestones": (2,), "balance_decay": 0.1}
 HEATED = {"temperature_step": 1e-3, "temperature_min": 1.0, "temperature_max": 10.0}
@@ -108,7 +114,9 @@ def peer(**changes) -> Method:
         "peer_temperature": 1.0,
         "reduction": "batch_mean",
     }
-    return Peer(**fields | changes).build(frozen(11), frozen(12))
+    chosen = Peer(**fields | changes)
+    beginnings = {"clean_teacher": lambda: frozen(11), "robust_teacher": lambda: frozen(12), "student": untrained}
+    return chosen.build(beginnings[chosen.begins]())
 
 
 def adr(**changes) -> Adr:
@@ -235,8 +243,8 @@ OPTIONS: dict[str, Callable[[], Method]] = {
         teacher_batch_norm="eval", weight_rule="loss", weight_sum=1.0, temperature_rule="solve"
     ),
     "ciard_attacked": lambda: ciard(teacher_batch_norm="train_attacked", weight_rule="validation", push_weight=0.0),
-    "peer_robust": lambda: peer(begins="robust", moved="peer", attacked_passes="twice"),
-    "peer_clean": lambda: peer(begins="clean", label_weight=0.0, attack=STUDENT_ATTACK),
+    "peer_robust": lambda: peer(begins="robust_teacher", moved="peer", attacked_passes="twice"),
+    "peer_clean": lambda: peer(begins="clean_teacher", label_weight=0.0, attack=STUDENT_ATTACK),
 }
 
 # Members with other fields or within others, by no name of a table.

@@ -11,6 +11,7 @@ from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.stages import processes
 from tests.parts.pipeline_files import ROOT, changed, small_params
+from tests.parts.sentinel_fields import SENTINEL
 
 MODELS = "mobilenet_v2, preact_resnet18, resnet18, resnet56, small_cnn, timm, torchvision, wide_resnet"
 SECTIONS = (
@@ -48,6 +49,43 @@ ATTACK = {
 }
 
 FILE = {"name": "file", "file": "big.safetensors"}
+PROGRAM = {"name": "file", "file": "exported.pt2", "sha256": "0" * 64}
+PEER = {
+    "name": "peer",
+    "attack": {"steps": 1, "step_size": "1/255", "start": "gaussian", "loss": "kl_teacher_clean"},
+    "label_weight": 0,
+    "peer_weight": 1,
+    "own_weight": 1,
+    "temperature": 5,
+    "peer_label_weight": 1,
+    "peer_student_weight": 0.1,
+    "peer_temperature": 1,
+    "reduction": "class_mean",
+}
+IAD_2 = {
+    "name": "iad_2",
+    "attack": {"steps": 1, "step_size": "1/255", "start": "uniform", "loss": "cross_entropy"},
+    "clean_weight": 0.25,
+    "robust_weight": 0.5,
+    "temperature": 1,
+    "exponent": 0.1,
+    "begin_epoch": 1,
+}
+ROLL_BACK = SENTINEL | {"action": "roll_back"}
+SMOOTHING = {
+    "form": "batch",
+    "weight_adversarial": 0.5,
+    "weight_clean": 1,
+    "stride_min": 0,
+    "stride_max": 0.03,
+    "weight_centralisation": 0,
+    "centre_epochs": 2,
+    "clean": "pass",
+    "loss": "smoothed",
+    "distance": "absolute",
+    "warm_up": 0,
+    "guard": 1,
+}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -227,6 +265,65 @@ def test_mistakes_in_params(key, value, message):
     with pytest.raises(InputError) as caught:
         check_params.check(Params(changed(small_params(), {key: value})))
     assert str(caught.value).startswith(f"params.yaml: {message}") and "\n" not in str(caught.value)
+
+
+TOLD_LATE: list[tuple[dict[str, Any], str]] = [
+    ({f"{STUDENT}.method": PEER, f"{STUDENT}.igdm": {"alpha": 5}}, f"{STUDENT}.igdm: got method peer, want one that "),
+    (
+        {f"{STUDENT}.method": IAD_2, f"{STUDENT}.recipe.augmentation.cutmix": 0.5},
+        f"{STUDENT}.recipe.augmentation.cutmix: iad_2 needs one class for each image, want 0",
+    ),
+    (
+        {"train_robust_teacher.method": ADR | {"epochs": 2}, "train_robust_teacher.recipe.augmentation.cutmix": 1},
+        "train_robust_teacher.recipe.augmentation.cutmix: adr needs one class for each image, want 0",
+    ),
+    ({f"{STUDENT}.smoothing": SMOOTHING}, f"{STUDENT}.smoothing: b_mtard has no adversarial losses, want a method "),
+    (
+        {f"{STUDENT}.smoothing": SMOOTHING | {"clean": "start"}},
+        f"{STUDENT}.smoothing: got clean 'start', want 'pass' around b_mtard: it is no one-step method",
+    ),
+    ({f"{CLEAN}.perturbation": {"gamma": 1, "start": 0}}, f"{CLEAN}.perturbation: got method standard, want one that "),
+    (
+        {"train_robust_teacher.sentinel": ROLL_BACK | {"changes": [{"smoothing": SMOOTHING | {"clean": "start"}}]}},
+        "train_robust_teacher.sentinel.changes.0.smoothing: got clean 'start', want 'pass' around ",
+    ),
+    (
+        {"parallel.processes": 4, f"{STUDENT}.recipe.batch_size": 7},
+        f"{STUDENT}.recipe.batch_size: got 7 for 4 processes, want at least 8",
+    ),
+    (
+        {
+            f"{STUDENT}.method": PEER | {"begins": "robust_teacher"},
+            "fetch_teachers": {"exported": PROGRAM},
+            f"{STUDENT}.teachers.robust_teacher": ["robust_teacher", "exported"],
+        },
+        f"{STUDENT}.teachers.robust_teacher.1: exported is a program, which has no training mode, and the method "
+        "trains it further in that mode (want another teacher, or method.begins student)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), TOLD_LATE, ids=[message[:60] for _, message in TOLD_LATE])
+def test_what_a_method_would_refuse_at_its_first_step_is_told_before_anything_is_trained(changes, message):
+    """A dozen epochs of two teachers would be lost else."""
+    with pytest.raises(InputError) as caught:
+        check_params.check(Params(changed(small_params(), changes)))
+    assert str(caught.value).startswith(f"params.yaml: {message}") and "\n" not in str(caught.value)
+
+
+def test_the_line_names_the_file_that_was_read():
+    values = changed(small_params(), {f"{STUDENT}.method": PEER, f"{STUDENT}.igdm": {"alpha": 5}})
+    with pytest.raises(InputError, match=r"^other\.yaml: distill_student\.igdm: got method peer"):
+        check_params.check(Params(values, "other.yaml"))
+
+
+def test_a_change_after_an_alarm_asks_for_the_same_networks():
+    """None others were loaded."""
+    sentinel = ROLL_BACK | {"changes": [{"method": {"begins": "clean_teacher"}}]}
+    values = changed(small_params(), {f"{STUDENT}.method": PEER, f"{STUDENT}.sentinel": sentinel})
+    line = r"sentinel\.changes\.0\.method: asks for clean_teacher, want what it asks for before: student$"
+    with pytest.raises(InputError, match=line):
+        check_params.check(Params(values))
 
 
 def test_a_method_that_needs_the_whole_batch_is_told_before_anything_is_trained():

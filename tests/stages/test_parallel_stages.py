@@ -186,7 +186,7 @@ def test_one_that_is_lost_ends_all(data, tmp_path):
         ({"parallel.processes": 0}, "params.yaml: parallel.processes: got 0, want at least 1"),
         (
             {f"{STAGE}.recipe.batch_size": 2},
-            "recipe.batch_size: got a batch of 2 for 2 processes, want at least 2 each",
+            "params.yaml: train_clean_teacher.recipe.batch_size: got 2 for 2 processes, want at least 4",
         ),
         ({f"{STAGE}.recipe.gradient_clip": 0}, f"params.yaml: {STAGE}.recipe.gradient_clip: got 0, want more than 0"),
     ],

@@ -17,13 +17,15 @@ from components.evaluation.one_attack import TestSet
 from components.evaluation.outside.teacher_file import load_taught
 from components.foundation.errors import InputError
 from components.foundation.params import Params, member, read_yaml
-from components.foundation.storage import read_json, sha256
+from components.foundation.storage import read_csv, read_json, sha256
 from components.models import MODELS
 from components.models.parts.model_file import load_model
-from components.stages import distill_student, teachers
-from components.stages.teachers import in_arithmetic
-from components.stages.training_stage import TrainingRun, depends_on
+from components.stages import arithmetic, distill_student
+from components.stages.arithmetic import Use, in_arithmetic, use_of
+from components.stages.teachers import require_trainable
+from components.stages.training_stage import TrainingRun, depends_on, new_model
 from components.tracking.journal import Journal
+from tests.parts.method_members import MEMBERS
 from tests.parts.outside_files import ARCHITECTURE, network, pixels
 from tests.parts.pipeline_files import hashes, run_here, small_params
 from tests.stages.test_fetch_teachers import bring, program, refused, tell
@@ -88,6 +90,72 @@ def test_a_role_that_the_method_does_not_ask_for_is_left_out(copied, capsys):
     assert list(card.upstream) == ["robust_teacher"] and "clean accuracy" not in out
 
 
+PEER = {
+    "name": "peer",
+    "attack": {"steps": 2, "step_size": "20/51*epsilon", "start": "gaussian", "loss": "kl_teacher_clean"},
+    "label_weight": 0,
+    "peer_weight": 1,
+    "own_weight": 1,
+    "temperature": 5,
+    "peer_label_weight": 1,
+    "peer_student_weight": 0.1,
+    "peer_temperature": 1,
+    "reduction": "class_mean",
+}
+
+
+def test_a_student_with_a_fresh_peer_has_no_teachers_and_is_reported_without(copied, capsys):
+    """They are not even there while it is trained."""
+    names = ("clean_teacher", "robust_teacher")
+    kept = {name: (copied / f"models/{name}.safetensors").read_bytes() for name in names}
+    for name in names:
+        (copied / f"models/{name}.safetensors").unlink()
+    tell(copied, {}, **{f"{STAGE}.method": PEER, f"{STAGE}.required": {"clean_accuracy": 1, "robust_accuracy": 1}})
+    run_here(copied, STAGE)
+    out, (_, card) = capsys.readouterr().out, load_model(copied / "models/student.safetensors")
+    assert card.upstream == {} and all(f"{name}: the method asks for none" in out for name in names)
+    assert read_json(copied / "metrics/student.teachers.json")["roles"] == {}
+    assert read_csv(copied / "curves/student.csv")[-1]["peer_loss"]
+    for name, data in kept.items():
+        (copied / f"models/{name}.safetensors").write_bytes(data)
+    run_here(copied, "evaluate_attacks", "report")
+    assert not read_json(copied / "evaluation/evaluation.json").get("teachers")
+
+
+def test_a_fresh_peer_has_other_weights_than_the_student_and_the_same_in_each_run(copied):
+    tell(copied, {}, **{f"{STAGE}.method": PEER})
+    with contextlib.chdir(copied):
+        settings, splits = distill_student.read(Params.read()).training, read_splits("data/normalized.safetensors")
+        journal: Any = create_autospec(Journal, instance=True)
+        student = new_model(settings, splits, torch.device("cpu"), "x", journal).state_dict()
+        drawn = torch.get_rng_state()
+        one, again = (distill_student.untrained(settings, splits, torch.device("cpu")).state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert student.keys() == one.keys() and all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(student["features.0.weight"], one["features.0.weight"])
+
+
+def test_a_program_is_no_network_to_train_further(copied, capsys):
+    """Whether params.yaml says that it is one, or its file does, as one from a registry."""
+    change = {f"{ROLES}.robust_teacher": ["big", "prog"], f"{STAGE}.method": PEER | {"begins": "robust_teacher"}}
+    want = "which has no training mode, and the method trains it further in that mode (want another teacher, or method."
+    tell(copied, {"big": bring(copied), "prog": program(copied)}, **change)
+    line = refused(copied, capsys, STAGE)
+    assert line == f"params.yaml: {ROLES}.robust_teacher.1: prog is a program, {want}begins student)"
+    run_here(copied, "fetch_teachers")
+    tell(copied, {"big": bring(copied), "prog": {"name": "registry", "model": "models:/theirs/3"}}, **change)
+    assert refused(copied, capsys, STAGE) == line
+    line = r"^x\.teachers\.robust_teacher\.0: p is a program, .* or method\.teacher_batch_norm eval\)$"
+    with pytest.raises(InputError, match=line):
+        require_trainable(ciard("train_attacked"), {"robust_teacher": ("p",), "clean_teacher": ("q",)}, ["p"], "x")
+    require_trainable(ciard("eval"), {"robust_teacher": ("p",), "clean_teacher": ("q",)}, ["p"], "x")
+    require_trainable(ciard("train"), {"robust_teacher": ("p",), "clean_teacher": ("q",)}, ["q"], "x")
+
+
+def ciard(teacher_batch_norm: str) -> Any:
+    return replace(MEMBERS["ciard"]().fields, teacher_batch_norm=teacher_batch_norm)
+
+
 def test_an_outside_teacher_that_is_not_robust_stops_the_flow(copied, capsys):
     roles = {f"{ROLES}.robust_teacher": ["prog"], f"{STAGE}.required.robust_accuracy": 1}
     outside(copied, **roles)
@@ -137,10 +205,13 @@ class Fragile(nn.Module):
         return self.layer(images.flatten(1))
 
 
-def checked(model: nn.Module, precision: str) -> tuple[nn.Module, list[str]]:
+ONCE = Use()
+
+
+def checked(model: nn.Module, precision: str, use: Use = ONCE) -> tuple[nn.Module, list[str]]:
     journal: Any = create_autospec(Journal, instance=True)
     images = pixels(40)
-    found = in_arithmetic("big", model, TestSet(images, torch.zeros(40).long(), 16), precision, journal)
+    found = in_arithmetic("big", model, TestSet(images, torch.zeros(40).long(), 16), precision, use, journal)
     return found, [call.args[0] for call in journal.note.call_args_list]
 
 
@@ -165,6 +236,48 @@ def test_one_that_it_does_not_stays_as_it_is_and_so_does_training_in_float32():
     assert checked(Fragile(), "float32")[1] == []
 
 
+class Wavering(nn.Module):
+    """A network whose first logit bfloat16 moves, or that it gives another slope at each second pixel."""
+
+    def __init__(self, moved: float = 0.0, slope: float = 1.0) -> None:
+        super().__init__()
+        self.moved, self.slope = moved, slope
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels, fast = images.flatten(1), torch.is_autocast_enabled("cpu")
+        rise = pixels[:, ::2].mean(1) + (self.slope if fast else 1.0) * pixels[:, 1::2].mean(1)
+        # A change of slope alone leaves the logits as they are.
+        rise = rise + (pixels[:, 1::2].mean(1) * ((1 - self.slope) if fast else 0.0)).detach()
+        return torch.stack([rise + (self.moved if fast else 0.0), rise.detach() - 0.1], 1)
+
+
+def test_probabilities_are_compared_at_the_smallest_temperature_of_the_method():
+    """A temperature of a fifth makes five of what logits are moved by."""
+    model = Wavering(moved=0.25)
+    assert checked(model, "bfloat16")[0] is model
+    found, (line,) = checked(model, "bfloat16", Use(temperature=0.2))
+    assert isinstance(found, InFloat32) and " at most at temperature 0.2 and leaves " in line
+
+
+def test_signs_of_gradients_are_compared_where_the_method_takes_gradients_through_the_teacher():
+    model = Wavering(slope=-1.0)
+    assert checked(model, "bfloat16")[0] is model
+    found, (line,) = checked(model, "bfloat16", Use(gradients=True))
+    assert isinstance(found, InFloat32)
+    assert "100.0% of 40 answers and 50.0% of its gradients' signs (bounds: 0.1, 99%, 95%)" in line
+    assert checked(Wavering(), "bfloat16", Use(gradients=True))[0].__class__ is Wavering
+
+
+def test_what_a_method_asks_of_its_teachers():
+    def use(role: str, **changes: Any) -> Use:
+        return use_of(role, distill_student.read(Params(small_params(**changes))).training)
+
+    assert use("robust_teacher") == use("clean_teacher") == Use(1.0, False)
+    assert use("robust_teacher", **{f"{STAGE}.method.temperature_min": 0.2}) == Use(0.2, False)
+    through = {f"{STAGE}.method": RSLAD | {"attack": RSLAD["attack"] | {"loss": "kl_teacher_linear"}}}
+    assert use("robust_teacher", **through) == Use(1.0, True) and use("clean_teacher", **through) == Use(1.0, False)
+
+
 def test_a_program_that_bfloat16_breaks_computes_in_float32():
     class Insists(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -178,7 +291,7 @@ def test_a_program_that_bfloat16_breaks_computes_in_float32():
 
 
 def test_the_stage_says_in_what_its_teachers_compute(copied, capsys, monkeypatch):
-    monkeypatch.setattr(teachers, "MOST_MOVED", 0.0)
+    monkeypatch.setattr(arithmetic, "MOST_MOVED", 0.0)
     outside(copied, **{f"{ROLES}.clean_teacher": ["prog"], f"{STAGE}.recipe.precision": "bfloat16"})
     capsys.readouterr()
     run_here(copied, STAGE)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from components.attacks.parts.ascent import Start, ascend, first_look, input_gradient, start_point
+from components.attacks.parts.ascent import Start, ascend, first_look, look, start_point
 from components.attacks.parts.objectives import Goal, LossName, clean_logits, goal, require_sense
 from components.data.batch import Batch
 from components.foundation.params import Count, PositiveLength, strict
@@ -21,7 +21,10 @@ InnerLoss = Literal["cross_entropy", "margin", "kl", TaughtLoss]
 `cross_entropy` and `margin`: of the labels. `kl`: KL(p(x) ‖ p(x̃)). `kl_teacher_clean`: KL(q(x) ‖ p(x̃)).
 `kl_teacher`: KL(q(x̃) ‖ p(x̃)), whose gradient goes through both networks. `kl_teacher_held`: the same, with q(x̃) as a
 constant in each step. `kl_teacher_linear`: q(x̃) from the teacher's logits at x, that of the label moved by
-⟨∇ z_y(x), x̃ - x⟩, so that the teacher is asked once."""
+⟨∇ z_y(x), x̃ - x⟩, so that the teacher is asked once. The loss after the attack asks it anew, whatever it asked here."""
+
+THROUGH_TEACHER: tuple[InnerLoss, ...] = ("kl_teacher", "kl_teacher_linear")
+"""The losses that take a gradient through the teacher."""
 
 ALONE: dict[InnerLoss, LossName] = {"cross_entropy": "cross_entropy", "margin": "margin", "kl": "kl"}
 """The losses that need no teacher."""
@@ -83,13 +86,11 @@ def linear_target(teacher: nn.Module, images: Tensor, labels: Tensor) -> MovingT
     def of_label(logits: Tensor) -> Tensor:
         return logits.gather(1, labels[:, None]).squeeze(1)
 
-    with torch.no_grad():
-        known = teacher(images)
-    slope = input_gradient(teacher, images, of_label)
+    known = look(teacher, images, of_label)
 
     def target(images_adv: Tensor) -> Tensor:
-        rise = ((images_adv - images) * slope).flatten(1).sum(1, keepdim=True)
-        return known.scatter_add(1, labels[:, None], rise.to(known.dtype))
+        rise = ((images_adv - images) * known.gradient).flatten(1).sum(1, keepdim=True)
+        return known.logits.scatter_add(1, labels[:, None], rise.to(known.logits.dtype))
 
     return target
 

@@ -48,7 +48,7 @@ class TwoTeachers(Taught):
             distilled = self.balances.as_in(self.whole, views, asked, self.fields.reduction)
         total, labelled = with_labels(distilled.total, views.adversarial, batch.labels, self.fields.label_weight)
         parts = distilled.parts | labelled | accuracies(views, batch.labels)
-        return Loss(total, parts, attacked_logits=views.adversarial)
+        return Loss(total, parts, attacked_logits=views.adversarial, attacked_target=asked.robust)
 
     def survey(self, model: nn.Module, crafted: Sequence[tuple[Batch, Tensor]]) -> None:
         """Moves both balances by the whole batch, for one more pass of all networks; no statistics of batches move."""

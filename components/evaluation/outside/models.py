@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from components.data.dividing import stratified_subset
 from components.data.normalization import Normalization
 from components.data.splits import LabelledImages, class_names, read_splits, require_arrays
-from components.evaluation.outside.program_files import load_program
+from components.evaluation.outside.program_files import PROGRAM, load_program
 from components.foundation.errors import InputError
 from components.foundation.lines import one_line
 from components.foundation.params import short
@@ -23,7 +23,6 @@ from components.numerics.random_numbers import derived
 from components.numerics.tensor_files import read_tensors
 from components.threats.parts.threat import require_pixels
 
-PROGRAM = ".pt2"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 CONVERT = "save its state dict with safetensors.torch.save_file, or the model with torch.export.save"
 HELD_OUT, HELD_OUT_SHARE = 512, 10

@@ -19,6 +19,7 @@ from components.evaluation.outside.programs import DTYPES, Program, Spec, reason
 from components.foundation.errors import InputError
 from components.foundation.storage import require_bytes
 
+PROGRAM = ".pt2"
 SCHEMA = 8
 # Weights may share bytes of their file, so they can be larger than it: by how much, and what always passes.
 MOST_SHARING, SMALL = 4, 2**26

@@ -2,8 +2,10 @@
 
 A member of `methods`, `wrappers` or `distillation` is a frozen dataclass of fields, the keys of params.yaml, whose
 `build` makes the module. What a member needs, its `build` asks for by these names: `clean_teacher` and
-`robust_teacher`, trained networks, and `ceilings`, what these reach on the validation split; a wrapper for the `method`
-that it goes around, and where it follows the learning rate for the `schedule` and the number of `epochs`.
+`robust_teacher`, trained networks, `student`, an untrained one of the model's architecture, and `ceilings`, what the
+teachers reach on the validation split; a wrapper for the `method` that it goes around, and where it follows the
+learning rate for the `schedule` and the number of `epochs`. An error of a method or a wrapper begins with its key in
+the section of params.yaml.
 """
 
 import inspect
@@ -29,7 +31,8 @@ class Loss(NamedTuple):
 
     `adversarial` and `clean` are the cross-entropies of each attacked and each clean image, [N], with their graphs,
     where the method computes them anyway; whoever wraps a method need not compute them again. So are
-    `attacked_logits`, the model's logits of the attacked images, [N, K].
+    `attacked_logits`, the model's logits of the attacked images, [N, K], and `attacked_target`, those of the robust
+    teacher in evaluation mode, detached.
     """
 
     total: Tensor
@@ -37,6 +40,7 @@ class Loss(NamedTuple):
     adversarial: Tensor | None = None
     clean: Tensor | None = None
     attacked_logits: Tensor | None = None
+    attacked_target: Tensor | None = None
 
 
 class Method(nn.Module):
@@ -145,9 +149,32 @@ class Fields(Protocol):
     def build(self, *args: Any, **kwargs: Any) -> Method: ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """Fields that say themselves what their `build` asks for, by name and in its order."""
+
+    @property
+    def asked(self) -> tuple[str, ...]: ...
+
+
 def needs(fields: Fields) -> tuple[str, ...]:
-    """What `fields.build` asks for, by name."""
-    return tuple(inspect.signature(fields.build).parameters)
+    """What `fields.build` asks for, by name and in its order."""
+    return fields.asked if isinstance(fields, Choosing) else tuple(inspect.signature(fields.build).parameters)
+
+
+class GoesOn(NamedTuple):
+    """The role whose network goes on learning in training mode, and the fields with which it does not."""
+
+    role: str
+    instead: str
+
+
+@runtime_checkable
+class Tutoring(Protocol):
+    """Fields of a method that may train one of the networks that it is given further; None: it does not."""
+
+    @property
+    def goes_on(self) -> GoesOn | None: ...
 
 
 def is_divisible(fields: Fields) -> bool:
@@ -288,5 +315,5 @@ def climbed(method: OneStep, logits: Tensor, batch: Batch) -> Tensor:
 def one_class(labels: Tensor, method: str) -> Tensor:
     """`labels` as they are, int64 [N]. Error: probabilities, for a method whose formula has no place for them."""
     if labels.ndim != 1:
-        raise InputError(f"{method}: needs one class for each image, but cutmix mixes them (want cutmix 0)")
+        raise InputError(f"recipe.augmentation.cutmix: {method} needs one class for each image, want 0")
     return labels
