@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from components.foundation.errors import InputError
-from components.ntk import kernels
+from components.ntk import grams, kernels
 from components.ntk.kernels import trace_kernel
 
 NUM_CLASSES = 6
@@ -90,7 +90,7 @@ def test_linear_model_has_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("chunk", [1, 3000, kernels.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 3000, grams.CHUNK])
 def test_exact_kernel_is_the_trace_of_the_full_kernel(chunk: int, memory_format: torch.memory_format) -> None:
     model, images = small_net().to(memory_format=memory_format), random_images(5)
     wanted = trace_of(brute_force(model, images))
@@ -102,9 +102,8 @@ def test_exact_kernel_is_the_trace_of_the_full_kernel(chunk: int, memory_format:
 def test_both_forms_of_a_convolution_agree(by_pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # One pixel and many channels ask for pairs, many pixels and one channel for weight gradients.
     taken = []
-    monkeypatch.setattr(
-        kernels, "_pair_gram", lambda columns, real=kernels._pair_gram: taken.append(1) or real(columns)
-    )
+    real = grams._Weights._pair_gram
+    monkeypatch.setattr(grams._Weights, "_pair_gram", lambda *args: taken.append(1) or real(*args))
     side, channels = (3, 32) if by_pairs else (8, 2)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(channels, channels, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
