@@ -28,7 +28,8 @@ class Copied:
 
     def _rows(self, deltas: Sequence[Tensor]) -> Tensor:
         """The gradients, [N R, P], summed over the operations that the parameter enters."""
-        return sum(self._through(*pair) for pair in zip(self._copies, deltas, strict=True))
+        parts = [self._through(*pair) for pair in zip(self._copies, deltas, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def _through(self, copies: Copies, delta: Tensor) -> Tensor:
         """From the gradients of the source, `delta` [N, R, *source] in shape, on to those of the parameter."""

@@ -19,7 +19,7 @@ from components.ntk.memory import Choice, Needs, choose
 from components.ntk.parameter_uses import survey
 from components.numerics.random_numbers import derived
 
-_PIECE = 8  # Columns of a piece in multiples of k; it is cut in the same places whatever the memory.
+_ROUNDS, _COLUMNS = 8, 2**13  # A piece has this many columns, and each place this many times at least.
 
 
 class Sketch(NamedTuple):
@@ -94,7 +94,7 @@ def _features(whole: Pass, choice: Choice, k: int, seed: int) -> Tensor:
     for start in range(0, len(whole.layers), choice.layers_at_once):
         some = whole.layers[start : start + choice.layers_at_once]
         for layer, deltas in whole.derivatives(vectors, some):
-            for index, piece in enumerate(layer.gradients(deltas, _PIECE * k)):
+            for index, piece in enumerate(layer.gradients(deltas, max(_ROUNDS * k, _COLUMNS))):
                 total += _projected(piece, k, derived(seed, "sketch", layer.name, index))
     return total.view(size, num_logits, k)
 
