@@ -46,10 +46,12 @@ class Sums:
         for pair in combinations(blocks, 2):
             chosen = torch.cat(pair)
             for kind, part in self._of_batch(images[chosen]).items():
+                part = _images_last(kind, part)
                 if kind not in results:
-                    shape = [len(images) if length == len(chosen) else length for length in part.shape]
-                    results[kind] = part.new_zeros(shape)
-                _last_axes(kind, results[kind])[..., chosen[:, None], chosen] = _last_axes(kind, part)
+                    results[kind] = part.new_zeros((*part.shape[:-2], len(images), len(images)))
+                results[kind][..., chosen[:, None], chosen] = part
+        if "full" in results:
+            results["full"] = results["full"].permute(2, 0, 3, 1)
         return results
 
     def _of_batch(self, images: Tensor) -> dict[Kind, Tensor]:
@@ -115,6 +117,6 @@ class Sums:
         return {kind: each for kind, each in results.items() if kind in self._wanted}
 
 
-def _last_axes(kind: Kind, kernel: Tensor) -> Tensor:
-    """A view with the two axes of images at the end."""
+def _images_last(kind: Kind, kernel: Tensor) -> Tensor:
+    """With the two axes of images at the end."""
     return kernel.permute(1, 3, 0, 2) if kind == "full" else kernel

@@ -246,4 +246,4 @@ def _batches(seen: Survey, num_images: int, memory: float | None) -> Choice:
     mib = _GRAPHS * size * seen.saved / MIB
     if memory is not None and mib > memory:
         raise InputError(f"memory: got {memory:g} MiB, want at least {math.ceil(mib)} for one image of this model")
-    return Choice(size, len(seen.sizes), len(seen.sizes), 0, round(mib, 1), ())
+    return Choice(size, len(seen.sizes), len(seen.sizes), 0, mib, ())

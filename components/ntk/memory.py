@@ -1,5 +1,6 @@
 """How much memory a kernel may take, and what follows from it: how many images and layers at once, in which pieces."""
 
+import math
 from typing import NamedTuple
 
 from components.foundation.errors import InputError
@@ -41,11 +42,15 @@ class Needs(NamedTuple):
         groups = [sum(each.outputs for each in sizes[start : start + layers]) for start in range(0, len(sizes), layers)]
         # The graph's own gradients on the way, and a layer's directions side by side.
         deltas = rows * (max(groups) + 2 * max(each.outputs for each in sizes))
-        pieces = _PIECES * max(chunk, rows * max(each.piece for each in sizes))
-        pairs = [(images * each.pixels) ** 2 for each in sizes] if self.together == 1 else []
-        products = sum(each for each in pairs if each <= chunk)
+        pairs = [(images * each.pixels) ** 2 for each in sizes]
+        largest = max(
+            max(rows * each.piece, min(chunk, max(rows * each.whole, pair)))
+            for each, pair in zip(sizes, pairs, strict=True)
+        )
+        products = sum(pair for pair in pairs if pair <= chunk) if self.together == 1 else 0
         squares = self.squares * (num_images * self.together) ** 2 + _PIECES * rows**2
-        return (images * self.seen.saved + self.itemsize * (deltas + pieces + products) + 8 * squares) / MIB
+        elements = deltas + _PIECES * largest + products
+        return (images * self.seen.saved + self.itemsize * elements + 8 * squares) / MIB
 
 
 def choose(needs: Needs, num_images: int, budget: float | None) -> Choice:
@@ -56,9 +61,11 @@ def choose(needs: Needs, num_images: int, budget: float | None) -> Choice:
             for chunk in _CHUNKS:
                 mib = needs.mib(images, layers, chunk, num_images)
                 if budget is None or mib <= budget:
-                    return Choice(images, layers, num_layers, chunk, round(mib, 1), apart)
+                    return Choice(images, layers, num_layers, chunk, mib, apart)
     least = needs.mib(min(2, num_images), 1, _CHUNKS[-1], num_images)
-    raise InputError(f"memory: got {budget:g} MiB, want at least {least:.0f} for {num_images} images of this model")
+    raise InputError(
+        f"memory: got {budget:g} MiB, want at least {math.ceil(least)} for {num_images} images of this model"
+    )
 
 
 def _halves(largest: int, smallest: int) -> list[int]:

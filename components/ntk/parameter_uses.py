@@ -177,7 +177,8 @@ class Size(NamedTuple):
 
     outputs: int  # Of one direction's gradients.
     pixels: int  # 0: not a layer with pixels whose products might be taken.
-    piece: int  # The weights of one input channel, or its columns.
+    piece: int  # The gradients or the columns of one input channel,
+    whole: int  # and those of all.
 
 
 class Survey(NamedTuple):
@@ -224,18 +225,19 @@ def _sizes(watch: Watch, model: nn.Module) -> tuple[Size, ...]:
     for each in watch.operations:
         outputs = each.outputs[1:].numel()
         if each.kind not in ("conv2d", "linear"):
-            sizes.append(Size(outputs, 0, outputs))
+            sizes.append(Size(outputs, 0, outputs, outputs))
             continue
         weight = each.arguments["weight"]
         pixels, kernel = outputs // len(weight), weight[0, 0].numel()
-        sizes.append(Size(outputs, pixels, kernel * max(pixels, len(weight) // each.arguments.get("groups", 1))))
+        piece = kernel * max(pixels, len(weight) // each.arguments.get("groups", 1))
+        sizes.append(Size(outputs, pixels, piece, piece * weight.shape[1] * each.arguments.get("groups", 1)))
     names = {name: 0 for each in watch.copies for name in each.names}
     for each in watch.copies:
         for name in each.names:
             names[name] += each.leaf[0].numel()
     # Image by image, all parameters of one image at once.
     names |= {name: each.numel() for name, each in model.named_parameters() if name not in watch.watched}
-    return (*sizes, *(Size(count, 0, count) for count in names.values()))
+    return (*sizes, *(Size(count, 0, count, count) for count in names.values()))
 
 
 def _require_logits(logits: Tensor, num_images: int) -> None:
