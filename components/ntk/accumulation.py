@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.foundation.errors import InputError
 from components.ntk.differentiation import Pass
 from components.ntk.grams import Effort, gram
-from components.ntk.memory import Choice
+from components.ntk.memory import Choice, Needs
 from components.ntk.parameter_uses import Survey
 
 Kind = Literal["full", "per_class", "trace", "layerwise", "last_layer", "pseudo", "directions"]
@@ -30,22 +30,30 @@ class Sums:
     Attribute: `layers`, the names of the layers once `of` was called.
     """
 
-    def __init__(
-        self, model: nn.Module, seen: Survey, wanted: frozenset[Kind], signs: Tensor | None, choice: Choice
-    ) -> None:
-        self._model, self._seen, self._wanted, self._signs, self._choice = model, seen, wanted, signs, choice
+    def __init__(self, model: nn.Module, seen: Survey, wanted: frozenset[Kind], signs: Tensor | None) -> None:
+        self._model, self._seen, self._wanted, self._signs = model, seen, wanted, signs
+        self._targets = () if "full" in wanted else tuple(self._chosen_targets())
+        self._directions = len(self._targets) or seen.num_logits
+        self._together = seen.num_logits if "full" in wanted else 1
         self.layers: tuple[str, ...] = ()
 
-    def of(self, images: Tensor) -> dict[Kind, Tensor]:
+    def needs(self, images: Tensor) -> Needs:
+        """What the memory budget is spent on."""
+        counts = {"per_class": self._seen.num_logits, "layerwise": len(self._seen.sizes)}
+        counts["directions"] = 0 if self._signs is None else len(self._signs)
+        # Beside the full kernel the others are small.
+        squares = 2 if "full" in self._wanted else sum(counts.get(kind, 1) for kind in self._wanted)
+        return Needs(self._seen, self._directions, self._together, squares, images.element_size())
+
+    def of(self, images: Tensor, choice: Choice) -> dict[Kind, Tensor]:
         """The kernels by kind. Error: last_layer of a model that does not end in a linear map."""
-        size = self._choice.images_at_once
-        if size >= len(images):
-            return self._of_batch(images)
-        blocks = torch.arange(len(images), device=images.device).split(max(1, size // 2))
+        if choice.images_at_once >= len(images):
+            return self._of_batch(images, choice)
+        blocks = torch.arange(len(images), device=images.device).split(max(1, choice.images_at_once // 2))
         results: dict[Kind, Tensor] = {}
         for pair in combinations(blocks, 2):
             chosen = torch.cat(pair)
-            for kind, part in self._of_batch(images[chosen]).items():
+            for kind, part in self._of_batch(images[chosen], choice).items():
                 part = _images_last(kind, part)
                 if kind not in results:
                     results[kind] = part.new_zeros((*part.shape[:-2], len(images), len(images)))
@@ -54,20 +62,18 @@ class Sums:
             results["full"] = results["full"].permute(2, 0, 3, 1)
         return results
 
-    def _of_batch(self, images: Tensor) -> dict[Kind, Tensor]:
-        targets = self._targets()
-        together = self._seen.num_logits if "full" in self._wanted else 1
-        effort = Effort(max(len(targets), together), together, self._choice.chunk)
+    def _of_batch(self, images: Tensor, choice: Choice) -> dict[Kind, Tensor]:
+        effort = Effort(self._directions, self._together, choice.chunk)
         whole = Pass(self._model, images, self._seen, effort)
         self.layers = tuple(dict.fromkeys(layer.name for layer in whole.layers))
-        results = self._together(whole) if "full" in self._wanted else self._one_by_one(whole, targets)
+        results = self._all_at_once(whole, choice) if "full" in self._wanted else self._one_by_one(whole)
         if "last_layer" in self._wanted:
             if whole.head is None:
                 raise InputError("last_layer: the model's logits do not come from a linear map")
             results["last_layer"] = gram(whole.head.inputs) + float(whole.head.has_bias)
         return results
 
-    def _targets(self) -> list[_Target]:
+    def _chosen_targets(self) -> list[_Target]:
         num_logits, targets = self._seen.num_logits, []
         if self._wanted & _BY_CLASS:
             for index, row in enumerate(torch.eye(num_logits)):
@@ -79,7 +85,7 @@ class Sums:
             targets += [_Target(row, [("directions", index)], False) for index, row in enumerate(self._signs)]
         return targets
 
-    def _one_by_one(self, whole: Pass, targets: list[_Target]) -> dict[Kind, Tensor]:
+    def _one_by_one(self, whole: Pass) -> dict[Kind, Tensor]:
         leading = {"per_class": [self._seen.num_logits], "layerwise": [len(self.layers)]}
         leading["directions"] = [0 if self._signs is None else len(self._signs)]
         square = [len(whole.logits)] * 2
@@ -87,7 +93,7 @@ class Sums:
             kind: whole.logits.new_zeros([*leading.get(kind, []), *square], dtype=torch.float64)
             for kind in self._wanted - {"last_layer"}
         }
-        for vector, sums, is_class in targets:
+        for vector, sums, is_class in self._targets:
             for layer, deltas in whole.derivatives(vector.to(whole.logits)[None], whole.layers):
                 part = layer.gram(deltas)
                 for kind, index in sums:
@@ -96,14 +102,14 @@ class Sums:
                     results["layerwise"][self.layers.index(layer.name)] += part
         return results
 
-    def _together(self, whole: Pass) -> dict[Kind, Tensor]:
+    def _all_at_once(self, whole: Pass, choice: Choice) -> dict[Kind, Tensor]:
         """From the full kernel, which has all others but the last layer's in it."""
         size, num_logits = whole.logits.shape
         full = whole.logits.new_zeros((size, num_logits, size, num_logits), dtype=torch.float64)
         by_layer = full.new_zeros((len(self.layers), size, size))
         vectors = torch.eye(num_logits).to(whole.logits)
-        for start in range(0, len(whole.layers), self._choice.layers_at_once):
-            some = whole.layers[start : start + self._choice.layers_at_once]
+        for start in range(0, len(whole.layers), choice.layers_at_once):
+            some = whole.layers[start : start + choice.layers_at_once]
             for layer, deltas in whole.derivatives(vectors, some):
                 part = layer.gram(deltas).view_as(full)
                 full += part

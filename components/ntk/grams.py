@@ -79,17 +79,8 @@ class _Weights:
             self._inputs = inputs.reshape(len(inputs), -1, inputs.shape[-1]).transpose(1, 2)
             self._unfold = lambda channels: channels
         self._is_linear = operation.kind == "linear"
-        self._by_pairs = self._trained[0] and self._pairs_are_cheaper()
-
-    def _pairs_are_cheaper(self) -> bool:
-        """Of the two forms, by multiply-adds over all directions, where the products of pixels are small enough."""
-        num_images, num_pixels = len(self._inputs), self._unfold(self._inputs[:1, :1]).shape[-1]
-        num_out, num_in, _ = self._shape
-        num_directions, together, chunk = self._effort
-        num_weights, products = num_out * num_in, num_directions * (together + 1) // 2
-        by_pairs = (num_images * num_pixels) ** 2 * (num_in + products * num_out)
-        by_weights = num_directions * num_weights * num_images * (num_pixels + together * num_images)
-        return self._groups == 1 and by_pairs < by_weights and (num_images * num_pixels) ** 2 <= chunk
+        num_pixels = self._unfold(self._inputs[:1, :1]).shape[-1]
+        self._by_pairs = pairs_are_cheaper(len(inputs), num_pixels, self._shape, self._groups, effort)
 
     def gram(self, deltas: Sequence[Tensor]) -> Tensor:
         num_images, num_directions = deltas[0].shape[:2]
@@ -247,6 +238,21 @@ def _unfold(arguments: Mapping[str, Any], kernel_size: Sequence[int]) -> Callabl
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else (*value, *value)[:2]
+
+
+def pairs_are_cheaper(
+    num_images: int, num_pixels: int, weight: tuple[int, int, int], groups: int, effort: Effort
+) -> bool:
+    """Whether to multiply pixels with each other instead of forming the gradients of a weight (out, in, of a channel).
+
+    By the multiply-adds over all directions, and only where the products of pixels are small enough.
+    """
+    num_directions, together, chunk = effort
+    num_out, num_in, _ = weight
+    products = num_directions * (together + 1) // 2
+    by_pairs = (num_images * num_pixels) ** 2 * (num_in + products * num_out)
+    by_weights = num_directions * num_out * num_in * num_images * (num_pixels + together * num_images)
+    return groups == 1 and by_pairs < by_weights and (num_images * num_pixels) ** 2 <= chunk
 
 
 def gram(rows: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ The model runs in eval mode, so that an image's logits depend on this image only
 gradients, buffers, hooks). A kernel of attacked images is the kernel of these images: pass them.
 """
 
-from collections.abc import Collection
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from components.foundation.errors import InputError
 from components.ntk.accumulation import Kind, Sums
 from components.ntk.differentiation import Pass, differentiable
 from components.ntk.grams import CHUNK, Effort
-from components.ntk.memory import Choice, Needs, choose
+from components.ntk.memory import Choice, choose
 from components.ntk.parameter_uses import survey
 
 Directions = int | Literal["exact"]
@@ -27,18 +28,18 @@ Directions = int | Literal["exact"]
 MIN_DIRECTIONS = 4  # Two directions still miss the kernel of a trained network by a fifth.
 
 
-class Kernels(NamedTuple):
-    """Kernels of one model on the same images, float64 on the CPU; None where not wanted. See `tangent_kernels`."""
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels of one model on the same images, float64 on the CPU, by kind: `kernels["trace"]`."""
 
     choice: Choice
-    full: Tensor | None = None
-    per_class: Tensor | None = None
-    trace: Tensor | None = None
-    layerwise: Tensor | None = None
-    layers: tuple[str, ...] = ()
-    last_layer: Tensor | None = None
-    pseudo: Tensor | None = None
-    directions: Tensor | None = None
+    layers: tuple[str, ...]  # The names along the first axis of layerwise, where that is wanted.
+    by_kind: Mapping[Kind, Tensor]
+
+    def __getitem__(self, kind: Kind) -> Tensor:
+        if kind not in self.by_kind:
+            raise InputError(f"kernel: got {kind}, want one that was asked for: {', '.join(sorted(self.by_kind))}")
+        return self.by_kind[kind]
 
 
 def trace_kernel(model: nn.Module, images: Tensor, directions: Directions, seed: int, chunk: int = CHUNK) -> Tensor:
@@ -115,13 +116,10 @@ def tangent_kernels(
     with differentiable(model, images):
         seen = survey(model, images)
         signs = sign_vectors(seen.num_logits, directions, seed) if "directions" in wanted else None
-        together = seen.num_logits if "full" in wanted else 1
-        kept = sum({"per_class": seen.num_logits, "directions": directions}.get(each, 1) for each in wanted)
-        kept = 2 if "full" in wanted else kept + len(seen.sizes) * ("layerwise" in wanted)
-        choice = choose(Needs(seen, together, kept, images.element_size()), len(images), memory)
-        sums = Sums(model, seen, frozenset(wanted), signs, choice)
-        results = {kind: each.cpu() for kind, each in sums.of(images).items()}
-    return Kernels(choice=choice, layers=sums.layers if "layerwise" in wanted else (), **results)
+        sums = Sums(model, seen, frozenset(wanted), signs)
+        choice = choose(sums.needs(images), len(images), memory)
+        results: dict[Kind, Tensor] = {kind: each.cpu() for kind, each in sums.of(images, choice).items()}
+    return Kernels(choice, sums.layers if "layerwise" in wanted else (), results)
 
 
 def sign_vectors(num_logits: int, directions: int, seed: int) -> Tensor:

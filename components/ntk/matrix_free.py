@@ -5,6 +5,7 @@ grows neither with N^2 nor with the number of classes. The estimators take any s
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -108,7 +109,9 @@ class TangentOperator:
     @contextmanager
     def _derivatives(self) -> Iterator[None]:
         # Fused attention has no forward derivatives.
-        with differentiable(self._model, self._images), sdpa_kernel(SDPBackend.MATH):
+        with differentiable(self._model, self._images), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # torch says so of code of its own when its forward derivatives are first used.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             yield
 
 
@@ -130,14 +133,21 @@ def quadratic_form_per_class(operator: TangentOperator, targets: Tensor) -> Tens
     return torch.tensor(values, dtype=torch.float64)
 
 
-def exact_trace(model: nn.Module, images: Tensor, memory: float | None = None) -> Estimate:
+class ExactTrace(NamedTuple):
+    """The trace of a kernel, and how it was computed."""
+
+    value: float
+    choice: Choice
+
+
+def exact_trace(model: nn.Module, images: Tensor, memory: float | None = None) -> ExactTrace:
     """The trace of the full kernel and of the trace kernel: the squared norms of all gradients, one pass per logit.
 
     Errors: too little memory, images that depend on each other.
     """
     with differentiable(model, images):
         seen = survey(model, images)
-        choice = choose(Needs(seen, 1, 0, images.element_size()), len(images), memory)
+        choice = choose(Needs(seen, seen.num_logits, 1, 0, images.element_size(), grams=False), len(images), memory)
         total = 0.0
         for some in images.split(choice.images_at_once):
             whole = Pass(model, some, seen, Effort(1, 1, choice.chunk))
@@ -145,7 +155,7 @@ def exact_trace(model: nn.Module, images: Tensor, memory: float | None = None) -
                 for layer, deltas in whole.derivatives(vector[None], whole.layers):
                     for piece in layer.gradients(deltas, max(1, choice.chunk // len(some))):
                         total += float(piece.double().square().sum())
-    return Estimate(total, 0.0)
+    return ExactTrace(total, choice)
 
 
 def trace_estimate(product: Product, size: int, num_products: int, seed: int) -> Estimate:

@@ -4,12 +4,13 @@ import math
 from typing import NamedTuple
 
 from components.foundation.errors import InputError
-from components.ntk.grams import CHUNK
-from components.ntk.parameter_uses import Survey
+from components.ntk.grams import CHUNK, Effort, pairs_are_cheaper
+from components.ntk.parameter_uses import Size, Survey
 
 MIB = 2**20
 _CHUNKS = (CHUNK, CHUNK // 8, CHUNK // 64, CHUNK // 512)
-_PIECES = 3  # Intermediates of a layer that are alive together: columns, gradients, and a copy of either.
+_PIECES = 3  # Gram matrices that are alive together: in the model's precision, in float64, and a layer's sum.
+_MARGIN = 1.1  # What was measured beyond the sum of all that is known.
 
 
 class Choice(NamedTuple):
@@ -32,9 +33,11 @@ class Needs(NamedTuple):
     """What a computation allocates beside model and images."""
 
     seen: Survey
-    together: int  # Directions whose gradients are alive at the same time.
+    directions: int  # Passes back in all,
+    together: int  # and how many of them have their gradients alive at the same time.
     squares: int  # Float64 matrices [N together, N together] that are kept.
     itemsize: int  # Bytes of an element of the model's precision.
+    grams: bool = True  # Whether the gradients are multiplied with each other.
 
     def mib(self, images: int, layers: int, chunk: int, num_images: int) -> float:
         """For so many images and layers at once, of `num_images` in all."""
@@ -42,15 +45,25 @@ class Needs(NamedTuple):
         groups = [sum(each.outputs for each in sizes[start : start + layers]) for start in range(0, len(sizes), layers)]
         # The graph's own gradients on the way, and a layer's directions side by side.
         deltas = rows * (max(groups) + 2 * max(each.outputs for each in sizes))
-        pairs = [(images * each.pixels) ** 2 for each in sizes]
-        largest = max(
-            max(rows * each.piece, min(chunk, max(rows * each.whole, pair)))
-            for each, pair in zip(sizes, pairs, strict=True)
-        )
-        products = sum(pair for pair in pairs if pair <= chunk) if self.together == 1 else 0
-        squares = self.squares * (num_images * self.together) ** 2 + _PIECES * rows**2
-        elements = deltas + _PIECES * largest + products
-        return (images * self.seen.saved + self.itemsize * elements + 8 * squares) / MIB
+        effort = Effort(self.directions, self.together, chunk)
+        works = [self._work(each, images, effort) for each in sizes]
+        elements = deltas + max(work for work, _ in works) + sum(kept for _, kept in works)
+        squares = self.squares * (num_images * self.together) ** 2 + _PIECES * rows**2 * self.grams
+        return _MARGIN * (images * self.seen.saved + self.itemsize * elements + 8 * squares) / MIB
+
+    def _work(self, size: Size, images: int, effort: Effort) -> tuple[int, int]:
+        """Elements that a layer takes while it is at work, and what it keeps for the next direction."""
+        num_out, num_in, channel = size.weight
+        rows = images * self.together
+        if self.grams and num_out and pairs_are_cheaper(images, size.pixels, size.weight, size.groups, effort):
+            pairs = (images * size.pixels) ** 2
+            columns = images * size.pixels * num_in
+            return 2 * pairs + columns, pairs if self.together == 1 else 0
+        # Of one input channel its columns and gradients, as often as they fit into a chunk.
+        columns, gradients = images * channel * size.pixels, rows * channel * num_out // size.groups
+        channels = size.groups * num_in // max(channel, 1)
+        times = min(channels, max(1, effort.chunk // max(columns, gradients, 1)))
+        return times * (columns + 2 * gradients), 0
 
 
 def choose(needs: Needs, num_images: int, budget: float | None) -> Choice:

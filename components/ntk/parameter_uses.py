@@ -173,12 +173,12 @@ class Watch(TorchFunctionMode):
 
 
 class Size(NamedTuple):
-    """What the derivatives of one layer take, in elements per image."""
+    """What the derivatives of one layer take: elements per image, and the shape of its weight."""
 
     outputs: int  # Of one direction's gradients.
-    pixels: int  # 0: not a layer with pixels whose products might be taken.
-    piece: int  # The gradients or the columns of one input channel,
-    whole: int  # and those of all.
+    pixels: int = 0  # Of the outputs; 0: not a convolution or linear map.
+    weight: tuple[int, int, int] = (0, 0, 0)  # Outputs, inputs per output, and those of one channel.
+    groups: int = 1
 
 
 class Survey(NamedTuple):
@@ -223,21 +223,19 @@ def _sizes(watch: Watch, model: nn.Module) -> tuple[Size, ...]:
     """In the order of the layers of `differentiation.Pass`."""
     sizes: list[Size] = []
     for each in watch.operations:
-        outputs = each.outputs[1:].numel()
-        if each.kind not in ("conv2d", "linear"):
-            sizes.append(Size(outputs, 0, outputs, outputs))
-            continue
-        weight = each.arguments["weight"]
-        pixels, kernel = outputs // len(weight), weight[0, 0].numel()
-        piece = kernel * max(pixels, len(weight) // each.arguments.get("groups", 1))
-        sizes.append(Size(outputs, pixels, piece, piece * weight.shape[1] * each.arguments.get("groups", 1)))
+        outputs, weight = each.outputs[1:].numel(), each.arguments["weight"]
+        if each.weight is None or each.kind not in ("conv2d", "linear"):
+            sizes.append(Size(outputs))
+        else:
+            shape = (len(weight), weight[0].numel(), weight[0, 0].numel())
+            sizes.append(Size(outputs, outputs // len(weight), shape, each.arguments.get("groups", 1)))
     names = {name: 0 for each in watch.copies for name in each.names}
     for each in watch.copies:
         for name in each.names:
             names[name] += each.leaf[0].numel()
     # Image by image, all parameters of one image at once.
     names |= {name: each.numel() for name, each in model.named_parameters() if name not in watch.watched}
-    return (*sizes, *(Size(count, 0, count, count) for count in names.values()))
+    return (*sizes, *(Size(count) for count in names.values()))
 
 
 def _require_logits(logits: Tensor, num_images: int) -> None:

@@ -77,7 +77,7 @@ def sketch(model: nn.Module, images: Tensor, k: int, seed: int, memory: float | 
         raise InputError(f"k: got {k}, want at least 1")
     with differentiable(model, images):
         seen = survey(model, images)
-        needs = Needs(seen, seen.num_logits, 0, images.element_size())
+        needs = Needs(seen, seen.num_logits, seen.num_logits, 0, images.element_size(), grams=False)
         choice = choose(needs, len(images), memory)
         blocks = [
             _features(Pass(model, some, seen, Effort(1, 1, choice.chunk)), choice, k, seed)
