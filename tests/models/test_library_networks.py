@@ -24,11 +24,13 @@ from components.models.parts.initial_weights import Initial, begin_with
 from components.models.parts.library_network import require_known
 from components.models.parts.model_file import ModelCard, load_model, save_model
 from components.models.parts.positions import resampled
+from components.ntk.kernels import tangent_kernels
 from components.ntk.probe import KernelProbe, ProbeSchedule
 from components.numerics import parallel
 from components.numerics.compute import channels_last
 from tests.parts.method_members import MEMBERS
 from tests.parts.outside_files import loaded
+from tests.parts.tangent_networks import brute_force, relative_error, trace_of
 
 # The compiler that timm imports warns of a module of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -210,12 +212,31 @@ def test_averages_and_search_networks_work_without_batch_norm_too(fields):
             assert torch.allclose(average.model(images), model.eval()(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [VIT, CONVNEXT], ids=lambda f: f["architecture"])
-def test_a_kernel_that_is_not_known_is_one_line_with_the_remedy(fields):
+@EACH
+def test_the_tangent_kernel_is_exact(fields):
+    """None of their parameters is differentiated image by image, which would take long."""
+    model = built(fields).double()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)  # layer scales begin at almost nothing
+    kernels = tangent_kernels(model, pictures(3).double(), {"full", "trace"})
+    assert kernels.choice.apart == ()
+    wanted = brute_force(model, pictures(3).double())
+    assert relative_error(kernels["full"], wanted) < 1e-12
+    assert relative_error(kernels["trace"], trace_of(wanted)) < 1e-12
+
+
+def test_a_network_without_a_kernel_is_one_line_with_the_remedy():
     images, labels = pictures(8), torch.arange(8) % 2
     probe = KernelProbe(ProbeSchedule(epochs=(0,), size=4, directions=4), images, labels, 5, seed=0)
-    with pytest.raises(InputError, match=r"^ntk: model: network.* is a .*; ntk.epochs: \[\] trains without") as caught:
-        probe.measure(built(fields), 0, None)
+    row = probe.measure(built(VIT), 0, None)
+    assert row["ntk_clean_trace"] > 0
+    model = built(RESIDUAL)
+    next(each for each in model.modules() if isinstance(each, nn.BatchNorm2d)).running_mean = None
+    with pytest.raises(
+        InputError, match=r"^ntk: model: network.* has no running .*; ntk.epochs: \[\] trains"
+    ) as caught:
+        probe.measure(model, 0, None)
     assert "\n" not in str(caught.value)
 
 
