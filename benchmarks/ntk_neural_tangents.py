@@ -6,22 +6,32 @@ The ResNet-18 of the project from its weights, written for JAX; structured deriv
 they are timed, since a user compiles once.
 """
 
+import argparse
 import json
 import resource
-import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import jax  # pyright: ignore[reportMissingImports]
-import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
-import neural_tangents as nt  # pyright: ignore[reportMissingImports]
 import numpy as np
-from jax._src import source_info_util  # pyright: ignore[reportMissingImports]
+
+with suppress(ImportError):  # they belong to another Python; `--help` needs none of them
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+    import neural_tangents as nt  # pyright: ignore[reportMissingImports]
+    from jax._src import source_info_util  # pyright: ignore[reportMissingImports]
 
 EPSILON = 1e-5
 AXES = ("NCHW", "OIHW", "NCHW")
+
+
+class OneLine(argparse.ArgumentParser):
+    """Says a mistake in one line. The project's own parser is not here: this Python has JAX alone."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
 
 
 def convolution(weights: Any, name: str, values: Any, stride: int) -> Any:
@@ -90,4 +100,9 @@ def main(path: str, kind: str, gib: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("weights", help="the network's weights and images, .npz")
+    parser.add_argument("kind", help="of the kernel: trace or full")
+    parser.add_argument("gib", type=float, help="memory that it may take")
+    given = parser.parse_args()
+    main(given.weights, given.kind, given.gib)

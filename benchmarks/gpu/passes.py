@@ -23,12 +23,11 @@ def passes_of(params: Mapping[str, Any], epochs: Iterable[int] | None = None) ->
     Counted where it happens: a step of each epoch is taken with networks of one layer. A pass of a large teacher counts
     as much as one of its student.
     """
-    settings, roles, _, igdm = distill_student.read(Params(params))
+    settings, roles, _ = distill_student.read(Params(params))
     whole = settings.section.recipe.epochs
     offered = {role: together([_network() for _ in names]) for role, names in roles.items()}
-    offered |= {"ceilings": Ceilings(robust=1.0, clean=1.0)}
-    method = settings.method.build(**{name: offered[name] for name in needs(settings.method)})
-    method = wrapped(settings, method if igdm is None else igdm.build(method, whole))
+    offered |= {"ceilings": Ceilings(robust=1.0, clean=1.0), "student": _network()}
+    method = wrapped(settings, settings.method.build(*(offered[name] for name in needs(settings.method))))
     model, rng = _network(), torch.Generator().manual_seed(0)
     batch = Batch.of(torch.rand((2, 1, 2, 2), generator=rng), torch.arange(2))
     counter = PassCounter(model, *method.networks())

@@ -288,7 +288,7 @@ def test_weak_teachers_may_not_teach(copied, capsys, key, path):
         run_here(copied, "distill_student")
     error = capsys.readouterr().err
     assert error.startswith(f"distill_student: error: models/{path}.safetensors: ") and error.count("\n") == 1
-    assert "want at least 100.0% (params.yaml: distill_student.required)" in error
+    assert f"want at least 100.0% (params.yaml: distill_student.required.{key})" in error
     assert hashes(copied) == before
 
 
