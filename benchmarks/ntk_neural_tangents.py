@@ -12,16 +12,21 @@ import resource
 import time
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-with suppress(ImportError):  # they belong to another Python; `--help` needs none of them
-    import jax  # pyright: ignore[reportMissingImports]
-    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
-    import neural_tangents as nt  # pyright: ignore[reportMissingImports]
-    from jax._src import source_info_util  # pyright: ignore[reportMissingImports]
+
+def imported(name: str) -> Any:
+    """A module of the other Python; None here, where `--help` needs none of them."""
+    with suppress(ImportError):
+        return import_module(name)
+
+
+jax, jnp, nt = imported("jax"), imported("jax.numpy"), imported("neural_tangents")
+source_info_util = imported("jax._src.source_info_util")
 
 EPSILON = 1e-5
 AXES = ("NCHW", "OIHW", "NCHW")
