@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.sentinel_runs import Run, Truth, given, public, split, truth, with_fewer  # noqa: E402
+from benchmarks.sentinel_thresholds import BASE  # noqa: E402
 from components.foundation.arguments import Arguments  # noqa: E402
 from components.foundation.errors import InputError  # noqa: E402
 from components.foundation.storage import sha256  # noqa: E402
@@ -54,28 +55,7 @@ NOT_SHOWN = "not shown"
 FEWER, DRAWS = (100, 200, 500), 5  # Images of a look, and how often they are drawn.
 TOGETHER = "together"
 
-# The thresholds of docs/sentinel.md.
-BASE = Rules(
-    gap=0.15,
-    collapse=0.5,
-    recovery=0.8,
-    hidden=0.2,
-    fall=0.2,
-    widening=0.075,
-    decline=0.015,
-    window=12,
-    alignment=0.5,
-    pert_align=0.5,
-    direction=0.5,
-    loss_drop=0.3,
-    wobble=0.1,
-    stride=(0.1, 0.3),
-    distortion=0.85,
-    velocity=3.0,
-    rank=0.7,
-    memory=8,
-)
-# And its `alarm_on`.
+# `alarm_on` of docs/sentinel.md.
 DEFAULT: tuple[RuleName, ...] = ("collapse", "widening")
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 # Thresholds to try, the most cautious first.

@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.attack_clock import Laps, machine, race, spread  # noqa: E402
+from benchmarks.sentinel_thresholds import BASE  # noqa: E402
 from components.attacks.pgd import Pgd  # noqa: E402
 from components.data.batch import Batch  # noqa: E402
 from components.data.normalization import fit_normalization  # noqa: E402
@@ -38,7 +39,7 @@ from components.numerics.cost import PassCounter  # noqa: E402
 from components.threats.linf import Linf  # noqa: E402
 from components.threats.parts.threat import Threat  # noqa: E402
 from components.training.sentinel.probe import SentinelProbe  # noqa: E402
-from components.training.sentinel.rules import Rules, Sentinel  # noqa: E402
+from components.training.sentinel.rules import Sentinel  # noqa: E402
 from components.training.sentinel.watch import AFFORDABLE  # noqa: E402
 
 THREAT = Threat(norm=Linf(), epsilon=Ratio(8, 255))
@@ -133,26 +134,6 @@ def looking(steps: int, model: nn.Module, images: Tensor, labels: Tensor) -> Ent
 
 def sentinel(images: int, steps: int) -> Sentinel:
     """What looks at this many images; its rules never alarm, as nothing asks them."""
-    rules = Rules(
-        gap=0.15,
-        collapse=0.5,
-        recovery=0.8,
-        hidden=0.2,
-        fall=0.2,
-        widening=0.075,
-        decline=0.015,
-        window=12,
-        alignment=0.5,
-        pert_align=0.5,
-        direction=0.5,
-        loss_drop=0.3,
-        wobble=0.1,
-        stride=(0.1, 0.3),
-        distortion=0.85,
-        velocity=3.0,
-        rank=0.7,
-        memory=8,
-    )
     return Sentinel(
         images=images,
         looks=1,
@@ -162,7 +143,7 @@ def sentinel(images: int, steps: int) -> Sentinel:
         action="note",
         changes=(),
         good=0.8,
-        rules=rules,
+        rules=BASE,
     )
 
 

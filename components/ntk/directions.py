@@ -4,7 +4,7 @@ Each of r estimates (`tangent_kernels(..., {"directions"})`, [r, N, N]) has the 
 average. A square of the average does not: it holds each estimate times itself, so |K|^2 comes out too large and the
 alignment too small. Products of *different* estimates have no such term: their mean is exact (a U-statistic).
 
-    stack = tangent_kernels(model, images, {"directions"}, directions=8).directions
+    stack = tangent_kernels(model, images, {"directions"}, directions=8)["directions"]
     alignment_of_directions(stack, labels, num_classes)
 """
 
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from components.foundation.errors import InputError
+from components.ntk.centring import double_centred
+from components.ntk.metrics import centred_targets
 
 
 class Alignment(NamedTuple):
@@ -43,12 +44,9 @@ def alignment_of_directions(stack: Tensor, labels: Tensor, num_classes: int) -> 
     0.06 to 0.09 with eight directions, this one was by 0.003 to 0.005, and by 0.02 to 0.05 with four, at a spread of
     0.1: take eight or more. Up to about sixteen logits the exact kernel, with `metrics.alignment`, costs hardly more.
     """
-    targets = functional.one_hot(labels, num_classes).double()
-    targets = targets - targets.mean(0)
-    wanted = targets @ targets.T
-    centred = stack - stack.mean(1, keepdim=True) - stack.mean(2, keepdim=True) + stack.mean((1, 2), keepdim=True)
-    products = centred.flatten(1) @ centred.flatten(1).T
-    along = centred.flatten(1) @ wanted.flatten() / wanted.norm()
+    targets = centred_targets(labels, num_classes)
+    wanted, rows = targets @ targets.T, double_centred(stack).flatten(1)
+    products, along = rows @ rows.T, rows @ wanted.flatten() / wanted.norm()
     count = len(stack)
     if count < 3:
         raise InputError(f"directions: got {count}, want at least 3")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from components.foundation.errors import InputError
+from components.ntk.centring import one_hot
 from components.ntk.metrics import TINY, Spectrum, centred_targets
 
 RIDGE = 1e-3
@@ -53,7 +53,7 @@ def features(
 
     Args: as of `kernel_answers`.
     """
-    targets = functional.one_hot(train_labels, num_classes).double()
+    targets = one_hot(train_labels, num_classes)
     along, inverse = spectrum.vectors.T @ targets, _inverse(spectrum, ridge)
     seen = _scaled(cross, spectrum) @ spectrum.vectors
     for index in range(len(inverse)):
@@ -75,7 +75,7 @@ def kernel_answers(
 
     Errors: `cross` has another number of columns, or is not finite; ridge is below 0.
     """
-    targets = functional.one_hot(train_labels, num_classes).double()
+    targets = one_hot(train_labels, num_classes)
     along = spectrum.vectors.T @ targets * _inverse(spectrum, ridge)[:, None]
     return _scaled(cross, spectrum) @ spectrum.vectors @ along
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from components.foundation.errors import InputError
+from components.ntk.centring import double_centred, one_hot
 
 TINY = torch.finfo(torch.float64).tiny
 ROUNDING = 1e-13  # Of a kernel of norm 1: what is smaller is not there.
@@ -181,7 +181,7 @@ def specialisation(kernels: Tensor, labels: Tensor, centred: bool) -> Specialisa
         centred: whether K and y are centred over the images first, so that what all images share does not count.
     """
     num_classes = len(kernels)
-    targets = centred_targets(labels, num_classes) if centred else _one_hot(labels, num_classes)
+    targets = centred_targets(labels, num_classes) if centred else one_hot(labels, num_classes)
     fits = kernels.new_zeros(num_classes, num_classes, dtype=torch.float64)
     for row, kernel in zip(fits, kernels, strict=True):
         row += (targets * ((_centred_unit(kernel) if centred else unit(kernel)) @ targets)).sum(0)
@@ -193,7 +193,7 @@ def specialisation(kernels: Tensor, labels: Tensor, centred: bool) -> Specialisa
 
 def centred_targets(labels: Tensor, num_classes: int) -> Tensor:
     """The one-hot labels [N, C] minus their mean, float64."""
-    targets = _one_hot(labels, num_classes)
+    targets = one_hot(labels, num_classes)
     return targets - targets.mean(0)
 
 
@@ -221,17 +221,11 @@ def _finite(kernel: Tensor) -> Tensor:
     return kernel.double()
 
 
-def _one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    return functional.one_hot(labels, num_classes).double()
-
-
 def _centred_unit(kernel: Tensor) -> Tensor:
-    """H K H over its norm, of one kernel or of blocks [..., N, N], H = I - 1/N."""
-    kernel = unit(kernel)
-    rows, columns = kernel.mean(-2, keepdim=True), kernel.mean(-1, keepdim=True)
-    centred = kernel - rows - columns + kernel.mean((-2, -1), keepdim=True)
+    """`double_centred` over its norm."""
+    rest = double_centred(unit(kernel))
     # What rounding leaves of a constant kernel would become a kernel of norm 1.
-    return unit(centred) if centred.norm() > ROUNDING else torch.zeros_like(centred)
+    return unit(rest) if rest.norm() > ROUNDING else torch.zeros_like(rest)
 
 
 def _shares(values: Tensor) -> Tensor:

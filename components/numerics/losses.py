@@ -26,14 +26,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
+def of_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """Of each row of `values` [N, K] the entry of its label, [N]."""
+    return values.gather(1, labels[:, None]).squeeze(1)
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The best wrong logit minus the right one, [N]; positive where the image is misclassified.
 
     The negated f₆ of Carlini & Wagner (arXiv 1608.04644, section V-A), to be maximised.
     """
-    right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return wrong - right
+    return wrong - of_labels(logits, labels)
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:

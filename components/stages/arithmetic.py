@@ -1,6 +1,6 @@
 """In what arithmetic a student's teachers compute: in that of the training, where it does not change what they say."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from components.evaluation.advice.looks import logits_on
 from components.evaluation.one_attack import TestSet
 from components.foundation.errors import InputError
 from components.numerics.compute import resolved, training_arithmetic
-from components.numerics.losses import answers
+from components.numerics.losses import answers, of_labels
 from components.stages.training_stage import Settings
 from components.tracking.journal import Journal
 
@@ -86,10 +86,9 @@ class Answered(NamedTuple):
         signs = [shown.images.new_empty(0)]
         if use.gradients:
             with eval_mode(network):
-                looks = (input_gradient(network, one, _of_label(labels)) for one, labels, _ in shown.batches())
+                looks = (
+                    input_gradient(network, one, partial(of_labels, labels=labels))
+                    for one, labels, _ in shown.batches()
+                )
                 signs = [one.sign().cpu() for one in looks]
         return cls((logits_on(network, shown.images, shown) / use.temperature).softmax(1), torch.cat(signs))
-
-
-def _of_label(labels: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda logits: logits.gather(1, labels[:, None]).squeeze(1)

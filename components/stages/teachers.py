@@ -93,8 +93,10 @@ def read_roles(params: Params, stage: str, method: Any) -> dict[str, tuple[str, 
 def require_trainable(method: Any, roles: Mapping[str, Sequence[str]], programs: Collection[str], where: str) -> None:
     """Refuses programs, which have no training mode, for networks that the method goes on training in that mode."""
     goes_on = method.goes_on if isinstance(method, Tutoring) else None
-    for place, name in enumerate(roles[goes_on.role] if goes_on else ()):
-        if goes_on and name in programs:
+    if goes_on is None:
+        return
+    for place, name in enumerate(roles[goes_on.role]):
+        if name in programs:
             raise InputError(
                 f"{where}.teachers.{goes_on.role}.{place}: {name} is a program, which has no training mode, and the "
                 f"method trains it further in that mode (want another teacher, or method.{goes_on.instead})"
@@ -155,8 +157,8 @@ def chosen(
     precision, size = settings.section.recipe.precision, settings.section.recipe.at_a_time
     for one in found:
         shown = TestSet(one.images[:COMPARED], splits.validation.labels[:COMPARED].to(one.images.device), size)
+        use = use_of(one.role, settings)
         for name, network in networks[one.role].items():
-            use = use_of(one.role, settings)
             networks[one.role][name] = in_arithmetic(name, network, shown, precision, use, journal)
     reached = {one.role: one.right for one in found}
     ceilings = Ceilings(robust=reached.get("robust_teacher", 1.0), clean=reached.get("clean_teacher", 1.0))

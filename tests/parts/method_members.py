@@ -41,6 +41,7 @@ from components.schedules.constant import Constant
 from components.wrappers.awp import Awp
 from components.wrappers.converge_smooth import Smoothing
 from components.wrappers.igdm import Igdm
+from tests.parts.method_fields import SMOOTHING
 from tests.parts.tiny_net import TinyNet
 
 STEP = Ratio(4, 255)
@@ -209,22 +210,8 @@ MEMBERS: dict[str, Callable[[], Method]] = {
 
 def smoothed(inner: str | Method, **changes) -> Method:
     """A member, or more, within ConvergeSmooth, whose gates open as soon as there are two epochs to go by."""
-    fields = {
-        "form": "batch",
-        "weight_adversarial": 0.5,
-        "weight_clean": 1.0,
-        "stride_min": 0.0,
-        "stride_max": 0.03,
-        "weight_centralisation": 0.1,
-        "centre_epochs": 2,
-        "clean": "pass",
-        "loss": "smoothed",
-        "distance": "absolute",
-        "warm_up": 0,
-        "guard": 1,
-    }
     method = MEMBERS[inner]() if isinstance(inner, str) else inner
-    return Smoothing(**fields | changes).build(method, Constant(), 4)
+    return Smoothing(**{**SMOOTHING, "weight_centralisation": 0.1, **changes}).build(method, Constant(), 4)
 
 
 def matched(name: str) -> Method:

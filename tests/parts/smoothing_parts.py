@@ -5,6 +5,7 @@ import torch
 
 from components.methods.parts.contract import Loss, Method
 from components.wrappers.converge_smooth import Smoothed, Smoothing
+from tests.parts.method_fields import SMOOTHING
 from tests.parts.method_members import MEMBERS
 
 both_forms = pytest.mark.parametrize("form", ["batch", "example"])
@@ -14,21 +15,7 @@ by_method = pytest.mark.parametrize("name", ONE_STEP)
 
 
 def smoothing(**changes) -> Smoothing:
-    fields = {
-        "form": "batch",
-        "weight_adversarial": 0.5,
-        "weight_clean": 1.0,
-        "stride_min": 0.02,
-        "stride_max": 0.03,
-        "weight_centralisation": 0.0,
-        "centre_epochs": 2,
-        "clean": "pass",
-        "loss": "smoothed",
-        "distance": "absolute",
-        "warm_up": 0,
-        "guard": 1,
-    }
-    return Smoothing(**fields | changes)
+    return Smoothing(**{**SMOOTHING, "stride_min": 0.02, **changes})
 
 
 def seeded(seed: int = 0) -> torch.Generator:

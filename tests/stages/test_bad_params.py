@@ -10,6 +10,7 @@ from components.distillation import DISTILLATIONS
 from components.foundation.errors import InputError
 from components.foundation.params import Params
 from components.stages import processes
+from tests.parts.method_fields import PEER, SMOOTHING
 from tests.parts.pipeline_files import ROOT, changed, small_params
 from tests.parts.sentinel_fields import SENTINEL
 
@@ -50,18 +51,6 @@ ATTACK = {
 
 FILE = {"name": "file", "file": "big.safetensors"}
 PROGRAM = {"name": "file", "file": "exported.pt2", "sha256": "0" * 64}
-PEER = {
-    "name": "peer",
-    "attack": {"steps": 1, "step_size": "1/255", "start": "gaussian", "loss": "kl_teacher_clean"},
-    "label_weight": 0,
-    "peer_weight": 1,
-    "own_weight": 1,
-    "temperature": 5,
-    "peer_label_weight": 1,
-    "peer_student_weight": 0.1,
-    "peer_temperature": 1,
-    "reduction": "class_mean",
-}
 IAD_2 = {
     "name": "iad_2",
     "attack": {"steps": 1, "step_size": "1/255", "start": "uniform", "loss": "cross_entropy"},
@@ -72,20 +61,6 @@ IAD_2 = {
     "begin_epoch": 1,
 }
 ROLL_BACK = SENTINEL | {"action": "roll_back"}
-SMOOTHING = {
-    "form": "batch",
-    "weight_adversarial": 0.5,
-    "weight_clean": 1,
-    "stride_min": 0,
-    "stride_max": 0.03,
-    "weight_centralisation": 0,
-    "centre_epochs": 2,
-    "clean": "pass",
-    "loss": "smoothed",
-    "distance": "absolute",
-    "warm_up": 0,
-    "guard": 1,
-}
 
 # The key that is set, what to (`...`: taken away), and how the error's line begins after "params.yaml: ".
 MISTAKES: list[tuple[str, Any, str]] = [

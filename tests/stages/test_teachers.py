@@ -25,6 +25,7 @@ from components.stages.arithmetic import Use, in_arithmetic, use_of
 from components.stages.teachers import require_trainable
 from components.stages.training_stage import TrainingRun, depends_on, new_model
 from components.tracking.journal import Journal
+from tests.parts.method_fields import PEER
 from tests.parts.method_members import MEMBERS
 from tests.parts.outside_files import ARCHITECTURE, network, pixels
 from tests.parts.pipeline_files import hashes, run_here, small_params
@@ -90,17 +91,8 @@ def test_a_role_that_the_method_does_not_ask_for_is_left_out(copied, capsys):
     assert list(card.upstream) == ["robust_teacher"] and "clean accuracy" not in out
 
 
-PEER = {
-    "name": "peer",
-    "attack": {"steps": 2, "step_size": "20/51*epsilon", "start": "gaussian", "loss": "kl_teacher_clean"},
-    "label_weight": 0,
-    "peer_weight": 1,
-    "own_weight": 1,
-    "temperature": 5,
-    "peer_label_weight": 1,
-    "peer_student_weight": 0.1,
-    "peer_temperature": 1,
-    "reduction": "class_mean",
+BESIDE_A_PEER = PEER | {
+    "attack": {"steps": 2, "step_size": "20/51*epsilon", "start": "gaussian", "loss": "kl_teacher_clean"}
 }
 
 
@@ -110,7 +102,11 @@ def test_a_student_with_a_fresh_peer_has_no_teachers_and_is_reported_without(cop
     kept = {name: (copied / f"models/{name}.safetensors").read_bytes() for name in names}
     for name in names:
         (copied / f"models/{name}.safetensors").unlink()
-    tell(copied, {}, **{f"{STAGE}.method": PEER, f"{STAGE}.required": {"clean_accuracy": 1, "robust_accuracy": 1}})
+    tell(
+        copied,
+        {},
+        **{f"{STAGE}.method": BESIDE_A_PEER, f"{STAGE}.required": {"clean_accuracy": 1, "robust_accuracy": 1}},
+    )
     run_here(copied, STAGE)
     out, (_, card) = capsys.readouterr().out, load_model(copied / "models/student.safetensors")
     assert card.upstream == {} and all(f"{name}: the method asks for none" in out for name in names)
@@ -123,7 +119,7 @@ def test_a_student_with_a_fresh_peer_has_no_teachers_and_is_reported_without(cop
 
 
 def test_a_fresh_peer_has_other_weights_than_the_student_and_the_same_in_each_run(copied):
-    tell(copied, {}, **{f"{STAGE}.method": PEER})
+    tell(copied, {}, **{f"{STAGE}.method": BESIDE_A_PEER})
     with contextlib.chdir(copied):
         settings, splits = distill_student.read(Params.read()).training, read_splits("data/normalized.safetensors")
         journal: Any = create_autospec(Journal, instance=True)
@@ -137,7 +133,10 @@ def test_a_fresh_peer_has_other_weights_than_the_student_and_the_same_in_each_ru
 
 def test_a_program_is_no_network_to_train_further(copied, capsys):
     """Whether params.yaml says that it is one, or its file does, as one from a registry."""
-    change = {f"{ROLES}.robust_teacher": ["big", "prog"], f"{STAGE}.method": PEER | {"begins": "robust_teacher"}}
+    change = {
+        f"{ROLES}.robust_teacher": ["big", "prog"],
+        f"{STAGE}.method": BESIDE_A_PEER | {"begins": "robust_teacher"},
+    }
     want = "which has no training mode, and the method trains it further in that mode (want another teacher, or method."
     tell(copied, {"big": bring(copied), "prog": program(copied)}, **change)
     line = refused(copied, capsys, STAGE)

@@ -1,6 +1,7 @@
 """How the images that a student learns from are attacked: up its loss, or away from what a teacher says of them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from components.attacks.parts.ascent import Start, ascend, first_look, look, sta
 from components.attacks.parts.objectives import Goal, LossName, clean_logits, goal, require_sense
 from components.data.batch import Batch
 from components.foundation.params import Count, PositiveLength, strict
-from components.numerics.losses import hard, kl_divergence
+from components.numerics.losses import hard, kl_divergence, of_labels
 from components.numerics.random_numbers import Rng
 from components.threats.parts.threat import Threat
 
@@ -83,10 +84,7 @@ def linear_target(teacher: nn.Module, images: Tensor, labels: Tensor) -> MovingT
     z_y(x̃) ≈ z_y(x) + ⟨∇ z_y(x), x̃ - x⟩ (Lee et al., the attack of SAAD). It costs one pass there and back.
     """
 
-    def of_label(logits: Tensor) -> Tensor:
-        return logits.gather(1, labels[:, None]).squeeze(1)
-
-    known = look(teacher, images, of_label)
+    known = look(teacher, images, partial(of_labels, labels=labels))
 
     def target(images_adv: Tensor) -> Tensor:
         rise = ((images_adv - images) * known.gradient).flatten(1).sum(1, keepdim=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.methods.parts.two_views import Views
-from components.numerics.losses import kl_divergence
+from components.numerics.losses import kl_divergence, of_labels
 
 
 class Trust(NamedTuple):
@@ -22,7 +22,7 @@ class Trust(NamedTuple):
 @torch.no_grad()
 def trust(target_adv: Tensor, labels: Tensor, exponent: float) -> Trust:
     """From the teacher's logits [N, K] of the attacked images; in double precision, where 1 - a keeps its digits."""
-    right = target_adv.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+    right = of_labels(target_adv.double().log_softmax(1), labels)
     trusted = (exponent * right).exp()
     return Trust(trusted.to(target_adv.dtype), (1 - trusted).to(target_adv.dtype))
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from components.numerics.losses import of_labels
+
 
 def softened(logits: Tensor, temperature: float) -> Tensor:
     """softmax(logits / temperature), [N, K]; in double precision, since a quotient of large logits has few decimals."""
@@ -21,7 +23,7 @@ def rectified(target: Tensor, labels: Tensor, weight: float) -> Tensor:
     above the true one. (Wu et al., "Annealing Self-Distillation Rectification
     Improves Adversarial Training", arXiv 2305.12118.)
     """
-    lead = target.amax(1) - target.gather(1, labels[:, None]).squeeze(1)
+    lead = target.amax(1) - of_labels(target, labels)
     share = (weight - lead).clamp(0, 1)[:, None]
     return share * target + (1 - share) * one_hot(labels, target)
 

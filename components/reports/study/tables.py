@@ -1,13 +1,13 @@
 """The tables of a study, as Markdown and for a terminal: the arms, what happened to them, the paired differences."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
 from components.reports import grids
 from components.reports.frames import frame
-from components.reports.study.contents import SeedMean, SentinelRecord, Study
+from components.reports.study.contents import LeadTime, SeedMean, SentinelRecord, Study
 from components.reports.study.document import CHECKPOINTS, mean
 from components.reports.wording import ABSENT, condition_title, grey_text, setting_text, title
 from components.statistics.number_text import p_value, percent, points
@@ -20,7 +20,7 @@ def markdown(document: Study) -> str:
     for name, grid, words in (
         ("Accuracy and robustness in one number", trade_offs(document), TRADE_OFFS),
         ("Paired differences in W-Robust", trade_off_differences(document), TRADE_OFF_PAIRS),
-        ("Lead times", leads(document), LEADS),
+        ("Lead times", leads(document), lead_words(document)),
         ("Paired differences", differences(document), PAIRED),
         ("Label leaking", leaks(document), LEAK),
     ):
@@ -48,9 +48,12 @@ TRADE_OFF_PAIRS = (
     "Points of W-Robust, B minus A: the mean over the seeds ± half of its 95 % interval, then each seed with the 95 % "
     "interval of the mean over the same images."
 )
+DEFINITIONS = {
+    "collapse": "PGD accuracy below a share of its best",
+    "catastrophic": "FGSM accuracy far above PGD accuracy, which is below a share of its best",
+}
 LEADS = (
-    "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition (PGD "
-    "accuracy below a share of its best; where there is no rule `collapse`, FGSM accuracy is far above it too), per "
+    "Epochs between a rule's first alarm and the first moment at which the run has collapsed by definition ({}), per "
     "collapsed run: positive is early. All arms that were watched, all seeds; where training was rolled back, the run "
     "as it stands."
 )
@@ -211,10 +214,21 @@ def _definition(rules: Collection[str]) -> str:
     return "collapse" if "collapse" in rules else "catastrophic"
 
 
+def _watched(document: Study) -> list[Mapping[str, LeadTime]]:
+    """The leads of every run that was watched."""
+    return [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
+
+
+def lead_words(document: Study) -> str:
+    """What lead times mean, by the definitions that these runs were counted to."""
+    used = dict.fromkeys(_definition(run) for run in _watched(document))
+    return LEADS.format("; or ".join(DEFINITIONS[name] for name in used))
+
+
 def leads(document: Study) -> list[list[str]]:
     """One row per rule of the sentinel: how early it was in the runs that collapsed, false alarms in the others."""
     head = ["rule", "collapsed runs", "lead in epochs", "missed", "other runs", "with a false alarm"]
-    watched = [seed.sentinel.leads for arm in document.arms.values() for seed in arm.seeds.values() if seed.sentinel]
+    watched = _watched(document)
     # The definition's own lead is 0 where a run collapsed, and absent where it did not.
     found = [
         {"rule": rule, **one.pick("lead", "false_alarms"), "collapsed": run[_definition(run)].lead is not None}
